@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * node: the volumes of one daemon, each with its replication and its snapshots, wired together
+ * from a config. main, the control API and the simulator all drive this and nothing below it.
+ * Everything on the loop thread.
+ */
+#ifndef OFFSITE_NODE_H
+#define OFFSITE_NODE_H
+
+#include "daemon/config.h"
+#include "daemon/replication/replication.h"
+#include "daemon/snapshot/snapshot.h"
+#include "daemon/volume/volume.h"
+
+struct node;
+
+struct node_volume {
+	struct node *node;
+	const struct config_volume *config;
+	struct volume *volume;		    /* NULL: could not be opened; see error */
+	struct replication *replication;    /* NULL: neither peer nor peer-listen */
+	struct store *store;		    /* NULL: no store */
+	struct snapshot_repo *repo;
+	struct snapshot_writer *writer;
+	struct env_timer schedule;	    /* snapshot-every */
+	const char *busy;		    /* a long job has the volume: "restore"; NULL: none */
+	char error[256];		    /* why volume is NULL, else "" */
+};
+
+/* Opens all volumes and starts replication and schedules. The config stays the caller's and
+ * outlives the node. A volume that cannot be opened is left out with its reason, the others run;
+ * -errno only if the node itself cannot (state directory, peer-listen, keys). */
+int node_start(struct env *env, const struct config *config, struct node **node, char *why,
+	       size_t why_size);
+/* Stops everything in order, cleanly, then calls stopped(). */
+void node_stop(struct node *node, void (*stopped)(void *context), void *context);
+
+struct env *node_env(struct node *node);
+const struct config *node_config(struct node *node);
+unsigned node_volume_count(struct node *node);
+struct node_volume *node_volume(struct node *node, unsigned index);
+struct node_volume *node_find(struct node *node, const char *name); /* NULL: none */
+/* The exports for the NBD server: the volume's block of that name ("" is the only volume there is). */
+struct block *node_find_block(void *node, const char *export_name);
+/* peer-listen's real address, or NULL. */
+const char *node_peer_addr(struct node *node);
+
+typedef void (*node_done_fn)(void *context, int error, const char *why);
+
+/* Makes the volume primary here. Refused (-EPERM and why) while the peer is known to be primary, or
+ * the disk is not UPTODATE, unless force (never for INCONSISTENT). Durable before it returns. */
+int node_promote(struct node_volume *volume, bool force, char *why, size_t why_size);
+/* Makes it secondary. -EBUSY while clients have it open. */
+int node_demote(struct node_volume *volume, char *why, size_t why_size);
+
+/* Restores a snapshot (NULL: newest) in place. The volume must be primary or stand-alone and have
+ * no clients; afterwards the peer catches up. */
+void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
+			   void (*progress)(void *context, const struct snapshot_progress *p),
+			   node_done_fn done, void *context);
+/* Reverse sync: everything from the peer. When it is done and the peer is not primary, the volume
+ * takes its configured role again. */
+void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context);
+
+void node_check(struct node *node); /* invariants of all modules */
+
+#endif

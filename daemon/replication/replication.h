@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * replication: keeps a volume and its peer the same.
+ *
+ * One link (TCP connection, optionally TLS) per volume. On each connection both sides say who they
+ * are (HELLO), one table decides who is the source of what (decide.h), and then one side is the
+ * source and the other the sink:
+ *   source: taps the volume's write order and streams it, or catches up cut by cut;
+ *   sink: applies the stream in order, stages the cuts beside the volume and applies each whole.
+ * Frames: protocol/replication.h and protocol/replication.md.
+ */
+#ifndef OFFSITE_REPLICATION_H
+#define OFFSITE_REPLICATION_H
+
+#include "daemon/io/stream.h"
+#include "daemon/volume/volume.h"
+
+struct replication;
+
+enum replication_protocol { REPLICATION_A, REPLICATION_B, REPLICATION_C };
+
+/*
+ *  state        meaning
+ *  STANDALONE   not trying (disconnected by the operator, or refused: see status.refusal)
+ *  CONNECTING   no connection; trying with backoff and listening
+ *  HANDSHAKE    connected; proving keys, exchanging state, deciding
+ *  IDLE         connected; neither side has anything to send (both secondary)
+ *  CATCH_UP     source or sink of cuts; the target is as of the last applied cut
+ *  STREAMING    in sync: every write is sent as it is issued
+ */
+enum replication_state {
+	REPLICATION_STANDALONE,
+	REPLICATION_CONNECTING,
+	REPLICATION_HANDSHAKE,
+	REPLICATION_IDLE,
+	REPLICATION_CATCH_UP,
+	REPLICATION_STREAMING,
+};
+const char *replication_state_name(enum replication_state state);
+
+struct replication_config {
+	const char *node_name;		/* this node; differs from the peer's */
+	const char *peer_addr;		/* NULL: only accept */
+	enum replication_protocol protocol;
+	struct tls_context *tls_client; /* NULL: plaintext */
+	uint64_t staging_max_bytes;	/* 0: 1 GiB */
+	uint64_t send_queue_max_bytes;	/* 0: 32 MiB; full: writers wait */
+	unsigned ping_interval_ms;	/* 0: 5000 */
+	unsigned peer_timeout_ms;	/* no frame for so long: link is dead. 0: 15000 */
+	unsigned connect_retry_max_ms;	/* backoff's upper end. 0: 5000 */
+};
+
+/* Recovers staged cuts that were committed but not wholly applied (blocking), so that the volume is
+ * consistent before anything else touches it. Then starts CONNECTING unless connect is false.
+ * -errno and why when the staging area cannot be used. */
+int replication_new(struct volume *volume, const struct replication_config *config, bool connect,
+		    struct replication **replication, char *why, size_t why_size);
+void replication_free(struct replication *replication, void (*freed)(void *context),
+		      void *context);
+
+/* Operator's verbs. Results through return (-errno, why). */
+int replication_connect(struct replication *replication, char *why, size_t why_size);
+int replication_disconnect(struct replication *replication, char *why, size_t why_size);
+/* Protocol may change while running. */
+void replication_set_protocol(struct replication *replication,
+			      enum replication_protocol protocol);
+/* The role or state of the volume was changed by the node: negotiate anew if connected. */
+void replication_role_changed(struct replication *replication);
+/* True while staged data is being applied: promotion waits. */
+bool replication_applying(const struct replication *replication);
+/* The volume's content is to come from the peer (its disk was lost or replaced): marks it
+ * INCONSISTENT and wanting, connects; done is called when it is UPTODATE again, or on failure
+ * (refused, disconnected by the operator). Link losses in between are retried. */
+void replication_restore_from_peer(struct replication *replication,
+				   void (*done)(void *context, int error, const char *why),
+				   void *context);
+
+struct replication_status {
+	enum replication_state state;
+	bool source;			/* CATCH_UP, STREAMING: this side sends */
+	enum replication_protocol protocol;
+	bool tls;
+	char peer_name[64];		/* "" until known */
+	char peer_addr[96];
+	enum volume_role peer_role;
+	enum volume_disk_state peer_disk;
+	char refusal[256];		/* why STANDALONE, or why the last attempt failed; "" */
+	uint64_t sent_lsn, acked_lsn;	/* source; sink: received, durable */
+	uint64_t lag_bytes, lag_ns;	/* source: issued but not yet acknowledged; age of the oldest */
+	uint64_t out_of_sync_bytes;	/* dirty for the peer */
+	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
+	uint64_t cuts;			/* applied since start */
+	uint64_t sent_bytes, received_bytes, staged_bytes;
+	uint64_t queue_bytes;		/* send queue now */
+	uint64_t connects, disconnects;
+};
+void replication_get_status(const struct replication *replication,
+			    struct replication_status *status);
+void replication_check(const struct replication *replication); /* invariants */
+
+/* ---- the node's listening side ---------------------------------------------------------------- */
+
+struct replication_listener;
+
+/* Accepts peers on addr. find() gives the replication of a volume by name (NULL: none here); the
+ * listener reads HELLO and hands the stream over. tls_server NULL: plaintext. */
+int replication_listen(struct env *env, const char *addr, struct tls_context *tls_server,
+		       struct replication *(*find)(void *context, const char *volume_name),
+		       void *context, struct replication_listener **listener, char *why,
+		       size_t why_size);
+const char *replication_listener_addr(const struct replication_listener *listener);
+void replication_listener_free(struct replication_listener *listener);
+
+#endif

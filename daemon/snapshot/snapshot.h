@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * snapshot: sealing a volume's changes into the object store, and getting them back.
+ *
+ * Two objects: a snapshot_repo is one volume's place in a store (list, delete, verify, read,
+ * restore; needs nothing but the store); a snapshot_writer seals a live volume into a repo.
+ * Formats: protocol/snapshot.h and protocol/snapshot.md. Layout in the store, under the volume's
+ * uuid:  packs/ID  maps/ID  snapshots/SEQUENCE-ID  (manifest; written last).
+ *
+ * CPU-heavy work (hash, zstd) runs in env_work; memory is bounded by a fixed number of buffers.
+ * All calls are asynchronous with callbacks on the loop thread.
+ */
+#ifndef OFFSITE_SNAPSHOT_H
+#define OFFSITE_SNAPSHOT_H
+
+#include "daemon/store/store.h"
+#include "daemon/volume/volume.h"
+#include "protocol/wire.h"
+
+#define SNAPSHOT_CHUNK_BYTES VOLUME_STORE_BLOCK_BYTES
+#define SNAPSHOT_NAME_MAX    64
+
+struct snapshot_info {
+	struct id128 id;
+	uint64_t sequence;	 /* increases by at least 1 with each snapshot of a volume */
+	struct id128 volume;	 /* uuid */
+	char volume_name[SNAPSHOT_NAME_MAX]; /* NUL-terminated */
+	char node_name[SNAPSHOT_NAME_MAX];   /* who wrote it */
+	char label[SNAPSHOT_NAME_MAX];	     /* operator's word, or "" */
+	uint64_t created_ns;	 /* realtime of the cut */
+	uint64_t lsn;		 /* the cut's place in the write order */
+	uint64_t size_bytes;	 /* of the volume */
+	uint64_t data_bytes;	 /* allocated (non-zero) chunks, uncompressed */
+	uint64_t changed_bytes;	 /* chunks read because they may have changed */
+	uint64_t stored_bytes;	 /* put into the store for this one */
+	uint32_t objects;	 /* put into the store for this one */
+};
+
+/* Long work reports through this; total may grow. Called at most a few times a second. */
+struct snapshot_progress {
+	uint64_t done_bytes, total_bytes;
+	uint64_t started_ns; /* env_now_ns() */
+};
+
+/* What a finished operation says. error: 0 or -errno; why: one line naming the object and the
+ * reason ("" if fine). */
+struct snapshot_result {
+	int error;
+	char why[256];
+	struct snapshot_info info; /* create, restore: which snapshot */
+	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
+	unsigned bad_objects;	   /* verify */
+};
+
+/* ---- repository --------------------------------------------------------------------------- */
+
+struct snapshot_repo;
+
+/* volume: uuid; the store stays the caller's and outlives the repo. */
+struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume);
+void snapshot_repo_free(struct snapshot_repo *repo); /* nothing under way */
+
+/* The volumes that have at least one snapshot in a store: each() is called with the newest
+ * snapshot of each, then done. */
+void snapshot_volumes(struct store *store,
+		      void (*each)(void *context, const struct snapshot_info *newest),
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context);
+
+/* All complete snapshots, oldest first. A damaged manifest is reported through damaged() (may be
+ * NULL) by its object name and reason, and left out. */
+void snapshot_list(struct snapshot_repo *repo,
+		   void (*each)(void *context, const struct snapshot_info *info),
+		   void (*damaged)(void *context, const char *object, const char *why),
+		   void (*done)(void *context, const struct snapshot_result *result), void *context);
+
+/* Deletes one snapshot, then every object that no remaining snapshot needs and that no snapshot
+ * being written can need. May be interrupted anywhere and run again. */
+void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
+		     void (*done)(void *context, const struct snapshot_result *result),
+		     void *context);
+
+/* Deletes nothing but what is unreferenced (after interrupted runs). */
+void snapshot_collect(struct snapshot_repo *repo,
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context);
+
+/* Reads back and checks all (sample_percent 100) or a random sample of the chunks of one snapshot,
+ * or of all snapshots (id NULL). bad() is called for each damaged or missing object. */
+void snapshot_verify(struct snapshot_repo *repo, const struct id128 *id, unsigned sample_percent,
+		     void (*bad)(void *context, const char *object, const char *why,
+				 const struct snapshot_info *hit),
+		     void (*progress)(void *context, const struct snapshot_progress *progress),
+		     void (*done)(void *context, const struct snapshot_result *result),
+		     void *context);
+
+/* ---- restore ---------------------------------------------------------------------------------- */
+
+/* Where a restore writes: a file or device (snapshot_target_file) or a volume (volume_apply). */
+struct snapshot_target {
+	/* 0, or -errno: marks the target incomplete, durably, before the first byte. */
+	int (*begin)(struct snapshot_target *target, const struct snapshot_info *info, char *why,
+		     size_t why_size);
+	/* Content of [offset, offset+length) as it is now, for comparing; or -errno: always write. */
+	void (*read)(struct snapshot_target *target, struct env_op *op, struct buf *buf,
+		     uint64_t offset, uint32_t length);
+	void (*write)(struct snapshot_target *target, struct env_op *op, struct buf *buf,
+		      uint64_t offset, uint32_t length);
+	void (*zero)(struct snapshot_target *target, struct env_op *op, uint64_t offset,
+		     uint64_t length);
+	/* Everything is written: make it durable, then take the mark of incompleteness away. */
+	void (*finish)(struct snapshot_target *target, struct env_op *op);
+	void (*free)(struct snapshot_target *target);
+	bool known_zero; /* the target reads as zeroes all over (a new file): zeroes need no work */
+	bool compare;	 /* read first and write only what differs */
+};
+
+/* A regular file or block device. A new file is written as PATH.incomplete and renamed at the end; an
+ * existing file or device needs overwrite, is compared and changed in place, and carries
+ * PATH.restoring (for a device: state_path) beside it until it is complete. */
+int snapshot_target_file(struct env *env, const char *path, bool overwrite,
+			 struct snapshot_target **target, char *why, size_t why_size);
+/* A volume that serves no client. It is INCONSISTENT until complete. */
+int snapshot_target_volume(struct volume *volume, struct snapshot_target **target, char *why,
+			   size_t why_size);
+
+/* Restores snapshot id (NULL: the newest) to target. Every chunk's hash is checked before it is
+ * written. The target is freed after done. */
+void snapshot_restore(struct snapshot_repo *repo, const struct id128 *id,
+		      struct snapshot_target *target,
+		      void (*progress)(void *context, const struct snapshot_progress *progress),
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context);
+
+/* ---- sealing ------------------------------------------------------------------------------------ */
+
+struct snapshot_writer;
+
+struct snapshot_writer_config {
+	const char *node_name;
+	uint64_t pack_bytes; /* target size of a pack; 0: 16 MiB */
+	int zstd_level;	     /* 0: 1 */
+	unsigned keep_last;  /* delete older ones after each success; 0: keep all */
+};
+
+struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,
+					    const struct snapshot_writer_config *config);
+/* Gives up a snapshot under way (its blocks stay dirty), then calls freed(). */
+void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *context),
+			  void *context);
+
+/* Takes a cut now and stores it. -EBUSY through done if one is under way. On an error of the store
+ * the cut is merged back and the next snapshot takes all of it. If the store's newest snapshot is not
+ * the one the volume's map is relative to (another node wrote it, maps lost), every allocated chunk
+ * is read and compared by hash. Afterwards volume_state.snapshot is the new id. */
+void snapshot_create(struct snapshot_writer *writer, const char *label,
+		     void (*done)(void *context, const struct snapshot_result *result),
+		     void *context);
+
+struct snapshot_writer_status {
+	bool running;
+	struct snapshot_progress progress;
+	struct snapshot_result last; /* of the last finished run; info.sequence 0: none yet */
+	uint64_t last_done_ns;	     /* realtime, 0: none */
+	uint64_t succeeded, failed;
+};
+void snapshot_writer_status(const struct snapshot_writer *writer,
+			    struct snapshot_writer_status *status);
+void snapshot_check(const struct snapshot_writer *writer); /* invariants */
+
+#endif

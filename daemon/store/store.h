@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * store: object storage behind one small interface. Objects are immutable: put once, read by
+ * range, listed by prefix, deleted whole. Nothing here that a bucket could not do.
+ *
+ * Names are paths of [a-z0-9._-] components joined by '/', at most 512 bytes, no leading '/', no
+ * component "." or "..". All calls are asynchronous with env's completion rules; several may be
+ * under way. The contract of each stands at its field.
+ */
+#ifndef OFFSITE_STORE_H
+#define OFFSITE_STORE_H
+
+#include "daemon/io/env.h"
+
+struct store;
+
+struct store_object {
+	const char *name; /* full name */
+	uint64_t size_bytes;
+};
+
+struct store_ops {
+	/* Stores an object, whole and durable before done(0), or not at all. -EEXIST: the name is
+	 * taken (its content is left alone). Other results: -errno, retryable or not; afterwards the
+	 * object may or may not be there, never in part. iov stays the caller's until done. */
+	void (*put)(struct store *store, struct env_op *op, const char *name,
+		    const struct iovec *iov, unsigned count);
+	/* Reads length bytes at offset. Result: bytes read (fewer only at the object's end),
+	 * -ENOENT if there is no such object. */
+	void (*get)(struct store *store, struct env_op *op, const char *name, void *buf,
+		    size_t length, uint64_t offset);
+	/* Result: size in bytes, or -ENOENT. */
+	void (*size)(struct store *store, struct env_op *op, const char *name);
+	/* Calls each() on the loop thread for every object whose name begins with prefix, in
+	 * ascending byte order, then done(count). prefix ends with '/' or is empty. */
+	void (*list)(struct store *store, struct env_op *op, const char *prefix,
+		     void (*each)(void *context, const struct store_object *object), void *context);
+	/* Result 0 also if it is not there. */
+	void (*delete)(struct store *store, struct env_op *op, const char *name);
+	void (*close)(struct store *store); /* nothing under way */
+};
+
+struct store {
+	const struct store_ops *ops;
+	struct env *env;
+	const char *url; /* as opened; owned by the store */
+};
+
+/* Opens "file:/directory" (made if missing; a bare absolute path is the same). On failure -errno
+ * and one line in why: unknown scheme, not a directory, no permission. */
+int store_open(struct env *env, const char *url, struct store **store, char *why, size_t why_size);
+void store_close(struct store *store);
+
+bool store_name_valid(const char *name);
+/* One line for an error of a store operation: "no space left in the store", ... */
+const char *store_strerror(int error);
+
+#endif

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * volume: one replicated block device. Owns the write path, the write order (LSNs), the
+ * write-intent map, one dirty map per consumer, cuts, and the persisted state.
+ *
+ * The write path of a request, in this order:
+ *   receive -> admit (bounds, role, suspended) -> wait for overlapping writes in flight
+ *   -> preserve sealed blocks that a cut still needs (copy before write)
+ *   -> make the region's intent bit durable -> ISSUE: takes the next LSN, sets the dirty bits,
+ *   hands the write to the peer tap and to the backing, in the same loop turn
+ *   -> complete when the backing is done and, if the tap holds it, volume_tap_done() was called.
+ * The order of ISSUE is the volume's one write order; the tap sees every write in that order.
+ * A cut falls between two ISSUEs: it contains exactly the writes with lsn <= cut lsn.
+ *
+ * What holds at any instant, and survives any crash: for each consumer, every block whose content
+ * the consumer may lack is marked in memory, and on disk either in that consumer's stored dirty
+ * map or by its region's intent bit (promise 3). After a crash all blocks of regions with an
+ * intent bit, and of any stored page whose checksum is wrong, count as dirty.
+ */
+#ifndef OFFSITE_VOLUME_H
+#define OFFSITE_VOLUME_H
+
+#include "daemon/block.h"
+#include "daemon/io/env.h"
+#include "protocol/wire.h"
+
+struct volume;
+
+/* Who follows the write order. */
+enum volume_consumer {
+	VOLUME_PEER,  /* dirty map granularity 4 KiB */
+	VOLUME_STORE, /* dirty map granularity 64 KiB: the chunk */
+	VOLUME_CONSUMERS,
+};
+#define VOLUME_PEER_BLOCK_BYTES  4096u
+#define VOLUME_STORE_BLOCK_BYTES 65536u
+#define VOLUME_REGION_BYTES	 (1024u * 1024u) /* one intent bit */
+uint32_t volume_consumer_block_bytes(enum volume_consumer consumer);
+
+enum volume_role { VOLUME_SECONDARY, VOLUME_PRIMARY };
+
+/* What the backing's content is worth. Persisted.
+ *
+ *  state         meaning                                         allowed next
+ *  UPTODATE      a state the primary had (or is)                 INCONSISTENT, OUTDATED, FAILED
+ *  OUTDATED      consistent, known to be behind the peer         UPTODATE, INCONSISTENT, FAILED
+ *  INCONSISTENT  a mixture (first sync, restore, in-place        UPTODATE, FAILED
+ *                catch-up under way); never served or promoted
+ *  FAILED        the backing is missing or gave an I/O error     INCONSISTENT, UPTODATE
+ *                (not persisted: found anew at each open)
+ */
+enum volume_disk_state {
+	VOLUME_DISK_UPTODATE,
+	VOLUME_DISK_OUTDATED,
+	VOLUME_DISK_INCONSISTENT,
+	VOLUME_DISK_FAILED,
+};
+const char *volume_role_name(enum volume_role role);	      /* "primary", "secondary" */
+const char *volume_disk_state_name(enum volume_disk_state state); /* "uptodate", ... */
+
+/* Generation identifiers, as in DRBD: what history the content belongs to. Persisted.
+ * current: changed by the first write after the peer was lost or never there ("bump").
+ * base: the generation the PEER dirty map is relative to; zero while peer and self agree. */
+#define VOLUME_HISTORY 8
+struct volume_generations {
+	struct id128 current; /* zero: never written, never synced ("blank") */
+	struct id128 base;
+	struct id128 history[VOLUME_HISTORY]; /* newest first; zero: empty */
+};
+
+struct volume_config {
+	const char *name;
+	const char *backing;	     /* path of a block device or regular file */
+	const char *state_dir;	     /* this volume's own directory; made if missing */
+	uint64_t size_bytes;	     /* multiple of 4096; 0: the backing's present size. A missing
+				      * regular file is created (sparse) at first start only */
+	enum volume_role role;	     /* at first start; the persisted role counts afterwards */
+	uint32_t block_min_bytes;    /* 1, 512 or 4096; 0: 1 */
+	uint64_t preserve_max_bytes; /* per cut; at the limit the cut is given up. 0: 1 GiB */
+	uint32_t intent_max_regions; /* regions with an intent bit at a time; 0: 4096 */
+};
+
+/* Opens, and at first start creates, a volume. On failure -errno and one line in why
+ * (e.g. "volume pgdata: /srv/pg.img: in use by another process"). A backing that is missing, too
+ * small or unreadable is no failure once metadata exists: the volume opens with disk state FAILED.
+ * Recovers the dirty maps. Blocking; start-up only. */
+int volume_open(struct env *env, const struct volume_config *config, struct volume **volume,
+		char *why, size_t why_size);
+
+/* Waits for requests in flight, stores maps and the superblock cleanly, then calls closed().
+ * The tap must be removed and cuts finished before. */
+void volume_close(struct volume *volume, void (*closed)(void *context), void *context);
+
+const char *volume_name(const struct volume *volume);
+struct env *volume_env(const struct volume *volume);
+uint64_t volume_size_bytes(const struct volume *volume);
+const char *volume_state_dir(const struct volume *volume);
+/* The export for NBD clients. open() is refused unless primary and UPTODATE. */
+struct block *volume_block(struct volume *volume);
+
+/* ---- state ------------------------------------------------------------------------------- */
+
+struct volume_state {
+	struct id128 uuid; /* the same on both nodes and in the store; a volume that never had a
+			    * peer, store or write may adopt the other's */
+	enum volume_role role;
+	enum volume_disk_state disk;
+	struct volume_generations generations;
+	uint64_t lsn;	      /* last issued (primary) or applied (secondary) */
+	uint64_t outdated_ns; /* realtime; since when OUTDATED, else 0 */
+	struct id128 snapshot; /* the newest snapshot the STORE map is relative to; zero: none */
+	uint64_t snapshot_sequence; /* highest sequence number ever used in the store */
+};
+void volume_get_state(const struct volume *volume, struct volume_state *state);
+/* Persists before it returns (blocking, durable). -errno: nothing changed. The dirty maps and lsn
+ * are not touched; the caller sees to allowed transitions (asserted by the table above). */
+int volume_set_state(struct volume *volume, const struct volume_state *state);
+
+/* What a first write without a synchronised peer does: before a write is issued while `in_sync` is
+ * false and no bump was made since it became false, the generation is bumped durably
+ * (base = base or old current; history; new random current). Replication tells: */
+void volume_set_peer_in_sync(struct volume *volume, bool in_sync);
+
+/* Marks everything dirty for consumer (blank peer, unknown base). Durable before it returns. With
+ * allocated_only, only what the backing reports as allocated (the other side is known blank). */
+int volume_mark_all(struct volume *volume, enum volume_consumer consumer, bool allocated_only);
+/* Marks one range dirty for consumer, durably before done (the other side's map being merged in). */
+int volume_mark(struct volume *volume, enum volume_consumer consumer, uint64_t offset,
+		uint64_t length);
+/* Forgets the consumer's dirty map (a sync target that became equal). Not while a cut exists. */
+int volume_clear_all(struct volume *volume, enum volume_consumer consumer);
+/* Bytes dirty for consumer now (active and sealed). */
+uint64_t volume_dirty_bytes(const struct volume *volume, enum volume_consumer consumer);
+/* The next dirty run (active or sealed) at or after offset: false if there is none. */
+bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
+		       uint64_t *start, uint64_t *length);
+
+/* New requests from clients are held (not failed) until resumed; requests issued go on. */
+void volume_suspend(struct volume *volume, bool suspend);
+
+/* ---- the peer tap: streaming ---------------------------------------------------------------- */
+
+enum volume_mutation_type { VOLUME_WRITE, VOLUME_ZERO, VOLUME_FLUSH };
+
+/* One event of the write order. Lives until its tap work and its local work are both done. */
+struct volume_mutation {
+	enum volume_mutation_type type; /* a client's TRIM comes as ZERO with punch set */
+	bool fua;
+	bool punch; /* ZERO: deallocated */
+	uint64_t lsn;
+	uint64_t offset_bytes, length_bytes; /* multiples of 512 at least; 0 for FLUSH */
+	struct buf *buf;		     /* WRITE: content; take a reference to keep it */
+};
+
+struct volume_tap {
+	/* Called at ISSUE, in LSN order. Returns true if the client's completion waits for
+	 * volume_tap_done(token) (protocols B and C; FLUSH and FUA in C), false if not. The
+	 * mutation is valid during the call only; buf by its own reference. */
+	bool (*issue)(struct volume_tap *tap, const struct volume_mutation *mutation,
+		      uint64_t token);
+	/* False: the tap's queue is full; writes wait until volume_tap_resume(). */
+	bool (*ready)(struct volume_tap *tap);
+};
+
+/* Sets (or with NULL removes) the tap, at this point of the write order. Requests that still wait
+ * for volume_tap_done() are released by volume_tap_release_all(). */
+void volume_set_tap(struct volume *volume, struct volume_tap *tap);
+void volume_tap_done(struct volume *volume, uint64_t token);
+/* The peer is lost: nothing waits for it any more (on-peer-loss = continue). */
+void volume_tap_release_all(struct volume *volume);
+void volume_tap_resume(struct volume *volume);
+
+/* ---- cuts ------------------------------------------------------------------------------------ */
+
+struct volume_cut; /* at most one per consumer */
+
+enum volume_cut_flags {
+	/* The blocks sealed were streamed already; only the bits are sealed, nothing is preserved
+	 * (the stream's flush points). */
+	VOLUME_CUT_BITS_ONLY = 1,
+};
+
+/* Seals the consumer's dirty blocks at this point of the write order: the active map becomes the
+ * sealed map, a new empty one takes its place. Nothing blocks. -EBUSY: one exists already.
+ * lost() (may be NULL for BITS_ONLY) is called if the content can no longer be kept (preserve area
+ * full or failing): the owner must then call volume_cut_finish(cut, false). */
+int volume_cut_begin(struct volume *volume, enum volume_consumer consumer, unsigned flags,
+		     void (*lost)(void *context, int error), void *context,
+		     struct volume_cut **cut);
+uint64_t volume_cut_lsn(const struct volume_cut *cut);
+uint64_t volume_cut_bytes(const struct volume_cut *cut); /* sealed at the beginning */
+/* The next sealed run at or after offset, at most max_bytes long. */
+bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,
+		     uint64_t *start, uint64_t *length);
+
+struct volume_cut_read {
+	uint64_t offset_bytes;	/* within one sealed run; multiples of the consumer's block, the
+				 * volume's end aside */
+	uint32_t length_bytes;	/* <= BUF_SIZE_MAX */
+	struct buf *buf;	/* the caller's; filled from data on */
+	void (*done)(struct volume_cut_read *read, int error); /* never from inside the call */
+	uint64_t priv[40];
+};
+/* Reads content as of the cut: each block from the preserve area or from the backing, after writes
+ * issued before the cut have landed there. Afterwards the blocks need no preserving any more
+ * (they stay sealed until the cut is finished). Several may be under way. */
+void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read);
+
+/* Ends the cut. consumed: the consumer holds all of it durably; the sealed bits are dropped.
+ * Otherwise they are merged back into the active map. No cut_read may be under way. */
+void volume_cut_finish(struct volume_cut *cut, bool consumed);
+
+/* ---- the secondary's side -------------------------------------------------------------------- */
+
+/* Applies a mutation that came from the peer, or from staging, or from a restore: same ordering
+ * and overlap rules, no role check, no intent, no tap; marks nothing in the maps but see
+ * volume_begin_applying(). Lengths and offsets are multiples of 512. */
+struct volume_apply {
+	struct volume_mutation mutation; /* buf with a reference of the caller's */
+	void (*done)(struct volume_apply *apply, int error);
+	uint64_t priv[40];
+};
+void volume_apply(struct volume *volume, struct volume_apply *apply);
+/* To be called once before a series of volume_apply(): from now on the content changes by another's
+ * hand, so the STORE map no longer follows; durable. The next snapshot from here compares by hash. */
+int volume_begin_applying(struct volume *volume);
+/* Reads content through the same ordering (verification, reverse sync). done never from inside. */
+void volume_read(struct volume *volume, struct block_request *request);
+
+/* Opens a backing again that was missing or failed, creating a missing regular file at the volume's
+ * size; the disk state becomes INCONSISTENT, durably. For restore. -EBUSY unless FAILED or unused. */
+int volume_replace_backing(struct volume *volume, char *why, size_t why_size);
+
+/* ---- numbers ---------------------------------------------------------------------------------- */
+
+struct volume_stats {
+	uint64_t reads, read_bytes, writes, written_bytes, flushes, trims;
+	uint64_t io_errors;
+	uint64_t intent_writes;	    /* intent pages written */
+	uint64_t intent_regions;    /* regions with an intent bit now */
+	uint64_t preserved_bytes;   /* copied before write, in all */
+	uint64_t preserve_used_bytes, preserve_max_bytes; /* now, over all cuts */
+	uint32_t in_flight, in_flight_max;
+	uint32_t clients; /* exports open */
+};
+void volume_get_stats(const struct volume *volume, struct volume_stats *stats);
+
+/* Verifies the module's invariants (asserts). The simulator calls it after every tick. */
+void volume_check(const struct volume *volume);
+
+#endif

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * nbd_server: the front door. Serves exports (struct block) to NBD clients over unix and TCP
+ * sockets, with or without TLS. Follows the NBD protocol page (doc/proto.md of
+ * NetworkBlockDevice/nbd); protocol/nbd.h has the layouts.
+ *
+ * Memory is bounded: a fixed number of connections, each with a fixed number of requests under way;
+ * data in buffers of one shared pool. When the pool is empty, sockets are not read.
+ */
+#ifndef OFFSITE_NBD_SERVER_H
+#define OFFSITE_NBD_SERVER_H
+
+#include "daemon/block.h"
+#include "daemon/io/env.h"
+#include "daemon/io/stream.h"
+
+struct nbd_server;
+
+enum nbd_tls_mode { NBD_TLS_OFF, NBD_TLS_ON, NBD_TLS_REQUIRE };
+
+struct nbd_server_config {
+	struct buf_pool *pool;	   /* shared with the devices; outlives the server */
+	enum nbd_tls_mode tls_mode;
+	struct tls_context *tls;   /* needed unless OFF */
+	unsigned connections_max;  /* 0: 64 */
+	/* The export of that name; "" asks for the default. NULL: no such export. */
+	struct block *(*find)(void *context, const char *name);
+	/* For LIST: export number index (0...), NULL after the last. */
+	struct block *(*list)(void *context, unsigned index);
+	void *context;
+};
+
+struct nbd_server *nbd_server_new(struct env *env, const struct nbd_server_config *config);
+/* Adds a listening address ("unix:/path", "HOST:PORT"). -errno and why. */
+int nbd_server_listen(struct nbd_server *server, const char *addr, char *why, size_t why_size);
+/* The real address of listener number index, or NULL. */
+const char *nbd_server_addr(struct nbd_server *server, unsigned index);
+/* Stops listening, lets requests under way finish (new ones get ESHUTDOWN), closes, then stopped(). */
+void nbd_server_stop(struct nbd_server *server, void (*stopped)(void *context), void *context);
+void nbd_server_free(struct nbd_server *server); /* after stopped() */
+/* Ends all connections to one export (its volume was demoted or goes away). */
+void nbd_server_drop(struct nbd_server *server, struct block *block);
+
+struct nbd_server_stats {
+	unsigned connections, connections_max;
+	uint64_t accepted, refused, requests, protocol_errors;
+};
+void nbd_server_get_stats(const struct nbd_server *server, struct nbd_server_stats *stats);
+
+#endif
