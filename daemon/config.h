@@ -16,38 +16,38 @@ enum config_nbd_tls { CONFIG_TLS_OFF, CONFIG_TLS_ON, CONFIG_TLS_REQUIRE };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_AIO };
 
 struct config_node {
-	char *name;	     /* name */
+	char *name;          /* name */
 	char *state_dir;     /* state-dir */
-	char *control;	     /* control: path of the unix socket */
+	char *control;       /* control: path of the unix socket */
 	char **nbd_listen;   /* nbd-listen: addresses, separated by blanks; NULL-terminated */
 	char *peer_listen;   /* peer-listen: HOST:PORT, or NULL */
 	bool peer_plaintext; /* peer-plaintext = yes|no: without TLS between the nodes */
-	char *psk_file;	     /* psk-file: key between the nodes (offsite keygen) */
+	char *psk_file;      /* psk-file: key between the nodes (offsite keygen) */
 	char *tls_cert, *tls_key, *tls_ca; /* certificates, for peers and NBD alike */
-	enum config_nbd_tls nbd_tls;	   /* nbd-tls */
-	char *nbd_psk_file;		   /* nbd-psk-file: IDENTITY:HEXKEY lines for NBD clients */
-	bool nbd_verify_client;		   /* nbd-verify-client: demand a certificate from tls-ca */
-	enum config_io io;		   /* io */
-	unsigned log_level;		   /* log-level = error|warning|info|debug (enum env_log_level) */
-	unsigned threads;		   /* threads: helpers; 0: number of cores, at most 4 */
+	enum config_nbd_tls nbd_tls;       /* nbd-tls */
+	char *nbd_psk_file;                /* nbd-psk-file: IDENTITY:HEXKEY lines for NBD clients */
+	bool nbd_verify_client;            /* nbd-verify-client: demand a certificate from tls-ca */
+	enum config_io io;                 /* io */
+	unsigned log_level; /* log-level = error|warning|info|debug (enum env_log_level) */
+	unsigned threads;   /* threads: helpers; 0: number of cores, at most 4 */
 };
 
 struct config_volume {
 	char *name;
 	char *backing;
-	uint64_t size_bytes;	     /* size; 0: the backing's */
-	bool primary;		     /* role = primary|secondary, at first start */
-	char *peer;		     /* peer: HOST:PORT, or NULL */
-	char protocol;		     /* protocol = A|B|C */
-	uint64_t staging_max_bytes;  /* staging-max */
-	uint64_t preserve_max_bytes; /* preserve-max */
+	uint64_t size_bytes;           /* size; 0: the backing's */
+	bool primary;                  /* role = primary|secondary, at first start */
+	char *peer;                    /* peer: HOST:PORT, or NULL */
+	char protocol;                 /* protocol = A|B|C */
+	uint64_t staging_max_bytes;    /* staging-max */
+	uint64_t preserve_max_bytes;   /* preserve-max */
 	uint64_t send_queue_max_bytes; /* send-queue-max */
-	unsigned block_min_bytes;    /* block-size = 1|512|4096 */
-	char *store;		     /* store: URL, or NULL */
-	uint64_t snapshot_every_ns;  /* snapshot-every; 0: never */
-	unsigned keep_last;	     /* keep-last; 0: all */
-	int compression_level;	     /* compression-level: zstd */
-	char *description;	     /* shown to NBD clients */
+	unsigned block_min_bytes;      /* block-size = 1|512|4096 */
+	char *store;                   /* store: URL, or NULL */
+	uint64_t snapshot_every_ns;    /* snapshot-every; 0: never */
+	unsigned keep_last;            /* keep-last; 0: all */
+	int compression_level;         /* compression-level: zstd */
+	char *description;             /* shown to NBD clients */
 };
 
 struct config {

@@ -17,14 +17,15 @@ struct node;
 struct node_volume {
 	struct node *node;
 	const struct config_volume *config;
-	struct volume *volume;		    /* NULL: could not be opened; see error */
-	struct replication *replication;    /* NULL: neither peer nor peer-listen */
-	struct store *store;		    /* NULL: no store */
+	struct volume *volume;           /* NULL: could not be opened; see error */
+	struct replication *replication; /* NULL: neither peer nor peer-listen */
+	struct store *store;             /* NULL: no store */
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
-	struct env_timer schedule;	    /* snapshot-every */
-	const char *busy;		    /* a long job has the volume: "restore"; NULL: none */
-	char error[256];		    /* why volume is NULL, else "" */
+	struct env_timer schedule; /* snapshot-every */
+	const char *busy;          /* a long job has the volume: "restore"; NULL: none */
+	char error[256];           /* why volume is NULL, else "" */
+	char store_error[256];     /* why store is NULL though configured, else "" */
 };
 
 /* Opens all volumes and starts replication and schedules. The config stays the caller's and
@@ -47,10 +48,13 @@ const char *node_peer_addr(struct node *node);
 
 typedef void (*node_done_fn)(void *context, int error, const char *why);
 
-/* Makes the volume primary here. Refused (-EPERM and why) while the peer is known to be primary, or
- * the disk is not UPTODATE, unless force (never for INCONSISTENT). Durable before it returns. */
+/* Makes the volume primary here. Refused (-EPERM and why) while the connected peer is primary, or the
+ * disk is not UPTODATE or never held the peer's content; force overrides all but a connected primary
+ * and an INCONSISTENT or FAILED disk. -EAGAIN while staged data is being applied: try again a little
+ * later. Durable before it returns. */
 int node_promote(struct node_volume *volume, bool force, char *why, size_t why_size);
-/* Makes it secondary. -EBUSY while clients have it open. */
+/* Makes it secondary. -EBUSY while clients have it open or a job runs on it; -EAGAIN while the peer
+ * has not yet acknowledged everything: the caller tries again a little later. */
 int node_demote(struct node_volume *volume, char *why, size_t why_size);
 
 /* Restores a snapshot (NULL: newest) in place. The volume must be primary or stand-alone and have

@@ -11,16 +11,40 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct { uint16_t be; } __attribute__((packed)) be16_t;
-typedef struct { uint32_t be; } __attribute__((packed)) be32_t;
-typedef struct { uint64_t be; } __attribute__((packed)) be64_t;
+typedef struct {
+	uint16_t be;
+} __attribute__((packed)) be16_t;
+typedef struct {
+	uint32_t be;
+} __attribute__((packed)) be32_t;
+typedef struct {
+	uint64_t be;
+} __attribute__((packed)) be64_t;
 
-static inline uint16_t from_be16(be16_t v) { return be16toh(v.be); }
-static inline uint32_t from_be32(be32_t v) { return be32toh(v.be); }
-static inline uint64_t from_be64(be64_t v) { return be64toh(v.be); }
-static inline be16_t to_be16(uint16_t v) { return (be16_t){htobe16(v)}; }
-static inline be32_t to_be32(uint32_t v) { return (be32_t){htobe32(v)}; }
-static inline be64_t to_be64(uint64_t v) { return (be64_t){htobe64(v)}; }
+static inline uint16_t from_be16(be16_t v)
+{
+	return be16toh(v.be);
+}
+static inline uint32_t from_be32(be32_t v)
+{
+	return be32toh(v.be);
+}
+static inline uint64_t from_be64(be64_t v)
+{
+	return be64toh(v.be);
+}
+static inline be16_t to_be16(uint16_t v)
+{
+	return (be16_t){htobe16(v)};
+}
+static inline be32_t to_be32(uint32_t v)
+{
+	return (be32_t){htobe32(v)};
+}
+static inline be64_t to_be64(uint64_t v)
+{
+	return (be64_t){htobe64(v)};
+}
 
 /* 128-bit identifiers (volumes, generations, snapshots, objects). All zero: none. */
 struct id128 {

@@ -1,0 +1,820 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/node.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NS_PER_S        1000000000ull
+#define WATCH_PERIOD_NS (5 * NS_PER_S)
+
+/* One per volume, so that every callback finds its way with the node_volume alone. */
+struct volume_slot {
+	struct node_volume pub;
+	struct id128 repo_uuid;           /* the volume's uuid when repo was made */
+	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
+	struct env_timer watch; /* opens a store that could not be opened; follows the uuid */
+	char *state_dir;
+	bool stopping, writer_gone, replication_gone, volume_gone;
+	node_done_fn job_done;
+	void *job_context;
+	void (*job_progress)(void *context, const struct snapshot_progress *progress);
+};
+
+struct node {
+	struct env *env;
+	const struct config *config;
+	struct tls_context *tls_client, *tls_server;
+	struct replication_listener *listener;
+	struct volume_slot *slots;
+	unsigned count;
+	bool abandoned; /* stopped in the middle of a restore: nothing is freed any more */
+	void (*stopped)(void *context);
+	void *stopped_context;
+};
+
+static struct volume_slot *slot_of(struct node_volume *volume)
+{
+	return (struct volume_slot *)((char *)volume - offsetof(struct volume_slot, pub));
+}
+
+__attribute__((format(printf, 4, 5))) static int fail(int error, char *why, size_t why_size,
+						      const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(why, why_size, format, args);
+	va_end(args);
+	return error;
+}
+
+/* ---- snapshots: store, repository, schedule ----------------------------------------------- */
+
+static void retire_repo(struct volume_slot *slot)
+{
+	for (unsigned i = 0; i < 4; i++) {
+		if (!slot->retired[i]) {
+			slot->retired[i] = slot->pub.repo;
+			slot->pub.repo = NULL;
+			return;
+		}
+	}
+}
+
+static void writer_replaced(void *context)
+{
+	(void)context;
+}
+
+/* (Re)makes repository and writer: at start, when the store could be opened at last, and when the
+ * volume took over its peer's uuid. */
+static void open_repo(struct volume_slot *slot)
+{
+	struct node_volume *v = &slot->pub;
+	struct volume_state state;
+
+	volume_get_state(v->volume, &state);
+	if (v->repo && id128_equal(&state.uuid, &slot->repo_uuid))
+		return;
+	if (v->writer)
+		snapshot_writer_free(v->writer, writer_replaced, slot);
+	v->writer = NULL;
+	if (v->repo)
+		retire_repo(slot);
+	if (v->repo)
+		return; /* uuids do not change that often; the next start sees the new one */
+
+	struct snapshot_writer_config config = {
+		.node_name = v->node->config->node.name,
+		.zstd_level = v->config->compression_level,
+		.keep_last = v->config->keep_last,
+	};
+
+	slot->repo_uuid = state.uuid;
+	v->repo = snapshot_repo_new(v->store, &state.uuid);
+	if (v->repo)
+		v->writer = snapshot_writer_new(v->volume, v->repo, &config);
+}
+
+static void open_store(struct volume_slot *slot)
+{
+	struct node_volume *v = &slot->pub;
+	char why[sizeof(v->store_error)] = "";
+
+	if (!v->config->store || !v->volume)
+		return;
+	if (!v->store && store_open(v->node->env, v->config->store, &v->store, why, sizeof(why))) {
+		v->store = NULL;
+		if (strcmp(why, v->store_error) != 0)
+			env_log(v->node->env, ENV_LOG_ERROR, "volume %s: store %s: %s",
+				v->config->name, v->config->store, why);
+		memcpy(v->store_error, why, sizeof(why));
+		return;
+	}
+	v->store_error[0] = '\0';
+	open_repo(slot);
+}
+
+static void watch_fire(struct env_timer *timer)
+{
+	struct volume_slot *slot =
+		(struct volume_slot *)((char *)timer - offsetof(struct volume_slot, watch));
+
+	open_store(slot);
+	env_timer_start(slot->pub.node->env, timer, WATCH_PERIOD_NS);
+}
+
+static void scheduled_done(void *context, const struct snapshot_result *result)
+{
+	struct volume_slot *slot = context;
+	struct node_volume *v = &slot->pub;
+
+	if (result->error)
+		env_log(v->node->env, ENV_LOG_ERROR, "volume %s: scheduled snapshot: %s",
+			v->config->name, result->why);
+}
+
+static void schedule_fire(struct env_timer *timer)
+{
+	struct node_volume *v =
+		(struct node_volume *)((char *)timer - offsetof(struct node_volume, schedule));
+	struct volume_state state;
+
+	volume_get_state(v->volume, &state);
+	if (state.role == VOLUME_PRIMARY && state.disk == VOLUME_DISK_UPTODATE && v->writer &&
+	    !v->busy)
+		snapshot_create(v->writer, "", scheduled_done, slot_of(v));
+	env_timer_start(v->node->env, timer, v->config->snapshot_every_ns);
+}
+
+/* ---- start ---------------------------------------------------------------------------------- */
+
+static enum replication_protocol protocol_of(char letter)
+{
+	switch (letter) {
+	case 'A':
+		return REPLICATION_A;
+	case 'B':
+		return REPLICATION_B;
+	default:
+		return REPLICATION_C;
+	}
+}
+
+static int open_replication(struct volume_slot *slot, char *why, size_t why_size)
+{
+	struct node_volume *v = &slot->pub;
+	const struct config_node *node = &v->node->config->node;
+
+	if (!v->config->peer && !node->peer_listen)
+		return 0;
+
+	struct replication_config config = {
+		.node_name = node->name,
+		.peer_addr = v->config->peer,
+		.protocol = protocol_of(v->config->protocol),
+		.tls_client = v->node->tls_client,
+		.staging_max_bytes = v->config->staging_max_bytes,
+		.send_queue_max_bytes = v->config->send_queue_max_bytes,
+	};
+
+	return replication_new(v->volume, &config, true, &v->replication, why, why_size);
+}
+
+static void volume_discarded(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void open_volume(struct volume_slot *slot)
+{
+	struct node_volume *v = &slot->pub;
+	struct node *node = v->node;
+	const struct config_volume *c = v->config;
+	struct volume_config config = {
+		.name = c->name,
+		.backing = c->backing,
+		.state_dir = slot->state_dir,
+		.size_bytes = c->size_bytes,
+		.role = c->primary ? VOLUME_PRIMARY : VOLUME_SECONDARY,
+		.block_min_bytes = c->block_min_bytes,
+		.preserve_max_bytes = c->preserve_max_bytes,
+	};
+	int error = volume_open(node->env, &config, &v->volume, v->error, sizeof(v->error));
+
+	if (!error) {
+		error = open_replication(slot, v->error, sizeof(v->error));
+		if (error) {
+			bool closed = false;
+
+			volume_close(v->volume, volume_discarded, &closed);
+			env_run_until(node->env, &closed);
+		}
+	}
+	if (error) {
+		v->volume = NULL;
+		env_log(node->env, ENV_LOG_ERROR, "volume %s: not available: %s", c->name,
+			v->error);
+		return;
+	}
+	open_store(slot);
+	slot->watch.fire = watch_fire;
+	v->schedule.fire = schedule_fire;
+	if (c->store)
+		env_timer_start(node->env, &slot->watch, WATCH_PERIOD_NS);
+	if (c->store && c->snapshot_every_ns)
+		env_timer_start(node->env, &v->schedule, c->snapshot_every_ns);
+}
+
+static int open_tls(struct node *node, char *why, size_t why_size)
+{
+	const struct config_node *c = &node->config->node;
+	struct tls_config tls = {
+		.cert_file = c->tls_cert,
+		.key_file = c->tls_key,
+		.ca_file = c->tls_ca,
+		.psk_file = c->psk_file,
+		.tls13_only = true,
+	};
+	int error;
+
+	if (c->peer_plaintext || (!c->psk_file && !c->tls_cert))
+		return 0;
+	/* A pre-shared key is proof enough of both sides; certificates are then for NBD clients. */
+	if (c->psk_file)
+		tls.cert_file = tls.key_file = tls.ca_file = NULL;
+	tls.role = TLS_CLIENT;
+	error = tls_context_new(&tls, &node->tls_client, why, why_size);
+	if (error)
+		return error;
+	tls.role = TLS_SERVER;
+	return tls_context_new(&tls, &node->tls_server, why, why_size);
+}
+
+static struct replication *find_replication(void *context, const char *volume_name)
+{
+	struct node_volume *v = node_find(context, volume_name);
+
+	return v ? v->replication : NULL;
+}
+
+static void free_node(struct node *node)
+{
+	for (unsigned i = 0; i < node->count; i++)
+		free(node->slots[i].state_dir);
+	tls_context_free(node->tls_client);
+	tls_context_free(node->tls_server);
+	free(node->slots);
+	free(node);
+}
+
+static int make_slots(struct node *node)
+{
+	const struct config *config = node->config;
+
+	node->slots = calloc(config->volume_count ? config->volume_count : 1, sizeof(*node->slots));
+	if (!node->slots)
+		return -ENOMEM;
+	node->count = config->volume_count;
+	for (unsigned i = 0; i < node->count; i++) {
+		struct volume_slot *slot = &node->slots[i];
+
+		slot->pub.node = node;
+		slot->pub.config = &config->volumes[i];
+		if (asprintf(&slot->state_dir, "%s/%s", config->node.state_dir,
+			     config->volumes[i].name) < 0) {
+			slot->state_dir = NULL;
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+int node_start(struct env *env, const struct config *config, struct node **out, char *why,
+	       size_t why_size)
+{
+	struct node *node = calloc(1, sizeof(*node));
+	int error;
+
+	if (!node)
+		return fail(-ENOMEM, why, why_size, "out of memory");
+	node->env = env;
+	node->config = config;
+	error = make_slots(node);
+	if (error) {
+		fail(error, why, why_size, "out of memory");
+		goto fail_node;
+	}
+	error = env_mkdir(env, config->node.state_dir);
+	if (error) {
+		fail(error, why, why_size, "state-dir %s: %s", config->node.state_dir,
+		     strerror(-error));
+		goto fail_node;
+	}
+	error = open_tls(node, why, why_size);
+	if (error)
+		goto fail_node;
+	if (config->node.peer_listen) {
+		error = replication_listen(env, config->node.peer_listen, node->tls_server,
+					   find_replication, node, &node->listener, why, why_size);
+		if (error)
+			goto fail_node;
+	}
+	for (unsigned i = 0; i < node->count; i++)
+		open_volume(&node->slots[i]);
+	*out = node;
+	return 0;
+
+fail_node:
+	free_node(node);
+	return error;
+}
+
+/* ---- stop ----------------------------------------------------------------------------------- */
+
+static void stop_next(struct volume_slot *slot);
+
+static void writer_freed(void *context)
+{
+	struct volume_slot *slot = context;
+
+	slot->writer_gone = true;
+	slot->pub.writer = NULL;
+	stop_next(slot);
+}
+
+static void replication_freed(void *context)
+{
+	struct volume_slot *slot = context;
+
+	slot->replication_gone = true;
+	slot->pub.replication = NULL;
+	stop_next(slot);
+}
+
+static void volume_closed(void *context)
+{
+	struct volume_slot *slot = context;
+
+	slot->volume_gone = true;
+	slot->pub.volume = NULL;
+	stop_next(slot);
+}
+
+static void close_store(struct volume_slot *slot)
+{
+	for (unsigned i = 0; i < 4; i++)
+		snapshot_repo_free(slot->retired[i]);
+	if (slot->pub.repo)
+		snapshot_repo_free(slot->pub.repo);
+	slot->pub.repo = NULL;
+	if (slot->pub.store)
+		store_close(slot->pub.store);
+	slot->pub.store = NULL;
+}
+
+static void finish_stop(struct node *node)
+{
+	for (unsigned i = 0; i < node->count; i++)
+		if (!node->slots[i].volume_gone)
+			return;
+
+	void (*stopped)(void *context) = node->stopped;
+	void *context = node->stopped_context;
+
+	if (!stopped)
+		return; /* said already: only a node that was abandoned gets here twice */
+	node->stopped = NULL;
+	if (!node->abandoned)
+		free_node(node);
+	stopped(context);
+}
+
+/* Top down: the writer's cut, then the link, then the volume itself. */
+static void stop_next(struct volume_slot *slot)
+{
+	struct node_volume *v = &slot->pub;
+
+	if (!slot->writer_gone) {
+		if (v->writer)
+			snapshot_writer_free(v->writer, writer_freed, slot);
+		else
+			writer_freed(slot);
+	} else if (!slot->replication_gone) {
+		if (v->replication)
+			replication_free(v->replication, replication_freed, slot);
+		else
+			replication_freed(slot);
+	} else if (!slot->volume_gone) {
+		close_store(slot);
+		if (v->volume)
+			volume_close(v->volume, volume_closed, slot);
+		else
+			volume_closed(slot);
+	} else {
+		finish_stop(v->node);
+	}
+}
+
+void node_stop(struct node *node, void (*stopped)(void *context), void *context)
+{
+	node->stopped = stopped;
+	node->stopped_context = context;
+	if (node->listener)
+		replication_listener_free(node->listener);
+	node->listener = NULL;
+	if (node->count == 0) {
+		finish_stop(node);
+		return;
+	}
+
+	/* The last slot's stop may free the node: not read after its call. */
+	bool abandoned = false;
+	unsigned count = node->count;
+	struct volume_slot *slots = node->slots;
+
+	for (unsigned i = 0; i < count; i++) {
+		env_timer_stop(node->env, &slots[i].watch);
+		env_timer_stop(node->env, &slots[i].pub.schedule);
+		slots[i].stopping = true;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		if (slots[i].pub.busy) {
+			/* A restore cannot be called back, and it need not: the disk is marked
+			 * inconsistent until it was run again. The process ends as in a crash. */
+			env_log(node->env, ENV_LOG_WARNING,
+				"volume %s: stopped during a %s; run it again after the next start",
+				slots[i].pub.config->name, slots[i].pub.busy);
+			abandoned = node->abandoned = true;
+			slots[i].volume_gone = true;
+		}
+	}
+	for (unsigned i = 0; i < count; i++)
+		if (!slots[i].volume_gone)
+			stop_next(&slots[i]);
+	if (abandoned)
+		finish_stop(node);
+}
+
+/* ---- finding -------------------------------------------------------------------------------- */
+
+struct env *node_env(struct node *node)
+{
+	return node->env;
+}
+
+const struct config *node_config(struct node *node)
+{
+	return node->config;
+}
+
+unsigned node_volume_count(struct node *node)
+{
+	return node->count;
+}
+
+struct node_volume *node_volume(struct node *node, unsigned index)
+{
+	assert(index < node->count);
+	return &node->slots[index].pub;
+}
+
+struct node_volume *node_find(struct node *node, const char *name)
+{
+	for (unsigned i = 0; i < node->count; i++)
+		if (strcmp(node->slots[i].pub.config->name, name) == 0)
+			return &node->slots[i].pub;
+	return NULL;
+}
+
+struct block *node_find_block(void *context, const char *export_name)
+{
+	struct node *node = context;
+	struct node_volume *v = NULL;
+
+	if (export_name[0] != '\0')
+		v = node_find(node, export_name);
+	else if (node->count == 1)
+		v = node_volume(node, 0);
+	return v && v->volume ? volume_block(v->volume) : NULL;
+}
+
+const char *node_peer_addr(struct node *node)
+{
+	return node->listener ? replication_listener_addr(node->listener) : NULL;
+}
+
+/* ---- roles ---------------------------------------------------------------------------------- */
+
+static bool connected(const struct replication_status *status)
+{
+	return status->state == REPLICATION_IDLE || status->state == REPLICATION_CATCH_UP ||
+	       status->state == REPLICATION_STREAMING;
+}
+
+static int check_usable(struct node_volume *v, char *why, size_t why_size)
+{
+	if (!v->volume)
+		return fail(-ENODEV, why, why_size, "volume %s: not available: %s", v->config->name,
+			    v->error);
+	if (v->busy)
+		return fail(-EBUSY, why, why_size, "volume %s: a %s is under way", v->config->name,
+			    v->busy);
+	return 0;
+}
+
+static int may_promote(struct node_volume *v, const struct volume_state *state, bool force,
+		       char *why, size_t why_size)
+{
+	const char *name = v->config->name;
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	if (connected(&peer) && peer.peer_role == VOLUME_PRIMARY)
+		return fail(-EPERM, why, why_size,
+			    "volume %s: peer %s is primary; demote it there first", name,
+			    peer.peer_name);
+	if (state->disk == VOLUME_DISK_FAILED || state->disk == VOLUME_DISK_INCONSISTENT)
+		return fail(-EPERM, why, why_size,
+			    "volume %s: disk is %s: it holds no usable content; restore it first",
+			    name, volume_disk_state_name(state->disk));
+	if (v->replication && replication_applying(v->replication))
+		return fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
+			    name);
+	if (force)
+		return 0;
+	if (state->disk != VOLUME_DISK_UPTODATE)
+		return fail(-EPERM, why, why_size,
+			    "volume %s: disk is %s: the peer has newer writes, which would be "
+			    "lost; use --force to promote all the same",
+			    name, volume_disk_state_name(state->disk));
+	if (v->config->peer && !v->config->primary && id128_is_zero(&state->generations.current))
+		return fail(-EPERM, why, why_size,
+			    "volume %s: never synchronised with its peer; use --force to start "
+			    "from the empty disk",
+			    name);
+	return 0;
+}
+
+int node_promote(struct node_volume *v, bool force, char *why, size_t why_size)
+{
+	struct volume_state state;
+	int error = check_usable(v, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_state(v->volume, &state);
+	if (state.role == VOLUME_PRIMARY)
+		return 0;
+	error = may_promote(v, &state, force, why, why_size);
+	if (error)
+		return error;
+	state.role = VOLUME_PRIMARY;
+	if (state.disk == VOLUME_DISK_OUTDATED) {
+		state.disk = VOLUME_DISK_UPTODATE;
+		state.outdated_ns = 0;
+	}
+	error = volume_set_state(v->volume, &state);
+	if (error)
+		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			    strerror(-error));
+	if (v->config->store)
+		open_store(slot_of(v));
+	if (v->replication)
+		replication_role_changed(v->replication);
+	env_log(v->node->env, ENV_LOG_INFO, "volume %s: promoted to primary%s", v->config->name,
+		force ? " (forced)" : "");
+	return 0;
+}
+
+static int may_demote(struct node_volume *v, char *why, size_t why_size)
+{
+	const char *name = v->config->name;
+	struct volume_stats stats;
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct snapshot_writer_status snapshot = {.running = false};
+
+	volume_get_stats(v->volume, &stats);
+	if (stats.clients > 0)
+		return fail(-EBUSY, why, why_size, "volume %s: %u client%s still ha%s it open",
+			    name, stats.clients, stats.clients == 1 ? "" : "s",
+			    stats.clients == 1 ? "s" : "ve");
+	if (v->writer)
+		snapshot_writer_status(v->writer, &snapshot);
+	if (snapshot.running)
+		return fail(-EAGAIN, why, why_size, "volume %s: a snapshot is being taken", name);
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	/* What the peer lacks now would be rolled back when the peer is promoted next. */
+	if (connected(&peer) && peer.source && peer.out_of_sync_bytes > 0)
+		return fail(-EAGAIN, why, why_size,
+			    "volume %s: %llu bytes are still on their way to the peer", name,
+			    (unsigned long long)peer.out_of_sync_bytes);
+	return 0;
+}
+
+int node_demote(struct node_volume *v, char *why, size_t why_size)
+{
+	struct volume_state state;
+	int error = check_usable(v, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_state(v->volume, &state);
+	if (state.role == VOLUME_SECONDARY)
+		return 0;
+	error = may_demote(v, why, why_size);
+	if (error)
+		return error;
+	state.role = VOLUME_SECONDARY;
+	error = volume_set_state(v->volume, &state);
+	if (error)
+		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			    strerror(-error));
+	if (v->replication)
+		replication_role_changed(v->replication);
+	env_log(v->node->env, ENV_LOG_INFO, "volume %s: demoted to secondary", v->config->name);
+	return 0;
+}
+
+/* ---- restore -------------------------------------------------------------------------------- */
+
+static void job_finish(struct volume_slot *slot, int error, const char *why)
+{
+	node_done_fn done = slot->job_done;
+	void *context = slot->job_context;
+
+	slot->pub.busy = NULL;
+	slot->job_done = NULL;
+	done(context, error, why);
+}
+
+static int job_begin(struct node_volume *v, const char *what, node_done_fn done, void *context,
+		     char *why, size_t why_size)
+{
+	struct volume_slot *slot = slot_of(v);
+	struct volume_stats stats;
+	struct snapshot_writer_status snapshot = {.running = false};
+	int error = check_usable(v, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_stats(v->volume, &stats);
+	if (stats.clients > 0)
+		return fail(-EBUSY, why, why_size,
+			    "volume %s: clients have it open; detach them before a restore",
+			    v->config->name);
+	if (v->writer)
+		snapshot_writer_status(v->writer, &snapshot);
+	if (snapshot.running)
+		return fail(-EBUSY, why, why_size, "volume %s: a snapshot is being taken",
+			    v->config->name);
+	v->busy = what;
+	slot->job_done = done;
+	slot->job_context = context;
+	return 0;
+}
+
+static void restored(void *context, const struct snapshot_result *result)
+{
+	struct volume_slot *slot = context;
+	struct node_volume *v = &slot->pub;
+	char why[256];
+
+	/* Even after a failure: the link then tells the peer that this disk is inconsistent. */
+	if (v->replication && replication_connect(v->replication, why, sizeof(why)))
+		env_log(v->node->env, ENV_LOG_WARNING, "volume %s: %s", v->config->name, why);
+	job_finish(slot, result->error, result->why);
+}
+
+static void restore_progress(void *context, const struct snapshot_progress *progress)
+{
+	struct volume_slot *slot = context;
+
+	if (slot->job_progress)
+		slot->job_progress(slot->job_context, progress);
+}
+
+static int restore_begin(struct node_volume *v, struct snapshot_target **target, char *why,
+			 size_t why_size)
+{
+	struct volume_state state;
+	int error;
+
+	if (!v->repo)
+		return fail(-ENODEV, why, why_size, "volume %s: no store%s%s", v->config->name,
+			    v->store_error[0] ? ": " : "", v->store_error);
+	volume_get_state(v->volume, &state);
+	if (state.role != VOLUME_PRIMARY)
+		return fail(-EPERM, why, why_size,
+			    "volume %s: is secondary on this node; promote it first, or restore "
+			    "on the primary",
+			    v->config->name);
+	if (state.disk == VOLUME_DISK_FAILED) {
+		error = volume_replace_backing(v->volume, why, why_size);
+		if (error)
+			return error;
+	}
+	/* The peer keeps what it has until the new content is whole, and then catches up. */
+	if (v->replication) {
+		error = replication_disconnect(v->replication, why, why_size);
+		if (error)
+			return error;
+	}
+	return snapshot_target_volume(v->volume, target, why, why_size);
+}
+
+void node_restore_snapshot(struct node_volume *v, const struct id128 *id,
+			   void (*progress)(void *context, const struct snapshot_progress *p),
+			   node_done_fn done, void *context)
+{
+	struct volume_slot *slot = slot_of(v);
+	struct snapshot_target *target = NULL;
+	char why[256] = "";
+	int error = job_begin(v, "restore", done, context, why, sizeof(why));
+
+	if (error) {
+		done(context, error, why);
+		return;
+	}
+	error = restore_begin(v, &target, why, sizeof(why));
+	if (error) {
+		job_finish(slot, error, why);
+		return;
+	}
+	slot->job_progress = progress;
+	snapshot_restore(v->repo, id, target, restore_progress, restored, slot);
+}
+
+/* The configured role comes back, unless the peer is at work as primary. */
+static void synced_from_peer(void *context, int error, const char *why)
+{
+	struct volume_slot *slot = context;
+	struct node_volume *v = &slot->pub;
+	struct replication_status peer;
+	char problem[256];
+
+	v->busy = NULL;
+	if (!error && v->config->primary) {
+		replication_get_status(v->replication, &peer);
+		if (peer.peer_role != VOLUME_PRIMARY &&
+		    node_promote(v, false, problem, sizeof(problem)))
+			env_log(v->node->env, ENV_LOG_WARNING, "volume %s: %s", v->config->name,
+				problem);
+	}
+	job_finish(slot, error, why);
+}
+
+void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *context)
+{
+	struct volume_slot *slot = slot_of(v);
+	struct volume_state state;
+	char why[256] = "";
+	int error = job_begin(v, "restore from the peer", done, context, why, sizeof(why));
+
+	if (error) {
+		done(context, error, why);
+		return;
+	}
+	volume_get_state(v->volume, &state);
+	if (!v->replication)
+		error = fail(-ENODEV, why, sizeof(why), "volume %s: no peer is configured",
+			     v->config->name);
+	if (!error && state.disk == VOLUME_DISK_FAILED) {
+		error = volume_replace_backing(v->volume, why, sizeof(why));
+		volume_get_state(v->volume, &state);
+	}
+	if (!error && state.role == VOLUME_PRIMARY) {
+		/* As long as its content is not there again it must not count as primary. */
+		state.role = VOLUME_SECONDARY;
+		error = volume_set_state(v->volume, &state);
+		if (error)
+			fail(error, why, sizeof(why), "volume %s: role not stored: %s",
+			     v->config->name, strerror(-error));
+	}
+	if (error) {
+		job_finish(slot, error, why);
+		return;
+	}
+	replication_restore_from_peer(v->replication, synced_from_peer, slot);
+}
+
+void node_check(struct node *node)
+{
+	for (unsigned i = 0; i < node->count; i++) {
+		struct node_volume *v = &node->slots[i].pub;
+
+		if (v->volume)
+			volume_check(v->volume);
+		if (v->replication)
+			replication_check(v->replication);
+		if (v->writer)
+			snapshot_check(v->writer);
+		assert(v->busy == NULL || node->slots[i].job_done);
+	}
+}
