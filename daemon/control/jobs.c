@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/control/jobs.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/control/render.h"
+
+struct jobs {
+	struct env *env;
+	struct job *first; /* newest first */
+	unsigned next_id;
+	void (*finished)(void *context, struct job *job);
+	void *context;
+};
+
+static const char *const type_names[JOB_TYPES] = {
+	[JOB_SNAPSHOT_CREATE] = "snapshot-create",     [JOB_SNAPSHOT_DELETE] = "snapshot-delete",
+	[JOB_SNAPSHOT_VERIFY] = "snapshot-verify",     [JOB_RESTORE] = "restore",
+	[JOB_RESTORE_FROM_PEER] = "restore-from-peer",
+};
+
+#define BIT(type) (1u << (type))
+
+/* Which running jobs on the same volume a new one has to wait for. Sealing beside a deletion or a
+ * verification is safe: neither touches what a snapshot being written needs. */
+static const unsigned excluded_by[JOB_TYPES] = {
+	[JOB_SNAPSHOT_CREATE] =
+		BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER),
+	[JOB_SNAPSHOT_DELETE] =
+		BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY) | BIT(JOB_RESTORE),
+	[JOB_SNAPSHOT_VERIFY] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY),
+	[JOB_RESTORE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_RESTORE) |
+			BIT(JOB_RESTORE_FROM_PEER),
+	[JOB_RESTORE_FROM_PEER] =
+		BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER),
+};
+
+const char *job_type_name(enum job_type type)
+{
+	assert(type < JOB_TYPES);
+	return type_names[type];
+}
+
+const char *job_state_name(enum job_state state)
+{
+	switch (state) {
+	case JOB_RUNNING:
+		return "running";
+	case JOB_SUCCEEDED:
+		return "succeeded";
+	case JOB_FAILED:
+		return "failed";
+	}
+	abort();
+}
+
+bool jobs_excludes(enum job_type type, enum job_type running)
+{
+	assert(type < JOB_TYPES && running < JOB_TYPES);
+	return excluded_by[type] & BIT(running);
+}
+
+struct jobs *jobs_new(struct env *env, void (*finished)(void *context, struct job *job),
+		      void *context)
+{
+	struct jobs *jobs = calloc(1, sizeof(*jobs));
+
+	if (!jobs)
+		return NULL;
+	jobs->env = env;
+	jobs->next_id = 1;
+	jobs->finished = finished;
+	jobs->context = context;
+	return jobs;
+}
+
+static void job_free(struct job *job)
+{
+	assert(job->state != JOB_RUNNING);
+	json_decref(job->damaged);
+	free(job);
+}
+
+bool jobs_free(struct jobs *jobs)
+{
+	struct job *job;
+
+	for (job = jobs->first; job; job = job->next)
+		if (job->state == JOB_RUNNING)
+			return false;
+	while ((job = jobs->first)) {
+		jobs->first = job->next;
+		job_free(job);
+	}
+	free(jobs);
+	return true;
+}
+
+/* Forgets the oldest finished jobs beyond JOBS_FINISHED_KEPT. */
+static void forget_old(struct jobs *jobs)
+{
+	unsigned kept = 0;
+
+	for (struct job **link = &jobs->first; *link;) {
+		struct job *job = *link;
+
+		if (job->state != JOB_RUNNING && ++kept > JOBS_FINISHED_KEPT) {
+			*link = job->next;
+			job_free(job);
+		} else {
+			link = &job->next;
+		}
+	}
+}
+
+struct job *jobs_find(struct jobs *jobs, unsigned id)
+{
+	for (struct job *job = jobs->first; job; job = job->next)
+		if (job->id == id)
+			return job;
+	return NULL;
+}
+
+struct job *jobs_first(struct jobs *jobs)
+{
+	return jobs->first;
+}
+
+unsigned jobs_running(const struct jobs *jobs, enum job_type type)
+{
+	unsigned count = 0;
+
+	for (const struct job *job = jobs->first; job; job = job->next)
+		count += job->state == JOB_RUNNING && job->type == type;
+	return count;
+}
+
+static void job_finish(struct job *job)
+{
+	struct jobs *jobs = job->jobs;
+
+	assert(job->state == JOB_RUNNING);
+	if (job->repo)
+		snapshot_repo_free(job->repo);
+	if (job->store)
+		store_close(job->store);
+	job->repo = NULL;
+	job->store = NULL;
+	job->finished_ns = env_realtime_ns(jobs->env);
+	if (job->result.error && !job->result.why[0])
+		snprintf(job->result.why, sizeof(job->result.why), "%s",
+			 strerror(-job->result.error));
+	job->state = job->result.error ? JOB_FAILED : JOB_SUCCEEDED;
+	jobs->finished(jobs->context, job);
+}
+
+/* ---- what the modules below call back ------------------------------------------------------ */
+
+static void snapshot_done(void *context, const struct snapshot_result *result)
+{
+	struct job *job = context;
+
+	job->result = *result;
+	job_finish(job);
+}
+
+static void snapshot_verify_done(void *context, const struct snapshot_result *result)
+{
+	struct job *job = context;
+
+	job->result = *result;
+	if (!job->result.error && job->result.bad_objects) {
+		job->result.error = -EUCLEAN;
+		snprintf(job->result.why, sizeof(job->result.why),
+			 "volume %s: %u damaged or missing objects", job->volume_name,
+			 job->result.bad_objects);
+	}
+	job_finish(job);
+}
+
+static void snapshot_verify_bad(void *context, const char *object, const char *why,
+				const struct snapshot_info *hit)
+{
+	struct job *job = context;
+	char id[ID128_TEXT_BYTES] = "";
+
+	if (!job->damaged)
+		job->damaged = json_array();
+	if (json_array_size(job->damaged) >= JOBS_DAMAGED_KEPT)
+		return;
+	if (hit)
+		id128_format(&hit->id, id);
+	json_array_append_new(job->damaged,
+			      json_pack("{s:o, s:o, s:s}", "object", render_text(object), "why",
+					render_text(why), "snapshot", id));
+}
+
+static void progressed(void *context, const struct snapshot_progress *progress)
+{
+	struct job *job = context;
+
+	job->progress = *progress;
+}
+
+static void node_done(void *context, int error, const char *why)
+{
+	struct job *job = context;
+
+	job->result.error = error;
+	snprintf(job->result.why, sizeof(job->result.why), "%s", why && error ? why : "");
+	job_finish(job);
+}
+
+/* ---- starting ---------------------------------------------------------------------------- */
+
+/* A store handle of the job's own: a verification may take hours and must not keep the node from
+ * stopping, and it has no cancel. */
+static int open_own_repo(struct job *job, char *why, size_t why_size)
+{
+	struct volume_state state;
+	int error =
+		store_open(job->jobs->env, job->volume->config->store, &job->store, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_state(job->volume->volume, &state);
+	job->repo = snapshot_repo_new(job->store, &state.uuid);
+	if (job->repo)
+		return 0;
+	store_close(job->store);
+	job->store = NULL;
+	snprintf(why, why_size, "out of memory");
+	return -ENOMEM;
+}
+
+static int job_run(struct job *job, char *why, size_t why_size)
+{
+	const struct id128 *id = id128_is_zero(&job->snapshot) ? NULL : &job->snapshot;
+	int error;
+
+	switch (job->type) {
+	case JOB_SNAPSHOT_CREATE:
+		snapshot_create(job->volume->writer, job->label, snapshot_done, job);
+		return 0;
+	case JOB_SNAPSHOT_DELETE:
+		snapshot_delete(job->volume->repo, &job->snapshot, snapshot_done, job);
+		return 0;
+	case JOB_SNAPSHOT_VERIFY:
+		error = open_own_repo(job, why, why_size);
+		if (error)
+			return error;
+		snapshot_verify(job->repo, id, job->sample_percent, snapshot_verify_bad, progressed,
+				snapshot_verify_done, job);
+		return 0;
+	case JOB_RESTORE:
+		node_restore_snapshot(job->volume, id, progressed, node_done, job);
+		return 0;
+	case JOB_RESTORE_FROM_PEER:
+		node_restore_from_peer(job->volume, node_done, job);
+		return 0;
+	case JOB_TYPES:
+		break;
+	}
+	abort();
+}
+
+/* 0, or -errno and why the volume cannot do it as it is configured, or because of another job. */
+static int order_invalid(struct jobs *jobs, const struct job_order *order, char *why,
+			 size_t why_size)
+{
+	const struct node_volume *nv = order->volume;
+	const char *name = nv->config->name;
+
+	for (struct job *job = jobs->first; job; job = job->next) {
+		if (job->state != JOB_RUNNING || job->volume != nv ||
+		    !jobs_excludes(order->type, job->type))
+			continue;
+		snprintf(why, why_size, "volume %s: job %u (%s) is under way", name, job->id,
+			 job_type_name(job->type));
+		return -EBUSY;
+	}
+	if (!nv->volume) {
+		snprintf(why, why_size, "volume %s: not open: %s", name, nv->error);
+		return -EPERM;
+	}
+	if (order->type == JOB_RESTORE_FROM_PEER) {
+		if (!nv->replication) {
+			snprintf(why, why_size, "volume %s: no peer is configured", name);
+			return -EPERM;
+		}
+	} else if (!nv->repo || (order->type == JOB_SNAPSHOT_CREATE && !nv->writer)) {
+		snprintf(why, why_size, "volume %s: no store is configured", name);
+		return -EPERM;
+	}
+	return 0;
+}
+
+struct job *jobs_start(struct jobs *jobs, const struct job_order *order, int *error, char *why,
+		       size_t why_size)
+{
+	struct job *job;
+
+	*error = order_invalid(jobs, order, why, why_size);
+	if (*error)
+		return NULL;
+	job = calloc(1, sizeof(*job));
+	if (!job) {
+		snprintf(why, why_size, "out of memory");
+		*error = -ENOMEM;
+		return NULL;
+	}
+	job->jobs = jobs;
+	job->id = jobs->next_id++;
+	job->type = order->type;
+	job->volume = order->volume;
+	job->snapshot = order->snapshot;
+	job->sample_percent = order->sample_percent;
+	snprintf(job->volume_name, sizeof(job->volume_name), "%s", order->volume->config->name);
+	snprintf(job->label, sizeof(job->label), "%s", order->label ? order->label : "");
+	job->started_ns = env_realtime_ns(jobs->env);
+	job->started_mono_ns = env_now_ns(jobs->env);
+	job->next = jobs->first;
+	jobs->first = job;
+	*error = job_run(job, why, why_size);
+	if (*error) {
+		assert(jobs->first == job);
+		jobs->first = job->next;
+		job->state = JOB_FAILED;
+		job_free(job);
+		return NULL;
+	}
+	forget_old(jobs);
+	return jobs_find(jobs, jobs->next_id - 1);
+}

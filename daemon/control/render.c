@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/control/render.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+json_t *render_text(const char *text)
+{
+	json_t *json = json_string(text);
+	size_t length = strlen(text);
+	char *copy;
+
+	if (json)
+		return json;
+	copy = strdup(text);
+	if (!copy)
+		return json_null();
+	for (size_t i = 0; i < length; i++)
+		if ((unsigned char)copy[i] >= 0x80)
+			copy[i] = '?';
+	json = json_string(copy);
+	free(copy);
+	return json ? json : json_null();
+}
+
+json_t *render_time(uint64_t realtime_ns)
+{
+	time_t seconds = (time_t)(realtime_ns / 1000000000u);
+	struct tm tm;
+	char text[40];
+
+	if (!realtime_ns || !gmtime_r(&seconds, &tm))
+		return json_null();
+	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
+	return json_string(text);
+}
+
+json_t *render_id(const struct id128 *id)
+{
+	char text[ID128_TEXT_BYTES];
+
+	if (id128_is_zero(id))
+		return json_null();
+	id128_format(id, text);
+	return json_string(text);
+}
+
+static json_t *number(uint64_t value)
+{
+	return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
+}
+
+static json_t *seconds(uint64_t ns)
+{
+	return json_real((double)ns / 1e9);
+}
+
+static json_t *age(uint64_t since_ns, uint64_t now_ns)
+{
+	if (!since_ns)
+		return json_null();
+	return seconds(now_ns > since_ns ? now_ns - since_ns : 0);
+}
+
+json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_ns)
+{
+	uint64_t done = progress->done_bytes, total = progress->total_bytes;
+	double elapsed_s = now_ns > progress->started_ns && progress->started_ns
+				   ? (double)(now_ns - progress->started_ns) / 1e9
+				   : 0;
+	double rate = elapsed_s > 0 ? (double)done / elapsed_s : 0;
+	json_t *eta =
+		rate > 0 && total >= done ? json_real((double)(total - done) / rate) : json_null();
+
+	return json_pack("{s:o, s:o, s:f, s:f, s:o}", "done_bytes", number(done), "total_bytes",
+			 number(total), "elapsed_seconds", elapsed_s, "rate_bytes", rate,
+			 "eta_seconds", eta);
+}
+
+json_t *render_snapshot(const struct snapshot_info *info)
+{
+	json_t *json = json_object();
+
+	json_object_set_new(json, "id", render_id(&info->id));
+	json_object_set_new(json, "sequence", number(info->sequence));
+	json_object_set_new(json, "created", render_time(info->created_ns));
+	json_object_set_new(json, "created_ns", number(info->created_ns));
+	json_object_set_new(json, "volume", render_text(info->volume_name));
+	json_object_set_new(json, "volume_uuid", render_id(&info->volume));
+	json_object_set_new(json, "node", render_text(info->node_name));
+	json_object_set_new(json, "label", render_text(info->label));
+	json_object_set_new(json, "lsn", number(info->lsn));
+	json_object_set_new(json, "size_bytes", number(info->size_bytes));
+	json_object_set_new(json, "data_bytes", number(info->data_bytes));
+	json_object_set_new(json, "changed_bytes", number(info->changed_bytes));
+	json_object_set_new(json, "stored_bytes", number(info->stored_bytes));
+	json_object_set_new(json, "objects", number(info->objects));
+	return json;
+}
+
+const char *render_code(int error)
+{
+	switch (-error) {
+	case 0:
+		return "fine";
+	case EPERM:
+	case EBUSY:
+	case EEXIST:
+	case EALREADY:
+	case EINPROGRESS:
+		return "refused";
+	case ENOENT:
+		return "missing";
+	case EINVAL:
+		return "invalid";
+	case EUCLEAN:
+	case EBADMSG:
+		return "damaged";
+	default:
+		return "failed";
+	}
+}
+
+static json_t *render_result(const struct job *job)
+{
+	const struct snapshot_result *result = &job->result;
+	json_t *json = json_object();
+
+	if (result->info.sequence)
+		json_object_set_new(json, "snapshot", render_snapshot(&result->info));
+	json_object_set_new(json, "checked_bytes", number(result->checked_bytes));
+	json_object_set_new(json, "written_bytes", number(result->written_bytes));
+	json_object_set_new(json, "skipped_bytes", number(result->skipped_bytes));
+	json_object_set_new(json, "deleted_objects", number(result->deleted_objects));
+	json_object_set_new(json, "freed_bytes", number(result->freed_bytes));
+	json_object_set_new(json, "bad_objects", number(result->bad_objects));
+	if (job->damaged)
+		json_object_set(json, "damaged", job->damaged);
+	return json;
+}
+
+/* A running job's progress stands with whoever does the work. */
+static json_t *render_job_progress(const struct job *job, uint64_t now_ns)
+{
+	struct snapshot_progress progress = job->progress;
+
+	if (job->state == JOB_RUNNING && job->type == JOB_SNAPSHOT_CREATE && job->volume->writer) {
+		struct snapshot_writer_status status;
+
+		snapshot_writer_status(job->volume->writer, &status);
+		progress = status.progress;
+	}
+	if (job->state == JOB_RUNNING && job->type == JOB_RESTORE_FROM_PEER &&
+	    job->volume->replication) {
+		struct replication_status status;
+
+		replication_get_status(job->volume->replication, &status);
+		progress.done_bytes = status.catch_up_done_bytes;
+		progress.total_bytes = status.catch_up_total_bytes;
+		progress.started_ns = status.catch_up_started_ns;
+	}
+	if (!progress.started_ns)
+		progress.started_ns = job->started_mono_ns;
+	return render_progress(&progress, now_ns);
+}
+
+json_t *render_job(const struct job *job, uint64_t now_ns)
+{
+	json_t *json = json_object();
+
+	json_object_set_new(json, "id", number(job->id));
+	json_object_set_new(json, "type", json_string(job_type_name(job->type)));
+	json_object_set_new(json, "volume", render_text(job->volume_name));
+	json_object_set_new(json, "state", json_string(job_state_name(job->state)));
+	json_object_set_new(json, "snapshot", render_id(&job->snapshot));
+	json_object_set_new(json, "started", render_time(job->started_ns));
+	json_object_set_new(json, "finished", render_time(job->finished_ns));
+	json_object_set_new(json, "progress", render_job_progress(job, now_ns));
+	if (job->state == JOB_FAILED) {
+		json_object_set_new(json, "error", render_text(job->result.why));
+		json_object_set_new(json, "code", json_string(render_code(job->result.error)));
+	}
+	if (job->state != JOB_RUNNING)
+		json_object_set_new(json, "result", render_result(job));
+	return json;
+}
+
+/* ---- volumes ------------------------------------------------------------------------------- */
+
+static json_t *render_generations(const struct volume_generations *generations)
+{
+	json_t *history = json_array();
+
+	for (unsigned i = 0; i < VOLUME_HISTORY; i++)
+		if (!id128_is_zero(&generations->history[i]))
+			json_array_append_new(history, render_id(&generations->history[i]));
+	return json_pack("{s:o, s:o, s:o}", "current", render_id(&generations->current), "base",
+			 render_id(&generations->base), "history", history);
+}
+
+static json_t *render_stats(const struct volume_stats *stats)
+{
+	json_t *json = json_object();
+
+	json_object_set_new(json, "reads", number(stats->reads));
+	json_object_set_new(json, "read_bytes", number(stats->read_bytes));
+	json_object_set_new(json, "writes", number(stats->writes));
+	json_object_set_new(json, "written_bytes", number(stats->written_bytes));
+	json_object_set_new(json, "flushes", number(stats->flushes));
+	json_object_set_new(json, "trims", number(stats->trims));
+	json_object_set_new(json, "io_errors", number(stats->io_errors));
+	json_object_set_new(json, "intent_writes", number(stats->intent_writes));
+	json_object_set_new(json, "intent_regions", number(stats->intent_regions));
+	json_object_set_new(json, "preserved_bytes", number(stats->preserved_bytes));
+	json_object_set_new(json, "preserve_used_bytes", number(stats->preserve_used_bytes));
+	json_object_set_new(json, "preserve_max_bytes", number(stats->preserve_max_bytes));
+	json_object_set_new(json, "in_flight", number(stats->in_flight));
+	json_object_set_new(json, "in_flight_max", number(stats->in_flight_max));
+	return json;
+}
+
+static const char *direction(const struct replication_status *status)
+{
+	if (status->state < REPLICATION_CATCH_UP)
+		return NULL;
+	return status->source ? "source" : "target";
+}
+
+static json_t *render_catch_up(const struct replication_status *status, uint64_t now_ns)
+{
+	struct snapshot_progress progress = {
+		.done_bytes = status->catch_up_done_bytes,
+		.total_bytes = status->catch_up_total_bytes,
+		.started_ns = status->catch_up_started_ns,
+	};
+
+	return status->state == REPLICATION_CATCH_UP ? render_progress(&progress, now_ns)
+						     : json_null();
+}
+
+static json_t *render_replication(const struct replication_status *status, uint64_t now_ns)
+{
+	bool known = status->state >= REPLICATION_IDLE;
+	const char protocol[] = {(char)('A' + status->protocol), 0};
+	json_t *json = json_object();
+
+	json_object_set_new(json, "state", json_string(replication_state_name(status->state)));
+	json_object_set_new(json, "direction",
+			    direction(status) ? json_string(direction(status)) : json_null());
+	json_object_set_new(json, "protocol", json_string(protocol));
+	json_object_set_new(json, "tls", json_boolean(status->tls));
+	json_object_set_new(json, "peer", render_text(status->peer_name));
+	json_object_set_new(json, "peer_address", render_text(status->peer_addr));
+	json_object_set_new(json, "peer_role",
+			    known ? json_string(volume_role_name(status->peer_role)) : json_null());
+	json_object_set_new(json, "peer_disk",
+			    known ? json_string(volume_disk_state_name(status->peer_disk))
+				  : json_null());
+	json_object_set_new(json, "refusal",
+			    status->refusal[0] ? render_text(status->refusal) : json_null());
+	json_object_set_new(json, "sent_lsn", number(status->sent_lsn));
+	json_object_set_new(json, "acked_lsn", number(status->acked_lsn));
+	json_object_set_new(json, "lag_bytes", number(status->lag_bytes));
+	json_object_set_new(json, "lag_seconds", seconds(status->lag_ns));
+	json_object_set_new(json, "out_of_sync_bytes", number(status->out_of_sync_bytes));
+	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
+	json_object_set_new(json, "cuts", number(status->cuts));
+	json_object_set_new(json, "sent_bytes", number(status->sent_bytes));
+	json_object_set_new(json, "received_bytes", number(status->received_bytes));
+	json_object_set_new(json, "staged_bytes", number(status->staged_bytes));
+	json_object_set_new(json, "queue_bytes", number(status->queue_bytes));
+	json_object_set_new(json, "connects", number(status->connects));
+	json_object_set_new(json, "disconnects", number(status->disconnects));
+	return json;
+}
+
+static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_ns,
+				uint64_t realtime_ns)
+{
+	const struct snapshot_writer_status *writer = &sample->writer;
+	const struct config_volume *config = sample->volume->config;
+	bool failed = writer->last.error && (writer->failed || writer->last.why[0]);
+	json_t *json = json_object();
+
+	json_object_set_new(json, "store", render_text(config->store ? config->store : ""));
+	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
+	json_object_set_new(json, "keep_last", number(config->keep_last));
+	json_object_set_new(json, "running", json_boolean(writer->running));
+	json_object_set_new(json, "progress",
+			    writer->running ? render_progress(&writer->progress, now_ns)
+					    : json_null());
+	json_object_set_new(json, "newest",
+			    sample->newest.sequence ? render_snapshot(&sample->newest)
+						    : json_null());
+	json_object_set_new(json, "newest_age_seconds",
+			    age(sample->newest.created_ns, realtime_ns));
+	json_object_set_new(json, "last_error",
+			    failed ? render_text(writer->last.why) : json_null());
+	json_object_set_new(json, "succeeded", number(writer->succeeded));
+	json_object_set_new(json, "failed", number(writer->failed));
+	json_object_set_new(json, "changed_bytes", number(sample->dirty_store_bytes));
+	return json;
+}
+
+json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns)
+{
+	const struct node_volume *nv = sample->volume;
+	json_t *json = json_object();
+
+	json_object_set_new(json, "name", render_text(nv->config->name));
+	json_object_set_new(json, "backing", render_text(nv->config->backing));
+	json_object_set_new(json, "open", json_boolean(sample->open));
+	json_object_set_new(json, "error", nv->error[0] ? render_text(nv->error) : json_null());
+	json_object_set_new(json, "busy", nv->busy ? render_text(nv->busy) : json_null());
+	if (sample->open) {
+		const struct volume_state *state = &sample->state;
+
+		json_object_set_new(json, "uuid", render_id(&state->uuid));
+		json_object_set_new(json, "size_bytes", number(sample->size_bytes));
+		json_object_set_new(json, "role", json_string(volume_role_name(state->role)));
+		json_object_set_new(json, "disk", json_string(volume_disk_state_name(state->disk)));
+		json_object_set_new(json, "outdated_since", render_time(state->outdated_ns));
+		json_object_set_new(json, "lsn", number(state->lsn));
+		json_object_set_new(json, "clients", number(sample->stats.clients));
+		json_object_set_new(json, "generations", render_generations(&state->generations));
+		json_object_set_new(json, "stats", render_stats(&sample->stats));
+	}
+	json_object_set_new(json, "replication",
+			    sample->replicated ? render_replication(&sample->replication, now_ns)
+					       : json_null());
+	json_object_set_new(json, "snapshots",
+			    sample->stored ? render_snapshots(sample, now_ns, realtime_ns)
+					   : json_null());
+	return json;
+}

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * render: samples, snapshots and jobs as JSON (docs/API.md has the members) and as Prometheus text.
+ * Pure functions of what they are given, but for the process's own memory figures.
+ */
+#ifndef OFFSITE_CONTROL_RENDER_H
+#define OFFSITE_CONTROL_RENDER_H
+
+#include <jansson.h>
+
+#include "daemon/control/jobs.h"
+#include "daemon/control/watch.h"
+#include "nbd-server/nbd_server.h"
+
+json_t *render_text(const char *text);     /* bytes that are no UTF-8 become '?' */
+json_t *render_time(uint64_t realtime_ns); /* "2026-11-21T08:12:20Z"; null for 0 */
+json_t *render_id(const struct id128 *id); /* 32 digits; null for zero */
+/* done, total, rate, eta. now_ns: env_now_ns(). */
+json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_ns);
+json_t *render_snapshot(const struct snapshot_info *info);
+json_t *render_job(const struct job *job, uint64_t now_ns);
+/* now_ns: env_now_ns(); realtime_ns: for ages. */
+json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns);
+/* "refused" (the state does not allow it), "missing", "invalid", "damaged", "failed". */
+const char *render_code(int error);
+
+/* What /metrics is made from. */
+struct render_metrics {
+	const char *node, *backend;
+	double uptime_s;
+	uint64_t resident_bytes;
+	uint64_t realtime_ns;
+	const struct nbd_server_stats *nbd; /* NULL: none */
+	const struct watch_sample *samples;
+	unsigned count;
+	unsigned jobs_running[JOB_TYPES];
+};
+/* Prometheus text format 0.0.4; malloc'ed. NULL without memory. */
+char *render_metrics(const struct render_metrics *metrics);
+
+#endif

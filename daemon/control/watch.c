@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/control/watch.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What the last look saw of a volume: only what makes an event. */
+struct seen {
+	bool valid;
+	bool open, replicated, stored;
+	enum volume_role role;
+	enum volume_disk_state disk;
+	uint32_t clients;
+	enum replication_state link;
+	enum volume_disk_state peer_disk;
+	char refusal[256];
+	uint64_t snapshots, snapshots_failed;
+	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
+	struct snapshot_info newest;
+};
+
+struct watch {
+	struct node *node;
+	struct events *events;
+	unsigned count;
+	struct seen seen[];
+};
+
+struct watch *watch_new(struct node *node, struct events *events)
+{
+	unsigned count = node_volume_count(node);
+	struct watch *watch = calloc(1, sizeof(*watch) + count * sizeof(struct seen));
+
+	if (!watch)
+		return NULL;
+	watch->node = node;
+	watch->events = events;
+	watch->count = count;
+	return watch;
+}
+
+void watch_free(struct watch *watch)
+{
+	free(watch);
+}
+
+void watch_take(const struct watch *watch, unsigned index, struct watch_sample *sample)
+{
+	const struct node_volume *nv = node_volume(watch->node, index);
+
+	assert(index < watch->count);
+	*sample = (struct watch_sample){.volume = nv, .newest = watch->seen[index].newest};
+	if (nv->volume) {
+		sample->open = true;
+		volume_get_state(nv->volume, &sample->state);
+		volume_get_stats(nv->volume, &sample->stats);
+		sample->size_bytes = volume_size_bytes(nv->volume);
+		sample->dirty_peer_bytes = volume_dirty_bytes(nv->volume, VOLUME_PEER);
+		sample->dirty_store_bytes = volume_dirty_bytes(nv->volume, VOLUME_STORE);
+	}
+	if (nv->replication) {
+		sample->replicated = true;
+		replication_get_status(nv->replication, &sample->replication);
+	}
+	if (nv->writer) {
+		sample->stored = true;
+		snapshot_writer_status(nv->writer, &sample->writer);
+		/* A listing knows better, as the writer's last one may have been deleted since. */
+		if (!sample->writer.last.error && !watch->seen[index].listed &&
+		    sample->writer.last.info.sequence > sample->newest.sequence)
+			sample->newest = sample->writer.last.info;
+	}
+}
+
+void watch_saw_newest(struct watch *watch, unsigned index, const struct snapshot_info *info)
+{
+	assert(index < watch->count);
+	watch->seen[index].newest = *info;
+	watch->seen[index].listed = true;
+}
+
+static void tell_snapshots(struct watch *watch, const struct seen *old,
+			   const struct watch_sample *now, uint64_t when_ns)
+{
+	const char *name = now->volume->config->name;
+	const struct snapshot_result *last = &now->writer.last;
+
+	if (now->writer.succeeded > old->snapshots) {
+		char id[ID128_TEXT_BYTES];
+
+		id128_format(&last->info.id, id);
+		events_add(watch->events, when_ns, "snapshot", name,
+			   "snapshot %s stored: %llu bytes changed, %llu bytes put", id,
+			   (unsigned long long)last->info.changed_bytes,
+			   (unsigned long long)last->info.stored_bytes);
+	}
+	if (now->writer.failed > old->snapshots_failed)
+		events_add(watch->events, when_ns, "snapshot", name, "snapshot failed: %s",
+			   last->why[0] ? last->why : strerror(-last->error));
+}
+
+static void tell_replication(struct watch *watch, const struct seen *old,
+			     const struct watch_sample *now, uint64_t when_ns)
+{
+	const char *name = now->volume->config->name;
+	const struct replication_status *link = &now->replication;
+
+	if (link->state != old->link || !old->replicated)
+		events_add(watch->events, when_ns, "replication", name, "replication is %s%s%s",
+			   replication_state_name(link->state), link->peer_name[0] ? ", peer " : "",
+			   link->peer_name);
+	if (link->peer_disk != old->peer_disk && link->state >= REPLICATION_IDLE)
+		events_add(watch->events, when_ns, "peer-disk", name, "the peer's disk is %s",
+			   volume_disk_state_name(link->peer_disk));
+	if (link->refusal[0] && strcmp(link->refusal, old->refusal) != 0)
+		events_add(watch->events, when_ns, "replication", name, "%s", link->refusal);
+}
+
+static void tell_volume(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+			uint64_t when_ns)
+{
+	const char *name = now->volume->config->name;
+
+	if (!old->valid && !now->open)
+		events_add(watch->events, when_ns, "disk", name, "not open: %s",
+			   now->volume->error);
+	if (!now->open)
+		return;
+	if (!old->open || now->state.role != old->role)
+		events_add(watch->events, when_ns, "role", name, "role is %s",
+			   volume_role_name(now->state.role));
+	if (!old->open || now->state.disk != old->disk)
+		events_add(watch->events, when_ns, "disk", name, "disk is %s",
+			   volume_disk_state_name(now->state.disk));
+	if (now->stats.clients != old->clients)
+		events_add(watch->events, when_ns, "clients", name, "%u client%s",
+			   now->stats.clients, now->stats.clients == 1 ? "" : "s");
+}
+
+static void remember(struct seen *seen, const struct watch_sample *now)
+{
+	seen->valid = true;
+	seen->open = now->open;
+	seen->replicated = now->replicated;
+	seen->stored = now->stored;
+	seen->role = now->state.role;
+	seen->disk = now->state.disk;
+	seen->clients = now->stats.clients;
+	seen->link = now->replication.state;
+	seen->peer_disk = now->replication.peer_disk;
+	memcpy(seen->refusal, now->replication.refusal, sizeof(seen->refusal));
+	if (now->writer.succeeded > seen->snapshots) {
+		seen->listed = false;
+		seen->newest = now->writer.last.info;
+	} else {
+		seen->newest = now->newest;
+	}
+	seen->snapshots = now->writer.succeeded;
+	seen->snapshots_failed = now->writer.failed;
+}
+
+void watch_compare(struct watch *watch)
+{
+	uint64_t when_ns = env_realtime_ns(node_env(watch->node));
+
+	for (unsigned i = 0; i < watch->count; i++) {
+		struct seen *seen = &watch->seen[i];
+		struct watch_sample now;
+
+		watch_take(watch, i, &now);
+		tell_volume(watch, seen, &now, when_ns);
+		if (now.replicated)
+			tell_replication(watch, seen, &now, when_ns);
+		if (now.stored)
+			tell_snapshots(watch, seen, &now, when_ns);
+		remember(seen, &now);
+	}
+}

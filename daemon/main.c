@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * offsited: the daemon. Options, the order of start and stop, signals. Runs in the foreground, as
+ * service managers want it. docs/man/offsited.8.md has the exit codes.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "daemon/config.h"
+#include "daemon/control/control.h"
+#include "daemon/control/process.h"
+#include "daemon/io/buf.h"
+#include "daemon/io/env.h"
+#include "daemon/io/stream.h"
+#include "daemon/node.h"
+#include "nbd-server/nbd_server.h"
+
+enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
+
+struct daemon {
+	struct config *config;
+	struct env *env;
+	struct env_file *lock; /* STATE-DIR/lock: one daemon to a state directory */
+	struct node *node;
+	struct buf_pool *pool; /* the NBD server's */
+	struct tls_context *nbd_tls;
+	struct nbd_server *nbd;
+	struct control *control;
+	struct env_task stop; /* posted by the signal thread */
+	sigset_t signals;
+	pthread_t signal_thread;
+};
+
+struct options {
+	const char *config;
+	int io;        /* enum env_backend, or -1: as the config says */
+	int log_level; /* enum env_log_level, or -1 */
+};
+
+static const char help[] =
+	"Usage: offsited --config FILE [options]\n"
+	"Serves, replicates and snapshots the volumes of one node. Runs in the foreground.\n"
+	"\n"
+	"  -c, --config FILE       the configuration (required; `offsite config check` tests it)\n"
+	"      --io BACKEND        auto, uring or aio: overrides io= of the configuration\n"
+	"      --log-level LEVEL   error, warning, info or debug: overrides log-level=\n"
+	"      --foreground        stay in the foreground (the default, and all there is)\n"
+	"  -h, --help              this text\n"
+	"  -V, --version           print the version\n"
+	"\n"
+	"Signals: TERM and INT stop cleanly; a second one stops at once.\n"
+	"Exit codes: 0 stopped by a signal; 1 could not start, or stopped at once;\n"
+	"2 wrong options or configuration.\n"
+	"\n"
+	"Options of the configuration:\n";
+
+static int word_index(const char *word, const char *const *words)
+{
+	for (int i = 0; words[i]; i++)
+		if (!strcmp(word, words[i]))
+			return i;
+	return -1;
+}
+
+/* Fills options, or returns false with the exit code. */
+static bool parse_options(int argc, char **argv, struct options *options, int *exit_code)
+{
+	static const struct option longs[] = {
+		{"config", required_argument, NULL, 'c'},
+		{"io", required_argument, NULL, 'i'},
+		{"log-level", required_argument, NULL, 'l'},
+		{"foreground", no_argument, NULL, 'f'},
+		{"help", no_argument, NULL, 'h'},
+		{"version", no_argument, NULL, 'V'},
+		{NULL, 0, NULL, 0},
+	};
+	static const char *const backends[] = {"auto", "uring", "aio", NULL};
+	static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
+	int option;
+
+	*options = (struct options){.io = -1, .log_level = -1};
+	*exit_code = EXIT_USAGE;
+	while ((option = getopt_long(argc, argv, "c:hV", longs, NULL)) != -1) {
+		switch (option) {
+		case 'c':
+			options->config = optarg;
+			break;
+		case 'i':
+			options->io = word_index(optarg, backends);
+			if (options->io >= 0)
+				break;
+			fprintf(stderr, "offsited: --io: '%s' is not auto, uring or aio\n", optarg);
+			return false;
+		case 'l':
+			options->log_level = word_index(optarg, levels);
+			if (options->log_level >= 0)
+				break;
+			fprintf(stderr,
+				"offsited: --log-level: '%s' is not error, warning, info or "
+				"debug\n",
+				optarg);
+			return false;
+		case 'f':
+			break;
+		case 'h':
+			fputs(help, stdout);
+			config_print_options(stdout);
+			*exit_code = EXIT_FINE;
+			return false;
+		case 'V':
+			puts("offsited " OFFSITE_VERSION);
+			*exit_code = EXIT_FINE;
+			return false;
+		default:
+			fputs("Try 'offsited --help'.\n", stderr);
+			return false;
+		}
+	}
+	if (optind < argc)
+		fprintf(stderr, "offsited: '%s': unexpected\n", argv[optind]);
+	else if (!options->config)
+		fputs("offsited: --config FILE is required; try 'offsited --help'\n", stderr);
+	return optind == argc && options->config;
+}
+
+/* ---- signals --------------------------------------------------------------------------------- */
+
+static void *signal_main(void *context)
+{
+	struct daemon *daemon = context;
+	int number;
+
+	if (!sigwait(&daemon->signals, &number))
+		env_post(daemon->env, &daemon->stop);
+	if (!sigwait(&daemon->signals, &number))
+		_exit(EXIT_FAILED);
+	return NULL;
+}
+
+/* Before any other thread exists, so that all of them inherit the mask. */
+static void block_signals(struct daemon *daemon)
+{
+	sigemptyset(&daemon->signals);
+	sigaddset(&daemon->signals, SIGTERM);
+	sigaddset(&daemon->signals, SIGINT);
+	pthread_sigmask(SIG_BLOCK, &daemon->signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	signal(SIGHUP, SIG_IGN);
+}
+
+/* ---- start ----------------------------------------------------------------------------------- */
+
+static int start_env(struct daemon *daemon, const struct options *options)
+{
+	static const enum env_backend backends[] = {
+		[CONFIG_IO_AUTO] = ENV_BACKEND_AUTO,
+		[CONFIG_IO_URING] = ENV_BACKEND_URING,
+		[CONFIG_IO_AIO] = ENV_BACKEND_AIO,
+	};
+	const struct config_node *node = &daemon->config->node;
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+	unsigned threads = node->threads ? node->threads
+			   : cores > 4   ? 4
+			   : cores < 1   ? 1
+					 : (unsigned)cores;
+	enum env_backend backend =
+		options->io >= 0 ? (enum env_backend)options->io : backends[node->io];
+	const char *why = "";
+	int error = env_real_new(backend, threads, &daemon->env, &why);
+
+	if (error) {
+		fprintf(stderr, "offsited: io: %s: %s\n", why, strerror(-error));
+		return error;
+	}
+	env_log_level(daemon->env, options->log_level >= 0 ? (enum env_log_level)options->log_level
+							   : (enum env_log_level)node->log_level);
+	env_log(daemon->env, ENV_LOG_INFO, "offsited %s: node %s, io %s, %u helper threads",
+		OFFSITE_VERSION, node->name, env_backend_name(daemon->env), threads);
+	return 0;
+}
+
+static int take_lock(struct daemon *daemon)
+{
+	const char *state_dir = daemon->config->node.state_dir;
+	char *path = NULL;
+	int error = env_mkdir(daemon->env, state_dir);
+
+	if (error) {
+		env_log(daemon->env, ENV_LOG_ERROR, "state-dir: %s: %s", state_dir,
+			strerror(-error));
+		return error;
+	}
+	if (asprintf(&path, "%s/lock", state_dir) < 0)
+		return -ENOMEM;
+	error = env_file_open(daemon->env, path,
+			      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE | ENV_FILE_LOCK,
+			      &daemon->lock);
+	if (error == -EWOULDBLOCK)
+		env_log(daemon->env, ENV_LOG_ERROR,
+			"state-dir: %s: another offsited is running with it", state_dir);
+	else if (error)
+		env_log(daemon->env, ENV_LOG_ERROR, "state-dir: %s: %s", path, strerror(-error));
+	free(path);
+	return error;
+}
+
+/* For LIST: the index-th volume that is open. */
+static struct block *list_block(void *context, unsigned index)
+{
+	struct node *node = context;
+
+	for (unsigned i = 0; i < node_volume_count(node); i++) {
+		struct volume *volume = node_volume(node, i)->volume;
+
+		if (volume && !index--)
+			return volume_block(volume);
+	}
+	return NULL;
+}
+
+static int make_nbd_tls(struct daemon *daemon, char *why, size_t why_size)
+{
+	const struct config_node *node = &daemon->config->node;
+	struct tls_config tls = {
+		.role = TLS_SERVER,
+		.cert_file = node->tls_cert,
+		.key_file = node->tls_key,
+		.ca_file = node->nbd_verify_client ? node->tls_ca : NULL,
+		.psk_file = node->nbd_psk_file,
+	};
+
+	if (node->nbd_tls == CONFIG_TLS_OFF)
+		return 0;
+	return tls_context_new(&tls, &daemon->nbd_tls, why, why_size);
+}
+
+static int start_nbd(struct daemon *daemon, char *why, size_t why_size)
+{
+	/* 8 KiB, 64 KiB, 1 MiB: 96 MiB of address space; memory only as far as it is used. */
+	static const unsigned buffers[3] = {2048, 512, 48};
+	static const enum nbd_tls_mode modes[] = {
+		[CONFIG_TLS_OFF] = NBD_TLS_OFF,
+		[CONFIG_TLS_ON] = NBD_TLS_ON,
+		[CONFIG_TLS_REQUIRE] = NBD_TLS_REQUIRE,
+	};
+	const struct config_node *node = &daemon->config->node;
+	struct nbd_server_config config = {
+		.tls_mode = modes[node->nbd_tls],
+		.find = node_find_block,
+		.list = list_block,
+		.context = daemon->node,
+	};
+	int error = make_nbd_tls(daemon, why, why_size);
+
+	if (error)
+		return error;
+	snprintf(why, why_size, "nbd: out of memory");
+	daemon->pool = buf_pool_new(buffers);
+	if (!daemon->pool)
+		return -ENOMEM;
+	config.pool = daemon->pool;
+	config.tls = daemon->nbd_tls;
+	daemon->nbd = nbd_server_new(daemon->env, &config);
+	if (!daemon->nbd)
+		return -ENOMEM;
+	for (char **addr = node->nbd_listen; addr && *addr; addr++) {
+		error = nbd_server_listen(daemon->nbd, *addr, why, why_size);
+		if (error)
+			return error;
+	}
+	for (unsigned i = 0; nbd_server_addr(daemon->nbd, i); i++)
+		env_log(daemon->env, ENV_LOG_INFO, "nbd: listening on %s",
+			nbd_server_addr(daemon->nbd, i));
+	return 0;
+}
+
+static int start_control(struct daemon *daemon, char *why, size_t why_size)
+{
+	struct control_config config = {
+		.node = daemon->node,
+		.nbd = daemon->nbd,
+		.socket_path = daemon->config->node.control,
+	};
+
+	return control_start(daemon->env, &config, &daemon->control, why, why_size);
+}
+
+/* Starts in order; what was started stands in the daemon, for daemon_stop(). */
+static int daemon_start(struct daemon *daemon)
+{
+	char why[512] = "";
+	int error;
+
+	process_harden(daemon->env);
+	error = node_start(daemon->env, daemon->config, &daemon->node, why, sizeof(why));
+	if (!error)
+		error = start_nbd(daemon, why, sizeof(why));
+	if (!error)
+		error = start_control(daemon, why, sizeof(why));
+	if (error) {
+		env_log(daemon->env, ENV_LOG_ERROR, "%s", why[0] ? why : strerror(-error));
+		return error;
+	}
+	env_log(daemon->env, ENV_LOG_INFO, "control: listening on %s",
+		daemon->config->node.control);
+	process_notify(daemon->env, "READY=1");
+	return 0;
+}
+
+/* ---- stop ------------------------------------------------------------------------------------ */
+
+static void node_stopped(void *context)
+{
+	struct daemon *daemon = context;
+
+	daemon->node = NULL;
+	env_stop(daemon->env);
+}
+
+static void control_stopped(void *context)
+{
+	struct daemon *daemon = context;
+
+	if (daemon->node)
+		node_stop(daemon->node, node_stopped, daemon);
+	else
+		env_stop(daemon->env);
+}
+
+static void nbd_stopped(void *context)
+{
+	struct daemon *daemon = context;
+
+	if (daemon->control)
+		control_stop(daemon->control, control_stopped, daemon);
+	else
+		control_stopped(daemon);
+}
+
+static void daemon_stop(struct daemon *daemon)
+{
+	process_notify(daemon->env, "STOPPING=1");
+	env_log(daemon->env, ENV_LOG_INFO, "offsited: stopping");
+	if (daemon->nbd)
+		nbd_server_stop(daemon->nbd, nbd_stopped, daemon);
+	else
+		nbd_stopped(daemon);
+}
+
+static void stop_call(struct env_task *task)
+{
+	daemon_stop((struct daemon *)((char *)task - offsetof(struct daemon, stop)));
+}
+
+/* Frees all; everything has stopped. */
+static void daemon_free(struct daemon *daemon)
+{
+	if (!control_free(daemon->control)) {
+		env_log(daemon->env, ENV_LOG_INFO, "offsited: left a verification unfinished");
+		_exit(EXIT_FINE);
+	}
+	if (daemon->nbd)
+		nbd_server_free(daemon->nbd);
+	if (daemon->pool)
+		buf_pool_free(daemon->pool);
+	if (daemon->nbd_tls)
+		tls_context_free(daemon->nbd_tls);
+	if (daemon->lock)
+		env_file_close(daemon->env, daemon->lock);
+	env_free(daemon->env);
+	config_free(daemon->config);
+}
+
+static int daemon_run(struct daemon *daemon)
+{
+	int exit_code = EXIT_FINE;
+
+	if (take_lock(daemon)) {
+		daemon_free(daemon);
+		return EXIT_FAILED;
+	}
+	/* The signal thread first: a start that hangs (recovery of a large volume) can be stopped by
+	 * a second signal. */
+	if (pthread_create(&daemon->signal_thread, NULL, signal_main, daemon)) {
+		env_log(daemon->env, ENV_LOG_ERROR, "offsited: cannot start a thread");
+		daemon_free(daemon);
+		return EXIT_FAILED;
+	}
+	if (daemon_start(daemon)) {
+		exit_code = EXIT_FAILED;
+		/* A signal's stop would come on top of this one. */
+		pthread_cancel(daemon->signal_thread);
+		pthread_join(daemon->signal_thread, NULL);
+		env_post(daemon->env, &daemon->stop);
+		env_run(daemon->env);
+	} else {
+		env_run(daemon->env);
+		pthread_cancel(daemon->signal_thread);
+		pthread_join(daemon->signal_thread, NULL);
+	}
+	daemon_free(daemon);
+	return exit_code;
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon daemon = {.stop = {.call = stop_call}};
+	struct options options;
+	char *errors = NULL;
+	int exit_code;
+
+	if (!parse_options(argc, argv, &options, &exit_code))
+		return exit_code;
+	daemon.config = config_load(options.config, &errors);
+	if (!daemon.config) {
+		fputs(errors ? errors : "offsited: out of memory\n", stderr);
+		if (errors && *errors && errors[strlen(errors) - 1] != '\n')
+			fputc('\n', stderr);
+		free(errors);
+		return EXIT_USAGE;
+	}
+	free(errors);
+	block_signals(&daemon);
+	if (start_env(&daemon, &options)) {
+		config_free(daemon.config);
+		return EXIT_FAILED;
+	}
+	return daemon_run(&daemon);
+}
