@@ -19,10 +19,11 @@ struct nbd_server;
 enum nbd_tls_mode { NBD_TLS_OFF, NBD_TLS_ON, NBD_TLS_REQUIRE };
 
 struct nbd_server_config {
-	struct buf_pool *pool;	   /* shared with the devices; outlives the server */
+	struct buf_pool *pool; /* shared with the devices; outlives the server */
 	enum nbd_tls_mode tls_mode;
-	struct tls_context *tls;   /* needed unless OFF */
-	unsigned connections_max;  /* 0: 64 */
+	struct tls_context *tls;       /* needed unless OFF */
+	unsigned connections_max;      /* 0: 64 */
+	unsigned handshake_timeout_ms; /* 0: 30,000; a client that takes longer is dropped */
 	/* The export of that name; "" asks for the default. NULL: no such export. */
 	struct block *(*find)(void *context, const char *name);
 	/* For LIST: export number index (0...), NULL after the last. */
