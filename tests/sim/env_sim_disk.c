@@ -444,6 +444,15 @@ static void names_copy(struct name **to, struct name *from, bool of_copies)
 	}
 }
 
+static void directory_add(struct sim_disk *disk, const char *path)
+{
+	struct name *name = sim_alloc(sizeof(*name) + strlen(path) + 1);
+
+	strcpy(name->path, path);
+	name->next = disk->directories;
+	disk->directories = name;
+}
+
 static bool in_directory(const char *path, const char *directory)
 {
 	size_t n = strlen(directory);
@@ -558,7 +567,7 @@ struct sim_disk *sim_disk_new(struct sim *sim)
 	disk->options.align_bytes = sim_random(sim, 2) ? 512 : 4096;
 	disk->options.latency_min_ns = 10 * SIM_US;
 	disk->options.latency_max_ns = sim_between(sim, 20 * SIM_US, 3 * SIM_MS);
-	name_set(&disk->directories, "/", NULL);
+	directory_add(disk, "/");
 	return disk;
 }
 
@@ -1005,13 +1014,8 @@ static int make_directory(struct env *e, const char *path)
 			free(clean);
 			return -ENOTDIR;
 		}
-		if (name_find(disk->directories, clean) == NULL) {
-			struct name *name = sim_alloc(sizeof(*name) + strlen(clean) + 1);
-
-			strcpy(name->path, clean);
-			name->next = disk->directories;
-			disk->directories = name;
-		}
+		if (name_find(disk->directories, clean) == NULL)
+			directory_add(disk, clean);
 		*p = c;
 		if (c == '\0')
 			break;

@@ -25,6 +25,7 @@ struct sim_store { /* the bucket */
 	uint64_t fail_in;
 	int fail_error;
 	bool fail_effect;
+	struct handle *handles;
 	struct sim_store *next;
 };
 
@@ -32,6 +33,8 @@ struct handle { /* a node's open store */
 	struct store store;
 	struct sim_store *bucket;
 	unsigned under_way;
+	bool closed;
+	struct handle *next; /* of the bucket; freed with it */
 };
 
 struct store_op {
@@ -265,6 +268,7 @@ static struct store_op *op_new(struct store *store, struct env_op *op, enum stor
 
 	if (sim_env_of(store->env)->dead)
 		return NULL;
+	assert(!handle->closed);
 	if (type != STORE_SIM_LIST)
 		assert(name_valid(name));
 	o = sim_alloc(sizeof(*o));
@@ -355,8 +359,8 @@ static void handle_close(struct store *store)
 
 	if (sim_env_of(store->env)->dead)
 		return;
-	assert(handle->under_way == 0);
-	free(handle);
+	assert(handle->under_way == 0 && !handle->closed);
+	handle->closed = true;
 }
 
 static const struct store_ops ops = {
@@ -373,6 +377,8 @@ struct store *store_sim_open(struct env *env, const char *url)
 	struct handle *handle = sim_alloc(sizeof(*handle));
 
 	handle->bucket = bucket(sim_env_of(env)->sim, url);
+	handle->next = handle->bucket->handles;
+	handle->bucket->handles = handle;
 	handle->store.ops = &ops;
 	handle->store.env = env;
 	handle->store.url = handle->bucket->url;
@@ -458,6 +464,12 @@ void sim_stores_free(struct sim *sim)
 
 			b->objects = object->next;
 			object_free(object);
+		}
+		while (b->handles != NULL) {
+			struct handle *handle = b->handles;
+
+			b->handles = handle->next;
+			free(handle);
 		}
 		free(b->url);
 		free(b);
