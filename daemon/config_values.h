@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The kinds of values in a config file: each function returns NULL when the text is good (and its
+ * value), else the reason, fit for "OPTION = TEXT: REASON".
+ */
+#ifndef OFFSITE_CONFIG_VALUES_H
+#define OFFSITE_CONFIG_VALUES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CONFIG_NAME_BYTES_MAX 48u
+
+/* [A-Za-z0-9._-]{1,48}, but "." and "..". */
+const char *config_name_invalid(const char *text);
+/* Absolute paths; a socket's is at most 107 bytes long. */
+const char *config_path_invalid(const char *text);
+const char *config_socket_invalid(const char *text);
+/* The forms of env_addr_check(). zero_allowed: port 0, for listening on any free one. */
+const char *config_address_invalid(const char *text, bool zero_allowed);
+/* The form of a store's URL; whether it can be opened is another matter. */
+const char *config_store_invalid(const char *text);
+/* Digits with K, M, G, T or P behind them (KiB, ...: the same), powers of 1024. */
+const char *config_parse_size(const char *text, uint64_t *value);
+/* The same, and a multiple of 4096. */
+const char *config_parse_blocks(const char *text, uint64_t *value);
+/* Digits and one of s m h d w; plain 0. */
+const char *config_parse_duration(const char *text, uint64_t *value_ns);
+const char *config_parse_number(const char *text, unsigned min, unsigned max, unsigned *value);
+/* Position of text in the NULL-terminated choices. */
+const char *config_parse_choice(const char *text, const char *const *choices, unsigned *index);
+
+#endif

@@ -1,0 +1,355 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The config file: what a good one gives, and for each bad one the line that is to be said. */
+#include "daemon/config.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#define NODE   "[node]\nname = a\n"
+#define VOLUME "[volume v]\nbacking = /v\n"
+
+struct file {
+	char path[40];
+};
+
+static void write_file(struct file *file, const char *text, size_t length)
+{
+	strcpy(file->path, "/tmp/offsite-config-XXXXXX");
+	int fd = mkstemp(file->path);
+
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, length), length);
+	close(fd);
+}
+
+static struct config *load(const char *text, char **errors)
+{
+	struct file file;
+
+	write_file(&file, text, strlen(text));
+	struct config *config = config_load(file.path, errors);
+
+	unlink(file.path);
+	return config;
+}
+
+static struct config *load_good(const char *text)
+{
+	char *errors = NULL;
+	struct config *config = load(text, &errors);
+
+	if (!config)
+		fail_msg("%s", errors);
+	assert_null(errors);
+	return config;
+}
+
+static void test_all_options(void **state)
+{
+	struct config *config = load_good(
+		"\xEF\xBB\xBF# comment\n[node]\n"
+		"name = onprem\n  state-dir = /s/d\ncontrol = /run/c.sock\n"
+		"nbd-listen = unix:/run/n.sock 127.0.0.1:0 [::1]:10809\n"
+		"peer-listen = 0.0.0.0:10810 ; the cloud calls here\n"
+		"peer-plaintext = no\npsk-file = /k\ntls-cert = /c\ntls-key=/y\ntls-ca = /ca\n"
+		"nbd-tls = require\nnbd-psk-file = /nk\nnbd-verify-client = yes\n"
+		"io = aio\nlog-level = debug\nthreads = 3\n\n"
+		"[ volume   pg.data_1-x ]\nbacking = /dev/sdb\nsize = 3G\nrole = primary\n"
+		"peer = cloud.example.org:10810\nprotocol = A\nstaging-max = 2GiB\n"
+		"preserve-max=512m\nsend-queue-max = 1048576\nblock-size = 4096\n"
+		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
+		"compression-level = 19\ndescription = a disk, #1\n");
+	const struct config_node *n = &config->node;
+	const struct config_volume *v = &config->volumes[0];
+
+	assert_string_equal(n->name, "onprem");
+	assert_string_equal(n->state_dir, "/s/d");
+	assert_string_equal(n->control, "/run/c.sock");
+	assert_string_equal(n->nbd_listen[0], "unix:/run/n.sock");
+	assert_string_equal(n->nbd_listen[1], "127.0.0.1:0");
+	assert_string_equal(n->nbd_listen[2], "[::1]:10809");
+	assert_null(n->nbd_listen[3]);
+	assert_string_equal(n->peer_listen, "0.0.0.0:10810");
+	assert_false(n->peer_plaintext);
+	assert_string_equal(n->psk_file, "/k");
+	assert_string_equal(n->tls_cert, "/c");
+	assert_string_equal(n->tls_key, "/y");
+	assert_string_equal(n->tls_ca, "/ca");
+	assert_int_equal(n->nbd_tls, CONFIG_TLS_REQUIRE);
+	assert_string_equal(n->nbd_psk_file, "/nk");
+	assert_true(n->nbd_verify_client);
+	assert_int_equal(n->io, CONFIG_IO_AIO);
+	assert_int_equal(n->log_level, 3);
+	assert_int_equal(n->threads, 3);
+	assert_int_equal(config->volume_count, 1);
+	assert_string_equal(v->name, "pg.data_1-x");
+	assert_string_equal(v->backing, "/dev/sdb");
+	assert_int_equal(v->size_bytes, 3ull << 30);
+	assert_true(v->primary);
+	assert_string_equal(v->peer, "cloud.example.org:10810");
+	assert_int_equal(v->protocol, 'A');
+	assert_int_equal(v->staging_max_bytes, 2ull << 30);
+	assert_int_equal(v->preserve_max_bytes, 512u << 20);
+	assert_int_equal(v->send_queue_max_bytes, 1u << 20);
+	assert_int_equal(v->block_min_bytes, 4096);
+	assert_string_equal(v->store, "file:/srv/store");
+	assert_int_equal(v->snapshot_every_ns, 900000000000ull);
+	assert_int_equal(v->keep_last, 7);
+	assert_int_equal(v->compression_level, 19);
+	assert_string_equal(v->description, "a disk, #1");
+	config_free(config);
+}
+
+static void test_defaults(void **state)
+{
+	struct config *config = load_good("[volume v]\nbacking = /v\n");
+	const struct config_volume *v = &config->volumes[0];
+
+	assert_true(config->node.name[0]);
+	assert_string_equal(config->node.state_dir, "/var/lib/offsite");
+	assert_string_equal(config->node.nbd_listen[0], "unix:/run/offsite/nbd.sock");
+	assert_null(config->node.peer_listen);
+	assert_int_equal(config->node.nbd_tls, CONFIG_TLS_OFF);
+	assert_int_equal(config->node.io, CONFIG_IO_AUTO);
+	assert_int_equal(config->node.log_level, 2);
+	assert_int_equal(v->size_bytes, 0);
+	assert_false(v->primary);
+	assert_int_equal(v->protocol, 'C');
+	assert_int_equal(v->staging_max_bytes, 1u << 30);
+	assert_int_equal(v->send_queue_max_bytes, 32u << 20);
+	assert_int_equal(v->block_min_bytes, 1);
+	assert_int_equal(v->snapshot_every_ns, 0);
+	assert_int_equal(v->compression_level, 1);
+	config_free(config);
+}
+
+static void test_example(void **state)
+{
+	char *errors = NULL;
+	struct config *config = config_load("packaging/offsite.conf.example", &errors);
+
+	if (!config && errors && strstr(errors, "No such file"))
+		skip(); /* not run from the top of the tree */
+	if (!config)
+		fail_msg("%s", errors);
+	assert_string_equal(config->volumes[0].name, "pgdata");
+	config_free(config);
+}
+
+struct bad {
+	const char *text;
+	const char *said; /* behind "FILE"; NULL-terminated pieces are separate lines */
+};
+
+static const struct bad bad[] = {
+	{NODE VOLUME "protocoll = C\n",
+	 ":5: [volume v] unknown option 'protocoll' (nearest: protocol)"},
+	{NODE "nbd-lisen = x\n" VOLUME,
+	 ":3: [node] unknown option 'nbd-lisen' (nearest: nbd-listen)"},
+	{NODE "xyzzyxyzzy = x\n" VOLUME, ":3: [node] unknown option 'xyzzyxyzzy'\n"},
+	{NODE "backing = /x\n" VOLUME, ":3: [node] option 'backing' belongs into [volume NAME]"},
+	{NODE VOLUME "state-dir = /x\n", ":5: [volume v] option 'state-dir' belongs into [node]"},
+	{"[nodes]\n" VOLUME, ":1: unknown section [nodes] (nearest: node)"},
+	{"[volum v]\n" VOLUME, ":1: unknown section [volum v] (nearest: volume NAME)"},
+	{"[whatever]\n" VOLUME, ":1: unknown section [whatever]\n"},
+	{"[node\n" VOLUME, ":1: a section's name ends with ']'"},
+	{"name = a\n" VOLUME, ":1: option 'name' before the first section"},
+	{NODE NODE VOLUME, ":3: [node] again (first in line 1)"},
+	{VOLUME VOLUME, ":3: [volume v] again (first in line 1)"},
+	{NODE "name = b\n" VOLUME, ":3: [node] option 'name' again (first in line 2)"},
+	{NODE "  name = b\n" VOLUME, ":3: [node] option 'name' again (first in line 2)"},
+	{NODE VOLUME "size\n", ":5: [volume v] not of the form OPTION = VALUE: 'size'"},
+	{NODE VOLUME "size =\n", ":5: [volume v] option 'size' has no value"},
+	{NODE VOLUME "size = big\n", ":5: [volume v] size = big: not a size"},
+	{NODE VOLUME "size = 1X\n", ":5: [volume v] size = 1X: not a size"},
+	{NODE VOLUME "size = 1GB\n", ":5: [volume v] size = 1GB: not a size"},
+	{NODE VOLUME "size = -1\n", ":5: [volume v] size = -1: not a size"},
+	{NODE VOLUME "size = 5000\n", ":5: [volume v] size = 5000: not a multiple of 4096"},
+	{NODE VOLUME "size = 99999999T\n", ":5: [volume v] size = 99999999T: too big"},
+	{NODE VOLUME "size = 99999999999999999999999\n", ": not a size"},
+	{NODE VOLUME "protocol = D\n", ":5: [volume v] protocol = D: not one of A, B, C"},
+	{NODE VOLUME "role = primery\n",
+	 ":5: [volume v] role = primery: not one of secondary, primary (nearest: primary)"},
+	{NODE VOLUME "block-size = 1024\n", "block-size = 1024: not one of 1, 512, 4096"},
+	{NODE VOLUME "snapshot-every = 15\nstore = file:/x\n",
+	 "snapshot-every = 15: not a duration"},
+	{NODE VOLUME "snapshot-every = 1y\nstore = file:/x\n",
+	 "snapshot-every = 1y: not a duration"},
+	{NODE VOLUME "snapshot-every = 99999999999w\nstore = file:/x\n", ": too long"},
+	{NODE VOLUME "snapshot-every = 1h\n", ":5: [volume v] snapshot-every needs a store"},
+	{NODE VOLUME "compression-level = 20\n",
+	 ":5: [volume v] compression-level = 20: out of range (1 to 19)"},
+	{NODE VOLUME "keep-last = few\n", "keep-last = few: not a number (0 to 1000000)"},
+	{NODE VOLUME "store = /srv\n", "store = /srv: not the address of a store"},
+	{NODE VOLUME "store = file:srv\n", "the directory must be absolute"},
+	{NODE VOLUME "peer = host\n", "peer = host: not of the form HOST:PORT"},
+	{NODE VOLUME "peer = host:\n", "the port is missing"},
+	{NODE VOLUME "peer = :1\n", "the host is missing"},
+	{NODE VOLUME "peer = h:65536\n", "not a number from 0 to 65535"},
+	{NODE VOLUME "peer = h:0\n", "port 0 is no port to connect to"},
+	{NODE VOLUME "peer = ::1:10\n", "an IPv6 address stands in brackets"},
+	{NODE VOLUME "peer = h ost:10\n", "not a host name or address"},
+	{NODE VOLUME "backing = rel\n", ":5: [volume v] option 'backing' again (first in line 4)"},
+	{NODE "[volume v]\nbacking = rel\n", ":4: [volume v] backing = rel: not an absolute path"},
+	{NODE "[volume v]\nbacking = /a # b\n", "a comment goes on a line of its own"},
+	{NODE "[volume v]\n", ":3: [volume v] option 'backing' is missing"},
+	{NODE, ": no [volume NAME] section"},
+	{"", ": no [volume NAME] section"},
+	{"[volume a/b]\nbacking = /v\n", ":1: [volume a/b]: a name consists of"},
+	{"[volume ..]\nbacking = /v\n", ":1: [volume ..]: no name"},
+	{"[volume]\nbacking = /v\n", ":1: [volume ]: a name has 1 to 48 characters"},
+	{"[volume 1234567890123456789012345678901234567890123456789]\nbacking = /v\n",
+	 "a name has 1 to 48 characters"},
+	{VOLUME "[volume w]\nbacking = /v\n",
+	 ":4: [volume w] backing = /v: volume v has it already"},
+	{NODE "log-level = warn\n" VOLUME, "not one of error, warning, info, debug"},
+	{NODE "io = uringg\n" VOLUME, "io = uringg: not one of auto, uring, aio (nearest: uring)"},
+	{NODE "threads = 65\n" VOLUME, "threads = 65: out of range (0 to 64)"},
+	{NODE "nbd-listen = a:1 b:2 c:3 d:4 e:5 f:6 g:7 h:8 i:9\n" VOLUME, "more than 8 addresses"},
+	{NODE "nbd-listen = a:1 a:1\n" VOLUME, ":3: [node] nbd-listen: a:1 stands there twice"},
+	{NODE "control = /c\nnbd-listen = unix:/c\n" VOLUME, "unix:/c is the control socket"},
+	{NODE "nbd-tls = on\n" VOLUME, ":3: [node] nbd-tls = on needs keys"},
+	{NODE "nbd-psk-file = /k\n" VOLUME, ":3: [node] nbd-psk-file has no effect"},
+	{NODE "nbd-tls = on\ntls-cert = /c\ntls-key = /k\nnbd-verify-client = yes\n" VOLUME,
+	 ":6: [node] nbd-verify-client needs tls-ca"},
+	{NODE "tls-cert = /c\n" VOLUME, ":3: [node] tls-cert needs tls-key"},
+	{NODE "tls-key = /c\n" VOLUME, ":3: [node] tls-key needs tls-cert"},
+	{NODE "peer-listen = h:1\n" VOLUME, ":3: [node] peer-listen needs psk-file"},
+	{NODE VOLUME "peer = h:1\n", ":5: [volume v] peer needs psk-file"},
+	{NODE "tls-cert = /c\ntls-key = /k\n" VOLUME "peer = h:1\n", "peer needs psk-file"},
+	{NODE "psk-file = /k\npeer-plaintext = yes\n" VOLUME,
+	 ":4: [node] peer-plaintext = yes contradicts"},
+	{NODE "state-dir = /a\1b\n" VOLUME, ":3: [node] a control character in the line"},
+};
+
+static void test_bad(void **state)
+{
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		char *errors = NULL;
+		struct config *config = load(bad[i].text, &errors);
+
+		if (config)
+			fail_msg("accepted: %s", bad[i].text);
+		if (!errors || !strstr(errors, bad[i].said))
+			fail_msg("case %zu: wanted '%s', got '%s'", i, bad[i].said, errors);
+		if (strchr(errors, '\n') != errors + strlen(errors) - 1)
+			fail_msg("case %zu: more than one line: %s", i, errors);
+		free(errors);
+	}
+}
+
+static void test_all_errors_are_collected(void **state)
+{
+	char *errors = NULL;
+
+	assert_null(load("[node]\nfoo = 1\nio = x\n[volume v]\nsize = y\n", &errors));
+	assert_non_null(strstr(errors, ":2: [node] unknown option 'foo'"));
+	assert_non_null(strstr(errors, ":3: [node] io = x: not one of"));
+	assert_non_null(strstr(errors, ":5: [volume v] size = y: not a size"));
+	assert_non_null(strstr(errors, ":4: [volume v] option 'backing' is missing"));
+	free(errors);
+}
+
+static void test_missing_file(void **state)
+{
+	char *errors = NULL;
+
+	assert_null(config_load("/nonexistent/offsite.conf", &errors));
+	assert_string_equal(errors, "/nonexistent/offsite.conf: No such file or directory\n");
+	free(errors);
+}
+
+static void test_long_line(void **state)
+{
+	char text[700], *errors = NULL;
+
+	memset(text, 'x', sizeof(text));
+	memcpy(text, "[node]\nname = ", 14);
+	strcpy(text + 300, "\n[volume v]\nbacking = /v\nfoo = 1\n");
+	assert_null(load(text, &errors));
+	assert_non_null(strstr(errors, ":2: [node] the line is longer than 198 bytes"));
+	assert_non_null(strstr(errors, ":5: [volume v] unknown option 'foo'"));
+	free(errors);
+}
+
+static void test_longest_line(void **state)
+{
+	char text[400] = "[node]\nstate-dir = /";
+
+	memset(text + strlen(text), 'd', 198 - strlen("state-dir = /"));
+	strcat(text, "\n[volume v]\nbacking = /v\n");
+	struct config *config = load_good(text);
+
+	assert_int_equal(strlen(config->node.state_dir), 198 - strlen("state-dir = "));
+	config_free(config);
+}
+
+/* Whatever stands in the file: an answer, never a crash; refused with a reason or accepted. */
+static void test_random_bytes(void **state)
+{
+	const char *env = getenv("SEED");
+	unsigned seed = env ? (unsigned)strtoul(env, NULL, 0) : (unsigned)time(NULL);
+	static const char good[] = NODE "nbd-listen = unix:/a [::1]:0\nthreads = 2\n" VOLUME
+					"size = 1M\nsnapshot-every = 1h\nstore = file:/s\n";
+
+	printf("seed %u (SEED=%u replays)\n", seed, seed);
+	srand(seed);
+	for (unsigned round = 0; round < 2000; round++) {
+		char text[sizeof(good)];
+		struct file file;
+		char *errors = NULL;
+
+		memcpy(text, good, sizeof(good));
+		for (int n = rand() % 6; n >= 0; n--)
+			text[rand() % (int)(sizeof(good) - 1)] =
+				rand() % 2 ? (char)rand() : "=[]:;# \n\t/0"[rand() % 11];
+		write_file(&file, text, sizeof(good) - 1);
+		struct config *config = config_load(file.path, &errors);
+
+		unlink(file.path);
+		assert_true((config == NULL) == (errors != NULL));
+		if (errors)
+			assert_int_equal(errors[strlen(errors) - 1], '\n');
+		free(errors);
+		config_free(config);
+	}
+}
+
+static void test_print_options(void **state)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *out = open_memstream(&text, &size);
+
+	config_print_options(out);
+	fclose(out);
+	assert_non_null(strstr(text, "[node]\n  name "));
+	assert_non_null(strstr(text, "\n[volume NAME]\n  backing "));
+	assert_non_null(strstr(text, "state-dir          directory for the metadata of the volumes "
+				     "[/var/lib/offsite]"));
+	free(text);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_all_options),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_example),
+		cmocka_unit_test(test_bad),
+		cmocka_unit_test(test_all_errors_are_collected),
+		cmocka_unit_test(test_missing_file),
+		cmocka_unit_test(test_long_line),
+		cmocka_unit_test(test_longest_line),
+		cmocka_unit_test(test_random_bytes),
+		cmocka_unit_test(test_print_options),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
