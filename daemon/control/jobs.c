@@ -292,7 +292,9 @@ static int order_invalid(struct jobs *jobs, const struct job_order *order, char 
 			return -EPERM;
 		}
 	} else if (!nv->repo || (order->type == JOB_SNAPSHOT_CREATE && !nv->writer)) {
-		snprintf(why, why_size, "volume %s: no store is configured", name);
+		snprintf(why, why_size, "volume %s: no store%s%s", name,
+			 nv->config->store ? ": " : " is configured",
+			 nv->config->store ? nv->store_error : "");
 		return -EPERM;
 	}
 	return 0;

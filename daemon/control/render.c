@@ -110,6 +110,8 @@ const char *render_code(int error)
 	case EEXIST:
 	case EALREADY:
 	case EINPROGRESS:
+	case EAGAIN:
+	case ENODEV:
 		return "refused";
 	case ENOENT:
 		return "missing";

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * restore: from a store to a file or device with nothing else at hand; in place through the daemon;
+ * in place of a volume whose daemon is stopped; from the peer.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/format.h"
+#include "cli/local.h"
+#include "daemon/config.h"
+
+const char help_restore[] =
+	"Usage: offsite restore --store URL --to PATH [--volume NAME|UUID] [--snapshot ID]\n"
+	"                       [--force]\n"
+	"       offsite restore VOLUME [--snapshot ID]\n"
+	"       offsite restore VOLUME --from-peer\n"
+	"\n"
+	"The first form needs nothing but the store: no daemon, no configuration. PATH is a new\n"
+	"file, or with --force an existing file or device, which is then overwritten.\n"
+	"The second restores a volume in place: through its daemon, or, when the daemon is "
+	"stopped\n"
+	"and --config FILE is given, by itself. No client may have the volume open; afterwards\n"
+	"the peer catches up.\n"
+	"The third takes the content from the peer (the disk here was lost or replaced).\n"
+	"\n"
+	"ID is a snapshot's id, a unique beginning of it, or 'latest' (the default).\n"
+	"Interrupted at any point, a restore can be run again; what is half restored is never\n"
+	"taken for good. Every byte is checked before it is written.\n"
+	"\n"
+	"  --store URL      file:/directory\n"
+	"  --to PATH        where to\n"
+	"  --volume NAME    which volume of the store, if it holds several\n"
+	"  --snapshot ID    which snapshot\n"
+	"  --force          overwrite an existing file or device\n"
+	"  --from-peer      everything from the peer\n";
+
+struct options {
+	const char *store, *to, *volume, *snapshot;
+	bool force, from_peer;
+};
+
+/* One restore under way in this process. */
+struct restoring {
+	struct local_run run; /* first: see local_run_done() */
+	struct format_progress progress;
+	struct env *env;
+	uint64_t started_ns;
+};
+
+static void restore_progress(void *context, const struct snapshot_progress *progress)
+{
+	struct restoring *restoring = context;
+
+	format_progress_show(&restoring->progress, (double)progress->done_bytes,
+			     (double)progress->total_bytes,
+			     (double)(env_now_ns(restoring->env) - progress->started_ns) / 1e9);
+}
+
+/* Restores to target, which is freed in any case. */
+static int run_restore(struct local *local, const struct snapshot_info *info,
+		       struct snapshot_target *target, const char *where)
+{
+	struct snapshot_repo *repo = snapshot_repo_new(local->store, &info->volume);
+	struct restoring restoring = {.env = local->env, .started_ns = env_now_ns(local->env)};
+	const struct snapshot_result *result = &restoring.run.result;
+	char id[ID128_TEXT_BYTES];
+	int code;
+
+	if (!repo) {
+		target->free(target);
+		return cli_fail(CLI_FAILED, "out of memory");
+	}
+	id128_format(&info->id, id);
+	fprintf(stderr, "restoring %s as of %s (snapshot %.12s%s%s) to %s\n",
+		*info->volume_name ? info->volume_name : "volume",
+		format_time(info->created_ns).text, id, *info->label ? ", " : "", info->label,
+		where);
+	format_progress_begin(&restoring.progress, "restoring");
+	snapshot_restore(repo, &info->id, target, restore_progress, local_run_done, &restoring);
+	env_run_until(local->env, &restoring.run.done);
+	format_progress_end(&restoring.progress);
+	code = local_wait(local, &restoring.run);
+	if (!code)
+		printf("restored snapshot %s to %s: %s in %s (%s written, %s were there already)\n",
+		       id, where, format_bytes((double)info->size_bytes).text,
+		       format_duration((double)(env_now_ns(local->env) - restoring.started_ns) /
+				       1e9)
+			       .text,
+		       format_bytes((double)result->written_bytes).text,
+		       format_bytes((double)result->skipped_bytes).text);
+	snapshot_repo_free(repo);
+	return code;
+}
+
+/* ---- from a store to a file or device -------------------------------------------------------- */
+
+static int restore_to(struct local *local, const struct options *options,
+		      const struct snapshot_info *info)
+{
+	struct snapshot_target *target;
+	char why[512] = "";
+	int error = snapshot_target_file(local->env, options->to, options->force, &target, why,
+					 sizeof(why));
+
+	if (error)
+		return cli_fail(cli_code_of(error), "%s%s", why,
+				error == -EEXIST && !strstr(why, "--force")
+					? " (--force overwrites it)"
+					: "");
+	return run_restore(local, info, target, options->to);
+}
+
+static int restore_from_store(const struct options *options)
+{
+	const struct snapshot_info *volume, *info;
+	struct snapshot_set volumes = {0}, snapshots = {0};
+	struct local local;
+	int code = local_open_env(&local);
+
+	if (!code)
+		code = local_open_store(&local, options->store);
+	if (!code)
+		code = local_volumes(&local, &volumes);
+	if (!code)
+		code = snapshot_set_find_volume(&volumes, options->volume, &volume);
+	if (!code)
+		code = local_snapshots(&local, &volume->volume, &snapshots);
+	if (!code)
+		code = snapshot_set_find(&snapshots, options->snapshot, &info);
+	if (!code)
+		code = restore_to(&local, options, info);
+	snapshot_set_free(&volumes);
+	snapshot_set_free(&snapshots);
+	local_close(&local);
+	return code;
+}
+
+/* ---- in place, the daemon being stopped --------------------------------------------------------- */
+
+struct offline {
+	struct local local;
+	struct config *config;
+	const struct config_volume *volume_config;
+	struct env_file *lock;
+	struct volume *volume;
+	char *state_dir;
+};
+
+static int offline_config(struct cli *cli, const char *name, struct offline *offline)
+{
+	char *errors = NULL;
+
+	offline->config = config_load(cli->config, &errors);
+	if (!offline->config)
+		fputs(errors ? errors : "offsite: out of memory\n", stderr);
+	free(errors);
+	if (!offline->config)
+		return CLI_USAGE;
+	for (unsigned i = 0; i < offline->config->volume_count; i++)
+		if (!strcmp(offline->config->volumes[i].name, name))
+			offline->volume_config = &offline->config->volumes[i];
+	if (!offline->volume_config)
+		return cli_fail(CLI_FAILED, "volume %s: not in %s", name, cli->config);
+	if (!offline->volume_config->store)
+		return cli_fail(CLI_REFUSED, "volume %s: no store is configured", name);
+	return CLI_FINE;
+}
+
+/* The daemon's own lock: it can neither run nor start meanwhile. */
+static int offline_lock(struct offline *offline)
+{
+	const char *state_dir = offline->config->node.state_dir;
+	char *path = NULL;
+	int error = env_mkdir(offline->local.env, state_dir);
+
+	if (!error && asprintf(&path, "%s/lock", state_dir) < 0)
+		error = -ENOMEM;
+	if (!error)
+		error = env_file_open(offline->local.env, path,
+				      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE |
+					      ENV_FILE_LOCK,
+				      &offline->lock);
+	free(path);
+	if (error == -EWOULDBLOCK)
+		return cli_fail(CLI_REFUSED,
+				"%s: an offsited is running with it, but does not answer",
+				state_dir);
+	return error ? cli_fail(CLI_FAILED, "%s: %s", state_dir, strerror(-error)) : CLI_FINE;
+}
+
+static int offline_volume(struct offline *offline)
+{
+	const struct config_volume *c = offline->volume_config;
+	struct volume_config config = {
+		.name = c->name,
+		.backing = c->backing,
+		.size_bytes = c->size_bytes,
+		.role = c->primary ? VOLUME_PRIMARY : VOLUME_SECONDARY,
+		.block_min_bytes = c->block_min_bytes,
+		.preserve_max_bytes = c->preserve_max_bytes,
+	};
+	struct volume_state state;
+	char why[512] = "";
+	int error;
+
+	if (asprintf(&offline->state_dir, "%s/%s", offline->config->node.state_dir, c->name) < 0)
+		return cli_fail(CLI_FAILED, "out of memory");
+	config.state_dir = offline->state_dir;
+	error = volume_open(offline->local.env, &config, &offline->volume, why, sizeof(why));
+	if (error)
+		return cli_fail(cli_code_of(error), "%s", why);
+	volume_get_state(offline->volume, &state);
+	if (state.role != VOLUME_PRIMARY)
+		return cli_fail(
+			CLI_REFUSED,
+			"volume %s: is secondary on this node; promote it first, or restore "
+			"on the primary",
+			c->name);
+	if (state.disk != VOLUME_DISK_FAILED)
+		return CLI_FINE;
+	error = volume_replace_backing(offline->volume, why, sizeof(why));
+	return error ? cli_fail(cli_code_of(error), "%s", why) : CLI_FINE;
+}
+
+static int offline_run(struct offline *offline, const char *id_text)
+{
+	struct snapshot_set snapshots = {0};
+	const struct snapshot_info *info;
+	struct snapshot_target *target;
+	struct volume_state state;
+	char why[512] = "";
+	int code, error;
+
+	volume_get_state(offline->volume, &state);
+	code = local_open_store(&offline->local, offline->volume_config->store);
+	if (!code)
+		code = local_snapshots(&offline->local, &state.uuid, &snapshots);
+	if (!code)
+		code = snapshot_set_find(&snapshots, id_text, &info);
+	if (!code) {
+		error = snapshot_target_volume(offline->volume, &target, why, sizeof(why));
+		code = error ? cli_fail(cli_code_of(error), "%s", why)
+			     : run_restore(&offline->local, info, target,
+					   offline->volume_config->name);
+	}
+	snapshot_set_free(&snapshots);
+	return code;
+}
+
+static void volume_closed(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void offline_close(struct offline *offline)
+{
+	bool closed = false;
+
+	if (offline->volume) {
+		volume_close(offline->volume, volume_closed, &closed);
+		env_run_until(offline->local.env, &closed);
+	}
+	if (offline->lock)
+		env_file_close(offline->local.env, offline->lock);
+	local_close(&offline->local);
+	config_free(offline->config);
+	free(offline->state_dir);
+}
+
+static int restore_offline(struct cli *cli, const char *name, const struct options *options)
+{
+	struct offline offline = {0};
+	int code = offline_config(cli, name, &offline);
+
+	if (!code)
+		code = local_open_env(&offline.local);
+	if (!code)
+		code = offline_lock(&offline);
+	if (!code)
+		code = offline_volume(&offline);
+	if (!code)
+		code = offline_run(&offline, options->snapshot);
+	offline_close(&offline);
+	return code;
+}
+
+/* ---- through the daemon ---------------------------------------------------------------------------- */
+
+/* The body of the API's call: {"from": "peer"} or {"snapshot": full id}. */
+static int restore_body(struct cli *cli, const char *name, const struct options *options,
+			json_t **body)
+{
+	struct snapshot_set snapshots = {0};
+	const struct snapshot_info *info;
+	char id[ID128_TEXT_BYTES];
+	json_t *answer = NULL;
+	char *path;
+	int code;
+
+	*body = NULL;
+	if (options->from_peer) {
+		*body = json_pack("{s:s}", "from", "peer");
+		return CLI_FINE;
+	}
+	path = client_volume_path(name, "/snapshots");
+	code = cli->config ? client_try(cli, "GET", path, NULL, &answer)
+			   : client_call(cli, "GET", path, NULL, &answer);
+	free(path);
+	if (!code)
+		code = snapshot_set_from_json(answer, &snapshots);
+	if (!code)
+		code = snapshot_set_find(&snapshots, options->snapshot, &info);
+	if (!code) {
+		id128_format(&info->id, id);
+		*body = json_pack("{s:s}", "snapshot", id);
+	}
+	snapshot_set_free(&snapshots);
+	json_decref(answer);
+	return code;
+}
+
+static int restore_in_place(struct cli *cli, const char *name, const struct options *options)
+{
+	json_t *body, *job, *end = NULL;
+	char *path;
+	int code = restore_body(cli, name, options, &body);
+
+	if (code == CLI_UNREACHABLE && cli->config)
+		return restore_offline(cli, name, options);
+	if (code)
+		return code;
+	path = client_volume_path(name, "/restore");
+	code = client_call(cli, "POST", path, body, &job);
+	free(path);
+	if (code)
+		return code;
+	code = client_follow_job(cli, job, options->from_peer ? "from the peer" : "restoring",
+				 &end);
+	if (!code)
+		printf("%s: restored%s\n", name, options->from_peer ? " from the peer" : "");
+	json_decref(end);
+	return code;
+}
+
+/* NULL, or what is wrong with the options together. */
+static const char *options_invalid(const struct options *options, int arguments)
+{
+	if (options->store && arguments)
+		return "--store: name the volume with --volume";
+	if (options->store && !options->to)
+		return "--store: --to PATH is missing";
+	if (options->store && options->from_peer)
+		return "--from-peer: not together with --store";
+	if (options->store)
+		return NULL;
+	if (options->to || options->volume || options->force)
+		return "--to, --volume and --force: only together with --store";
+	if (arguments != 1)
+		return "VOLUME, or --store URL --to PATH, expected; try --help";
+	if (options->from_peer && options->snapshot)
+		return "--from-peer: not together with --snapshot";
+	return NULL;
+}
+
+int cmd_restore(struct cli *cli, int argc, char **argv)
+{
+	static const struct option longs[] = {
+		{"store", required_argument, NULL, 's'},
+		{"to", required_argument, NULL, 't'},
+		{"volume", required_argument, NULL, 'v'},
+		{"snapshot", required_argument, NULL, 'i'},
+		{"force", no_argument, NULL, 'F'},
+		{"from-peer", no_argument, NULL, 'p'},
+		CLI_OPTIONS_COMMON,
+	};
+	struct options options = {0};
+	const char *wrong;
+	int option, code;
+
+	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		switch (option) {
+		case 's':
+			options.store = optarg;
+			break;
+		case 't':
+			options.to = optarg;
+			break;
+		case 'v':
+			options.volume = optarg;
+			break;
+		case 'i':
+			options.snapshot = optarg;
+			break;
+		case 'F':
+			options.force = true;
+			break;
+		case 'p':
+			options.from_peer = true;
+			break;
+		default:
+			code = cli_common_option(cli, option, help_restore);
+			if (code >= 0)
+				return code;
+		}
+	}
+	wrong = options_invalid(&options, argc - optind);
+	if (wrong)
+		return cli_fail(CLI_USAGE, "%s", wrong);
+	if (options.store)
+		return restore_from_store(&options);
+	return restore_in_place(cli, argv[optind], &options);
+}

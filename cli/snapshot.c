@@ -1,0 +1,494 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * snapshot: create, list, delete, verify: through the daemon, or (list, verify) from the store alone.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/format.h"
+#include "cli/local.h"
+
+const char help_snapshot[] =
+	"Usage: offsite snapshot create VOLUME [--label TEXT] [--no-wait]\n"
+	"       offsite snapshot list VOLUME [--json]\n"
+	"       offsite snapshot list --store URL [VOLUME] [--json]\n"
+	"       offsite snapshot delete VOLUME ID\n"
+	"       offsite snapshot verify VOLUME [ID] [--sample N%]\n"
+	"       offsite snapshot verify --store URL [VOLUME [ID]] [--sample N%]\n"
+	"\n"
+	"create  takes the volume as it is at this instant and stores what changed since the last\n"
+	"        snapshot; waits until it is stored\n"
+	"list    shows the snapshots, oldest first\n"
+	"delete  deletes a snapshot and every object that no other one needs\n"
+	"verify  reads back and checks every byte of a snapshot, or of all; exit code 5 if\n"
+	"        anything is damaged or missing\n"
+	"\n"
+	"With --store no daemon and no configuration is needed; VOLUME is then a name or uuid.\n"
+	"ID is a snapshot's id, a unique beginning of it, or 'latest'.\n"
+	"\n"
+	"  --label TEXT   a word to find the snapshot again (up to 63 bytes)\n"
+	"  --no-wait      return when the job has started; prints its number\n"
+	"  --sample N%    check a random sample of the chunks\n"
+	"  --store URL    file:/directory\n"
+	"  --json         for programs\n";
+
+struct options {
+	const char *label, *store;
+	bool no_wait, json;
+	unsigned sample_percent;
+};
+
+static bool parse_sample(const char *text, unsigned *percent)
+{
+	char *end;
+	unsigned long value = strtoul(text, &end, 10);
+
+	if (*text < '0' || *text > '9' || end - text > 3 || value < 1 || value > 100)
+		return false;
+	*percent = (unsigned)value;
+	return !*end || !strcmp(end, "%");
+}
+
+/* -1 to go on, else the exit code. */
+static int parse_options(struct cli *cli, int argc, char **argv, struct options *options)
+{
+	static const struct option longs[] = {
+		{"label", required_argument, NULL, 'l'},
+		{"no-wait", no_argument, NULL, 'n'},
+		{"wait", no_argument, NULL, 'w'},
+		{"json", no_argument, NULL, 'j'},
+		{"store", required_argument, NULL, 's'},
+		{"sample", required_argument, NULL, 'p'},
+		CLI_OPTIONS_COMMON,
+	};
+	int option, code;
+
+	*options = (struct options){.sample_percent = 100};
+	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		switch (option) {
+		case 'l':
+			options->label = optarg;
+			break;
+		case 'n':
+		case 'w':
+			options->no_wait = option == 'n';
+			break;
+		case 'j':
+			options->json = true;
+			break;
+		case 's':
+			options->store = optarg;
+			break;
+		case 'p':
+			if (parse_sample(optarg, &options->sample_percent))
+				break;
+			return cli_fail(CLI_USAGE, "--sample: '%s' is not 1%% to 100%%", optarg);
+		default:
+			code = cli_common_option(cli, option, help_snapshot);
+			if (code >= 0)
+				return code;
+		}
+	}
+	return -1;
+}
+
+/* The volume's snapshots by the daemon. */
+static int fetch_set(struct cli *cli, const char *volume, json_t **answer, struct snapshot_set *set)
+{
+	char *path = client_volume_path(volume, "/snapshots");
+	int code = client_call(cli, "GET", path, NULL, answer);
+
+	free(path);
+	if (!code)
+		code = snapshot_set_from_json(*answer, set);
+	return code;
+}
+
+/* A full id for what the user typed. */
+static int resolve(struct cli *cli, const char *volume, const char *text, char id[ID128_TEXT_BYTES])
+{
+	const struct snapshot_info *found;
+	struct snapshot_set set = {0};
+	json_t *answer = NULL;
+	int code = fetch_set(cli, volume, &answer, &set);
+
+	if (!code)
+		code = snapshot_set_find(&set, text, &found);
+	if (!code)
+		id128_format(&found->id, id);
+	snapshot_set_free(&set);
+	json_decref(answer);
+	return code;
+}
+
+/* ---- create, delete -------------------------------------------------------------------------- */
+
+static int snapshot_create_cmd(struct cli *cli, int argc, char **argv,
+			       const struct options *options)
+{
+	json_t *job, *end = NULL, *result;
+	char *path;
+	int code;
+
+	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+		return CLI_USAGE;
+	path = client_volume_path(argv[optind], "/snapshots");
+	code = client_call(cli, "POST", path,
+			   options->label ? json_pack("{s:s}", "label", options->label) : NULL,
+			   &job);
+	free(path);
+	if (code)
+		return code;
+	if (options->no_wait) {
+		printf("job %llu\n", (unsigned long long)client_integer(job, "id"));
+		json_decref(job);
+		return CLI_FINE;
+	}
+	code = client_follow_job(cli, job, "storing", &end);
+	result = json_object_get(json_object_get(end, "result"), "snapshot");
+	if (!code && options->json) {
+		json_dumpf(result, stdout, JSON_INDENT(2));
+		putchar('\n');
+	} else if (!code) {
+		printf("snapshot %s of %s: %s changed, %s stored in %llu objects\n",
+		       client_text(result, "id", "?"), argv[optind],
+		       format_bytes(client_number(result, "changed_bytes")).text,
+		       format_bytes(client_number(result, "stored_bytes")).text,
+		       (unsigned long long)client_integer(result, "objects"));
+	}
+	json_decref(end);
+	return code;
+}
+
+static int snapshot_delete_cmd(struct cli *cli, int argc, char **argv)
+{
+	char id[ID128_TEXT_BYTES], rest[64];
+	json_t *job, *end = NULL;
+	const json_t *result;
+	char *path;
+	int code;
+
+	if (!cli_arguments(argc, 2, 2, "VOLUME ID"))
+		return CLI_USAGE;
+	code = resolve(cli, argv[optind], argv[optind + 1], id);
+	if (code)
+		return code;
+	snprintf(rest, sizeof(rest), "/snapshots/%s", id);
+	path = client_volume_path(argv[optind], rest);
+	code = client_call(cli, "DELETE", path, NULL, &job);
+	free(path);
+	if (code)
+		return code;
+	code = client_follow_job(cli, job, "deleting", &end);
+	result = json_object_get(end, "result");
+	if (!code)
+		printf("deleted snapshot %s of %s: %s freed, %llu objects\n", id, argv[optind],
+		       format_bytes(client_number(result, "freed_bytes")).text,
+		       (unsigned long long)client_integer(result, "deleted_objects"));
+	json_decref(end);
+	return code;
+}
+
+/* ---- list --------------------------------------------------------------------------------------- */
+
+static void print_set(const struct snapshot_set *set)
+{
+	if (!set->count)
+		return;
+	printf("%-12s  %-19s  %10s  %10s  %10s  %10s  %s\n", "ID", "CREATED", "SIZE", "DATA",
+	       "CHANGED", "STORED", "LABEL");
+	for (unsigned i = 0; i < set->count; i++) {
+		const struct snapshot_info *info = &set->infos[i];
+		char id[ID128_TEXT_BYTES];
+
+		id128_format(&info->id, id);
+		printf("%.12s  %-19s  %10s  %10s  %10s  %10s  %s\n", id,
+		       format_time(info->created_ns).text, format_bytes(info->size_bytes).text,
+		       format_bytes(info->data_bytes).text, format_bytes(info->changed_bytes).text,
+		       format_bytes(info->stored_bytes).text, info->label);
+	}
+}
+
+/* The same members as the API's. */
+static json_t *info_json(const struct snapshot_info *info)
+{
+	char id[ID128_TEXT_BYTES], uuid[ID128_TEXT_BYTES];
+
+	id128_format(&info->id, id);
+	id128_format(&info->volume, uuid);
+	return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
+			 id, "sequence", (json_int_t)info->sequence, "created_ns",
+			 (json_int_t)info->created_ns, "volume", info->volume_name, "volume_uuid",
+			 uuid, "node", info->node_name, "label", info->label, "lsn",
+			 (json_int_t)info->lsn, "size_bytes", (json_int_t)info->size_bytes,
+			 "data_bytes", (json_int_t)info->data_bytes, "changed_bytes",
+			 (json_int_t)info->changed_bytes, "stored_bytes",
+			 (json_int_t)info->stored_bytes, "objects", (json_int_t)info->objects);
+}
+
+static int list_by_daemon(struct cli *cli, int argc, char **argv, const struct options *options)
+{
+	struct snapshot_set set = {0};
+	json_t *answer = NULL;
+	int code;
+
+	if (!cli_arguments(argc, 1, 1, "VOLUME (or --store URL)"))
+		return CLI_USAGE;
+	code = fetch_set(cli, argv[optind], &answer, &set);
+	if (!code && options->json) {
+		json_dumpf(answer, stdout, JSON_INDENT(2));
+		putchar('\n');
+	} else if (!code) {
+		print_set(&set);
+		if (!set.count)
+			printf("%s has no snapshots\n", argv[optind]);
+	}
+	if (!code && set.damaged)
+		code = CLI_DAMAGED;
+	snapshot_set_free(&set);
+	json_decref(answer);
+	return code;
+}
+
+/* Lists one volume of a store; adds to json if there is one. */
+static int list_volume(struct local *local, const struct snapshot_info *volume, json_t *json)
+{
+	struct snapshot_set set;
+	char uuid[ID128_TEXT_BYTES];
+	int code = local_snapshots(local, &volume->volume, &set);
+
+	id128_format(&volume->volume, uuid);
+	if (!code && !json) {
+		printf("volume %s  %s\n", *volume->volume_name ? volume->volume_name : "-", uuid);
+		print_set(&set);
+	}
+	for (unsigned i = 0; !code && json && i < set.count; i++)
+		json_array_append_new(json, info_json(&set.infos[i]));
+	if (!code && set.damaged)
+		code = CLI_DAMAGED;
+	snapshot_set_free(&set);
+	return code;
+}
+
+/* Calls each for the volumes of the store, or the one named; the first exit code that is not 0. */
+static int each_volume(struct local *local, const char *name,
+		       int (*each)(struct local *local, const struct snapshot_info *volume,
+				   void *context),
+		       void *context)
+{
+	const struct snapshot_info *found;
+	struct snapshot_set volumes = {0};
+	int code = local_volumes(local, &volumes);
+
+	if (!code && name) {
+		code = snapshot_set_find_volume(&volumes, name, &found);
+		if (!code)
+			code = each(local, found, context);
+	} else if (!code) {
+		if (!volumes.count)
+			fprintf(stderr, "the store holds no snapshot\n");
+		for (unsigned i = 0; i < volumes.count; i++) {
+			int one = each(local, &volumes.infos[i], context);
+
+			code = code ? code : one;
+		}
+	}
+	snapshot_set_free(&volumes);
+	return code;
+}
+
+static int list_each(struct local *local, const struct snapshot_info *volume, void *context)
+{
+	return list_volume(local, volume, context);
+}
+
+static int list_by_store(int argc, char **argv, const struct options *options)
+{
+	json_t *json = options->json ? json_array() : NULL;
+	struct local local;
+	int code;
+
+	if (!cli_arguments(argc, 0, 1, "")) {
+		json_decref(json);
+		return CLI_USAGE;
+	}
+	code = local_open_env(&local);
+	if (!code)
+		code = local_open_store(&local, options->store);
+	if (!code)
+		code = each_volume(&local, optind < argc ? argv[optind] : NULL, list_each, json);
+	if (json && (!code || code == CLI_DAMAGED)) {
+		json_t *answer = json_pack("{s:O}", "snapshots", json);
+
+		json_dumpf(answer, stdout, JSON_INDENT(2));
+		putchar('\n');
+		json_decref(answer);
+	}
+	json_decref(json);
+	local_close(&local);
+	return code;
+}
+
+/* ---- verify ------------------------------------------------------------------------------------- */
+
+static void print_verified(const char *volume, double checked, unsigned long long bad)
+{
+	if (bad)
+		printf("%s: %llu damaged or missing objects, %s checked\n", volume, bad,
+		       format_bytes(checked).text);
+	else
+		printf("%s: fine, %s checked\n", volume, format_bytes(checked).text);
+}
+
+static int verify_by_daemon(struct cli *cli, int argc, char **argv, const struct options *options)
+{
+	char id[ID128_TEXT_BYTES];
+	json_t *body, *job, *end = NULL, *object;
+	const json_t *result;
+	char *path;
+	size_t i;
+	int code;
+
+	if (!cli_arguments(argc, 1, 2, "VOLUME (or --store URL)"))
+		return CLI_USAGE;
+	body = json_pack("{s:i}", "sample_percent", (int)options->sample_percent);
+	if (argc - optind == 2) {
+		code = resolve(cli, argv[optind], argv[optind + 1], id);
+		if (code) {
+			json_decref(body);
+			return code;
+		}
+		json_object_set_new(body, "snapshot", json_string(id));
+	}
+	path = client_volume_path(argv[optind], "/verify-snapshots");
+	code = client_call(cli, "POST", path, body, &job);
+	free(path);
+	if (code)
+		return code;
+	code = client_follow_job(cli, job, "verifying", &end);
+	result = json_object_get(end, "result");
+	json_array_foreach(json_object_get(result, "damaged"), i, object)
+		printf("damaged: %s: %s (snapshot %.12s)\n", client_text(object, "object", "?"),
+		       client_text(object, "why", "?"), client_text(object, "snapshot", "?"));
+	if (!code || code == CLI_DAMAGED)
+		print_verified(argv[optind], client_number(result, "checked_bytes"),
+			       client_integer(result, "bad_objects"));
+	json_decref(end);
+	return code;
+}
+
+/* One verification under way without a daemon. */
+struct verification {
+	struct local_run run; /* first: see local_run_done() */
+	struct format_progress progress;
+	struct env *env;
+	unsigned sample_percent;
+	const char *id_text; /* NULL: all snapshots */
+};
+
+static void verify_bad(void *context, const char *object, const char *why,
+		       const struct snapshot_info *hit)
+{
+	struct verification *verification = context;
+	char id[ID128_TEXT_BYTES] = "?";
+
+	format_progress_end(&verification->progress);
+	if (hit)
+		id128_format(&hit->id, id);
+	printf("damaged: %s: %s (snapshot %.12s)\n", object, why, id);
+}
+
+static void verify_progress(void *context, const struct snapshot_progress *progress)
+{
+	struct verification *verification = context;
+
+	format_progress_show(&verification->progress, (double)progress->done_bytes,
+			     (double)progress->total_bytes,
+			     (double)(env_now_ns(verification->env) - progress->started_ns) / 1e9);
+}
+
+static int verify_volume(struct local *local, const struct snapshot_info *volume, void *context)
+{
+	struct verification *verification = context;
+	const struct snapshot_info *found = NULL;
+	struct snapshot_set set = {0};
+	struct snapshot_repo *repo;
+	unsigned unreadable;
+	int code = local_snapshots(local, &volume->volume, &set);
+
+	if (!code && verification->id_text)
+		code = snapshot_set_find(&set, verification->id_text, &found);
+	unreadable = set.damaged;
+	repo = code ? NULL : snapshot_repo_new(local->store, &volume->volume);
+	if (!repo) {
+		snapshot_set_free(&set);
+		return code ? code : cli_fail(CLI_FAILED, "out of memory");
+	}
+	verification->run = (struct local_run){0};
+	format_progress_begin(&verification->progress, "verifying");
+	snapshot_verify(repo, found ? &found->id : NULL, verification->sample_percent, verify_bad,
+			verify_progress, local_run_done, verification);
+	code = local_wait(local, &verification->run);
+	format_progress_end(&verification->progress);
+	print_verified(volume->volume_name, (double)verification->run.result.checked_bytes,
+		       verification->run.result.bad_objects);
+	if ((!code || code == CLI_FAILED) &&
+	    (verification->run.result.bad_objects || (unreadable && !found)))
+		code = CLI_DAMAGED;
+	snapshot_repo_free(repo);
+	snapshot_set_free(&set);
+	return code;
+}
+
+static int verify_by_store(int argc, char **argv, const struct options *options)
+{
+	struct verification verification = {.sample_percent = options->sample_percent};
+	struct local local;
+	int code;
+
+	if (!cli_arguments(argc, 0, 2, ""))
+		return CLI_USAGE;
+	if (argc - optind == 2)
+		verification.id_text = argv[optind + 1];
+	code = local_open_env(&local);
+	if (!code)
+		code = local_open_store(&local, options->store);
+	verification.env = local.env;
+	if (!code)
+		code = each_volume(&local, optind < argc ? argv[optind] : NULL, verify_volume,
+				   &verification);
+	local_close(&local);
+	return code;
+}
+
+/* ---- the four verbs ------------------------------------------------------------------------------ */
+
+int cmd_snapshot(struct cli *cli, int argc, char **argv)
+{
+	struct options options;
+	const char *verb;
+	int code = parse_options(cli, argc, argv, &options);
+
+	if (code >= 0)
+		return code;
+	if (optind == argc)
+		return cli_fail(CLI_USAGE, "create, list, delete or verify expected; try --help");
+	verb = argv[optind++];
+	if (!strcmp(verb, "list"))
+		return options.store ? list_by_store(argc, argv, &options)
+				     : list_by_daemon(cli, argc, argv, &options);
+	if (!strcmp(verb, "verify"))
+		return options.store ? verify_by_store(argc, argv, &options)
+				     : verify_by_daemon(cli, argc, argv, &options);
+	if (options.store)
+		return cli_fail(CLI_USAGE, "--store: only with list and verify");
+	if (!strcmp(verb, "create"))
+		return snapshot_create_cmd(cli, argc, argv, &options);
+	if (!strcmp(verb, "delete"))
+		return snapshot_delete_cmd(cli, argc, argv);
+	return cli_fail(CLI_USAGE, "snapshot %s: unknown; create, list, delete or verify expected",
+			verb);
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * status: one screen for people, or the API's answer for programs; and the events.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/client.h"
+#include "cli/format.h"
+
+const char help_status[] =
+	"Usage: offsite status [VOLUME] [--json]\n"
+	"Shows the node and its volumes: role, disk, peer, what is not yet in sync, snapshots.\n"
+	"\n"
+	"  --json   the API's answer (GET /v1/status), for programs\n";
+
+const char help_events[] =
+	"Usage: offsite events [--follow] [--json]\n"
+	"Shows what happened lately: roles, disks, replication, snapshots, jobs.\n"
+	"\n"
+	"  -f, --follow   wait for more, until interrupted\n"
+	"  --json         one JSON object a line, for programs\n";
+
+static const char *state_colour(const char *word)
+{
+	static const struct {
+		const char *word;
+		enum format_colour colour;
+	} colours[] = {
+		{"uptodate", FORMAT_GOOD},    {"streaming", FORMAT_GOOD},
+		{"outdated", FORMAT_WARN},    {"connecting", FORMAT_WARN},
+		{"handshake", FORMAT_WARN},   {"catch-up", FORMAT_WARN},
+		{"inconsistent", FORMAT_BAD}, {"failed", FORMAT_BAD},
+		{"standalone", FORMAT_BAD},
+	};
+
+	for (unsigned i = 0; i < sizeof(colours) / sizeof(colours[0]); i++)
+		if (!strcmp(colours[i].word, word))
+			return format_colour(stdout, colours[i].colour);
+	return "";
+}
+
+/* "role:primary" with the word coloured by what it means. */
+static void print_word(const char *name, const char *word)
+{
+	printf("  %s%s%s%s%s", name, *name ? ":" : "", state_colour(word), word,
+	       format_end(stdout));
+}
+
+static void print_node(const json_t *status)
+{
+	const json_t *nbd = json_object_get(status, "nbd");
+	const json_t *addresses = json_object_get(nbd, "addresses");
+	size_t i;
+	json_t *address;
+
+	printf("%snode %s%s  offsite %s  io %s  up %s  memory %s\n",
+	       format_colour(stdout, FORMAT_BOLD), client_text(status, "node", "?"),
+	       format_end(stdout), client_text(status, "version", "?"),
+	       client_text(status, "io", "?"),
+	       format_duration(client_number(status, "uptime_seconds")).text,
+	       format_bytes(client_number(status, "resident_bytes")).text);
+	if (json_array_size(addresses)) {
+		printf("  nbd       ");
+		json_array_foreach(addresses, i, address)
+			printf("  %s", json_string_value(address));
+		printf("  (%.0f connected)\n", client_number(nbd, "connections"));
+	}
+	if (client_text(status, "peer_listen", NULL))
+		printf("  peers       %s\n", client_text(status, "peer_listen", ""));
+}
+
+static void print_progress(const json_t *progress)
+{
+	double done = client_number(progress, "done_bytes");
+	double total = client_number(progress, "total_bytes");
+	char bar[40];
+
+	format_bar(bar, 24, done, total);
+	printf("%s %.0f %%  %s of %s, %s/s", bar, total > 0 ? done / total * 100 : 0.0,
+	       format_bytes(done).text, format_bytes(total).text,
+	       format_bytes(client_number(progress, "rate_bytes")).text);
+	if (json_is_number(json_object_get(progress, "eta_seconds")))
+		printf(", %s left", format_duration(client_number(progress, "eta_seconds")).text);
+	putchar('\n');
+}
+
+static void print_replication(const json_t *replication)
+{
+	const char *peer = client_text(replication, "peer", "");
+	const char *refusal = client_text(replication, "refusal", NULL);
+	const json_t *catch_up = json_object_get(replication, "catch_up");
+
+	printf("  peer        %s%s%s", *peer ? peer : "(unknown yet)",
+	       *client_text(replication, "peer_address", "") ? " at " : "",
+	       client_text(replication, "peer_address", ""));
+	print_word("", client_text(replication, "state", "?"));
+	if (client_text(replication, "direction", NULL))
+		printf(" as %s", client_text(replication, "direction", ""));
+	if (client_text(replication, "peer_role", NULL)) {
+		print_word("role", client_text(replication, "peer_role", ""));
+		print_word("disk", client_text(replication, "peer_disk", ""));
+	}
+	printf("  protocol:%s  %s\n", client_text(replication, "protocol", "?"),
+	       json_is_true(json_object_get(replication, "tls")) ? "tls" : "plaintext");
+	if (refusal)
+		printf("  %srefused     %s%s\n", format_colour(stdout, FORMAT_BAD), refusal,
+		       format_end(stdout));
+	printf("  lag         %s, %s   out of sync: %s\n",
+	       format_bytes(client_number(replication, "lag_bytes")).text,
+	       format_duration(client_number(replication, "lag_seconds")).text,
+	       format_bytes(client_number(replication, "out_of_sync_bytes")).text);
+	if (json_is_object(catch_up)) {
+		printf("  catch-up    ");
+		print_progress(catch_up);
+	}
+}
+
+static void print_snapshots(const json_t *snapshots)
+{
+	const json_t *newest = json_object_get(snapshots, "newest");
+	double every_s = client_number(snapshots, "every_seconds");
+	const char *failure = client_text(snapshots, "last_error", NULL);
+
+	printf("  store       %s\n  snapshot    ", client_text(snapshots, "store", ""));
+	if (json_is_object(newest))
+		printf("%.12s, %s ago", client_text(newest, "id", "?"),
+		       format_duration(client_number(snapshots, "newest_age_seconds")).text);
+	else
+		printf("none yet");
+	printf("; changed since: %s", format_bytes(client_number(snapshots, "changed_bytes")).text);
+	if (every_s > 0)
+		printf("; every %s", format_duration(every_s).text);
+	putchar('\n');
+	if (failure)
+		printf("  %sfailed      %s%s\n", format_colour(stdout, FORMAT_BAD), failure,
+		       format_end(stdout));
+	if (json_is_true(json_object_get(snapshots, "running"))) {
+		printf("  sealing     ");
+		print_progress(json_object_get(snapshots, "progress"));
+	}
+}
+
+static void print_volume(const json_t *volume)
+{
+	const json_t *replication = json_object_get(volume, "replication");
+	const json_t *snapshots = json_object_get(volume, "snapshots");
+
+	printf("\n%s%s%s", format_colour(stdout, FORMAT_BOLD), client_text(volume, "name", "?"),
+	       format_end(stdout));
+	if (!json_is_true(json_object_get(volume, "open"))) {
+		printf("  %snot open%s: %s\n", format_colour(stdout, FORMAT_BAD),
+		       format_end(stdout), client_text(volume, "error", "?"));
+		return;
+	}
+	printf("  %s", format_bytes(client_number(volume, "size_bytes")).text);
+	print_word("role", client_text(volume, "role", "?"));
+	print_word("disk", client_text(volume, "disk", "?"));
+	printf("  clients:%.0f", client_number(volume, "clients"));
+	if (client_text(volume, "busy", NULL))
+		printf("  %s under way", client_text(volume, "busy", ""));
+	printf("\n  backing     %s\n", client_text(volume, "backing", ""));
+	if (json_is_object(replication))
+		print_replication(replication);
+	if (json_is_object(snapshots))
+		print_snapshots(snapshots);
+}
+
+static char *status_path(const char *volume)
+{
+	char *query = volume ? client_volume_path(volume, "") : NULL;
+	char *path = NULL;
+
+	/* The encoded name stands behind "/v1/volumes/". */
+	if (asprintf(&path, "/v1/status%s%s", volume ? "?volume=" : "",
+		     volume ? query + strlen("/v1/volumes/") : "") < 0)
+		exit(cli_fail(CLI_FAILED, "out of memory"));
+	free(query);
+	return path;
+}
+
+int cmd_status(struct cli *cli, int argc, char **argv)
+{
+	static const struct option longs[] = {{"json", no_argument, NULL, 'j'}, CLI_OPTIONS_COMMON};
+	bool as_json = false;
+	json_t *status, *volume;
+	size_t i;
+	char *path;
+	int option, code;
+
+	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		if (option == 'j')
+			as_json = true;
+		else if ((code = cli_common_option(cli, option, help_status)) >= 0)
+			return code;
+	}
+	if (!cli_arguments(argc, 0, 1, ""))
+		return CLI_USAGE;
+	path = status_path(optind < argc ? argv[optind] : NULL);
+	code = client_call(cli, "GET", path, NULL, &status);
+	free(path);
+	if (code)
+		return code;
+	if (as_json) {
+		json_dumpf(status, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+		putchar('\n');
+	} else {
+		print_node(status);
+		json_array_foreach(json_object_get(status, "volumes"), i, volume)
+			print_volume(volume);
+	}
+	json_decref(status);
+	return CLI_FINE;
+}
+
+static void print_events(const json_t *answer, bool as_json)
+{
+	const json_t *events = json_object_get(answer, "events");
+	json_t *event;
+	size_t i;
+
+	json_array_foreach(events, i, event)
+	{
+		if (as_json) {
+			json_dumpf(event, stdout, JSON_COMPACT);
+			putchar('\n');
+		} else {
+			printf("%s  %-12s %-12s %s\n", client_text(event, "time", "?"),
+			       client_text(event, "volume", ""), client_text(event, "type", "?"),
+			       client_text(event, "text", ""));
+		}
+	}
+	fflush(stdout);
+}
+
+int cmd_events(struct cli *cli, int argc, char **argv)
+{
+	static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+					      {"follow", no_argument, NULL, 'f'},
+					      CLI_OPTIONS_COMMON};
+	bool as_json = false, follow = false;
+	unsigned long long next = 0;
+	char instance[64] = "";
+	char path[96];
+	json_t *answer;
+	int option, code;
+
+	while ((option = getopt_long(argc, argv, "fh", longs, NULL)) != -1) {
+		if (option == 'j')
+			as_json = true;
+		else if (option == 'f')
+			follow = true;
+		else if ((code = cli_common_option(cli, option, help_events)) >= 0)
+			return code;
+	}
+	if (!cli_arguments(argc, 0, 0, ""))
+		return CLI_USAGE;
+	do {
+		snprintf(path, sizeof(path), "/v1/events?since=%llu&wait=%d", next,
+			 follow && *instance ? 30 : 0);
+		code = client_call(cli, "GET", path, NULL, &answer);
+		if (code)
+			return code;
+		/* Another instance of the daemon counts from 1 again. */
+		if (*instance && strcmp(instance, client_text(answer, "instance", ""))) {
+			*instance = 0;
+			next = 0;
+			json_decref(answer);
+			continue;
+		}
+		snprintf(instance, sizeof(instance), "%s", client_text(answer, "instance", ""));
+		print_events(answer, as_json);
+		next = client_integer(answer, "next");
+		json_decref(answer);
+	} while (follow && !ferror(stdout));
+	return CLI_FINE;
+}
