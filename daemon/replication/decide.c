@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The decision tables. See decide.h. */
+#include "daemon/replication/decide.h"
+
+#include <assert.h>
+
+enum { UPTODATE, OUTDATED, INCONSISTENT, FAILED }; /* hello.disk */
+
+enum standing decide_standing(unsigned role, unsigned disk, bool wants)
+{
+	/* A primary that is inconsistent without wanting the peer's content is being restored from
+	 * elsewhere (a snapshot): it must be left alone. */
+	static const enum standing table[2][4] = {
+		{STANDING_SECONDARY, STANDING_SECONDARY, STANDING_INCOMPLETE, STANDING_UNUSABLE},
+		{STANDING_PRIMARY, STANDING_PRIMARY, STANDING_UNUSABLE, STANDING_UNUSABLE},
+	};
+
+	assert(role < 2 && disk < 4);
+	if (wants)
+		return disk == FAILED ? STANDING_UNUSABLE : STANDING_WANTS;
+	return table[role][disk];
+}
+
+/* Place of id in history, or -1. */
+static int history_index(const struct hello *hello, const struct id128 *id)
+{
+	for (int i = 0; i < HELLO_HISTORY; i++)
+		if (id128_equal(&hello->history[i], id))
+			return i;
+	return -1;
+}
+
+enum descent { NONE, COVERED, FAR };
+
+/* Whether the younger one's content descends from generation, and whether its dirty map, which
+ * is relative to its base, covers the way. Bumps between base and current stand in the history
+ * before base; a base that fell out of the history is older than all of it. */
+static enum descent descent(const struct hello *younger, const struct id128 *generation)
+{
+	if (id128_is_zero(generation))
+		return NONE;
+	if (id128_equal(&younger->base, generation))
+		return COVERED;
+	int at = history_index(younger, generation);
+	if (at < 0)
+		return NONE;
+	if (id128_is_zero(&younger->base))
+		return FAR;
+	int base = history_index(younger, &younger->base);
+	return base < 0 || at < base ? COVERED : FAR;
+}
+
+static bool have_common_ancestor(const struct hello *a, const struct hello *b)
+{
+	if (!id128_is_zero(&a->base) &&
+	    (id128_equal(&a->base, &b->base) || history_index(b, &a->base) >= 0))
+		return true;
+	if (!id128_is_zero(&b->base) && history_index(a, &b->base) >= 0)
+		return true;
+	for (int i = 0; i < HELLO_HISTORY; i++)
+		if (!id128_is_zero(&a->history[i]) && history_index(b, &a->history[i]) >= 0)
+			return true;
+	return false;
+}
+
+enum relation decide_relation(const struct hello *a, const struct hello *b)
+{
+	bool a_blank = id128_is_zero(&a->current), b_blank = id128_is_zero(&b->current);
+
+	if (a_blank || b_blank)
+		return a_blank && b_blank ? RELATION_BOTH_BLANK
+		       : a_blank          ? RELATION_A_BLANK
+					  : RELATION_B_BLANK;
+	if (!id128_equal(&a->uuid, &b->uuid))
+		return RELATION_UNRELATED;
+	if (id128_equal(&a->current, &b->current))
+		return RELATION_EQUAL;
+	enum descent a_from_b = descent(a, &b->current), b_from_a = descent(b, &a->current);
+	if (a_from_b != NONE && b_from_a != NONE)
+		return RELATION_DIVERGED;
+	if (a_from_b != NONE)
+		return a_from_b == COVERED ? RELATION_A_AHEAD : RELATION_A_FAR;
+	if (b_from_a != NONE)
+		return b_from_a == COVERED ? RELATION_B_AHEAD : RELATION_B_FAR;
+	return have_common_ancestor(a, b) ? RELATION_DIVERGED : RELATION_UNRELATED;
+}
+
+#define S(x)         (1u << STANDING_##x)
+#define R(x)         (1u << RELATION_##x)
+#define ANY_STANDING ((1u << STANDINGS) - 1)
+#define ANY_RELATION ((1u << RELATIONS) - 1)
+#define GOOD         (S(PRIMARY) | S(SECONDARY))
+#define USABLE       (ANY_STANDING & ~S(UNUSABLE))
+#define HAS_A        (ANY_RELATION & ~(R(A_BLANK) | R(BOTH_BLANK)))
+#define HAS_B        (ANY_RELATION & ~(R(B_BLANK) | R(BOTH_BLANK)))
+
+/* Every combination matches exactly one row. */
+static const struct {
+	unsigned a, b, relation;
+	enum verdict verdict;
+} rules[] = {
+	{S(UNUSABLE), ANY_STANDING, ANY_RELATION, VERDICT_IDLE},
+	{USABLE, S(UNUSABLE), ANY_RELATION, VERDICT_IDLE},
+
+	{S(PRIMARY), S(PRIMARY), ANY_RELATION, VERDICT_BOTH_PRIMARY},
+	{S(SECONDARY), S(SECONDARY), ANY_RELATION, VERDICT_IDLE},
+
+	{S(PRIMARY), S(SECONDARY), R(EQUAL) | R(A_AHEAD), VERDICT_CATCH_UP_FROM_A},
+	{S(PRIMARY), S(SECONDARY), R(A_FAR) | R(B_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
+	{S(PRIMARY), S(SECONDARY), R(B_AHEAD) | R(B_FAR), VERDICT_A_BEHIND},
+	{S(PRIMARY), S(SECONDARY), R(DIVERGED), VERDICT_SPLIT_BRAIN},
+	{S(PRIMARY), S(SECONDARY), R(UNRELATED) | R(A_BLANK), VERDICT_UNRELATED},
+
+	{S(SECONDARY), S(PRIMARY), R(EQUAL) | R(B_AHEAD), VERDICT_CATCH_UP_FROM_B},
+	{S(SECONDARY), S(PRIMARY), R(B_FAR) | R(A_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
+	{S(SECONDARY), S(PRIMARY), R(A_AHEAD) | R(A_FAR), VERDICT_B_BEHIND},
+	{S(SECONDARY), S(PRIMARY), R(DIVERGED), VERDICT_SPLIT_BRAIN},
+	{S(SECONDARY), S(PRIMARY), R(UNRELATED) | R(B_BLANK), VERDICT_UNRELATED},
+
+	/* An incomplete side has nothing of its own to lose. But a primary that is blank may be one
+	 * whose disk was replaced: its emptiness is not spread over what is left of the data. */
+	{S(PRIMARY), S(INCOMPLETE), HAS_A | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
+	{S(PRIMARY), S(INCOMPLETE), R(A_BLANK), VERDICT_UNRELATED},
+	{S(INCOMPLETE), S(PRIMARY), HAS_B | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
+	{S(INCOMPLETE), S(PRIMARY), R(B_BLANK), VERDICT_UNRELATED},
+	{S(INCOMPLETE), S(INCOMPLETE) | S(SECONDARY), ANY_RELATION, VERDICT_IDLE},
+	{S(SECONDARY), S(INCOMPLETE), ANY_RELATION, VERDICT_IDLE},
+
+	/* The operator's word: give up what is here. */
+	{S(WANTS), GOOD, HAS_B, VERDICT_FULL_FROM_B},
+	{S(WANTS), GOOD, R(B_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{GOOD, S(WANTS), HAS_A, VERDICT_FULL_FROM_A},
+	{GOOD, S(WANTS), R(A_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{S(WANTS), S(WANTS) | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
+	{S(INCOMPLETE), S(WANTS), ANY_RELATION, VERDICT_NO_SOURCE},
+};
+
+static bool rule_matches(unsigned i, enum standing a, enum standing b, enum relation relation)
+{
+	return rules[i].a & 1u << a && rules[i].b & 1u << b && rules[i].relation & 1u << relation;
+}
+
+unsigned decide_matches(enum standing a, enum standing b, enum relation relation)
+{
+	unsigned matches = 0;
+
+	for (unsigned i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+		matches += rule_matches(i, a, b, relation);
+	return matches;
+}
+
+enum verdict decide_verdict(enum standing a, enum standing b, enum relation relation)
+{
+	for (unsigned i = 0; i < sizeof(rules) / sizeof(rules[0]); i++)
+		if (rule_matches(i, a, b, relation))
+			return rules[i].verdict;
+	assert(!"the table is total");
+	return VERDICT_IDLE;
+}
+
+enum verdict decide(const struct hello *self, const struct hello *peer)
+{
+	return decide_verdict(decide_standing(self->role, self->disk, self->flags & HELLO_WANTS),
+			      decide_standing(peer->role, peer->disk, peer->flags & HELLO_WANTS),
+			      decide_relation(self, peer));
+}
+
+static const struct {
+	enum verdict mirror;
+	enum frame_error refusal;
+	const char *text;
+} verdicts[VERDICTS] = {
+	[VERDICT_CATCH_UP_FROM_A] = {VERDICT_CATCH_UP_FROM_B, 0, "catch-up to the peer"},
+	[VERDICT_CATCH_UP_FROM_B] = {VERDICT_CATCH_UP_FROM_A, 0, "catch-up from the peer"},
+	[VERDICT_FULL_FROM_A] = {VERDICT_FULL_FROM_B, 0, "full sync to the peer"},
+	[VERDICT_FULL_FROM_B] = {VERDICT_FULL_FROM_A, 0, "full sync from the peer"},
+	[VERDICT_IDLE] = {VERDICT_IDLE, 0, "nothing to do"},
+	[VERDICT_BOTH_PRIMARY] = {VERDICT_BOTH_PRIMARY, FRAME_ERROR_BOTH_PRIMARY,
+				  "both nodes are primary: demote one of them"},
+	[VERDICT_SPLIT_BRAIN] =
+		{VERDICT_SPLIT_BRAIN, FRAME_ERROR_SPLIT_BRAIN,
+		 "split brain: both nodes took writes apart from each other; nothing "
+		 "was changed; choose the one whose writes are given up and restore "
+		 "it from its peer"},
+	[VERDICT_A_BEHIND] = {VERDICT_B_BEHIND, FRAME_ERROR_BEHIND,
+			      "this primary is behind its secondary, which took writes later: "
+			      "demote this node and promote the other, or restore one from its "
+			      "peer"},
+	[VERDICT_B_BEHIND] = {VERDICT_A_BEHIND, FRAME_ERROR_BEHIND,
+			      "the peer is primary but behind this secondary, which took writes "
+			      "later: promote this node, or restore one from its peer"},
+	[VERDICT_UNRELATED] =
+		{VERDICT_UNRELATED, FRAME_ERROR_UNRELATED,
+		 "the volumes have no history in common: choose the one whose content "
+		 "is given up and restore it from its peer"},
+	[VERDICT_NO_SOURCE] = {VERDICT_NO_SOURCE, FRAME_ERROR_NO_SOURCE,
+			       "content is wanted from the peer, but that side has none"},
+};
+
+enum verdict decide_mirror(enum verdict verdict)
+{
+	return verdicts[verdict].mirror;
+}
+
+enum relation decide_mirror_relation(enum relation relation)
+{
+	static const enum relation mirror[RELATIONS] = {
+		[RELATION_EQUAL] = RELATION_EQUAL,
+		[RELATION_A_AHEAD] = RELATION_B_AHEAD,
+		[RELATION_B_AHEAD] = RELATION_A_AHEAD,
+		[RELATION_A_FAR] = RELATION_B_FAR,
+		[RELATION_B_FAR] = RELATION_A_FAR,
+		[RELATION_DIVERGED] = RELATION_DIVERGED,
+		[RELATION_UNRELATED] = RELATION_UNRELATED,
+		[RELATION_A_BLANK] = RELATION_B_BLANK,
+		[RELATION_B_BLANK] = RELATION_A_BLANK,
+		[RELATION_BOTH_BLANK] = RELATION_BOTH_BLANK,
+	};
+
+	return mirror[relation];
+}
+
+enum frame_error decide_refusal(enum verdict verdict)
+{
+	return verdicts[verdict].refusal;
+}
+
+const char *decide_text(enum verdict verdict)
+{
+	return verdicts[verdict].text;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * decide: what two nodes that have just said HELLO do with each other. Pure: both sides compute it
+ * from the same two HELLOs and must come to mirrored results.
+ *
+ * Three steps, each a table: what a side stands for (role, disk, wants), how the two histories are
+ * related (generations), and what follows from the two standings and the relation.
+ */
+#ifndef OFFSITE_REPLICATION_DECIDE_H
+#define OFFSITE_REPLICATION_DECIDE_H
+
+#include "protocol/replication.h"
+
+enum standing {
+	STANDING_PRIMARY,    /* primary with good content */
+	STANDING_SECONDARY,  /* secondary with good content */
+	STANDING_WANTS,      /* asks for the other's content, whatever it has */
+	STANDING_INCOMPLETE, /* secondary with a mixture: a target only */
+	STANDING_UNUSABLE,   /* can neither give nor take now */
+	STANDINGS,
+};
+
+/* "a" is this side, "b" the peer. */
+enum relation {
+	RELATION_EQUAL,   /* same generation */
+	RELATION_A_AHEAD, /* a descends from b's generation and its dirty map covers the way */
+	RELATION_B_AHEAD,
+	RELATION_A_FAR, /* a descends from b's, but the map does not reach back so far */
+	RELATION_B_FAR,
+	RELATION_DIVERGED,  /* both changed since a common generation */
+	RELATION_UNRELATED, /* nothing in common */
+	RELATION_A_BLANK,   /* never written */
+	RELATION_B_BLANK,
+	RELATION_BOTH_BLANK,
+	RELATIONS,
+};
+
+enum verdict {
+	VERDICT_CATCH_UP_FROM_A, /* b gets what a's map and b's own map name */
+	VERDICT_CATCH_UP_FROM_B,
+	VERDICT_FULL_FROM_A, /* b gets everything */
+	VERDICT_FULL_FROM_B,
+	VERDICT_IDLE, /* stay connected, nothing to do */
+	VERDICT_BOTH_PRIMARY,
+	VERDICT_SPLIT_BRAIN,
+	VERDICT_A_BEHIND, /* the primary a is older than the secondary b */
+	VERDICT_B_BEHIND,
+	VERDICT_UNRELATED,
+	VERDICT_NO_SOURCE,
+	VERDICTS,
+};
+
+enum standing decide_standing(unsigned role, unsigned disk, bool wants);
+enum relation decide_relation(const struct hello *a, const struct hello *b);
+enum verdict decide_verdict(enum standing a, enum standing b, enum relation relation);
+/* How many rows of the table match: exactly one, for every combination (tested). */
+unsigned decide_matches(enum standing a, enum standing b, enum relation relation);
+
+/* The whole way. */
+enum verdict decide(const struct hello *self, const struct hello *peer);
+enum verdict decide_mirror(enum verdict verdict);
+enum relation decide_mirror_relation(enum relation relation);
+/* The ERROR a verdict leads to; 0: none. */
+enum frame_error decide_refusal(enum verdict verdict);
+/* For people: what it means and what to do. */
+const char *decide_text(enum verdict verdict);
+
+#endif

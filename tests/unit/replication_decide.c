@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The decision: total, unambiguous, the same seen from both sides; relations of generations. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "daemon/replication/decide.h"
+
+static void table_is_total_and_unambiguous(void **state)
+{
+	for (unsigned a = 0; a < STANDINGS; a++)
+		for (unsigned b = 0; b < STANDINGS; b++)
+			for (unsigned r = 0; r < RELATIONS; r++)
+				if (decide_matches(a, b, r) != 1)
+					fail_msg("standings %u %u relation %u: %u rules", a, b, r,
+						 decide_matches(a, b, r));
+}
+
+static void both_sides_decide_the_same(void **state)
+{
+	for (unsigned a = 0; a < STANDINGS; a++)
+		for (unsigned b = 0; b < STANDINGS; b++)
+			for (unsigned r = 0; r < RELATIONS; r++)
+				assert_int_equal(decide_verdict(b, a, decide_mirror_relation(r)),
+						 decide_mirror(decide_verdict(a, b, r)));
+}
+
+/* No verdict overwrites good content of a side that did not ask for it, unless its history says
+ * that the other descends from it. */
+static void good_content_is_overwritten_by_descendants_only(void **state)
+{
+	const unsigned from_a = 1u << RELATION_EQUAL | 1u << RELATION_A_AHEAD |
+				1u << RELATION_A_FAR | 1u << RELATION_B_BLANK |
+				1u << RELATION_BOTH_BLANK;
+
+	for (unsigned a = 0; a < STANDINGS; a++)
+		for (unsigned b = 0; b <= STANDING_SECONDARY; b++)
+			for (unsigned r = 0; r < RELATIONS; r++) {
+				enum verdict v = decide_verdict(a, b, r);
+				if (v == VERDICT_FULL_FROM_A || v == VERDICT_CATCH_UP_FROM_A) {
+					assert_true(from_a & 1u << r);
+					assert_int_equal(a, STANDING_PRIMARY);
+					assert_int_equal(b, STANDING_SECONDARY);
+				}
+			}
+}
+
+static struct id128 id(uint8_t n)
+{
+	return (struct id128){{n}};
+}
+
+static struct hello hello(uint8_t current, uint8_t base, const uint8_t *history)
+{
+	struct hello h = {.uuid = id(99), .current = id(current), .base = id(base)};
+
+	for (unsigned i = 0; history && i < HELLO_HISTORY && history[i]; i++)
+		h.history[i] = id(history[i]);
+	return h;
+}
+
+static void relations(void **state)
+{
+	static const struct {
+		uint8_t a_current, a_base, a_history[8], b_current, b_base, b_history[8];
+		enum relation relation;
+	} cases[] = {
+		{0, 0, {}, 0, 0, {}, RELATION_BOTH_BLANK},
+		{1, 0, {}, 0, 0, {}, RELATION_B_BLANK},
+		{1, 0, {}, 1, 0, {}, RELATION_EQUAL},
+		{2, 1, {1}, 1, 0, {}, RELATION_A_AHEAD},
+		{1, 0, {}, 2, 1, {1}, RELATION_B_AHEAD},
+		/* a cut's generation adopted, its acknowledgement lost */
+		{4, 1, {3, 2, 1}, 3, 0, {}, RELATION_A_AHEAD},
+		/* base fell out of the history */
+		{20, 1, {19, 18, 17, 16, 15, 14, 13, 12}, 17, 0, {}, RELATION_A_AHEAD},
+		/* an old copy of the disk */
+		{4, 3, {3, 2, 1}, 1, 0, {}, RELATION_A_FAR},
+		{4, 0, {3, 2, 1}, 1, 0, {}, RELATION_A_FAR},
+		{2, 1, {1}, 3, 1, {1}, RELATION_DIVERGED},
+		{2, 0, {1}, 3, 1, {1}, RELATION_DIVERGED},
+		{2, 0, {1}, 3, 0, {1}, RELATION_DIVERGED},
+		{2, 3, {}, 3, 2, {}, RELATION_DIVERGED},
+		{2, 1, {1}, 4, 3, {3}, RELATION_UNRELATED},
+		{2, 0, {}, 4, 0, {}, RELATION_UNRELATED},
+	};
+
+	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct hello a = hello(cases[i].a_current, cases[i].a_base, cases[i].a_history);
+		struct hello b = hello(cases[i].b_current, cases[i].b_base, cases[i].b_history);
+		assert_int_equal(decide_relation(&a, &b), cases[i].relation);
+		assert_int_equal(decide_relation(&b, &a),
+				 decide_mirror_relation(cases[i].relation));
+	}
+	struct hello a = hello(1, 0, NULL), b = a;
+	b.uuid = id(98);
+	assert_int_equal(decide_relation(&a, &b), RELATION_UNRELATED);
+}
+
+static void standings(void **state)
+{
+	for (unsigned role = 0; role < 2; role++)
+		for (unsigned disk = 0; disk < 4; disk++)
+			for (unsigned wants = 0; wants < 2; wants++) {
+				enum standing s = decide_standing(role, disk, wants);
+				assert_true(s < STANDINGS);
+				if (s <= STANDING_SECONDARY) /* a possible source */
+					assert_true(disk < 2 && !wants);
+				if (s == STANDING_PRIMARY)
+					assert_int_equal(role, 1);
+			}
+	assert_int_equal(decide_standing(1, 2, false), STANDING_UNUSABLE);
+	assert_int_equal(decide_standing(1, 2, true), STANDING_WANTS);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(table_is_total_and_unambiguous),
+		cmocka_unit_test(both_sides_decide_the_same),
+		cmocka_unit_test(good_content_is_overwritten_by_descendants_only),
+		cmocka_unit_test(relations),
+		cmocka_unit_test(standings),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
