@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The table that a backend of env fills in: for backends only (io_uring, libaio, simulator).
- * Each entry has the contract of the env.h function of the same name.
+ * Each entry has the contract of the env.h function of the same name. The first member of a
+ * backend's struct env_sock and struct env_listener is a pointer to its environment.
  */
 #ifndef OFFSITE_IO_ENV_OPS_H
 #define OFFSITE_IO_ENV_OPS_H
