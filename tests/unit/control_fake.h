@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * control_fake: a node with two volumes that does what a test says. Defines every function of the
+ * modules below that control uses, so that none of them is linked: control alone is under test.
+ * "pgdata" is open, replicated and stored; "broken" could not be opened.
+ */
+#ifndef OFFSITE_TESTS_CONTROL_FAKE_H
+#define OFFSITE_TESTS_CONTROL_FAKE_H
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/node.h"
+#include "nbd-server/nbd_server.h"
+
+typedef void (*fake_result_fn)(void *context, const struct snapshot_result *result);
+
+struct node {
+	struct env *env;
+	struct config config;
+	struct config_volume configs[2];
+	struct node_volume volumes[2];
+	struct volume_state state;
+	struct volume_stats stats;
+	struct replication_status replication;
+	struct snapshot_writer_status writer;
+	struct snapshot_info snapshots[3];
+	unsigned snapshot_count;
+	/* What is under way: a test ends it. */
+	fake_result_fn pending;
+	void *pending_context;
+	node_done_fn pending_node;
+	void *pending_node_context;
+	void (*pending_progress)(void *context, const struct snapshot_progress *progress);
+	int verb_error; /* of promote, demote, connect, disconnect */
+	bool forced;
+	char label[64];
+	unsigned sample_percent;
+	struct id128 asked;
+	unsigned verify_bad;
+	unsigned stores_open;
+	/* A listing ends in a later turn, as the contract says. */
+	struct env_task listing_task;
+	void (*listing_each)(void *context, const struct snapshot_info *info);
+	fake_result_fn listing_done;
+	void *listing_context;
+	bool hold_listing;
+};
+
+/* Handles are never looked into by control: the fake's address stands for all of them. */
+extern struct node fake;
+
+static void fake_init(struct env *env)
+{
+	struct node_volume *volume = &fake.volumes[0];
+
+	fake = (struct node){.env = env};
+	fake.config.path = (char *)"/etc/offsite.conf";
+	fake.config.node.name = (char *)"alpha";
+	fake.configs[0] = (struct config_volume){.name = (char *)"pgdata",
+						 .backing = (char *)"/srv/pg.img",
+						 .store = (char *)"file:/store",
+						 .protocol = 'C'};
+	fake.configs[1] =
+		(struct config_volume){.name = (char *)"broken", .backing = (char *)"/dev/none"};
+	fake.config.volumes = fake.configs;
+	fake.config.volume_count = 2;
+	*volume = (struct node_volume){.node = &fake,
+				       .config = &fake.configs[0],
+				       .volume = (struct volume *)&fake,
+				       .replication = (struct replication *)&fake,
+				       .store = (struct store *)&fake,
+				       .repo = (struct snapshot_repo *)&fake,
+				       .writer = (struct snapshot_writer *)&fake};
+	fake.volumes[1] = (struct node_volume){.node = &fake, .config = &fake.configs[1]};
+	strcpy(fake.volumes[1].error, "/dev/none: no such device");
+	memset(&fake.state.uuid, 0x11, sizeof(fake.state.uuid));
+	fake.state.role = VOLUME_PRIMARY;
+	fake.snapshot_count = 2;
+	for (unsigned i = 0; i < 3; i++) {
+		memset(&fake.snapshots[i].id, 0xa0 + (int)i, sizeof(struct id128));
+		fake.snapshots[i].sequence = i + 1;
+		fake.snapshots[i].volume = fake.state.uuid;
+		fake.snapshots[i].created_ns = (1700000000ull + i) * 1000000000ull;
+	}
+}
+
+/* ---- the modules' functions ------------------------------------------------------------------ */
+
+struct env *node_env(struct node *node)
+{
+	return node->env;
+}
+const struct config *node_config(struct node *node)
+{
+	return &node->config;
+}
+unsigned node_volume_count(struct node *node)
+{
+	return 2;
+}
+struct node_volume *node_volume(struct node *node, unsigned index)
+{
+	return &node->volumes[index];
+}
+struct node_volume *node_find(struct node *node, const char *name)
+{
+	for (unsigned i = 0; i < 2; i++)
+		if (!strcmp(node->configs[i].name, name))
+			return &node->volumes[i];
+	return NULL;
+}
+const char *node_peer_addr(struct node *node)
+{
+	return "tcp:127.0.0.1:7788";
+}
+static int fake_verb(char *why, size_t why_size)
+{
+	if (fake.verb_error)
+		snprintf(why, why_size, "volume pgdata: no, because");
+	return fake.verb_error;
+}
+int node_promote(struct node_volume *volume, bool force, char *why, size_t why_size)
+{
+	fake.forced = force;
+	return fake_verb(why, why_size);
+}
+int node_demote(struct node_volume *volume, char *why, size_t why_size)
+{
+	return fake_verb(why, why_size);
+}
+int replication_connect(struct replication *replication, char *why, size_t why_size)
+{
+	return fake_verb(why, why_size);
+}
+int replication_disconnect(struct replication *replication, char *why, size_t why_size)
+{
+	return fake_verb(why, why_size);
+}
+void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
+			   void (*progress)(void *context, const struct snapshot_progress *p),
+			   node_done_fn done, void *context)
+{
+	fake.asked = id ? *id : (struct id128){{0}};
+	fake.pending_progress = progress;
+	fake.pending_node = done;
+	fake.pending_node_context = context;
+}
+void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context)
+{
+	done(context, -EPERM, "volume pgdata: the peer is not connected"); /* at once */
+}
+void replication_get_status(const struct replication *replication,
+			    struct replication_status *status)
+{
+	*status = fake.replication;
+}
+const char *replication_state_name(enum replication_state state)
+{
+	static const char *const names[] = {"standalone", "connecting", "handshake",
+					    "idle",       "catch-up",   "streaming"};
+
+	return names[state];
+}
+void snapshot_create(struct snapshot_writer *writer, const char *label, fake_result_fn done,
+		     void *context)
+{
+	snprintf(fake.label, sizeof(fake.label), "%s", label);
+	fake.pending = done;
+	fake.pending_context = context;
+}
+void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id, fake_result_fn done,
+		     void *context)
+{
+	fake.asked = *id;
+	fake.pending = done;
+	fake.pending_context = context;
+}
+void snapshot_verify(struct snapshot_repo *repo, const struct id128 *id, unsigned sample_percent,
+		     void (*bad)(void *context, const char *object, const char *why,
+				 const struct snapshot_info *hit),
+		     void (*progress)(void *context, const struct snapshot_progress *progress),
+		     fake_result_fn done, void *context)
+{
+	fake.sample_percent = sample_percent;
+	for (unsigned i = 0; i < fake.verify_bad; i++)
+		bad(context, "packs/1", "checksum", &fake.snapshots[0]);
+	fake.pending = done;
+	fake.pending_context = context;
+}
+static void fake_listing(struct env_task *task)
+{
+	struct snapshot_result result = {0};
+
+	for (unsigned i = 0; i < fake.snapshot_count; i++)
+		fake.listing_each(fake.listing_context, &fake.snapshots[i]);
+	fake.listing_done(fake.listing_context, &result);
+}
+void snapshot_list(struct snapshot_repo *repo,
+		   void (*each)(void *context, const struct snapshot_info *info),
+		   void (*damaged)(void *context, const char *object, const char *why),
+		   fake_result_fn done, void *context)
+{
+	fake.listing_each = each;
+	fake.listing_done = done;
+	fake.listing_context = context;
+	fake.listing_task.call = fake_listing;
+	if (!fake.hold_listing)
+		env_defer(fake.env, &fake.listing_task);
+}
+struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume)
+{
+	return (struct snapshot_repo *)&fake;
+}
+void snapshot_repo_free(struct snapshot_repo *repo)
+{
+}
+void snapshot_writer_status(const struct snapshot_writer *writer,
+			    struct snapshot_writer_status *status)
+{
+	*status = fake.writer;
+}
+int store_open(struct env *env, const char *url, struct store **store, char *why, size_t why_size)
+{
+	fake.stores_open++;
+	*store = (struct store *)&fake;
+	return 0;
+}
+void store_close(struct store *store)
+{
+	fake.stores_open--;
+}
+const char *store_strerror(int error)
+{
+	return "store error";
+}
+uint64_t volume_dirty_bytes(const struct volume *volume, enum volume_consumer consumer)
+{
+	return consumer == VOLUME_PEER ? 4096 : 65536;
+}
+const char *volume_disk_state_name(enum volume_disk_state state)
+{
+	static const char *const names[] = {"uptodate", "outdated", "inconsistent", "failed"};
+
+	return names[state];
+}
+const char *volume_role_name(enum volume_role role)
+{
+	return role == VOLUME_PRIMARY ? "primary" : "secondary";
+}
+void volume_get_state(const struct volume *volume, struct volume_state *state)
+{
+	*state = fake.state;
+}
+void volume_get_stats(const struct volume *volume, struct volume_stats *stats)
+{
+	*stats = fake.stats;
+}
+uint64_t volume_size_bytes(const struct volume *volume)
+{
+	return 1ull << 30;
+}
+const char *nbd_server_addr(struct nbd_server *server, unsigned index)
+{
+	return index ? NULL : "tcp:127.0.0.1:10809";
+}
+void nbd_server_get_stats(const struct nbd_server *server, struct nbd_server_stats *stats)
+{
+	*stats = (struct nbd_server_stats){.connections = 1, .connections_max = 64};
+}
+
+#endif
