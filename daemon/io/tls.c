@@ -394,6 +394,10 @@ static int set_policy(struct tls_context *tls, const struct tls_config *config, 
 	SSL_CTX_set_dh_auto(ctx, 1);
 	SSL_CTX_set_num_tickets(ctx, 0);
 	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+	/* Without a context OpenSSL refuses a TLS 1.3 key where certificates are demanded too; with
+	 * one a client refuses its own key. */
+	if (config->role == TLS_SERVER)
+		SSL_CTX_set_session_id_context(ctx, (const unsigned char *)"offsite", 7);
 	SSL_CTX_set_options(ctx, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_TICKET |
 					 SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE);
 	/* A piece of ciphertext that did not fit is offered again from another address. */
@@ -573,6 +577,18 @@ const char *tls_check_proof(SSL *ssl, const struct tls_proof *proof,
 				       : "the server did not use the pre-shared key";
 }
 
+/* The first error of OpenSSL's TLS part (a cipher's own may stand before it), else the first of
+ * all, else 0; empties the queue. */
+static unsigned long first_tls_error(void)
+{
+	unsigned long first = ERR_peek_error(), error;
+
+	while ((error = ERR_get_error()) && ERR_GET_LIB(error) != ERR_LIB_SSL)
+		;
+	ERR_clear_error();
+	return error ? error : first;
+}
+
 /* The alert the other side sent, by its number; 0 if the failure is no received alert. */
 static int received_alert(unsigned long error)
 {
@@ -649,14 +665,12 @@ static int explain_certificate(SSL *ssl, char *text, size_t text_size)
 
 int tls_explain_failure(SSL *ssl, const struct tls_proof *proof, char *text, size_t text_size)
 {
-	unsigned long error = ERR_peek_error();
+	unsigned long error = first_tls_error();
 	int alert = received_alert(error), result = -EPROTO;
 	bool psk = tls_context_has_psk(proof->tls);
 
-	if (alert) {
-		ERR_clear_error();
+	if (alert)
 		return explain_alert(alert, proof, text, text_size);
-	}
 	switch (ERR_GET_LIB(error) == ERR_LIB_SSL ? ERR_GET_REASON(error) : 0) {
 	case SSL_R_BINDER_DOES_NOT_VERIFY:
 	case SSL_R_PSK_IDENTITY_NOT_FOUND:
@@ -691,6 +705,5 @@ int tls_explain_failure(SSL *ssl, const struct tls_proof *proof, char *text, siz
 	default:
 		snprintf(text, text_size, "TLS: %s", reason_words(error));
 	}
-	ERR_clear_error();
 	return result;
 }
