@@ -154,11 +154,11 @@ static int run_command(struct cli *cli, int argc, char **argv)
 	return cli_fail(CLI_USAGE, "unknown command '%s'; try 'offsite --help'", name);
 }
 
-int main(int argc, char **argv)
+/* The exit code of the whole command line. */
+static int run(struct cli *cli, int argc, char **argv)
 {
 	static const struct option longs[] = {{"version", no_argument, NULL, 'V'},
 					      CLI_OPTIONS_COMMON};
-	struct cli cli = {0};
 	int option, code;
 
 	while ((option = getopt_long(argc, argv, "+hV", longs, NULL)) != -1) {
@@ -170,18 +170,23 @@ int main(int argc, char **argv)
 			print_help();
 			return CLI_FINE;
 		}
-		code = cli_common_option(&cli, option, "");
+		code = cli_common_option(cli, option, "");
 		if (code >= 0)
 			return code;
 	}
-	if (optind == argc) {
-		cli_fail(CLI_USAGE, "a command is expected; try 'offsite --help'");
-		return CLI_USAGE;
-	}
-	code = run_command(&cli, argc - optind, argv + optind);
+	if (optind == argc)
+		return cli_fail(CLI_USAGE, "a command is expected; try 'offsite --help'");
+	return run_command(cli, argc - optind, argv + optind);
+}
+
+int main(int argc, char **argv)
+{
+	struct cli cli = {0};
+	int code = run(&cli, argc, argv);
+
 	free(cli.config_socket);
-	/* A full disk or a closed pipe behind stdout must not look like success. */
-	if (fflush(stdout) && !code)
+	/* A full disk behind stdout must not look like success. */
+	if ((fflush(stdout) || ferror(stdout)) && !code)
 		code = cli_fail(CLI_FAILED, "output: %s", strerror(errno));
 	return code;
 }
