@@ -100,7 +100,8 @@ struct env_sock {
 	int fd;
 	int slot;
 	bool closing;
-	bool readable, writable;    /* aio: no EAGAIN since the last event */
+	bool readable;              /* aio: no EAGAIN since the last event */
+	bool watching_output;       /* aio: epoll tells of room for output */
 	bool more;                  /* uring: the last receive left something behind */
 	struct env_op *recv, *send; /* under way */
 	struct env_sock *next;      /* aio: closed in this turn */
@@ -221,10 +222,13 @@ void real_connect_abort(struct env_real *real);
 const char *real_sock_peername(struct env_sock *sock);
 /* A socket with its options set and its name found; the backend does the rest. */
 int real_sock_new(struct env_real *real, int fd, bool nonblocking, struct env_sock **sock);
+/* Frees sock, leaving the descriptor to the caller of real_sock_new(). */
+void real_sock_forget(struct env_real *real, struct env_sock *sock);
 /* Marks sock as given up by its owner; real_sock_free() follows when nothing is under way. */
 void real_sock_closing(struct env_real *real, struct env_sock *sock);
 /* Closes the descriptor, frees sock. */
 void real_sock_free(struct env_real *real, struct env_sock *sock);
+int real_set_nonblocking(int fd, bool on);
 /* Takes `moved` bytes off the front of an iovec array. */
 void real_iov_advance(struct iovec **iov, unsigned *count, size_t moved);
 

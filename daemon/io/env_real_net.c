@@ -168,7 +168,7 @@ static void set_buffer(int fd, int force, int name)
 		set_option(fd, SOL_SOCKET, name, bytes);
 }
 
-static int set_nonblocking(int fd, bool on)
+int real_set_nonblocking(int fd, bool on)
 {
 	int flags = fcntl(fd, F_GETFL);
 
@@ -184,7 +184,7 @@ int real_sock_new(struct env_real *real, int fd, bool nonblocking, struct env_so
 	struct sockaddr_storage ss = {0};
 	socklen_t length = sizeof(ss);
 	struct env_sock *sock;
-	int error = set_nonblocking(fd, nonblocking);
+	int error = real_set_nonblocking(fd, nonblocking);
 
 	if (error)
 		return error;
@@ -194,7 +194,7 @@ int real_sock_new(struct env_real *real, int fd, bool nonblocking, struct env_so
 	sock->env = &real->env;
 	sock->fd = fd;
 	sock->slot = REAL_NO_SLOT;
-	sock->readable = sock->writable = true;
+	sock->readable = true;
 	if (getpeername(fd, (struct sockaddr *)&ss, &length) < 0)
 		ss.ss_family = AF_UNSPEC; /* gone already: the first operation will say so */
 	if (ss.ss_family == AF_UNSPEC)
@@ -217,15 +217,23 @@ int real_sock_new(struct env_real *real, int fd, bool nonblocking, struct env_so
 	return 0;
 }
 
-void real_sock_free(struct env_real *real, struct env_sock *sock)
+void real_sock_forget(struct env_real *real, struct env_sock *sock)
 {
 	assert(!sock->recv && !sock->send);
 	real->backend->fd_closing(real, sock->slot);
-	close(sock->fd);
-	assert(real->socks > 0 && real->closing > 0);
+	assert(real->socks > 0);
 	real->socks--;
-	real->closing--;
 	free(sock);
+}
+
+void real_sock_free(struct env_real *real, struct env_sock *sock)
+{
+	int fd = sock->fd;
+
+	assert(sock->closing && real->closing > 0);
+	real->closing--;
+	real_sock_forget(real, sock);
+	close(fd);
 }
 
 void real_sock_closing(struct env_real *real, struct env_sock *sock)
@@ -340,7 +348,8 @@ static void retry_accept(struct env_timer *timer)
 		(struct env_listener *)((char *)timer - offsetof(struct env_listener, retry));
 	struct env_real *real = real_of(listener->env);
 
-	real->backend->accept_start(real, listener);
+	if (real->backend->accept_start(real, listener))
+		real_timer_start(&real->env, timer, REAL_ACCEPT_RETRY_NS);
 }
 
 int real_listen(struct env *env, const char *addr,
