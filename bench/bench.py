@@ -1,0 +1,429 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Side by side with peers, in one run: medians of N rounds and ratios, never absolute claims.
+
+  export    one NBD server, fio's nbd engine over a unix socket: offsited, nbdkit file, qemu-storage-daemon
+  peer      the same with a copy on a second server over TCP loopback: protocol A and C beside
+            qemu-storage-daemon's write-blocking mirror
+  snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg
+
+Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
+"""
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+JOBS = {  # name: (fio options, which figure)
+    "randwrite 4k qd1": ("rw=randwrite\nbs=4k\niodepth=1", "iops"),
+    "randwrite 4k qd32": ("rw=randwrite\nbs=4k\niodepth=32", "iops"),
+    "randread 4k qd32": ("rw=randread\nbs=4k\niodepth=32", "iops"),
+    "write 1M qd4": ("rw=write\nbs=1M\niodepth=4", "MiB/s"),
+    "read 1M qd4": ("rw=read\nbs=1M\niodepth=4", "MiB/s"),
+    "randwrite 4k+fsync": ("rw=randwrite\nbs=4k\niodepth=1\nfsync=1", "iops"),
+}
+PEER_JOBS = ["randwrite 4k qd1", "randwrite 4k qd32", "write 1M qd4", "randwrite 4k+fsync"]
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(condition, what, seconds=30):
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise SystemExit(f"bench: {what}: not within {seconds} s")
+        time.sleep(0.02)
+
+
+class Server:
+    """A running server: processes, socket, and what it costs."""
+
+    def __init__(self, name, folder):
+        self.name, self.folder, self.processes = name, folder, []
+        self.sock = os.path.join(folder, "nbd.sock")
+        self.uri = f"nbd+unix:///?socket={self.sock}"
+
+    def start(self, *command):
+        log = open(os.path.join(self.folder, "log"), "ab")
+        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+    def ready(self):
+        def answers():
+            for p in self.processes:
+                if p.poll() is not None:
+                    log = open(os.path.join(self.folder, "log")).read()
+                    raise SystemExit(f"bench: {self.name} ended:\n{log}")
+            return subprocess.run(["nbdinfo", "--size", self.uri], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL).returncode == 0
+        wait_for(answers, f"{self.name} answers")
+
+    def cpu_seconds(self):
+        total = 0
+        for p in self.processes:
+            fields = open(f"/proc/{p.pid}/stat").read().rsplit(")", 1)[1].split()
+            total += (int(fields[11]) + int(fields[12])) / TICK
+        return total
+
+    def rss_mib(self):
+        total = 0
+        for p in self.processes:
+            for line in open(f"/proc/{p.pid}/status"):
+                if line.startswith("VmRSS:"):
+                    total = max(total, int(line.split()[1]) / 1024)
+        return total
+
+    def stop(self):
+        for p in reversed(self.processes):
+            p.send_signal(signal.SIGTERM)
+        for p in reversed(self.processes):
+            try:
+                p.wait(20)
+            except subprocess.TimeoutExpired:
+                p.kill()
+                p.wait()
+
+
+def make_file(path, size):
+    """Random content: no server gets holes or zeroes for free."""
+    with open(path, "wb") as f:
+        for _ in range(size >> 20):
+            f.write(os.urandom(1 << 20))
+        os.fsync(f.fileno())
+
+
+def config(folder, name, role, backing, extra_node="", extra_volume=""):
+    path = os.path.join(folder, f"{name}.conf")
+    with open(path, "w") as f:
+        f.write(f"""[node]
+name = {name}
+state-dir = {folder}/{name}
+control = {folder}/{name}.ctl
+{extra_node}
+[volume bench]
+backing = {backing}
+role = {role}
+{extra_volume}
+""")
+    return path
+
+
+def offsite(args, folder, size, image):
+    s = Server("offsite", folder)
+    s.start(f"{args.build}/offsited", "--config",
+            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}"))
+    s.ready()
+    s.control = f"{folder}/a.ctl"
+    return s
+
+
+def nbdkit(args, folder, size, image):
+    s = Server("nbdkit file", folder)
+    s.start("nbdkit", "-f", "-U", s.sock, "file", image)
+    s.ready()
+    return s
+
+
+def qsd_options(image, direct):
+    return f"driver=file,filename={image},node-name=disk,cache.direct={'on' if direct else 'off'}," \
+           f"aio={'native' if direct else 'threads'}"
+
+
+def qsd(args, folder, size, image):
+    s = Server("qemu-storage-daemon", folder)
+    direct = not folder.startswith("/dev/shm")
+    s.start("qemu-storage-daemon", "--blockdev", qsd_options(image, direct),
+            "--nbd-server", f"addr.type=unix,addr.path={s.sock}",
+            "--export", "type=nbd,id=e,node-name=disk,name=,writable=on")
+    s.ready()
+    return s
+
+
+def offsite_status(args, control):
+    out = subprocess.run([f"{args.build}/offsite", "--socket", control, "status", "--json"],
+                         capture_output=True)
+    return out.stdout.decode() if out.returncode == 0 else ""
+
+
+def offsite_peer(protocol):
+    def start(args, folder, size, image):
+        s = Server(f"offsite {protocol}", folder)
+        port = free_port()
+        copy = os.path.join(folder, "copy.img")
+        shutil.copyfile(image, copy)
+        os.unlink(copy)
+        s.start(f"{args.build}/offsited", "--config",
+                config(folder, "b", "secondary", copy,
+                       f"nbd-listen = unix:{folder}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
+                       "peer-plaintext = yes",
+                       f"size = {size}\nprotocol = {protocol}"))
+        s.start(f"{args.build}/offsited", "--config",
+                config(folder, "a", "primary", image,
+                       f"nbd-listen = unix:{s.sock}\npeer-plaintext = yes",
+                       f"peer = 127.0.0.1:{port}\nprotocol = {protocol}"))
+        s.ready()
+        # A first write, so that there is something to replicate, then in sync.
+        subprocess.run(["qemu-io", "-f", "raw", "-c", "write -P 7 0 4k", s.uri], check=True,
+                       stdout=subprocess.DEVNULL)
+        wait_for(lambda: '"streaming"' in offsite_status(args, f"{folder}/a.ctl").lower(),
+                 "the peers are in sync", 120)
+        return s
+    return start
+
+
+def qmp(path, *commands):
+    """Sends commands, one after the other; returns the answers."""
+    with socket.socket(socket.AF_UNIX) as s:
+        wait_for(lambda: os.path.exists(path), "qemu's monitor")
+        s.connect(path)
+        f = s.makefile("rw")
+        f.readline()
+        answers = []
+        for command in ({"execute": "qmp_capabilities"},) + commands:
+            f.write(json.dumps(command) + "\n")
+            f.flush()
+            while True:
+                answer = json.loads(f.readline())
+                if "event" not in answer:
+                    answers.append(answer)
+                    break
+        return answers[1:]
+
+
+def qsd_mirror(args, folder, size, image):
+    s = Server("qsd mirror", folder)
+    direct = not folder.startswith("/dev/shm")
+    port = free_port()
+    copy, monitor = os.path.join(folder, "copy.img"), os.path.join(folder, "qmp")
+    with open(copy, "wb") as f:
+        f.truncate(size)
+    s.start("qemu-storage-daemon", "--blockdev", qsd_options(copy, direct),
+            "--nbd-server", f"addr.type=inet,addr.host=127.0.0.1,addr.port={port}",
+            "--export", "type=nbd,id=e,node-name=disk,name=copy,writable=on")
+    wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, "the mirror's target")
+    s.start("qemu-storage-daemon", "--blockdev", qsd_options(image, direct),
+            "--chardev", f"socket,id=m,path={monitor},server=on,wait=off",
+            "--monitor", "chardev=m",
+            "--nbd-server", f"addr.type=unix,addr.path={s.sock}",
+            "--export", "type=nbd,id=e,node-name=disk,name=,writable=on")
+    s.ready()
+    answers = qmp(monitor,
+                  {"execute": "blockdev-add", "arguments": {
+                      "driver": "nbd", "node-name": "copy", "export": "copy",
+                      "server": {"type": "inet", "host": "127.0.0.1", "port": str(port)}}},
+                  {"execute": "blockdev-mirror", "arguments": {
+                      "job-id": "m", "device": "disk", "target": "copy", "sync": "full",
+                      "copy-mode": "write-blocking"}})
+    for a in answers:
+        if "error" in a:
+            raise SystemExit(f"bench: qemu's mirror: {a}")
+
+    def in_sync():
+        jobs = qmp(monitor, {"execute": "query-block-jobs"})[0]["return"]
+        return jobs and jobs[0].get("ready")
+    wait_for(in_sync, "qemu's mirror is ready", 120)
+    return s
+
+
+def fio(server, job, seconds, size):
+    options, unit = JOBS[job]
+    direct = subprocess.run(
+        ["fio", "--output-format=json", "--name=j", "--ioengine=nbd", f"--uri={server.uri}",
+         f"--size={size}", "--time_based=1", f"--runtime={seconds}", "--ramp_time=0.5",
+         "--randrepeat=0", "--norandommap=1"] +
+        [f"--{o}" for o in options.split("\n")], capture_output=True)
+    if direct.returncode:
+        raise SystemExit(f"bench: fio: {direct.stderr.decode()}")
+    out = direct.stdout.decode()
+    result = json.loads(out[out.index("{"):])["jobs"][0]
+    side = result["read"] if "read" in options.split("\n")[0] else result["write"]
+    value = side["iops"] if unit == "iops" else side["bw"] / 1024
+    p99 = side["clat_ns"]["percentile"]["99.000000"] / 1e3 if side.get("clat_ns") else 0
+    return value, side["total_ios"], p99
+
+
+def table(title, jobs, servers, results, note=""):
+    print(f"\n## {title}\n")
+    print("| job | " + " | ".join(servers) + " | offsite / best peer |")
+    print("|---|" + "---|" * (len(servers) + 1))
+    for job in jobs:
+        values = {s: statistics.median(results[s][job]) for s in servers}
+        own = [v for s, v in values.items() if s.startswith("offsite")]
+        peers = [v for s, v in values.items() if not s.startswith("offsite")]
+        ratios = " / ".join(f"{v / max(peers):.2f}" for v in own)
+        cells = " | ".join(f"{v:,.0f} {JOBS[job][1]}" for v in values.values())
+        print(f"| {job} | {cells} | {ratios} |")
+    if note:
+        print("\n" + note)
+    sys.stdout.flush()
+
+
+def run_servers(args, title, starters, jobs, root, size):
+    results, cpu, rss = {}, {}, {}
+    for n in range(args.rounds):
+        for starter in starters:
+            folder = tempfile.mkdtemp(dir=root)
+            image = os.path.join(folder, "disk.img")
+            make_file(image, size)
+            server = starter(args, folder, size, image)
+            try:
+                idle = server.rss_mib()
+                before, ios = server.cpu_seconds(), 0
+                for job in jobs:
+                    value, count, _ = fio(server, job, args.seconds, size)
+                    results.setdefault(server.name, {}).setdefault(job, []).append(value)
+                    if "4k" in job and "fsync" not in job:
+                        ios += count
+                    if job == jobs[0]:
+                        pass
+                spent = server.cpu_seconds() - before
+                cpu.setdefault(server.name, []).append(spent / max(ios, 1) * 1e6)
+                rss.setdefault(server.name, []).append((idle, server.rss_mib()))
+            finally:
+                server.stop()
+                shutil.rmtree(folder)
+    names = list(results)
+    note = "CPU seconds of the whole run per million 4k requests: " + ", ".join(
+        f"{s} {statistics.median(cpu[s]):.0f}" for s in names) + \
+        ". Resident MiB idle / after load: " + ", ".join(
+        f"{s} {rss[s][-1][0]:.0f}/{rss[s][-1][1]:.0f}" for s in names) + "."
+    table(title, jobs, names, results, note)
+    return results
+
+
+def change_blocks(path, size, percent, seed):
+    rng = random.Random(seed)
+    count = size // 65536
+    with open(path, "r+b") as f:
+        for block in rng.sample(range(count), max(1, count * percent // 100)):
+            f.seek(block * 65536)
+            f.write(rng.randbytes(65536))
+        os.fsync(f.fileno())
+
+
+def timed(command, **kwargs):
+    start, before = time.monotonic(), os.times()
+    r = subprocess.run(command, capture_output=True, **kwargs)
+    if r.returncode not in (0, 1 if command[0] == "borg" else 0):
+        raise SystemExit(f"bench: {command}: {r.stderr.decode()}")
+    after = os.times()
+    return time.monotonic() - start, (after.children_user - before.children_user +
+                                      after.children_system - before.children_system)
+
+
+def snapshot_offsite(args, folder, image, size, seed):
+    """First and incremental snapshot through the daemon; the change is written through NBD."""
+    s = Server("offsite", folder)
+    s.start(f"{args.build}/offsited", "--config",
+            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
+                   f"store = file:{folder}/store"))
+    try:
+        s.ready()
+        create = [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
+                  "bench"]
+        times, before = [], s.cpu_seconds()
+        times.append((timed(create)[0], s.cpu_seconds() - before))
+        rng = random.Random(seed)
+        count = size // 65536
+        commands = []
+        for block in rng.sample(range(count), max(1, count // 100 if size <= 1 << 30 else 163)):
+            commands += ["-c", f"write -q -P {rng.randrange(1, 256)} {block * 65536} 64k"]
+        subprocess.run(["qemu-io", "-f", "raw"] + commands + [s.uri], check=True,
+                       stdout=subprocess.DEVNULL)
+        before = s.cpu_seconds()
+        times.append((timed(create)[0], s.cpu_seconds() - before))
+        return times
+    finally:
+        s.stop()
+
+
+def snapshot_peer(tool, folder, image, size, seed):
+    env = dict(os.environ, RESTIC_PASSWORD="x", RESTIC_REPOSITORY=f"{folder}/repo",
+               BORG_PASSPHRASE="x", BORG_REPO=f"{folder}/repo", HOME=folder,
+               BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK="yes")
+    if tool == "restic":
+        timed(["restic", "init"], env=env)
+        run = ["restic", "backup", image]
+        runs = [run, run]
+    else:
+        timed(["borg", "init", "-e", "repokey-blake2"], env=env)
+        runs = [["borg", "create", "::1", image], ["borg", "create", "::2", image]]
+    times = [timed(runs[0], env=env)]
+    change_blocks(image, size, 1, seed)
+    times.append(timed(runs[1], env=env))
+    return times
+
+
+def bench_snapshot(args, root):
+    size, results = 1 << 30, {}
+    for n in range(args.rounds):
+        for tool in ("offsite", "restic", "borg"):
+            folder = tempfile.mkdtemp(dir=root)
+            image = os.path.join(folder, "disk.img")
+            make_file(image, size)
+            times = snapshot_offsite(args, folder, image, size, n) if tool == "offsite" else \
+                snapshot_peer(tool, folder, image, size, n)
+            results.setdefault(tool, []).append(times)
+            shutil.rmtree(folder)
+        folder = tempfile.mkdtemp(dir=root)
+        image = os.path.join(folder, "disk.img")
+        with open(image, "wb") as f:
+            f.truncate(1 << 40)
+        times = snapshot_offsite(args, folder, image, 1 << 40, n)
+        results.setdefault("offsite, sparse 1 TiB", []).append(times)
+        shutil.rmtree(folder)
+    print("\n## Snapshot of 1 GiB random data into a directory, then 1 % of its 64 KiB blocks changed\n")
+    print("| tool | first: s (CPU s) | 1 % changed: s (CPU s) |\n|---|---|---|")
+    for tool, runs in results.items():
+        first, second = (tuple(statistics.median(r[i][k] for r in runs) for k in (0, 1))
+                         for i in (0, 1))
+        print(f"| {tool} | {first[0]:.2f} ({first[1]:.2f}) | {second[0]:.3f} ({second[1]:.2f}) |")
+    sys.stdout.flush()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--build", default="build")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=3)
+    p.add_argument("--size-mib", type=int, default=512)
+    p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
+    p.add_argument("what", nargs="*", default=[], help="export, peer, snapshot (default: all)")
+    args = p.parse_args()
+    what = args.what or ["export", "peer", "snapshot"]
+    size = args.size_mib << 20
+    with contextlib.ExitStack() as stack:
+        roots = {}
+        for medium, parent in (("tmpfs", "/dev/shm"), ("disk", args.disk)):
+            roots[medium] = tempfile.mkdtemp(prefix="offsite-bench.", dir=parent)
+            stack.callback(shutil.rmtree, roots[medium], ignore_errors=True)
+        print(f"{args.rounds} rounds of {args.seconds:g} s a job, {os.cpu_count()} cores, "
+              f"kernel {os.uname().release}; medians")
+        for medium, root in roots.items():
+            if "export" in what:
+                run_servers(args, f"NBD export on {medium}", [offsite, nbdkit, qsd], list(JOBS),
+                            root, size)
+            if "peer" in what:
+                run_servers(args, f"With a peer over TCP loopback, on {medium}",
+                            [offsite_peer("A"), offsite_peer("C"), qsd_mirror], PEER_JOBS, root,
+                            size)
+        if "snapshot" in what:
+            bench_snapshot(args, roots["disk"])
+
+
+if __name__ == "__main__":
+    main()
