@@ -88,6 +88,10 @@ void sim_disk_set(struct env *env, const struct sim_disk_options *options);
 bool sim_file_peek(const struct env *env, const char *path, void *buf, size_t length,
 		   uint64_t offset);
 bool sim_file_size(const struct env *env, const char *path, uint64_t *size_bytes);
+/* Page number index (4096 bytes) of what reads see, or NULL for zeroes. Valid until the next event. */
+const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t index);
+/* The file is gone, durably. The node must be dead. */
+void sim_file_remove(struct env *dead, const char *path);
 /* The disk is replaced by an empty one. The node must be dead. */
 void sim_disk_lose(struct env *dead);
 /* A durable flip of bits in a file: the medium's fault. */

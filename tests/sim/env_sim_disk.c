@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The simulated disk. A file has two images: what reads see, and what is durable for certain,
- * between them the list of changes in the order they completed. A crash goes through the list and
- * keeps, drops or tears each change (at 512-byte sectors). Names work the same way: what is there,
- * what is durable, and a list of changes for each directory, of which a crash keeps a prefix.
- * Images are tables of reference-counted pages, so copying a disk is cheap.
+ * The simulated disk: names, and the calls. What a file holds: env_sim_image.h. A crash keeps, drops
+ * or tears each change of a file that is not durable. Names work the same way: what is there, what
+ * is durable, and a list of changes for each directory, of which a crash keeps a prefix.
  */
-#include "tests/sim/env_sim_internal.h"
+#include "tests/sim/env_sim_image.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -14,44 +12,6 @@
 #include <string.h>
 
 #include "protocol/wire.h"
-
-#define PAGE   4096u
-#define SECTOR 512u
-
-struct page {
-	uint32_t references;
-	uint8_t data[PAGE];
-};
-
-struct image {
-	uint64_t size;
-	uint32_t count; /* of the table */
-	struct page **pages;
-	uint64_t *used; /* counts pages; NULL: nobody does */
-};
-
-enum change_type { CHANGE_WRITE, CHANGE_ZERO, CHANGE_TRUNCATE, CHANGE_ALLOCATE };
-
-struct change {
-	enum change_type type;
-	bool punch;
-	bool durable; /* FUA: kept whatever happens, in its place of the order */
-	uint64_t offset, length;
-	struct change *next;
-	uint8_t data[];
-};
-
-struct inode {
-	uint32_t references;
-	struct image now, durable;
-	struct change *first, **end;
-	uint64_t
-		completed; /* changes so far; the first of the list is number completed - pending */
-	uint64_t pending;
-	struct env_file *locked_by;
-	struct inode *copy; /* while a disk is copied */
-	struct inode *next, **previous;
-};
 
 struct name {
 	struct inode *inode;
@@ -82,271 +42,6 @@ struct env_file {
 	struct env_file *next;
 	char path[];
 };
-
-/* ---- images ----------------------------------------------------------------------------------- */
-
-static void page_put(struct image *image, uint32_t i)
-{
-	struct page *page = image->pages[i];
-
-	if (page == NULL)
-		return;
-	if (--page->references == 0)
-		free(page);
-	image->pages[i] = NULL;
-	if (image->used != NULL)
-		--*image->used;
-}
-
-static uint8_t *page_to_change(struct image *image, uint32_t i)
-{
-	struct page *page;
-
-	if (i >= image->count) {
-		uint32_t count = i + 64;
-
-		image->pages = realloc(image->pages, count * sizeof(struct page *));
-		if (image->pages == NULL)
-			abort();
-		memset(&image->pages[image->count], 0,
-		       (count - image->count) * sizeof(struct page *));
-		image->count = count;
-	}
-	page = image->pages[i];
-	if (page == NULL) {
-		page = sim_alloc(sizeof(*page));
-		page->references = 1;
-		image->pages[i] = page;
-		if (image->used != NULL)
-			++*image->used;
-	} else if (page->references > 1) {
-		struct page *mine = sim_alloc(sizeof(*mine));
-
-		memcpy(mine->data, page->data, PAGE);
-		mine->references = 1;
-		page->references--;
-		image->pages[i] = page = mine;
-	}
-	return page->data;
-}
-
-static void image_read(const struct image *image, void *buf, uint64_t length, uint64_t offset)
-{
-	uint8_t *to = buf;
-
-	while (length > 0) {
-		uint32_t i = (uint32_t)(offset / PAGE), in = (uint32_t)(offset % PAGE);
-		uint64_t n = PAGE - in < length ? PAGE - in : length;
-
-		if (i < image->count && image->pages[i] != NULL)
-			memcpy(to, image->pages[i]->data + in, n);
-		else
-			memset(to, 0, n);
-		to += n;
-		offset += n;
-		length -= n;
-	}
-}
-
-static void image_write(struct image *image, const void *buf, uint64_t length, uint64_t offset)
-{
-	const uint8_t *from = buf;
-
-	if (offset + length > image->size)
-		image->size = offset + length;
-	while (length > 0) {
-		uint32_t in = (uint32_t)(offset % PAGE);
-		uint64_t n = PAGE - in < length ? PAGE - in : length;
-
-		memcpy(page_to_change(image, (uint32_t)(offset / PAGE)) + in, from, n);
-		from += n;
-		offset += n;
-		length -= n;
-	}
-}
-
-/* Does not grow the file. */
-static void image_zero(struct image *image, uint64_t offset, uint64_t length, bool punch)
-{
-	if (offset >= image->size)
-		return;
-	if (length > image->size - offset)
-		length = image->size - offset;
-	while (length > 0) {
-		uint32_t i = (uint32_t)(offset / PAGE), in = (uint32_t)(offset % PAGE);
-		uint64_t n = PAGE - in < length ? PAGE - in : length;
-		bool there = i < image->count && image->pages[i] != NULL;
-
-		if (n == PAGE && punch) {
-			if (there)
-				page_put(image, i);
-		} else if (there || !punch) {
-			memset(page_to_change(image, i) + in, 0, n);
-		}
-		offset += n;
-		length -= n;
-	}
-}
-
-static void image_allocate(struct image *image, uint64_t offset, uint64_t length)
-{
-	if (offset + length > image->size)
-		image->size = offset + length;
-	for (uint64_t i = offset / PAGE; i * PAGE < offset + length; i++)
-		if (i >= image->count || image->pages[i] == NULL)
-			page_to_change(image, (uint32_t)i);
-}
-
-static void image_truncate(struct image *image, uint64_t size)
-{
-	if (size < image->size) {
-		if (size % PAGE != 0)
-			image_zero(image, size,
-				   image->size - size < PAGE - size % PAGE ? image->size - size
-									   : PAGE - size % PAGE,
-				   true);
-		for (uint64_t i = (size + PAGE - 1) / PAGE; i < image->count; i++)
-			page_put(image, (uint32_t)i);
-	}
-	image->size = size;
-}
-
-static void image_free(struct image *image)
-{
-	for (uint32_t i = 0; i < image->count; i++)
-		page_put(image, i);
-	free(image->pages);
-	image->pages = NULL;
-	image->count = 0;
-	image->size = 0;
-}
-
-/* to becomes what from is; it keeps its own counter. */
-static void image_copy(struct image *to, const struct image *from)
-{
-	image_free(to);
-	to->size = from->size;
-	to->count = from->count;
-	if (from->count == 0)
-		return;
-	to->pages = sim_alloc(from->count * sizeof(struct page *));
-	for (uint32_t i = 0; i < from->count; i++) {
-		to->pages[i] = from->pages[i];
-		if (to->pages[i] == NULL)
-			continue;
-		to->pages[i]->references++;
-		if (to->used != NULL)
-			++*to->used;
-	}
-}
-
-/* ---- changes ------------------------------------------------------------------------------------- */
-
-static void change_apply(struct image *image, const struct change *change)
-{
-	switch (change->type) {
-	case CHANGE_WRITE:
-		image_write(image, change->data, change->length, change->offset);
-		break;
-	case CHANGE_ZERO:
-		image_zero(image, change->offset, change->length, change->punch);
-		break;
-	case CHANGE_TRUNCATE:
-		image_truncate(image, change->length);
-		break;
-	case CHANGE_ALLOCATE:
-		image_allocate(image, change->offset, change->length);
-		break;
-	}
-}
-
-/* Some of its sectors: the first few, or any. */
-static void change_tear(struct sim *sim, struct image *image, const struct change *change)
-{
-	uint64_t sectors = (change->length + SECTOR - 1) / SECTOR;
-	bool prefix = sim_random(sim, 2);
-	uint64_t keep = sim_random(sim, sectors + 1);
-
-	if (change->type == CHANGE_TRUNCATE || change->type == CHANGE_ALLOCATE)
-		return;
-	for (uint64_t i = 0; i < sectors; i++) {
-		uint64_t from = i * SECTOR;
-		uint64_t n = change->length - from < SECTOR ? change->length - from : SECTOR;
-
-		if (prefix ? i >= keep : sim_random(sim, 2))
-			continue;
-		if (change->type == CHANGE_WRITE)
-			image_write(image, change->data + from, n, change->offset + from);
-		else
-			image_zero(image, change->offset + from, n, change->punch);
-	}
-}
-
-static struct change *change_new(enum change_type type, const void *data, uint64_t offset,
-				 uint64_t length)
-{
-	struct change *change = malloc(sizeof(*change) + (data != NULL ? length : 0));
-
-	if (change == NULL)
-		abort();
-	*change = (struct change){.type = type, .offset = offset, .length = length};
-	if (data != NULL)
-		memcpy(change->data, data, length);
-	return change;
-}
-
-/* A change is complete: reads see it. */
-static void inode_change(struct inode *inode, struct change *change)
-{
-	change_apply(&inode->now, change);
-	*inode->end = change;
-	inode->end = &change->next;
-	inode->completed++;
-	inode->pending++;
-}
-
-/* Everything up to change number upto (exclusive) is durable. */
-static void inode_flush(struct inode *inode, uint64_t upto)
-{
-	while (inode->pending > 0 && inode->completed - inode->pending < upto) {
-		struct change *change = inode->first;
-
-		change_apply(&inode->durable, change);
-		inode->first = change->next;
-		inode->pending--;
-		free(change);
-	}
-	if (inode->first == NULL)
-		inode->end = &inode->first;
-}
-
-/* What happens to each pending change, by mode; afterwards none is pending. */
-static void inode_settle(struct sim *sim, struct inode *inode, enum sim_crash mode)
-{
-	unsigned bias = (unsigned)sim_random(sim, 4); /* 0: mixed, 1: mostly kept, 2: mostly lost */
-
-	while (inode->first != NULL) {
-		struct change *change = inode->first;
-		unsigned what = (unsigned)sim_random(sim, 3);
-
-		if (bias == 1 && sim_random(sim, 8) != 0)
-			what = 0;
-		if (bias == 2 && sim_random(sim, 8) != 0)
-			what = 1;
-		if (change->durable || mode == SIM_CRASH_KILL || mode == SIM_CRASH_POWER_KEEP)
-			what = 0;
-		else if (mode == SIM_CRASH_POWER_DROP)
-			what = 1;
-		if (what == 0)
-			change_apply(&inode->durable, change);
-		else if (what == 2)
-			change_tear(sim, &inode->durable, change);
-		inode->first = change->next;
-		free(change);
-	}
-	inode->pending = 0;
-	inode->end = &inode->first;
-}
 
 /* ---- inodes and names ------------------------------------------------------------------------------ */
 
@@ -680,14 +375,32 @@ bool sim_file_size(const struct env *env, const char *path, uint64_t *size_bytes
 	return inode != NULL;
 }
 
+const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t index)
+{
+	struct inode *inode = find(env, path);
+
+	if (inode == NULL || index >= inode->now.count || inode->now.pages[index] == NULL)
+		return NULL;
+	return inode->now.pages[index]->data;
+}
+
+void sim_file_remove(struct env *dead, const char *path)
+{
+	struct sim_disk *disk = sim_env_of(dead)->machine->disk;
+
+	assert(sim_env_of(dead)->dead);
+	name_change_add(disk, NULL, path, NULL);
+	names_settle(disk->sim, disk, SIM_CRASH_POWER_KEEP);
+}
+
 void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_t xor_with)
 {
 	struct inode *inode = find(env, path);
 
 	assert(inode != NULL && offset < inode->now.size);
-	page_to_change(&inode->now, (uint32_t)(offset / PAGE))[offset % PAGE] ^= xor_with;
+	image_page_to_change(&inode->now, (uint32_t)(offset / PAGE))[offset % PAGE] ^= xor_with;
 	if (offset < inode->durable.size)
-		page_to_change(&inode->durable, (uint32_t)(offset / PAGE))[offset % PAGE] ^=
+		image_page_to_change(&inode->durable, (uint32_t)(offset / PAGE))[offset % PAGE] ^=
 			xor_with;
 }
 

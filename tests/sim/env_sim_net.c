@@ -147,7 +147,8 @@ static size_t flow_ready(const struct flow *flow)
 static void flow_append(struct flow *flow, const void *data, size_t length)
 {
 	if (flow->ready_end + length > flow->ready_room) {
-		memmove(flow->ready, flow->ready + flow->ready_start, flow_ready(flow));
+		if (flow->ready_start > 0)
+			memmove(flow->ready, flow->ready + flow->ready_start, flow_ready(flow));
 		flow->ready_end -= flow->ready_start;
 		flow->ready_start = 0;
 		if (flow->ready_end + length > flow->ready_room) {

@@ -432,6 +432,14 @@ const char *store_sim_object(struct sim *sim, const char *url, unsigned index, c
 	return object->name;
 }
 
+void store_sim_copy(struct sim *to, struct sim *from, const char *url)
+{
+	struct sim_store *target = bucket(to, url);
+
+	for (struct object *o = bucket(from, url)->objects; o != NULL; o = o->next)
+		object_put(target, o->name, o->data, o->size);
+}
+
 uint64_t store_sim_operations(struct sim *sim, const char *url)
 {
 	return bucket(sim, url)->operations;

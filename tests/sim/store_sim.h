@@ -41,6 +41,8 @@ void store_sim_fail_at(struct sim *sim, const char *url, unsigned types, uint64_
 /* What is in a store, for checks: object number index in byte order; NULL after the last. */
 const char *store_sim_object(struct sim *sim, const char *url, unsigned index, const void **data,
 			     size_t *size_bytes);
+/* All objects of a store of one world, as of now, into one of another world. */
+void store_sim_copy(struct sim *to, struct sim *from, const char *url);
 uint64_t store_sim_operations(struct sim *sim, const char *url); /* so far */
 bool store_sim_remove(struct sim *sim, const char *url, const char *name);
 bool store_sim_corrupt(struct sim *sim, const char *url, const char *name, size_t offset,

@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/check.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define RESTORED "/restored.img"
+
+/* ---- a copy of a node, alone in a world of its own ------------------------------------------------- */
+
+struct alone {
+	struct sim *sim;
+	struct env *env;
+	struct node *node;
+	struct config config;
+	struct config_volume volume;
+};
+
+static void alone_start(struct world *world, unsigned index, enum sim_crash mode,
+			struct alone *alone)
+{
+	struct world_node *from = &world->nodes[index];
+	char why[256] = "";
+	int error;
+
+	memset(alone, 0, sizeof(*alone));
+	alone->sim = sim_new(world_random(world, 0));
+	alone->env = sim_node_copy(alone->sim, sim_node_name(from->env), from->env, mode);
+	alone->config = from->config;
+	alone->volume = from->volume;
+	alone->volume.peer = NULL;
+	alone->volume.store = NULL;
+	alone->config.volumes = &alone->volume;
+	env_mkdir(alone->env, "/srv");
+	error = node_start(alone->env, &alone->config, &alone->node, why, sizeof(why));
+	if (error != 0)
+		world_fail(world, "a copy of node %u does not start: %d, %s", index, error, why);
+	if (node_find(alone->node, alone->volume.name)->volume == NULL)
+		world_fail(world, "a copy of node %u: its volume does not open: %s", index,
+			   node_find(alone->node, alone->volume.name)->error);
+}
+
+static void set_flag(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void alone_end(struct world *world, struct alone *alone)
+{
+	bool stopped = false;
+
+	node_stop(alone->node, set_flag, &stopped);
+	if (!sim_run_until(alone->sim, &stopped, 600 * WORLD_SECOND)) {
+		sim_print_log(alone->sim, stderr);
+		world_fail(world, "a copy of a node does not stop");
+	}
+	sim_free(alone->sim);
+}
+
+/* ---- promise 2 ---------------------------------------------------------------------------------------- */
+
+static enum sim_crash any_power_cut(struct world *world)
+{
+	static const enum sim_crash modes[] = {SIM_CRASH_POWER, SIM_CRASH_POWER,
+					       SIM_CRASH_POWER_DROP, SIM_CRASH_POWER_KEEP,
+					       SIM_CRASH_KILL};
+
+	return modes[world_random(world, 5)];
+}
+
+void check_secondary(struct world *world)
+{
+	struct alone alone;
+	struct node_volume *v;
+	struct volume_state state;
+	struct model_image image;
+	char why[1024];
+
+	alone_start(world, B, any_power_cut(world), &alone);
+	v = node_find(alone.node, alone.volume.name);
+	volume_get_state(v->volume, &state);
+	world->image_checks++;
+	if (state.disk == VOLUME_DISK_INCONSISTENT) {
+		world->refusals++;
+		if (node_promote(v, true, why, sizeof(why)) == 0)
+			world_fail(world, "promise 2: an inconsistent secondary was promoted");
+	} else {
+		image = world_image(alone.env);
+		if (!model_check_peer(world->model, &image, why, sizeof(why))) {
+			sim_print_log(alone.sim, stderr);
+			world_fail(world, "promise 2: the secondary (%s): %s",
+				   volume_disk_state_name(state.disk), why);
+		}
+		if (!id128_is_zero(&state.generations.current) &&
+		    node_promote(v, true, why, sizeof(why)) != 0)
+			world_fail(world, "promise 2: a usable secondary is not promoted: %s", why);
+	}
+	alone_end(world, &alone);
+}
+
+/* ---- promise 3 ------------------------------------------------------------------------------------------ */
+
+static bool marked(struct volume *volume, enum volume_consumer consumer, uint64_t offset)
+{
+	uint64_t start, length;
+
+	return volume_dirty_next(volume, consumer, offset, &start, &length) && start <= offset &&
+	       offset < start + length;
+}
+
+static bool pages_equal(const uint8_t *a, const uint8_t *b, size_t length)
+{
+	static const uint8_t zeroes[4096];
+
+	if (a == b)
+		return true;
+	return memcmp(a != NULL ? a : zeroes, b != NULL ? b : zeroes, length) == 0;
+}
+
+static void check_peer_map(struct world *world)
+{
+	struct volume *own = world_volume(world, A)->volume, *theirs;
+	struct volume_state a, b;
+	struct alone alone;
+	bool known;
+
+	alone_start(world, B, any_power_cut(world), &alone);
+	theirs = node_find(alone.node, alone.volume.name)->volume;
+	volume_get_state(own, &a);
+	volume_get_state(theirs, &b);
+	/* Otherwise all of it will be sent. */
+	known = b.disk != VOLUME_DISK_INCONSISTENT && !id128_is_zero(&b.generations.current) &&
+		(id128_equal(&b.generations.current, &a.generations.current) ||
+		 id128_equal(&b.generations.current, &a.generations.base));
+	for (uint64_t at = 0; known && at < world->options.size_bytes; at += 4096)
+		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
+				 sim_file_page(alone.env, WORLD_BACKING, at / 4096), 4096) &&
+		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
+			sim_print_log(alone.sim, stderr);
+			world_fail(world,
+				   "promise 3: block at %llu differs on the peer and is not dirty",
+				   (unsigned long long)at);
+		}
+	alone_end(world, &alone);
+}
+
+/* ---- restoring ------------------------------------------------------------------------------------------- */
+
+struct restore {
+	bool done;
+	int error;
+	char why[256];
+	struct snapshot_info info;
+};
+
+static void restore_progress(void *context, const struct snapshot_progress *progress)
+{
+	(void)context;
+	(void)progress;
+}
+
+static void restore_done(void *context, const struct snapshot_result *result)
+{
+	struct restore *restore = context;
+
+	restore->done = true;
+	restore->error = result->error;
+	memcpy(restore->why, result->why, sizeof(restore->why));
+	restore->info = result->info;
+}
+
+/* Restores from a copy of the store to RESTORED on the new world's only node. */
+static struct sim *restore_snapshot(struct world *world, const struct id128 *uuid,
+				    const struct id128 *id, struct env **env,
+				    struct restore *restore)
+{
+	struct sim *sim = sim_new(world_random(world, 0));
+	struct store *store;
+	struct snapshot_repo *repo;
+	struct snapshot_target *target;
+	int error;
+
+	memset(restore, 0, sizeof(*restore));
+	store_sim_copy(sim, world->sim, WORLD_STORE);
+	*env = sim_node(sim, "reader");
+	store = store_sim_open(*env, WORLD_STORE);
+	repo = snapshot_repo_new(store, uuid);
+	error = snapshot_target_file(*env, RESTORED, false, &target, restore->why,
+				     sizeof(restore->why));
+	if (error != 0)
+		world_fail(world, "restore: target: %d, %s", error, restore->why);
+	snapshot_restore(repo, id, target, restore_progress, restore_done, restore);
+	if (!sim_run_until(sim, &restore->done, 3600 * WORLD_SECOND)) {
+		sim_print_log(sim, stderr);
+		world_fail(world, "restore: does not come to an end");
+	}
+	snapshot_repo_free(repo);
+	store_close(store);
+	return sim;
+}
+
+static const uint8_t *restored_page(void *context, uint64_t index)
+{
+	return sim_file_page(context, RESTORED, index);
+}
+
+void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to)
+{
+	struct volume_state state;
+	struct restore restore;
+	struct env *env;
+	struct sim *sim;
+	uint64_t size = 0;
+	char why[1024];
+
+	world_volume_state(world, A, &state);
+	sim = restore_snapshot(world, &state.uuid, id, &env, &restore);
+	world->point_checks++;
+	if (restore.error != 0)
+		world_fail(world, "promise 4: snapshot cannot be restored: %d, %s", restore.error,
+			   restore.why);
+	if (!sim_file_size(env, RESTORED, &size) || size != world->options.size_bytes)
+		world_fail(world, "promise 4: the restored size is %llu", (unsigned long long)size);
+
+	struct model_image image = {restored_page, env};
+
+	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
+		world_fail(world, "promise 4: %s", why);
+	sim_free(sim);
+}
+
+static void check_store_map(struct world *world)
+{
+	struct volume *own = world_volume(world, A)->volume;
+	struct volume_state state;
+	struct restore restore;
+	struct env *env;
+	struct sim *sim;
+
+	volume_get_state(own, &state);
+	if (id128_is_zero(&state.snapshot))
+		return;
+	sim = restore_snapshot(world, &state.uuid, &state.snapshot, &env, &restore);
+	if (restore.error != 0)
+		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
+			   restore.error, restore.why);
+	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
+				 sim_file_page(env, RESTORED, at / 4096), 4096) &&
+		    !marked(own, VOLUME_STORE, at))
+			world_fail(
+				world,
+				"promise 3: block at %llu differs from the newest snapshot and is "
+				"not dirty for the store",
+				(unsigned long long)at);
+	sim_free(sim);
+}
+
+void check_maps(struct world *world)
+{
+	check_peer_map(world);
+	if (world_chance(world, 50))
+		check_store_map(world);
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------------ */
+
+struct listing {
+	struct id128 ids[256];
+	unsigned count;
+	bool done;
+	int error;
+	char damaged[256];
+};
+
+static void list_each(void *context, const struct snapshot_info *info)
+{
+	struct listing *listing = context;
+
+	if (listing->count < 256)
+		listing->ids[listing->count++] = info->id;
+}
+
+static void list_damaged(void *context, const char *object, const char *why)
+{
+	struct listing *listing = context;
+
+	snprintf(listing->damaged, sizeof(listing->damaged), "%.120s: %.120s", object, why);
+}
+
+static void list_done(void *context, const struct snapshot_result *result)
+{
+	struct listing *listing = context;
+
+	listing->done = true;
+	listing->error = result->error;
+}
+
+unsigned check_all_snapshots(struct world *world)
+{
+	struct listing listing = {0};
+	struct volume_state state;
+	struct sim *sim = sim_new(world_random(world, 0));
+	struct env *env = sim_node(sim, "reader");
+	struct snapshot_repo *repo;
+	struct store *store;
+
+	world_volume_state(world, A, &state);
+	store_sim_copy(sim, world->sim, WORLD_STORE);
+	store = store_sim_open(env, WORLD_STORE);
+	repo = snapshot_repo_new(store, &state.uuid);
+	snapshot_list(repo, list_each, list_damaged, list_done, &listing);
+	if (!sim_run_until(sim, &listing.done, 3600 * WORLD_SECOND) || listing.error != 0)
+		world_fail(world, "the store cannot be listed: %d", listing.error);
+	if (listing.damaged[0] != '\0')
+		world_fail(world, "promise 4: damaged snapshot: %s", listing.damaged);
+	snapshot_repo_free(repo);
+	store_close(store);
+	sim_free(sim);
+	for (unsigned i = 0; i < listing.count; i++) {
+		struct restore restore;
+
+		sim = restore_snapshot(world, &state.uuid, &listing.ids[i], &env, &restore);
+		if (restore.error != 0)
+			world_fail(world, "promise 4: a listed snapshot cannot be restored: %d, %s",
+				   restore.error, restore.why);
+		sim_free(sim);
+	}
+	return listing.count;
+}
+
+bool check_disks_differ(struct world *world, uint64_t *offset)
+{
+	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
+				 sim_file_page(world->nodes[B].env, WORLD_BACKING, at / 4096),
+				 4096)) {
+			*offset = at;
+			return true;
+		}
+	return false;
+}
+
+void check_equal(struct world *world)
+{
+	uint64_t offset;
+
+	if (check_disks_differ(world, &offset))
+		world_fail(world, "in sync, but the disks differ at %llu",
+			   (unsigned long long)offset);
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check: the promises, checked from outside: on copies of the disks as a power cut would leave them
+ * and on copies of the store, in small worlds of their own that nothing else lives in.
+ */
+#ifndef OFFSITE_TESTS_SIM_CHECK_H
+#define OFFSITE_TESTS_SIM_CHECK_H
+
+#include "tests/sim/world.h"
+
+/* Promise 2 (and 1 for protocol C): the secondary, powered off here and now and started alone. */
+void check_secondary(struct world *world);
+/* Promise 3, after a start of the primary, before anything else happens: what the secondary or the
+ * newest snapshot lacks is marked. */
+void check_maps(struct world *world);
+/* Promise 4: restores a snapshot (NULL: the newest) from a copy of the store and checks that it is one
+ * instant between two ordinals. */
+void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to);
+/* Every snapshot that the store lists can be restored. Returns how many. */
+unsigned check_all_snapshots(struct world *world);
+/* Both disks hold the same. */
+void check_equal(struct world *world);
+bool check_disks_differ(struct world *world, uint64_t *offset);
+
+#endif

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * sim: whole nodes under the simulator, seed after seed. Each seed runs in a process of its own: what
+ * crashed nodes leave behind goes with it, and an assertion ends one seed only.
+ */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "tests/sim/mutation.h"
+#include "tests/sim/scenario.h"
+
+struct options {
+	uint64_t first, seeds;
+	unsigned seconds;      /* 0: no limit */
+	unsigned seed_seconds; /* a seed that takes longer hangs */
+	bool one, trace, verbose;
+	const char *mutation;
+	const char *program;
+};
+
+/* For the handler of SIGABRT and SIGALRM: the seed's world; only ever set in a seed's process. */
+static struct world *present;
+
+static void on_signal(int number)
+{
+	const char *what = number == SIGALRM ? "hangs: it took too long" : "ended by a signal";
+
+	/* The process is lost; its log is worth the risk of printing from here. */
+	signal(number, SIG_DFL);
+	if (present != NULL) {
+		sim_print_log(present->sim, stderr);
+		fprintf(stderr, "FAILED: seed %llu at %.6f s: %s (%s)\n",
+			(unsigned long long)present->seed, (double)sim_now_ns(present->sim) / 1e9,
+			what, strsignal(number));
+		fflush(stderr);
+	}
+	_exit(1);
+}
+
+static void run_seed(const struct options *options, uint64_t seed)
+{
+	signal(SIGABRT, on_signal);
+	signal(SIGSEGV, on_signal);
+	signal(SIGALRM, on_signal);
+	if (!options->trace)
+		alarm(options->seed_seconds);
+	mutation_set(options->mutation);
+	present = world_new(seed, options->trace);
+	scenario_run(present);
+	if (options->one || options->verbose)
+		printf("seed %llu: %llu steps, %.3f s simulated, %llu requests, %llu crashes, %llu "
+		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer\n",
+		       (unsigned long long)seed, (unsigned long long)present->steps,
+		       (double)sim_now_ns(present->sim) / 1e9,
+		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
+		       (unsigned long long)present->image_checks,
+		       (unsigned long long)present->refusals, present->snapshots,
+		       (unsigned long long)present->restores);
+	fflush(stdout);
+}
+
+static void print_replay(const struct options *options, uint64_t seed)
+{
+	fprintf(stderr, "replay: %s --seed %llu --trace%s%s\n", options->program,
+		(unsigned long long)seed, options->mutation != NULL ? " --mutation " : "",
+		options->mutation != NULL ? options->mutation : "");
+}
+
+/* In a child, whose output is held back until it is known that it failed. */
+static bool seed_fails(const struct options *options, uint64_t seed)
+{
+	FILE *output = tmpfile();
+	char line[4096];
+	int status;
+	pid_t pid;
+
+	if (output == NULL)
+		abort();
+	fflush(stdout);
+	pid = fork();
+	if (pid < 0)
+		abort();
+	if (pid == 0) {
+		dup2(fileno(output), STDERR_FILENO);
+		run_seed(options, seed);
+		_exit(0);
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
+		fclose(output);
+		return false;
+	}
+	print_replay(options, seed);
+	rewind(output);
+	while (fgets(line, sizeof(line), output) != NULL)
+		fputs(line, stderr);
+	fclose(output);
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "FAILED: seed %llu: %s\n", (unsigned long long)seed,
+			strsignal(WTERMSIG(status)));
+	print_replay(options, seed);
+	return true;
+}
+
+static double now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static int run_all(const struct options *options)
+{
+	double start = now();
+	uint64_t done = 0;
+
+	printf("sim: seeds from %llu\n", (unsigned long long)options->first);
+	for (; done < options->seeds; done++) {
+		if (options->seconds > 0 && now() - start > options->seconds)
+			break;
+		if (seed_fails(options, options->first + done)) {
+			printf("sim: %llu seeds passed before the failure\n",
+			       (unsigned long long)done);
+			return 1;
+		}
+	}
+	printf("sim: %llu seeds from %llu passed in %.1f s\n", (unsigned long long)done,
+	       (unsigned long long)options->first, now() - start);
+	return 0;
+}
+
+static int usage(const char *program)
+{
+	fprintf(stderr,
+		"usage: %s [--seeds N] [--first SEED] [--seconds LIMIT] [--verbose] [--mutation "
+		"NAME]\n"
+		"       %s --seed SEED [--trace] [--mutation NAME]\n"
+		"       %s --list-mutations (in the source tree)\n",
+		program, program, program);
+	return 2;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option known[] = {{"seeds", required_argument, NULL, 'n'},
+					      {"first", required_argument, NULL, 'f'},
+					      {"seconds", required_argument, NULL, 's'},
+					      {"seed", required_argument, NULL, 'o'},
+					      {"trace", no_argument, NULL, 't'},
+					      {"verbose", no_argument, NULL, 'v'},
+					      {"mutation", required_argument, NULL, 'm'},
+					      {"list-mutations", no_argument, NULL, 'l'},
+					      {NULL, 0, NULL, 0}};
+	struct options options = {
+		.first = 1, .seeds = 1000, .seed_seconds = 120, .program = argv[0]};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
+		switch (c) {
+		case 'n':
+			options.seeds = strtoull(optarg, NULL, 0);
+			break;
+		case 'f':
+			options.first = strtoull(optarg, NULL, 0);
+			break;
+		case 's':
+			options.seconds = (unsigned)strtoul(optarg, NULL, 0);
+			break;
+		case 'o':
+			options.first = strtoull(optarg, NULL, 0);
+			options.one = true;
+			break;
+		case 't':
+			options.trace = true;
+			break;
+		case 'v':
+			options.verbose = true;
+			break;
+		case 'm':
+			options.mutation = optarg;
+			break;
+		case 'l':
+			execl("tests/sim/mutations.sh", "mutations.sh", "--list", (char *)NULL);
+			return 2;
+		default:
+			return usage(argv[0]);
+		}
+	}
+#ifndef OFFSITE_MUTATIONS
+	if (options.mutation != NULL) {
+		fprintf(stderr, "sim: built without -DOFFSITE_MUTATIONS\n");
+		return 2;
+	}
+#endif
+	if (!options.one)
+		return run_all(&options);
+	print_replay(&options, options.first);
+	run_seed(&options, options.first);
+	return 0;
+}
+
+/* Crashed nodes' memory is dropped, not freed. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "detect_leaks=0:handle_abort=0:handle_segv=1";
+}

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/scenario.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "tests/sim/check.h"
+
+/* Which faults a seed knows: each seed a few of them, so that rare ones meet undisturbed. */
+enum fault {
+	CRASH_A = 1 << 0,
+	CRASH_B = 1 << 1,
+	CRASH_IO = 1 << 2, /* at a chosen file operation rather than between events */
+	STOP = 1 << 3,
+	CUT = 1 << 4,
+	BLOCK = 1 << 5,
+	SILENCE = 1 << 6, /* long times without anything */
+	STORE_ERRORS = 1 << 7,
+	SNAPSHOTS = 1 << 8,
+	DISCONNECT = 1 << 9,
+	LOSE_A = 1 << 10,
+	LOSE_B = 1 << 11,
+	PROTOCOL = 1 << 12,
+	SLOW_LINK = 1 << 13,
+	ZERO_UNSUPPORTED = 1 << 14,
+	FAULTS = 1 << 15,
+};
+
+static enum sim_crash any_crash(struct world *world)
+{
+	static const enum sim_crash modes[] = {
+		SIM_CRASH_KILL,  SIM_CRASH_KILL,       SIM_CRASH_POWER,     SIM_CRASH_POWER,
+		SIM_CRASH_POWER, SIM_CRASH_POWER_DROP, SIM_CRASH_POWER_KEEP};
+
+	return modes[world_random(world, 7)];
+}
+
+static void run_steps(struct world *world, uint64_t steps)
+{
+	while (steps-- > 0 && world_step(world))
+		;
+}
+
+static void run_time(struct world *world, uint64_t ns)
+{
+	uint64_t end = sim_now_ns(world->sim) + ns;
+
+	while (sim_now_ns(world->sim) < end && world_step(world))
+		;
+}
+
+/* ---- faults ---------------------------------------------------------------------------------------- */
+
+static void crash(struct world *world, unsigned faults, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+
+	if (n->node == NULL)
+		return;
+	if ((faults & CRASH_IO) && world_chance(world, 60))
+		sim_crash_after_ios(world->sim, n->env, 1 + world_random(world, 60),
+				    any_crash(world));
+	else
+		world_crash(world, index, any_crash(world));
+}
+
+static void start(struct world *world, unsigned faults, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+
+	if (n->node != NULL)
+		return;
+	/* Sometimes it dies again before it is up. */
+	if ((faults & CRASH_IO) && (faults & (index == A ? CRASH_A : CRASH_B)) &&
+	    world_chance(world, 20)) {
+		if (sim_node_dead(n->env))
+			n->env = sim_restart(world->sim, n->env);
+		sim_crash_after_ios(world->sim, n->env, 1 + world_random(world, 40),
+				    any_crash(world));
+	}
+	world_start(world, index);
+}
+
+static bool secondary_is_good(struct world *world)
+{
+	struct volume_state state;
+
+	if (world->nodes[B].node == NULL)
+		return false;
+	world_volume_state(world, B, &state);
+	return state.disk == VOLUME_DISK_UPTODATE && !id128_is_zero(&state.generations.current);
+}
+
+/* The primary's disk, or only the volume's file, is gone. */
+static void lose_primary_disk(struct world *world)
+{
+	struct replication_status status;
+
+	world_status(world, B, &status);
+	if (!secondary_is_good(world) || world->nodes[A].content_lost ||
+	    replication_applying(world_volume(world, B)->replication))
+		return;
+	world_crash(world, A, SIM_CRASH_POWER);
+	if (world_chance(world, 50))
+		sim_disk_lose(world->nodes[A].env);
+	else
+		sim_file_remove(world->nodes[A].env, WORLD_BACKING);
+	world->nodes[A].content_lost = true;
+	sim_note(world->sim, "the primary's disk is lost");
+}
+
+static void lose_secondary_disk(struct world *world)
+{
+	if (world->nodes[A].content_lost)
+		return;
+	world_crash(world, B, SIM_CRASH_POWER);
+	if (!sim_node_dead(world->nodes[B].env))
+		return;
+	sim_disk_lose(world->nodes[B].env);
+	model_peer_lost(world->model);
+	sim_note(world->sim, "the secondary's disk is lost");
+}
+
+static void toggle_connection(struct world *world)
+{
+	unsigned index = world_chance(world, 80) ? A : B;
+	struct world_node *n = &world->nodes[index];
+	char why[256] = "";
+
+	if (n->node == NULL || n->restoring || n->content_lost)
+		return;
+	if (n->disconnected)
+		replication_connect(world_volume(world, index)->replication, why, sizeof(why));
+	else
+		replication_disconnect(world_volume(world, index)->replication, why, sizeof(why));
+	n->disconnected = !n->disconnected;
+	sim_note(world->sim, "node %u: %s %s", index, n->disconnected ? "disconnect" : "connect",
+		 why);
+}
+
+static void change_protocol(struct world *world)
+{
+	struct node_volume *v = world_volume(world, A);
+
+	if (v != NULL)
+		replication_set_protocol(v->replication,
+					 (enum replication_protocol)world_random(world, 3));
+}
+
+static void store_trouble(struct world *world)
+{
+	struct store_sim_options options;
+
+	store_sim_get_options(world->sim, WORLD_STORE, &options);
+	options.error_ppm = world_chance(world, 50) ? 0 : (uint32_t)world_random(world, 200000);
+	options.effect_ppm = (uint32_t)world_random(world, 1000000);
+	options.error = 0;
+	store_sim_set_options(world->sim, WORLD_STORE, &options);
+	if (world_chance(world, 50))
+		store_sim_fail_at(world->sim, WORLD_STORE, STORE_SIM_ALL,
+				  1 + world_random(world, 30), -EIO, world_chance(world, 50));
+}
+
+static void net_trouble(struct world *world, unsigned faults)
+{
+	if ((faults & CUT) && world_chance(world, 60))
+		sim_cut(world->sim, "a", "b", world_chance(world, 40));
+	if ((faults & BLOCK) && world_chance(world, 60)) {
+		bool on = world_chance(world, 40);
+
+		if (world_chance(world, 70))
+			sim_block(world->sim, "a", "b", on);
+		if (world_chance(world, 70))
+			sim_block(world->sim, "b", "a", on);
+	}
+}
+
+/* ---- the two phases ------------------------------------------------------------------------------------ */
+
+static void one_action(struct world *world, unsigned faults)
+{
+	unsigned what = (unsigned)world_random(world, 1000);
+
+	if (what < 560) {
+		world_submit(world);
+	} else if (what < 840) {
+		run_steps(world, 1 + world_random(world, 60));
+	} else if (what < 880) {
+		run_time(world,
+			 world_random(world, world_chance(world, 10) ? 2000000000 : 50000000));
+	} else if (what < 895 && (faults & CRASH_A)) {
+		crash(world, faults, A);
+	} else if (what < 910 && (faults & CRASH_B)) {
+		crash(world, faults, B);
+	} else if (what < 940) {
+		start(world, faults, (unsigned)world_random(world, NODES));
+	} else if (what < 955 && (faults & (CUT | BLOCK))) {
+		net_trouble(world, faults);
+	} else if (what < 970 && (faults & SNAPSHOTS)) {
+		world_snapshot(world);
+	} else if (what < 980) {
+		check_secondary(world);
+	} else if (what < 984 && (faults & DISCONNECT)) {
+		toggle_connection(world);
+	} else if (what < 987 && (faults & STORE_ERRORS)) {
+		store_trouble(world);
+	} else if (what < 989 && (faults & PROTOCOL)) {
+		change_protocol(world);
+	} else if (what < 991 && (faults & SILENCE)) {
+		run_time(world, world_random(world, 40 * WORLD_SECOND));
+	} else if (what < 994 && (faults & STOP)) {
+		unsigned index = (unsigned)world_random(world, NODES);
+
+		/* What is blocked or disconnected is no reason for requests to hang. */
+		if (!world->nodes[index].content_lost)
+			world_stop(world, index);
+	} else if (what < 996 && (faults & LOSE_A)) {
+		lose_primary_disk(world);
+	} else if (what < 998 && (faults & LOSE_B)) {
+		lose_secondary_disk(world);
+	} else {
+		world_restore_from_peer(world);
+	}
+}
+
+static void prepare(struct world *world, unsigned faults)
+{
+	struct sim_net_options net;
+	struct sim_disk_options disk;
+
+	for (unsigned i = 0; i < NODES; i++) {
+		sim_disk_get(world->nodes[i].env, &disk);
+		disk.zero_unsupported = (faults & ZERO_UNSUPPORTED) && world_chance(world, 70);
+		sim_disk_set(world->nodes[i].env, &disk);
+	}
+	sim_net_get(world->sim, &net);
+	if (faults & SLOW_LINK)
+		net.bytes_per_second = 100000 + world_random(world, 2000000);
+	sim_net_set(world->sim, &net);
+}
+
+static void with_faults(struct world *world)
+{
+	unsigned faults = (unsigned)world_random(world, FAULTS);
+	unsigned actions = 100 + (unsigned)world_random(world, 900);
+
+	if (world_chance(world, 60)) /* losing disks is for a few seeds only */
+		faults &= ~(unsigned)(LOSE_A | LOSE_B);
+	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
+	prepare(world, faults);
+	world_start(world, A);
+	if (world_chance(world, 80))
+		world_start(world, B);
+	if (world_chance(world, 60)) /* many begin in sync */
+		run_time(world, 5 * WORLD_SECOND);
+	while (actions-- > 0)
+		one_action(world, faults);
+}
+
+static void mend(struct world *world)
+{
+	struct store_sim_options options;
+	struct sim_net_options net;
+	char why[256];
+
+	sim_note(world->sim, "no faults from here on");
+	sim_block(world->sim, "a", "b", false);
+	sim_block(world->sim, "b", "a", false);
+	sim_net_get(world->sim, &net);
+	net.bytes_per_second = 100 * 1000 * 1000;
+	sim_net_set(world->sim, &net);
+	store_sim_get_options(world->sim, WORLD_STORE, &options);
+	options.error_ppm = 0;
+	store_sim_set_options(world->sim, WORLD_STORE, &options);
+	store_sim_fail_at(world->sim, WORLD_STORE, 0, 0, 0, false);
+	for (unsigned i = 0; i < NODES; i++) {
+		if (!sim_node_dead(world->nodes[i].env))
+			sim_crash_after_ios(world->sim, world->nodes[i].env, 0, SIM_CRASH_KILL);
+		world_start(world, i);
+	}
+	for (unsigned i = 0; i < NODES; i++) {
+		if (world->nodes[i].disconnected)
+			replication_connect(world_volume(world, i)->replication, why, sizeof(why));
+		world->nodes[i].disconnected = false;
+	}
+}
+
+static bool content_is_back(struct world *world)
+{
+	if (world->nodes[A].content_lost && !world->nodes[A].restoring)
+		world_restore_from_peer(world);
+	return !world->nodes[A].content_lost;
+}
+
+static bool streaming(struct world *world)
+{
+	struct replication_status a, b;
+	struct volume_state state;
+
+	world_status(world, A, &a);
+	world_status(world, B, &b);
+	world_volume_state(world, B, &state);
+	return a.state == REPLICATION_STREAMING && a.source && b.state == REPLICATION_STREAMING &&
+	       !b.source && state.disk == VOLUME_DISK_UPTODATE;
+}
+
+static bool disks_equal(struct world *world)
+{
+	uint64_t offset;
+
+	return !check_disks_differ(world, &offset);
+}
+
+static bool snapshot_ended(struct world *world)
+{
+	return !world->snapshot_running;
+}
+
+static void must_stream(struct world *world)
+{
+	struct replication_status a, b;
+	struct volume_state va, vb;
+
+	if (world_wait(world, streaming, 300 * WORLD_SECOND))
+		return;
+	world_status(world, A, &a);
+	world_status(world, B, &b);
+	world_volume_state(world, A, &va);
+	world_volume_state(world, B, &vb);
+	world_fail(world,
+		   "liveness: not streaming after 300 s without faults: a is %s %s %s (%s), b is "
+		   "%s %s "
+		   "%s (%s)",
+		   replication_state_name(a.state), volume_role_name(va.role),
+		   volume_disk_state_name(va.disk), a.refusal, replication_state_name(b.state),
+		   volume_role_name(vb.role), volume_disk_state_name(vb.disk), b.refusal);
+}
+
+static void must_snapshot(struct world *world)
+{
+	if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: a snapshot does not end");
+	world_snapshot(world);
+	if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: the last snapshot does not end");
+	if (world->snapshot_error != 0)
+		world_fail(world, "liveness: the last snapshot failed: %d", world->snapshot_error);
+}
+
+static void must_be_equal(struct world *world)
+{
+	if (!world_wait(world, world_idle, 300 * WORLD_SECOND))
+		world_fail(world, "liveness: requests under way for 300 s");
+	if (!world_wait(world, disks_equal, 60 * WORLD_SECOND))
+		check_equal(world);
+}
+
+static void without_faults(struct world *world)
+{
+	mend(world);
+	if (!world_wait(world, content_is_back, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: the restore from the peer does not end");
+	must_stream(world);
+	for (unsigned i = 0; i < 40; i++) {
+		world_submit(world);
+		run_steps(world, world_random(world, 40));
+	}
+	must_stream(world);
+	must_be_equal(world);
+	must_snapshot(world);
+	check_all_snapshots(world);
+	check_secondary(world);
+	/* A clean restart of both forgets nothing and finds nothing to do. */
+	world_stop(world, A);
+	world_stop(world, B);
+	world_start(world, B);
+	world_start(world, A);
+	must_stream(world);
+	must_be_equal(world);
+}
+
+void scenario_run(struct world *world)
+{
+	with_faults(world);
+	without_faults(world);
+}

@@ -1,0 +1,686 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/sim/world.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "tests/sim/check.h"
+
+#define VOLUME_NAME "v"
+
+uint64_t world_random(struct world *world, uint64_t limit)
+{
+	uint64_t z = world->random_state += UINT64_C(0x9e3779b97f4a7c15);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+	z ^= z >> 31;
+	return limit > 0 ? z % limit : z;
+}
+
+bool world_chance(struct world *world, unsigned percent)
+{
+	return world_random(world, 100) < percent;
+}
+
+void world_fail(struct world *world, const char *format, ...)
+{
+	va_list args;
+	char reason[1024];
+
+	va_start(args, format);
+	vsnprintf(reason, sizeof(reason), format, args);
+	va_end(args);
+	sim_print_log(world->sim, stderr);
+	fprintf(stderr, "FAILED: seed %llu at %.6f s: %s\n", (unsigned long long)world->seed,
+		(double)sim_now_ns(world->sim) / 1e9, reason);
+	fflush(stderr);
+	_exit(1);
+}
+
+/* ---- making ------------------------------------------------------------------------------------- */
+
+static void choose_options(struct world *world)
+{
+	struct world_options *o = &world->options;
+	static const unsigned block_min[] = {1, 512, 4096};
+
+	o->size_bytes = (1 + world_random(world, world_chance(world, 20) ? 16 : 3)) << 20;
+	if (world_chance(world, 30)) /* an end that is not a multiple of a chunk or region */
+		o->size_bytes -= 4096 * world_random(world, 40);
+	o->protocol = "ABCCC"[world_random(world, 5)];
+	o->block_min_bytes = block_min[world_random(world, 3)];
+	o->partial_sectors = o->block_min_bytes == 1 && world_chance(world, 60);
+	o->queue_depth = 1 + (unsigned)world_random(world, world_chance(world, 50) ? 4 : 32);
+	o->write_max_bytes = 4096u << world_random(world, 6);
+	o->staging_max_bytes = world_chance(world, 50) ? 0 : (64 + world_random(world, 4096)) << 10;
+	o->preserve_max_bytes =
+		world_chance(world, 60) ? 0 : (128 + world_random(world, 1024)) << 10;
+	o->send_queue_max_bytes =
+		world_chance(world, 50) ? 0 : (2048 + world_random(world, 4096)) << 10;
+	o->keep_last = world_chance(world, 50) ? 0 : 1 + (unsigned)world_random(world, 4);
+	o->strict = world_chance(world, 10);
+}
+
+static void make_config(struct world *world, unsigned index)
+{
+	static const char *const names[] = {"a", "b"}, *const addresses[] = {"a:7000", "b:7000"};
+	struct world_node *n = &world->nodes[index];
+	const struct world_options *o = &world->options;
+
+	n->world = world;
+	n->index = index;
+	n->env = sim_node(world->sim, names[index]);
+	n->config = (struct config){
+		.path = (char *)"simulated",
+		.node = {.name = (char *)(uintptr_t)names[index],
+			 .state_dir = (char *)"/var/offsite",
+			 .peer_listen = (char *)(uintptr_t)addresses[index],
+			 .peer_plaintext = true,
+			 .log_level = ENV_LOG_INFO},
+		.volumes = &n->volume,
+		.volume_count = 1,
+	};
+	n->volume = (struct config_volume){
+		.name = (char *)VOLUME_NAME,
+		.backing = (char *)WORLD_BACKING,
+		.size_bytes = o->size_bytes,
+		.primary = index == A,
+		.peer = (char *)(uintptr_t)addresses[1 - index],
+		.protocol = o->protocol,
+		.staging_max_bytes = o->staging_max_bytes,
+		.preserve_max_bytes = o->preserve_max_bytes,
+		.send_queue_max_bytes = o->send_queue_max_bytes,
+		.block_min_bytes = o->block_min_bytes,
+		.store = index == A ? (char *)WORLD_STORE : NULL,
+		.keep_last = o->keep_last,
+		.compression_level = 1,
+	};
+}
+
+static void new_pool(struct world *world)
+{
+	static const unsigned counts[3] = {WORLD_CLIENTS_MAX, WORLD_CLIENTS_MAX, WORLD_CLIENTS_MAX};
+
+	world->pool = buf_pool_new(counts);
+	if (world->pool == NULL)
+		abort();
+}
+
+struct world *world_new(uint64_t seed, bool trace)
+{
+	struct world *world = calloc(1, sizeof(*world));
+
+	if (world == NULL)
+		abort();
+	world->seed = seed;
+	world->random_state = seed ^ UINT64_C(0x5851f42d4c957f2d);
+	world->sim = sim_new(seed);
+	if (trace)
+		sim_trace(world->sim, stderr);
+	choose_options(world);
+	world->model = model_new(world->options.size_bytes);
+	for (unsigned i = 0; i < NODES; i++)
+		make_config(world, i);
+	new_pool(world);
+	sim_note(world->sim,
+		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
+		 "preserve %llu, queue %llu, keep %u",
+		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
+		 world->options.protocol, world->options.block_min_bytes,
+		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
+		 (unsigned long long)world->options.staging_max_bytes,
+		 (unsigned long long)world->options.preserve_max_bytes,
+		 (unsigned long long)world->options.send_queue_max_bytes, world->options.keep_last);
+	return world;
+}
+
+void world_free(struct world *world)
+{
+	sim_free(world->sim);
+	model_free(world->model);
+	free(world);
+}
+
+/* ---- looking ------------------------------------------------------------------------------------- */
+
+struct node_volume *world_volume(struct world *world, unsigned index)
+{
+	struct node *node = world->nodes[index].node;
+
+	return node != NULL ? node_find(node, VOLUME_NAME) : NULL;
+}
+
+void world_status(struct world *world, unsigned index, struct replication_status *status)
+{
+	struct node_volume *v = world_volume(world, index);
+
+	memset(status, 0, sizeof(*status));
+	if (v != NULL && v->replication != NULL)
+		replication_get_status(v->replication, status);
+}
+
+void world_volume_state(struct world *world, unsigned index, struct volume_state *state)
+{
+	volume_get_state(world_volume(world, index)->volume, state);
+}
+
+static const uint8_t *image_page(void *context, uint64_t index)
+{
+	return sim_file_page(context, WORLD_BACKING, index);
+}
+
+struct model_image world_image(struct env *env)
+{
+	return (struct model_image){.page = image_page, .context = env};
+}
+
+/* ---- nodes ------------------------------------------------------------------------------------------ */
+
+/* Its process is gone: nothing of it is called or freed any more. */
+static void forget(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+
+	n->node = NULL;
+	n->disconnected = false;
+	world->crashes++;
+	if (index != A)
+		return;
+	world->incarnation++;
+	world->block = NULL;
+	world->snapshot_running = false;
+	n->restoring = false;
+	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++)
+		world->clients[i].busy = false;
+	world->busy = 0;
+	new_pool(world); /* the old one's buffers are with the dead */
+}
+
+static bool died(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+
+	if (!sim_node_dead(n->env))
+		return false;
+	if (n->node != NULL)
+		forget(world, index);
+	return true;
+}
+
+void world_crash(struct world *world, unsigned index, enum sim_crash mode)
+{
+	if (world->nodes[index].node == NULL)
+		return;
+	sim_crash(world->sim, world->nodes[index].env, mode);
+	forget(world, index);
+}
+
+static void primary_started(struct world *world)
+{
+	struct world_node *n = &world->nodes[A];
+	struct model_image image = world_image(n->env);
+	struct volume_state state;
+	char why[1024];
+
+	world_volume_state(world, A, &state);
+	/* Restored, but killed before it could say so. */
+	if (n->content_lost && state.disk == VOLUME_DISK_UPTODATE &&
+	    !id128_is_zero(&state.generations.current)) {
+		if (!model_resolve(world->model, &image, true, why, sizeof(why)))
+			world_fail(world, "promise 1: %s", why);
+		n->content_lost = false;
+	}
+	if (n->content_lost)
+		return;
+	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
+		world_fail(world, "promise 1: %s", why);
+	check_maps(world);
+}
+
+void world_start(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	char why[256] = "";
+	struct node *node = NULL;
+	int error;
+
+	if (n->node != NULL)
+		return;
+	if (sim_node_dead(n->env))
+		n->env = sim_restart(world->sim, n->env);
+	env_mkdir(n->env, "/srv");
+	error = sim_node_dead(n->env) ? 0 : node_start(n->env, &n->config, &node, why, sizeof(why));
+	if (sim_node_dead(n->env)) {
+		world->crashes++;
+		return;
+	}
+	if (error != 0)
+		world_fail(world, "node %u did not start: %d, %s", index, error, why);
+	n->node = node;
+	if (world_volume(world, index)->volume == NULL)
+		world_fail(world, "node %u: its volume did not open: %s", index,
+			   world_volume(world, index)->error);
+	if (index == A)
+		primary_started(world);
+}
+
+static void stopped(void *context)
+{
+	*(bool *)context = true;
+}
+
+void world_stop(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	uint64_t limit = sim_now_ns(world->sim) + 600 * WORLD_SECOND;
+	bool done = false;
+
+	if (n->node == NULL || n->restoring)
+		return;
+	if (index == A) {
+		if (!world_wait(world, world_idle, 300 * WORLD_SECOND))
+			world_fail(world, "requests under way for 300 s");
+		if (n->node == NULL)
+			return;
+		if (world->block != NULL)
+			world->block->ops->close(world->block);
+		world->block = NULL;
+	}
+	sim_note(world->sim, "stop of node %u", index);
+	node_stop(n->node, stopped, &done);
+	while (!done) {
+		if (!sim_step(world->sim) || sim_now_ns(world->sim) > limit)
+			world_fail(world, "node %u does not stop", index);
+		world->steps++;
+		died(world, 1 - index);
+		if (died(world, index))
+			return;
+	}
+	if (died(world, index))
+		return;
+	env_free(n->env);
+	forget(world, index);
+}
+
+bool world_step(struct world *world)
+{
+	bool more = sim_step(world->sim);
+
+	world->steps++;
+	for (unsigned i = 0; i < NODES; i++)
+		if (!died(world, i) && world->nodes[i].node != NULL &&
+		    (world->options.strict || world->steps % 64 == 0))
+			node_check(world->nodes[i].node);
+	return more;
+}
+
+bool world_wait(struct world *world, bool (*condition)(struct world *world), uint64_t max_ns)
+{
+	uint64_t end = sim_now_ns(world->sim) + max_ns;
+
+	while (!condition(world))
+		if (sim_now_ns(world->sim) > end || !world_step(world))
+			return false;
+	return true;
+}
+
+/* ---- clients -------------------------------------------------------------------------------------------- */
+
+bool world_idle(struct world *world)
+{
+	return world->busy == 0;
+}
+
+static bool in_sync(struct world *world, uint64_t *connects)
+{
+	struct replication_status status;
+
+	world_status(world, A, &status);
+	*connects = status.connects + status.disconnects;
+	return status.state == REPLICATION_STREAMING && status.source &&
+	       status.protocol == REPLICATION_C;
+}
+
+static void check_read_done(struct client *client)
+{
+	struct world *world = client->world;
+	struct block_request *r = &client->request;
+	char why[1024];
+
+	if (client->whole &&
+	    !model_check_read(world->model, r->buf->data, r->offset_bytes, r->length_bytes,
+			      client->submitted, model_tick(world->model), why, sizeof(why)))
+		world_fail(world, "read [%llu+%llu]: %s", (unsigned long long)r->offset_bytes,
+			   (unsigned long long)r->length_bytes, why);
+}
+
+static void request_done(struct block_request *request, int error)
+{
+	struct client *client = (struct client *)request;
+	struct world *world = client->world;
+	uint64_t connects;
+	bool on_peer;
+
+	if (client->incarnation != world->incarnation || sim_node_dead(world->nodes[A].env))
+		return;
+	if (!client->busy)
+		world_fail(world, "a request completed twice");
+	if (error != 0)
+		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
+			   (unsigned long long)request->offset_bytes,
+			   (unsigned long long)request->length_bytes, error);
+	on_peer = in_sync(world, &connects) && client->streaming && connects == client->connects;
+	switch (request->op) {
+	case BLOCK_READ:
+		check_read_done(client);
+		break;
+	case BLOCK_WRITE:
+	case BLOCK_TRIM:
+	case BLOCK_ZERO:
+		model_complete(world->model, client->write, (request->flags & BLOCK_FUA) != 0,
+			       on_peer);
+		break;
+	case BLOCK_FLUSH:
+		model_flushed(world->model, client->submitted, on_peer);
+		break;
+	default:
+		break;
+	}
+	buf_put(request->buf);
+	request->buf = NULL;
+	client->busy = false;
+	world->busy--;
+}
+
+/* Opens the export when the volume is fit for it. */
+static bool open_block(struct world *world)
+{
+	struct world_node *n = &world->nodes[A];
+	struct volume_state state;
+	struct block *block;
+	char why[256] = "";
+
+	if (world->block != NULL)
+		return true;
+	if (n->node == NULL || n->content_lost || n->restoring)
+		return false;
+	world_volume_state(world, A, &state);
+	if (state.role != VOLUME_PRIMARY || state.disk != VOLUME_DISK_UPTODATE)
+		world_fail(world, "the primary is %s and %s", volume_role_name(state.role),
+			   volume_disk_state_name(state.disk));
+	block = node_find_block(n->node, VOLUME_NAME);
+	if (block == NULL || block->ops->open(block, why, sizeof(why)) != 0)
+		world_fail(world, "the primary's export does not open: %s", why);
+	world->block = block;
+	return true;
+}
+
+static struct client *client_new(struct world *world, enum block_op op)
+{
+	struct client *client = NULL;
+
+	if (world->busy >= world->options.queue_depth || !open_block(world))
+		return NULL;
+	for (unsigned i = 0; client == NULL && i < WORLD_CLIENTS_MAX; i++)
+		if (!world->clients[i].busy)
+			client = &world->clients[i];
+	if (client == NULL)
+		return NULL;
+	memset(client, 0, sizeof(*client));
+	client->world = world;
+	client->busy = true;
+	client->incarnation = world->incarnation;
+	client->streaming = in_sync(world, &client->connects);
+	client->request.op = op;
+	client->request.done = request_done;
+	world->busy++;
+	return client;
+}
+
+static void submit(struct world *world, struct client *client)
+{
+	world->requests++;
+	world->block->ops->submit(world->block, &client->request);
+	for (unsigned i = 0; i < NODES; i++)
+		died(world, i);
+}
+
+void world_flush(struct world *world)
+{
+	struct client *client = client_new(world, BLOCK_FLUSH);
+
+	if (client == NULL)
+		return;
+	client->submitted = model_tick(world->model);
+	submit(world, client);
+}
+
+static void choose_range(struct world *world, struct block_request *r, uint64_t align,
+			 uint64_t length_max)
+{
+	uint64_t size = world->options.size_bytes;
+	uint64_t length = 1 + world_random(world, length_max);
+
+	/* Half of it in a few places, so that requests meet. */
+	if (world_chance(world, 50))
+		r->offset_bytes =
+			(world_random(world, 8) * 131072 + world_random(world, 16384)) % size;
+	else
+		r->offset_bytes = world_random(world, size);
+	r->offset_bytes -= r->offset_bytes % align;
+	length += align - 1;
+	length -= length % align;
+	if (length > size - r->offset_bytes)
+		length = size - r->offset_bytes;
+	r->length_bytes = length;
+}
+
+/* Two writes that share a sector without sharing a byte may take effect in any order: not told
+ * apart by the model, so not done at the same time. */
+static bool shares_sector(const struct world *world, const struct client *client)
+{
+	const struct block_request *r = &client->request;
+	uint64_t start = r->offset_bytes / MODEL_SECTOR;
+	uint64_t end = (r->offset_bytes + r->length_bytes - 1) / MODEL_SECTOR;
+
+	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++) {
+		const struct client *other = &world->clients[i];
+		const struct block_request *o = &other->request;
+
+		if (!other->busy || other == client || o->length_bytes == 0 || o->op == BLOCK_READ)
+			continue;
+		if (o->offset_bytes / MODEL_SECTOR <= end &&
+		    (o->offset_bytes + o->length_bytes - 1) / MODEL_SECTOR >= start)
+			return true;
+	}
+	return false;
+}
+
+static void client_drop(struct client *client)
+{
+	client->busy = false;
+	client->world->busy--;
+}
+
+static void submit_write(struct world *world)
+{
+	uint64_t align = world->options.block_min_bytes > 512 ? 4096 : 512;
+	struct client *client = client_new(world, BLOCK_WRITE);
+	struct block_request *r;
+
+	if (client == NULL)
+		return;
+	r = &client->request;
+	if (world->options.partial_sectors && world_chance(world, 50))
+		align = 1;
+	choose_range(world, r, align, world->options.write_max_bytes);
+	if (world->options.partial_sectors && shares_sector(world, client)) {
+		client_drop(client);
+		return;
+	}
+	if (world_chance(world, 10))
+		r->flags = BLOCK_FUA;
+	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
+	if (r->buf == NULL) {
+		client_drop(client);
+		return;
+	}
+	client->write = model_submit(world->model, r->offset_bytes, r->length_bytes, r->buf->data);
+	submit(world, client);
+}
+
+static void submit_zero(struct world *world)
+{
+	struct client *client =
+		client_new(world, world_chance(world, 50) ? BLOCK_TRIM : BLOCK_ZERO);
+	struct block_request *r;
+	uint64_t align = 4096;
+
+	if (client == NULL)
+		return;
+	r = &client->request;
+	if (r->op == BLOCK_ZERO && world->options.block_min_bytes <= 512)
+		align = 512;
+	choose_range(world, r, align, world_chance(world, 20) ? 1 << 20 : 65536);
+	if (world->options.partial_sectors && shares_sector(world, client)) {
+		client_drop(client);
+		return;
+	}
+	if (world_chance(world, 10))
+		r->flags |= BLOCK_FUA;
+	if (r->op == BLOCK_ZERO && world_chance(world, 30))
+		r->flags |= BLOCK_NO_HOLE;
+	client->write = model_submit(world->model, r->offset_bytes, r->length_bytes, NULL);
+	submit(world, client);
+}
+
+static void submit_read(struct world *world)
+{
+	uint64_t align = world->options.block_min_bytes > 512 ? 4096 : 512;
+	struct client *client = client_new(world, BLOCK_READ);
+	struct block_request *r;
+
+	if (client == NULL)
+		return;
+	r = &client->request;
+	client->whole = true;
+	if (world->options.block_min_bytes == 1 && world_chance(world, 20)) {
+		align = 1;
+		client->whole = false;
+	}
+	choose_range(world, r, align, world->options.write_max_bytes);
+	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
+	if (r->buf == NULL) {
+		client_drop(client);
+		return;
+	}
+	client->submitted = model_tick(world->model);
+	submit(world, client);
+}
+
+void world_submit(struct world *world)
+{
+	unsigned what = (unsigned)world_random(world, 100);
+
+	if (what < 55)
+		submit_write(world);
+	else if (what < 65)
+		submit_zero(world);
+	else if (what < 85)
+		submit_read(world);
+	else
+		world_flush(world);
+}
+
+/* ---- snapshots, restores ----------------------------------------------------------------------------------- */
+
+struct ticket {
+	struct world *world;
+	uint32_t incarnation;
+};
+
+static struct ticket *ticket_new(struct world *world)
+{
+	struct ticket *ticket = malloc(sizeof(*ticket));
+
+	if (ticket == NULL)
+		abort();
+	*ticket = (struct ticket){world, world->incarnation};
+	return ticket;
+}
+
+/* NULL: from an incarnation that is gone. */
+static struct world *ticket_world(void *context)
+{
+	struct ticket *ticket = context;
+	struct world *world = ticket->world;
+
+	if (ticket->incarnation != world->incarnation || sim_node_dead(world->nodes[A].env))
+		world = NULL;
+	free(ticket);
+	return world;
+}
+
+static void snapshot_created(void *context, const struct snapshot_result *result)
+{
+	struct world *world = ticket_world(context);
+
+	if (world == NULL)
+		return;
+	world->snapshot_running = false;
+	world->snapshot_error = result->error;
+	sim_note(world->sim, "snapshot: %d %s", result->error, result->why);
+	if (result->error != 0)
+		return;
+	world->snapshots++;
+	check_snapshot(world, &result->info.id, world->snapshot_from, model_tick(world->model));
+}
+
+void world_snapshot(struct world *world)
+{
+	struct node_volume *v = world_volume(world, A);
+
+	if (v == NULL || v->writer == NULL || world->snapshot_running ||
+	    world->nodes[A].content_lost || world->nodes[A].restoring)
+		return;
+	world->snapshot_running = true;
+	world->snapshot_from = model_tick(world->model);
+	sim_note(world->sim, "snapshot begins at ordinal %u", world->snapshot_from);
+	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world));
+	died(world, A);
+}
+
+static void restored(void *context, int error, const char *why)
+{
+	struct world *world = ticket_world(context);
+	struct model_image image;
+	char reason[1024];
+
+	if (world == NULL)
+		return;
+	world->nodes[A].restoring = false;
+	sim_note(world->sim, "restore from the peer: %d %s", error, why != NULL ? why : "");
+	if (error != 0)
+		return;
+	image = world_image(world->nodes[A].env);
+	if (!model_resolve(world->model, &image, true, reason, sizeof(reason)))
+		world_fail(world, "promise 1, after a restore from the peer: %s", reason);
+	world->nodes[A].content_lost = false;
+	world->restores++;
+}
+
+void world_restore_from_peer(struct world *world)
+{
+	struct world_node *n = &world->nodes[A];
+
+	if (n->node == NULL || n->restoring || !n->content_lost)
+		return;
+	n->restoring = true;
+	sim_note(world->sim, "restore from the peer begins");
+	node_restore_from_peer(world_volume(world, A), restored, ticket_new(world));
+	died(world, A);
+}

@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * world: two nodes with one volume, a store, the clients of the primary, and the shadow model of
+ * what those clients know. Owns starting, crashing and stopping nodes and the clients' requests;
+ * what happens when is the scenario's, what must hold is the checks'.
+ */
+#ifndef OFFSITE_TESTS_SIM_WORLD_H
+#define OFFSITE_TESTS_SIM_WORLD_H
+
+#include "daemon/node.h"
+#include "tests/sim/env_sim.h"
+#include "tests/sim/model.h"
+#include "tests/sim/store_sim.h"
+
+#define WORLD_CLIENTS_MAX 32
+#define WORLD_STORE       "sim:bucket"
+#define WORLD_BACKING     "/srv/volume.img"
+#define WORLD_SECOND      UINT64_C(1000000000)
+
+enum { A, B, NODES }; /* node A is the primary by its config, B the secondary */
+
+struct world;
+
+struct world_node {
+	struct world *world;
+	unsigned index;
+	struct env *env;
+	struct node *node; /* NULL: down */
+	struct config config;
+	struct config_volume volume;
+	bool content_lost; /* its disk was lost and has not been restored yet */
+	bool restoring;    /* restore from the peer under way */
+	bool disconnected; /* by the operator */
+};
+
+struct client {
+	struct block_request request;
+	struct world *world;
+	bool busy;
+	uint32_t incarnation;
+	uint32_t write, submitted;
+	bool streaming; /* at submission: protocol C and in sync */
+	uint64_t connects;
+	bool whole; /* READ: whole sectors, to be compared */
+};
+
+struct world_options { /* of one seed */
+	uint64_t size_bytes;
+	char protocol;
+	unsigned block_min_bytes;
+	bool partial_sectors;
+	unsigned queue_depth;
+	uint32_t write_max_bytes;
+	uint64_t staging_max_bytes, preserve_max_bytes, send_queue_max_bytes;
+	unsigned keep_last;
+	bool strict; /* every step is checked by node_check() */
+};
+
+struct world {
+	uint64_t seed, random_state;
+	struct sim *sim;
+	struct world_options options;
+	struct world_node nodes[NODES];
+	struct model *model;
+	uint32_t incarnation; /* of the primary; requests of older ones are forgotten */
+	struct block *block;  /* opened; NULL: not */
+	struct buf_pool *pool;
+	struct client clients[WORLD_CLIENTS_MAX];
+	unsigned busy;
+	/* the snapshot under way */
+	bool snapshot_running;
+	uint32_t snapshot_from;
+	unsigned snapshots;
+	int snapshot_error;
+	/* counters, for the end's line */
+	uint64_t steps, requests, crashes, image_checks, refusals, restores, cuts, point_checks;
+};
+
+/* Ends the process with the reason, the log and the command that replays the seed. */
+void world_fail(struct world *world, const char *format, ...)
+	__attribute__((format(printf, 2, 3), noreturn));
+
+struct world *world_new(uint64_t seed, bool trace);
+void world_free(struct world *world);
+uint64_t world_random(struct world *world, uint64_t limit);
+bool world_chance(struct world *world, unsigned percent);
+
+/* Starts a node that is down: restarts its env if that is dead, checks what recovery left. */
+void world_start(struct world *world, unsigned index);
+void world_crash(struct world *world, unsigned index, enum sim_crash mode);
+/* Clean stop; waits for the requests under way. Faults are to be off or may strike during it. */
+void world_stop(struct world *world, unsigned index);
+/* One step of the simulation, with node_check() and the forgetting of nodes that died in it. False:
+ * nothing is left to happen. */
+bool world_step(struct world *world);
+/* Steps until the condition holds, at most for max_ns. */
+bool world_wait(struct world *world, bool (*condition)(struct world *world), uint64_t max_ns);
+
+struct node_volume *world_volume(struct world *world, unsigned index); /* NULL: down */
+void world_status(struct world *world, unsigned index, struct replication_status *status);
+void world_volume_state(struct world *world, unsigned index, struct volume_state *state);
+
+/* A random request, if the primary is open and a client is free. */
+void world_submit(struct world *world);
+void world_flush(struct world *world);
+bool world_idle(struct world *world); /* no request under way */
+void world_snapshot(struct world *world);
+void world_restore_from_peer(struct world *world);
+
+/* The volume's file on a node's disk. */
+struct model_image world_image(struct env *env);
+
+#endif
