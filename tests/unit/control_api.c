@@ -63,6 +63,7 @@ static void *loop_main(void *context)
 	fake_init(env);
 	sem_post(&loop_ready);
 	env_run(env);
+	sem_wait(&loop_ready); /* env_post() of the stop has returned */
 	env_free(env);
 	return NULL;
 }
@@ -129,6 +130,7 @@ static int tear_down(void **state)
 		assert_true(freed);
 	}
 	on_loop(stop_loop);
+	sem_post(&loop_ready);
 	pthread_join(loop, NULL);
 	assert_int_equal(access(path, F_OK), -1); /* the socket is taken away */
 	assert_int_equal(rmdir(directory), 0);
