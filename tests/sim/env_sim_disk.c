@@ -1,51 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The simulated disk: names, and the calls. What a file holds: env_sim_image.h. A crash keeps, drops
- * or tears each change of a file that is not durable. Names work the same way: what is there, what
- * is durable, and a list of changes for each directory, of which a crash keeps a prefix.
+ * The simulated disk as a whole. A crash keeps, drops or tears each change of a file that is not
+ * durable (env_sim_image.c). Names work the same way: what is there, what is durable, and a list of
+ * changes for each directory, of which a crash keeps a prefix.
  */
-#include "tests/sim/env_sim_image.h"
+#include "tests/sim/env_sim_disk.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "protocol/wire.h"
-
-struct name {
-	struct inode *inode;
-	struct name *next;
-	char path[];
-};
-
-struct name_change { /* to now means inode (NULL: nothing), from means nothing */
-	char *from, *to;
-	struct inode *inode;
-	struct name_change *next;
-};
-
-struct sim_disk {
-	struct sim *sim;
-	struct sim_disk_options options;
-	bool strict_names; /* names are durable after sync_dir only */
-	uint64_t pages_used;
-	struct inode *inodes;
-	struct name *now, *durable, *directories;
-	struct name_change *changes, **changes_end;
-};
-
-struct env_file {
-	struct sim_env *owner;
-	struct inode *inode;
-	unsigned flags, under_way;
-	struct env_file *next;
-	char path[];
-};
-
 /* ---- inodes and names ------------------------------------------------------------------------------ */
 
-static struct inode *inode_new(struct sim_disk *disk)
+struct inode *inode_new(struct sim_disk *disk)
 {
 	struct inode *inode = sim_alloc(sizeof(*inode));
 
@@ -59,14 +26,14 @@ static struct inode *inode_new(struct sim_disk *disk)
 	return inode;
 }
 
-static struct inode *inode_get(struct inode *inode)
+struct inode *inode_get(struct inode *inode)
 {
 	if (inode != NULL)
 		inode->references++;
 	return inode;
 }
 
-static void inode_put(struct inode *inode)
+void inode_put(struct inode *inode)
 {
 	if (inode == NULL || --inode->references > 0)
 		return;
@@ -84,7 +51,7 @@ static void inode_put(struct inode *inode)
 	free(inode);
 }
 
-static struct name *name_find(struct name *names, const char *path)
+struct name *name_find(struct name *names, const char *path)
 {
 	while (names != NULL && strcmp(names->path, path) != 0)
 		names = names->next;
@@ -139,7 +106,7 @@ static void names_copy(struct name **to, struct name *from, bool of_copies)
 	}
 }
 
-static void directory_add(struct sim_disk *disk, const char *path)
+void name_add_directory(struct sim_disk *disk, const char *path)
 {
 	struct name *name = sim_alloc(sizeof(*name) + strlen(path) + 1);
 
@@ -148,7 +115,7 @@ static void directory_add(struct sim_disk *disk, const char *path)
 	disk->directories = name;
 }
 
-static bool in_directory(const char *path, const char *directory)
+bool name_in_directory(const char *path, const char *directory)
 {
 	size_t n = strlen(directory);
 
@@ -174,8 +141,7 @@ static void name_change_free(struct name_change *change)
 	free(change);
 }
 
-static void name_change_add(struct sim_disk *disk, const char *from, const char *to,
-			    struct inode *inode)
+void name_change_add(struct sim_disk *disk, const char *from, const char *to, struct inode *inode)
 {
 	struct name_change *change = sim_alloc(sizeof(*change));
 
@@ -192,16 +158,15 @@ static void name_change_add(struct sim_disk *disk, const char *from, const char 
 	name_change_free(change);
 }
 
-/* All changes in the directory become durable. */
-static void names_flush(struct sim_disk *disk, const char *directory)
+void name_flush_directory(struct sim_disk *disk, const char *directory)
 {
 	struct name_change **p = &disk->changes;
 
 	while (*p != NULL) {
 		struct name_change *change = *p;
 
-		if (!in_directory(change->to, directory) &&
-		    !in_directory(change->from, directory)) {
+		if (!name_in_directory(change->to, directory) &&
+		    !name_in_directory(change->from, directory)) {
 			p = &change->next;
 			continue;
 		}
@@ -236,7 +201,7 @@ static void names_settle(struct sim *sim, struct sim_disk *disk, enum sim_crash 
 		for (p = &disk->changes; *p != NULL;) {
 			struct name_change *later = *p;
 
-			if (!in_directory(later->to, directory)) {
+			if (!name_in_directory(later->to, directory)) {
 				p = &later->next;
 				continue;
 			}
@@ -262,7 +227,7 @@ struct sim_disk *sim_disk_new(struct sim *sim)
 	disk->options.align_bytes = sim_random(sim, 2) ? 512 : 4096;
 	disk->options.latency_min_ns = 10 * SIM_US;
 	disk->options.latency_max_ns = sim_between(sim, 20 * SIM_US, 3 * SIM_MS);
-	directory_add(disk, "/");
+	name_add_directory(disk, "/");
 	return disk;
 }
 
@@ -402,652 +367,4 @@ void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_
 	if (offset < inode->durable.size)
 		image_page_to_change(&inode->durable, (uint32_t)(offset / PAGE))[offset % PAGE] ^=
 			xor_with;
-}
-
-/* ---- blocking calls -------------------------------------------------------------------------------------- */
-
-static struct sim_disk *disk_of(struct sim_env *env)
-{
-	return env->machine->disk;
-}
-
-/* Without doubled and trailing slashes. */
-static char *path_clean(const char *path)
-{
-	char *clean = sim_alloc(strlen(path) + 2), *to = clean;
-
-	assert(path[0] == '/');
-	for (; *path != '\0'; path++)
-		if (*path != '/' || to == clean || to[-1] != '/')
-			*to++ = *path;
-	if (to > clean + 1 && to[-1] == '/')
-		to--;
-	*to = '\0';
-	return clean;
-}
-
-static bool parent_exists(struct sim_disk *disk, const char *path)
-{
-	for (struct name *name = disk->directories; name != NULL; name = name->next)
-		if (in_directory(path, name->path))
-			return true;
-	return false;
-}
-
-static int open_clean(struct sim_env *env, const char *path, unsigned flags, struct env_file **file)
-{
-	struct sim_disk *disk = disk_of(env);
-	struct name *name = name_find(disk->now, path);
-	struct env_file *f;
-
-	if (name_find(disk->directories, path) != NULL)
-		return -EISDIR;
-	if (name == NULL && (!(flags & ENV_FILE_CREATE) || !parent_exists(disk, path)))
-		return -ENOENT;
-	if (name != NULL && (flags & ENV_FILE_CREATE) && (flags & ENV_FILE_EXCL))
-		return -EEXIST;
-	if (name != NULL && (flags & ENV_FILE_LOCK) && name->inode->locked_by != NULL)
-		return -EWOULDBLOCK;
-	if (name == NULL) {
-		if (!sim_io(env))
-			return -EIO;
-		name_change_add(disk, NULL, path, inode_new(disk));
-		name = name_find(disk->now, path);
-	}
-	f = sim_alloc(sizeof(*f) + strlen(path) + 1);
-	strcpy(f->path, path);
-	f->owner = env;
-	f->flags = flags;
-	f->inode = inode_get(name->inode);
-	if (flags & ENV_FILE_LOCK)
-		f->inode->locked_by = f;
-	f->next = env->files;
-	env->files = f;
-	*file = f;
-	return 0;
-}
-
-static int file_open(struct env *e, const char *path, unsigned flags, struct env_file **file)
-{
-	struct sim_env *env = sim_env_of(e);
-	char *clean;
-	int error;
-
-	if (env->dead)
-		return -EIO;
-	clean = path_clean(path);
-	error = open_clean(env, clean, flags, file);
-	free(clean);
-	return error;
-}
-
-static void file_free(struct env_file *file)
-{
-	if (file->inode->locked_by == file)
-		file->inode->locked_by = NULL;
-	inode_put(file->inode);
-	free(file);
-}
-
-static void file_close(struct env *e, struct env_file *file)
-{
-	struct sim_env *env = sim_env_of(e);
-
-	if (env->dead)
-		return;
-	assert(file->under_way == 0);
-	for (struct env_file **p = &env->files;; p = &(*p)->next) {
-		assert(*p != NULL);
-		if (*p == file) {
-			*p = file->next;
-			break;
-		}
-	}
-	file_free(file);
-}
-
-void sim_disk_env_gone(struct sim_env *env)
-{
-	while (env->files != NULL) {
-		struct env_file *file = env->files;
-
-		env->files = file->next;
-		file_free(file);
-	}
-}
-
-static uint32_t file_align(const struct env_file *file)
-{
-	return file->flags & ENV_FILE_DIRECT ? disk_of(file->owner)->options.align_bytes : 1;
-}
-
-static int file_info(struct env *e, struct env_file *file, struct env_file_info *info)
-{
-	if (sim_env_of(e)->dead)
-		return -EIO;
-	*info = (struct env_file_info){
-		.size_bytes = file->inode->now.size,
-		.align_bytes = file_align(file),
-		.direct = (file->flags & ENV_FILE_DIRECT) != 0,
-	};
-	return 0;
-}
-
-/* An injected error for this file? */
-static bool fails(struct env_file *file, uint32_t ppm)
-{
-	struct sim_disk *disk = disk_of(file->owner);
-
-	if (disk->options.eio_path != NULL && strstr(file->path, disk->options.eio_path) == NULL)
-		return false;
-	if (!sim_chance(disk->sim, ppm))
-		return false;
-	sim_note(disk->sim, "injected EIO: %s of %s", file->path, file->owner->machine->name);
-	return true;
-}
-
-static bool has_space(struct sim_disk *disk, const struct inode *inode, uint64_t offset,
-		      uint64_t length)
-{
-	uint64_t need = 0;
-
-	if (disk->options.capacity_bytes == 0)
-		return true;
-	for (uint64_t i = offset / PAGE; i * PAGE < offset + length; i++)
-		if (i >= inode->now.count || inode->now.pages[i] == NULL)
-			need++;
-	return need == 0 || (disk->pages_used + need) * PAGE <= disk->options.capacity_bytes;
-}
-
-static int file_truncate(struct env *e, struct env_file *file, uint64_t size_bytes)
-{
-	struct sim_env *env = sim_env_of(e);
-
-	if (!sim_io(env))
-		return -EIO;
-	assert(file->flags & ENV_FILE_WRITE);
-	if (fails(file, disk_of(env)->options.write_eio_ppm))
-		return -EIO;
-	inode_change(file->inode, change_new(CHANGE_TRUNCATE, NULL, 0, size_bytes));
-	return 0;
-}
-
-static int file_allocate(struct env *e, struct env_file *file, uint64_t offset, uint64_t length)
-{
-	struct sim_env *env = sim_env_of(e);
-
-	if (!sim_io(env))
-		return -EIO;
-	assert(file->flags & ENV_FILE_WRITE);
-	if (!has_space(disk_of(env), file->inode, offset, length))
-		return -ENOSPC;
-	inode_change(file->inode, change_new(CHANGE_ALLOCATE, NULL, offset, length));
-	return 0;
-}
-
-static void assert_aligned(const struct env_file *file, const void *buf, uint64_t length,
-			   uint64_t offset)
-{
-	uint32_t align = file_align(file);
-
-	assert((uintptr_t)buf % align == 0);
-	assert(length % align == 0);
-	assert(offset % align == 0);
-}
-
-static int do_read(struct env_file *file, void *buf, uint64_t length, uint64_t offset)
-{
-	if (fails(file, disk_of(file->owner)->options.read_eio_ppm))
-		return -EIO;
-	if (offset + length > file->inode->now.size)
-		return -ENODATA;
-	image_read(&file->inode->now, buf, length, offset);
-	return 0;
-}
-
-/* A failed write leaves anything of itself. */
-static void write_in_part(struct sim *sim, struct inode *inode, const struct change *change)
-{
-	switch (sim_random(sim, 3)) {
-	case 0:
-		return;
-	case 1:
-		change_tear(sim, &inode->now, change);
-		if (sim_random(sim, 2))
-			change_tear(sim, &inode->durable, change);
-		return;
-	default:
-		change_tear(sim, &inode->now, change);
-	}
-}
-
-static int do_change(struct env_file *file, struct change *change, bool durable)
-{
-	struct sim_disk *disk = disk_of(file->owner);
-	struct inode *inode = file->inode;
-
-	if (fails(file, disk->options.write_eio_ppm)) {
-		write_in_part(disk->sim, inode, change);
-		free(change);
-		return -EIO;
-	}
-	if ((change->type == CHANGE_WRITE || !change->punch) &&
-	    !has_space(disk, inode, change->offset, change->length)) {
-		free(change);
-		return -ENOSPC;
-	}
-	change->durable = durable;
-	inode_change(inode, change);
-	if (inode->pending > 8192) /* the kernel's own write-back */
-		inode_flush(inode, inode->completed - 4096);
-	return 0;
-}
-
-/* Covers changes numbered below upto. When it fails, what was pending may stay or be lost, and no
- * later fsync says so. */
-static int do_fsync(struct env_file *file, uint64_t upto)
-{
-	struct sim_disk *disk = disk_of(file->owner);
-
-	if (fails(file, disk->options.fsync_eio_ppm)) {
-		inode_settle(disk->sim, file->inode, SIM_CRASH_POWER);
-		return -EIO;
-	}
-	inode_flush(file->inode, upto);
-	return 0;
-}
-
-static int file_pread(struct env *e, struct env_file *file, void *buf, size_t length,
-		      uint64_t offset)
-{
-	if (sim_env_of(e)->dead)
-		return -EIO;
-	assert(file->flags & ENV_FILE_READ);
-	assert_aligned(file, buf, length, offset);
-	return do_read(file, buf, length, offset);
-}
-
-static int file_pwrite(struct env *e, struct env_file *file, const void *buf, size_t length,
-		       uint64_t offset)
-{
-	struct sim_env *env = sim_env_of(e);
-
-	if (env->dead)
-		return -EIO;
-	assert(file->flags & ENV_FILE_WRITE);
-	assert_aligned(file, buf, length, offset);
-	if (!sim_io(env)) {
-		return -EIO;
-	}
-	return do_change(file, change_new(CHANGE_WRITE, buf, offset, length), false);
-}
-
-static int file_sync(struct env *e, struct env_file *file)
-{
-	if (!sim_io(sim_env_of(e)))
-		return -EIO;
-	return do_fsync(file, file->inode->completed);
-}
-
-static int file_next_data(struct env *e, struct env_file *file, uint64_t offset, uint64_t *start,
-			  uint64_t *end)
-{
-	const struct image *image = &file->inode->now;
-	uint64_t i;
-
-	if (sim_env_of(e)->dead)
-		return -EIO;
-	for (i = offset / PAGE; i < image->count && image->pages[i] == NULL; i++)
-		;
-	*start = i * PAGE > offset ? i * PAGE : offset;
-	if (i >= image->count || *start >= image->size)
-		return -ENXIO;
-	for (; i < image->count && image->pages[i] != NULL; i++)
-		;
-	*end = i * PAGE < image->size ? i * PAGE : image->size;
-	return 0;
-}
-
-static int make_directory(struct env *e, const char *path)
-{
-	struct sim_env *env = sim_env_of(e);
-	struct sim_disk *disk = disk_of(env);
-	char *clean;
-
-	if (!sim_io(env))
-		return -EIO;
-	clean = path_clean(path);
-	for (char *p = clean + 1;; p++) {
-		char c = *p;
-
-		if (c != '/' && c != '\0')
-			continue;
-		*p = '\0';
-		if (name_find(disk->now, clean) != NULL) {
-			free(clean);
-			return -ENOTDIR;
-		}
-		if (name_find(disk->directories, clean) == NULL)
-			directory_add(disk, clean);
-		*p = c;
-		if (c == '\0')
-			break;
-	}
-	free(clean);
-	return 0;
-}
-
-static int unlink_file(struct env *e, const char *path)
-{
-	struct sim_env *env = sim_env_of(e);
-	char *clean;
-	int error = -ENOENT;
-
-	if (!sim_io(env))
-		return -EIO;
-	clean = path_clean(path);
-	if (name_find(disk_of(env)->now, clean) != NULL) {
-		name_change_add(disk_of(env), NULL, clean, NULL);
-		error = 0;
-	}
-	free(clean);
-	return error;
-}
-
-static int rename_file(struct env *e, const char *from, const char *to)
-{
-	struct sim_env *env = sim_env_of(e);
-	char *clean_from, *clean_to;
-	struct name *name;
-	int error = -ENOENT;
-
-	if (!sim_io(env))
-		return -EIO;
-	clean_from = path_clean(from);
-	clean_to = path_clean(to);
-	name = name_find(disk_of(env)->now, clean_from);
-	if (name != NULL && parent_exists(disk_of(env), clean_to)) {
-		name_change_add(disk_of(env), clean_from, clean_to, name->inode);
-		error = 0;
-	}
-	free(clean_from);
-	free(clean_to);
-	return error;
-}
-
-static int sync_dir(struct env *e, const char *path)
-{
-	struct sim_env *env = sim_env_of(e);
-	char *clean;
-	int error = -ENOENT;
-
-	if (!sim_io(env))
-		return -EIO;
-	clean = path_clean(path);
-	if (name_find(disk_of(env)->directories, clean) != NULL) {
-		names_flush(disk_of(env), clean);
-		error = 0;
-	}
-	free(clean);
-	return error;
-}
-
-/* ---- asynchronous calls ------------------------------------------------------------------------------------- */
-
-enum disk_op_type { DISK_READ, DISK_WRITE, DISK_FSYNC, DISK_ZERO };
-
-struct disk_op {
-	struct sim_event event;
-	enum disk_op_type type;
-	struct env_op *op;
-	struct env_file *file;
-	void *buf;
-	uint64_t length, offset;
-	unsigned flags;
-	uint32_t crc;  /* WRITE: of the buffer, which must stay as it is */
-	uint64_t upto; /* FSYNC */
-	bool early;    /* READ: taken when it was submitted */
-	int early_result;
-};
-
-static struct change *disk_op_change(const struct disk_op *d)
-{
-	struct change *change;
-
-	if (d->type == DISK_WRITE) {
-		assert(crc32c(0, d->buf, d->length) == d->crc); /* changed while under way? */
-		return change_new(CHANGE_WRITE, d->buf, d->offset, d->length);
-	}
-	change = change_new(CHANGE_ZERO, NULL, d->offset, d->length);
-	change->punch = (d->flags & ENV_ZERO_PUNCH) != 0;
-	return change;
-}
-
-static int64_t disk_op_do(struct disk_op *d)
-{
-	int error = 0;
-
-	switch (d->type) {
-	case DISK_READ:
-		error = d->early ? d->early_result : do_read(d->file, d->buf, d->length, d->offset);
-		break;
-	case DISK_WRITE:
-		error = do_change(d->file, disk_op_change(d), (d->flags & ENV_WRITE_FUA) != 0);
-		break;
-	case DISK_FSYNC:
-		error = do_fsync(d->file, d->upto);
-		break;
-	case DISK_ZERO:
-		error = disk_of(d->file->owner)->options.zero_unsupported
-				? -EOPNOTSUPP
-				: do_change(d->file, disk_op_change(d), false);
-		break;
-	}
-	if (error != 0)
-		return error;
-	return d->type == DISK_READ || d->type == DISK_WRITE ? (int64_t)d->length : 0;
-}
-
-static void disk_op_fire(struct sim_event *event)
-{
-	struct disk_op *d = (struct disk_op *)event;
-	struct env_op *op = d->op;
-	int64_t result = disk_op_do(d);
-
-	d->file->under_way--;
-	free(d);
-	op->done(op, result);
-}
-
-/* The process is gone, the device has the request: it may happen, or in part. */
-static void disk_op_orphan(struct sim *sim, struct disk_op *d, struct inode *inode)
-{
-	struct change *change;
-
-	if (d->type == DISK_READ)
-		return;
-	if (d->type == DISK_FSYNC) {
-		if (sim_random(sim, 2))
-			inode_flush(inode, d->upto);
-		return;
-	}
-	change = disk_op_change(d);
-	switch (sim_random(sim, 3)) {
-	case 0:
-		inode_change(inode, change);
-		return;
-	case 1:
-		break;
-	default:
-		/* Torn: sector by sector, each a change of its own, so that a power cut then
-		 * decides about them again. */
-		for (uint64_t i = 0; i < change->length; i += SECTOR) {
-			uint64_t n = change->length - i < SECTOR ? change->length - i : SECTOR;
-			struct change *c;
-
-			if (sim_random(sim, 2))
-				continue;
-			c = change_new(change->type,
-				       change->type == CHANGE_WRITE ? change->data + i : NULL,
-				       change->offset + i, n);
-			c->punch = change->punch;
-			inode_change(inode, c);
-		}
-	}
-	free(change);
-}
-
-static void disk_op_drop(struct sim_event *event, bool power)
-{
-	struct disk_op *d = (struct disk_op *)event;
-
-	disk_op_orphan(d->file->owner->sim, d, d->file->inode);
-	d->file->under_way--;
-	free(d);
-}
-
-void sim_disk_under_way(struct sim *sim, struct sim_env *from, struct sim_disk *copy)
-{
-	for (struct sim_event *event = from->events; event != NULL; event = event->next) {
-		struct disk_op *d = (struct disk_op *)event;
-
-		if (event->fire == disk_op_fire && d->file->inode->copy != NULL)
-			disk_op_orphan(sim, d, d->file->inode->copy);
-	}
-}
-
-static struct disk_op *disk_op_new(struct env_op *op, struct env_file *file, enum disk_op_type type)
-{
-	struct disk_op *d = sim_alloc(sizeof(*d));
-
-	d->event.fire = disk_op_fire;
-	d->event.drop = disk_op_drop;
-	d->type = type;
-	d->op = op;
-	d->file = file;
-	file->under_way++;
-	return d;
-}
-
-static void disk_op_start(struct sim_env *env, struct disk_op *d)
-{
-	const struct sim_disk_options *options = &disk_of(env)->options;
-	uint64_t latency = sim_between(env->sim, options->latency_min_ns, options->latency_max_ns);
-
-	if (sim_random(env->sim, 64) == 0)
-		latency *= 16;
-	if (d->type == DISK_FSYNC)
-		latency *= 2;
-	sim_event_add(env->sim, &d->event, env, latency);
-}
-
-/* Two writes under way to the same place would take effect in any order. */
-static void assert_no_overlap(struct sim_env *env, const struct env_file *file, uint64_t offset,
-			      uint64_t length)
-{
-	for (struct sim_event *event = env->events; event != NULL; event = event->next) {
-		struct disk_op *d = (struct disk_op *)event;
-
-		if (event->fire != disk_op_fire || d->file->inode != file->inode ||
-		    (d->type != DISK_WRITE && d->type != DISK_ZERO))
-			continue;
-		assert(d->offset + d->length <= offset || offset + length <= d->offset);
-	}
-}
-
-static void async_read(struct env *e, struct env_op *op, struct env_file *file, void *buf,
-		       size_t length, uint64_t offset)
-{
-	struct sim_env *env = sim_env_of(e);
-	struct disk_op *d;
-
-	if (env->dead)
-		return;
-	assert(file->flags & ENV_FILE_READ);
-	assert(length > 0);
-	assert_aligned(file, buf, length, offset);
-	d = disk_op_new(op, file, DISK_READ);
-	d->buf = buf;
-	d->length = length;
-	d->offset = offset;
-	d->early = sim_random(env->sim, 2);
-	if (d->early)
-		d->early_result = do_read(file, buf, length, offset);
-	disk_op_start(env, d);
-}
-
-static void async_write(struct env *e, struct env_op *op, struct env_file *file, const void *buf,
-			size_t length, uint64_t offset, unsigned flags)
-{
-	struct sim_env *env = sim_env_of(e);
-	struct disk_op *d;
-
-	if (env->dead)
-		return;
-	assert(file->flags & ENV_FILE_WRITE);
-	assert(length > 0);
-	assert_aligned(file, buf, length, offset);
-	assert_no_overlap(env, file, offset, length);
-	if (!sim_io(env))
-		return;
-	d = disk_op_new(op, file, DISK_WRITE);
-	d->buf = (void *)(uintptr_t)buf;
-	d->length = length;
-	d->offset = offset;
-	d->flags = flags;
-	d->crc = crc32c(0, buf, length);
-	disk_op_start(env, d);
-}
-
-static void async_fsync(struct env *e, struct env_op *op, struct env_file *file)
-{
-	struct sim_env *env = sim_env_of(e);
-	struct disk_op *d;
-
-	if (!sim_io(env))
-		return;
-	d = disk_op_new(op, file, DISK_FSYNC);
-	d->upto = file->inode->completed;
-	disk_op_start(env, d);
-}
-
-static void async_zero(struct env *e, struct env_op *op, struct env_file *file, uint64_t offset,
-		       uint64_t length, unsigned flags)
-{
-	struct sim_env *env = sim_env_of(e);
-	struct disk_op *d;
-
-	if (env->dead)
-		return;
-	assert(file->flags & ENV_FILE_WRITE);
-	assert_aligned(file, NULL, length, offset);
-	assert_no_overlap(env, file, offset, length);
-	if (!sim_io(env))
-		return;
-	d = disk_op_new(op, file, DISK_ZERO);
-	d->length = length;
-	d->offset = offset;
-	d->flags = flags;
-	disk_op_start(env, d);
-}
-
-void sim_disk_ops(struct env_ops *ops)
-{
-	ops->file_open = file_open;
-	ops->file_close = file_close;
-	ops->file_info = file_info;
-	ops->file_truncate = file_truncate;
-	ops->file_allocate = file_allocate;
-	ops->file_pread = file_pread;
-	ops->file_pwrite = file_pwrite;
-	ops->file_sync = file_sync;
-	ops->file_next_data = file_next_data;
-	ops->mkdir = make_directory;
-	ops->unlink = unlink_file;
-	ops->rename = rename_file;
-	ops->sync_dir = sync_dir;
-	ops->read = async_read;
-	ops->write = async_write;
-	ops->fsync = async_fsync;
-	ops->zero = async_zero;
 }

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A simulated disk: its names, durable or not, and the files they mean. The calls of env are in
+ * env_sim_file.c, what a crash leaves of a disk in env_sim_disk.c, of a file in env_sim_image.c.
+ */
+#ifndef OFFSITE_TESTS_SIM_ENV_SIM_DISK_H
+#define OFFSITE_TESTS_SIM_ENV_SIM_DISK_H
+
+#include "tests/sim/env_sim_image.h"
+
+struct name {
+	struct inode *inode;
+	struct name *next;
+	char path[];
+};
+
+struct name_change { /* to now means inode (NULL: nothing), from means nothing */
+	char *from, *to;
+	struct inode *inode;
+	struct name_change *next;
+};
+
+struct sim_disk {
+	struct sim *sim;
+	struct sim_disk_options options;
+	bool strict_names; /* names are durable after sync_dir only */
+	uint64_t pages_used;
+	struct inode *inodes;
+	struct name *now, *durable, *directories;
+	struct name_change *changes, **changes_end;
+};
+
+struct inode *inode_new(struct sim_disk *disk);
+struct inode *inode_get(struct inode *inode);
+void inode_put(struct inode *inode);
+struct name *name_find(struct name *names, const char *path);
+void name_add_directory(struct sim_disk *disk, const char *path);
+bool name_in_directory(const char *path, const char *directory);
+void name_change_add(struct sim_disk *disk, const char *from, const char *to, struct inode *inode);
+/* All changes in the directory become durable. */
+void name_flush_directory(struct sim_disk *disk, const char *directory);
+
+#endif
