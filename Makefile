@@ -12,7 +12,7 @@ OPT    ?= -O2 -g
 PKGS := liburing libcurl openssl libnl-3.0 libnl-genl-3.0 libmicrohttpd jansson inih libzstd libisal
 # Evaluated only when something is compiled: `make deps` has to work without any of them.
 PKG_CFLAGS = $(eval PKG_CFLAGS := $$(shell pkg-config --cflags $(PKGS)))$(PKG_CFLAGS)
-PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --libs $(PKGS)))$(PKG_LIBS) -laio -lm -pthread
+PKG_LIBS   = $(eval PKG_LIBS := $$(shell pkg-config --libs $(PKGS)) -laio -lm -pthread)$(PKG_LIBS)
 
 VERSION := 0.1.0
 
@@ -59,7 +59,7 @@ archives = $(foreach l,$(1),$(BUILD)/lib$(l).a)
 all: $(BUILD)/offsited $(BUILD)/offsite ## Build the daemon and the command (default)
 
 help: ## List the targets
-	@echo 'Targets:'; awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n",$$1,$$2}' Makefile
+	@echo 'Targets:'; awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(filter Makefile%,$(MAKEFILE_LIST))
 	@echo 'Variables: BUILD=build PREFIX=/usr/local DESTDIR= CC=cc SAN=address,undefined WERROR=1 V=1'
 
 define archive

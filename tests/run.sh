@@ -1,0 +1,220 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system), two at a time, and ends with
+# one line: N passed, N failed, N skipped. Logs of failures are printed.
+#
+# What a test says:
+#   cmocka programs        counted from their output
+#   scripts and others     a line "ok NAME", "FAIL NAME[: why]" or "SKIP NAME: why" for each test
+# Exit status 77 without such a line: skipped. Anything else but 0: failed. A source with the words
+# "time limit: N s" gets N seconds instead of 120. "runs alone" in a script: nothing runs beside it.
+#
+# Environment: BUILD, FUZZ_BUILD, FUZZ_SECONDS, TEST_JOBS, SIM_ARGS, ONLY (words; only tests whose
+# name contains one of them), KEEP_LOGS (a directory).
+set -u
+cd "$(dirname "$0")/.." || exit 1
+export BUILD=${BUILD:-build} TOP=$PWD
+FUZZ_BUILD=${FUZZ_BUILD:-$BUILD/fuzz}
+FUZZ_SECONDS=${FUZZ_SECONDS:-5}
+TEST_JOBS=${TEST_JOBS:-2}
+case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
+
+logs=${KEEP_LOGS:-$(mktemp -d /tmp/offsite-tests-XXXXXX)}
+mkdir -p "$logs"
+declare -A name_of=() group_of=()
+passed=0 failed=0 skipped=0
+failures=()
+
+clean_up() {
+	local pid
+	trap '' INT TERM
+	for pid in "${!group_of[@]}"; do
+		kill -TERM -- "-$pid" 2>/dev/null
+	done
+	[ ${#group_of[@]} -gt 0 ] && sleep 2
+	for pid in "${!group_of[@]}"; do
+		kill -KILL -- "-$pid" 2>/dev/null
+	done
+	[ -n "${KEEP_LOGS:-}" ] || rm -rf "$logs"
+}
+trap 'clean_up; exit 130' INT TERM
+trap clean_up EXIT
+
+# The results in a log: "passed failed skipped". Lines like "ok 1 - x" of foreign tools within a
+# log do not count: only NAMEs of ours, [a-z0-9_/.-]+.
+count_results() {
+	awk '
+	/^\[ RUN      \] /      { running = $4; next }
+	/^\[       OK \] /      { if (running != "") ok++; running = ""; next }
+	/^\[  SKIPPED \] /      { if (running != "") skip++; running = ""; next }
+	/^\[  (FAILED |ERROR  ) \] [A-Za-z0-9_]+$/ { if (running != "") fail++; running = ""; next }
+	/^ok [a-zA-Z_][a-zA-Z0-9_\/.-]*/           { ok++ }
+	/^FAIL [a-zA-Z_][a-zA-Z0-9_\/.-]*/         { fail++ }
+	/^SKIP [a-zA-Z_][a-zA-Z0-9_\/.-]*/         { skip++ }
+	END { if (running != "") fail++; print ok + 0, fail + 0, skip + 0 }' "$1"
+}
+
+report() { # NAME STATUS SECONDS LIMIT
+	local name=$1 status=$2 seconds=$3 limit=$4 log=$logs/${1//\//_}.log ok fail skip why=
+	read -r ok fail skip <<<"$(count_results "$log")"
+	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ] && [ "$seconds" -ge "$limit" ]; then
+		why="time limit of $limit s"
+	elif [ "$status" -eq 77 ] && [ $((ok + fail + skip)) -eq 0 ]; then
+		skip=1
+	elif [ "$status" -gt 128 ]; then
+		why="ended by signal $((status - 128))"
+	elif [ "$status" -ne 0 ] && [ "$fail" -eq 0 ]; then
+		why="exit status $status"
+	elif [ $((ok + fail + skip)) -eq 0 ]; then
+		why="no result"
+	fi
+	[ -n "$why" ] && [ "$fail" -eq 0 ] && fail=1
+	passed=$((passed + ok)) failed=$((failed + fail)) skipped=$((skipped + skip))
+	if [ "$fail" -gt 0 ]; then
+		failures+=("$name")
+		printf 'FAIL  %-34s %3d ok, %d failed (%d s)%s\n' "$name" "$ok" "$fail" "$seconds" \
+			"${why:+: $why}"
+		echo "----- $name: last lines of its output -----"
+		tail -n 60 "$log"
+		echo "----- end of $name -----"
+	elif [ "$ok" -eq 0 ]; then
+		printf 'SKIP  %-34s %s\n' "$name" \
+			"$(grep -m1 '^SKIP' "$log" | sed 's/^SKIP //' || echo 'not possible here')"
+	else
+		printf 'ok    %-34s %3d ok%s (%d s)\n' "$name" "$ok" \
+			"$([ "$skip" -gt 0 ] && echo ", $skip skipped")" "$seconds"
+		[ "$skip" -gt 0 ] && grep '^SKIP' "$log" | sed 's/^/      /'
+	fi
+	return 0
+}
+
+reap_one() {
+	local pid status
+	wait -n -p pid "${!name_of[@]}"
+	status=$?
+	[ -n "${pid:-}" ] || return 0
+	local name limit started
+	IFS=' ' read -r name limit started <<<"${name_of[$pid]}"
+	# What it left behind in its process group.
+	kill -KILL -- "-$pid" 2>/dev/null
+	unset "name_of[$pid]" "group_of[$pid]"
+	report "$name" "$status" $((SECONDS - started)) "$limit"
+}
+
+drain() {
+	while [ ${#name_of[@]} -gt "$1" ]; do
+		reap_one
+	done
+}
+
+wanted() {
+	local word
+	[ -n "${ONLY:-}" ] || return 0
+	for word in $ONLY; do
+		[[ $1 == *$word* ]] && return 0
+	done
+	return 1
+}
+
+limit_of() { # SOURCE
+	local limit
+	limit=$(grep -m1 -o 'time limit: [0-9]* s' "$1" 2>/dev/null | tr -dc 0-9)
+	echo "${limit:-120}"
+}
+
+start() { # NAME LIMIT COMMAND...
+	local name=$1 limit=$2 pid
+	shift 2
+	wanted "$name" || return 0
+	drain $((TEST_JOBS - 1))
+	# timeout makes a process group of its own, with its pid as the number.
+	timeout -k 10 "$limit" "$@" >"$logs/${name//\//_}.log" 2>&1 </dev/null &
+	pid=$!
+	name_of[$pid]="$name $limit $SECONDS"
+	group_of[$pid]=1
+}
+
+skip_all() { # NAME WHY
+	wanted "$1" || return 0
+	echo "SKIP  $1: $2"
+	skipped=$((skipped + 1))
+}
+
+run_unit() {
+	local source name
+	for source in tests/unit/*.c; do
+		name=$(basename "$source" .c)
+		start "unit/$name" "$(limit_of "$source")" "$BUILD/tests/unit/$name"
+	done
+}
+
+run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
+	local corpus scratch
+	scratch=$(mktemp -d /tmp/offsite-fuzz-XXXXXX)
+	corpus=tests/fuzz/corpus/$2
+	mkdir "$scratch/new"
+	# The kept cases first, each once; then new ones for a while.
+	if [ -d "$corpus" ] && ! "$1" -runs=0 "$corpus"; then
+		echo "FAIL $2: a kept case"
+		rm -rf "$scratch"
+		return 1
+	fi
+	if "$1" -max_total_time="$FUZZ_SECONDS" -max_len=8192 -rss_limit_mb=4096 \
+		-artifact_prefix="$scratch/" "$scratch/new" $([ -d "$corpus" ] && echo "$corpus"); then
+		echo "ok $2"
+	else
+		for file in "$scratch"/crash-* "$scratch"/leak-* "$scratch"/timeout-* "$scratch"/oom-*; do
+			[ -f "$file" ] && { echo "input:"; base64 "$file"; }
+		done
+		echo "FAIL $2"
+	fi
+	rm -rf "$scratch"
+}
+export -f run_one_fuzz
+export FUZZ_SECONDS
+
+run_fuzz() {
+	local source name
+	for source in tests/fuzz/*.c; do
+		[ -f "$source" ] || continue
+		name=$(basename "$source" .c)
+		if [ ! -x "$FUZZ_BUILD/tests/fuzz/$name" ]; then
+			skip_all "fuzz/$name" "needs clang"
+			continue
+		fi
+		start "fuzz/$name" $((FUZZ_SECONDS + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
+			"$FUZZ_BUILD/tests/fuzz/$name" "$name"
+	done
+}
+
+run_sim() {
+	[ -x "$BUILD/tests/sim/sim" ] || return 0
+	start sim/sim 300 "$BUILD/tests/sim/sim" ${SIM_ARGS:-}
+}
+
+run_system() {
+	local script name
+	for script in tests/system/*.sh; do
+		name=$(basename "$script" .sh)
+		[ "$name" = lib ] && continue
+		grep -q 'runs alone' "$script" && drain 0
+		start "system/$name" "$(limit_of "$script")" bash "$script"
+		grep -q 'runs alone' "$script" && drain 0
+	done
+}
+
+for kind in "$@"; do
+	case $kind in
+	unit | fuzz | sim | system) "run_$kind" ;;
+	*)
+		echo "run.sh: unknown kind of test: $kind" >&2
+		exit 2
+		;;
+	esac
+done
+drain 0
+
+[ ${#failures[@]} -eq 0 ] || echo "failed: ${failures[*]}"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ]
