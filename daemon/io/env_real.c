@@ -26,7 +26,7 @@ int env_real_new(enum env_backend backend, unsigned threads, struct env **env, c
 	if (backend != ENV_BACKEND_AIO) {
 		uring_error = uring_new(threads, env, why);
 		if (!uring_error) {
-			env_log(*env, ENV_LOG_INFO, "io: backend: io_uring");
+			env_log(*env, ENV_LOG_DEBUG, "io: backend: io_uring");
 			return 0;
 		}
 		if (backend == ENV_BACKEND_URING)
@@ -40,7 +40,7 @@ int env_real_new(enum env_backend backend, unsigned threads, struct env **env, c
 		env_log(*env, ENV_LOG_INFO, "io: backend: libaio (no io_uring: %s: %s)", uring_why,
 			strerror(-uring_error));
 	else
-		env_log(*env, ENV_LOG_INFO, "io: backend: libaio");
+		env_log(*env, ENV_LOG_DEBUG, "io: backend: libaio");
 	return 0;
 }
 
