@@ -52,6 +52,17 @@ struct restoring {
 	uint64_t started_ns;
 };
 
+/* After "there is no snapshot": a volume whose state directory was lost has a new uuid, so what the
+ * store has under the old one is not found by the volume's name on this node. */
+static void hint_at_store(const struct snapshot_set *set)
+{
+	if (!set->count)
+		fputs("If the store holds them under an older uuid: `offsite snapshot list --store "
+		      "URL` shows them,\n`offsite restore --store URL --to PATH` restores one to "
+		      "the volume's backing (daemon stopped).\n",
+		      stderr);
+}
+
 static void restore_progress(void *context, const struct snapshot_progress *progress)
 {
 	struct restoring *restoring = context;
@@ -240,8 +251,11 @@ static int offline_run(struct offline *offline, const char *id_text)
 	code = local_open_store(&offline->local, offline->volume_config->store);
 	if (!code)
 		code = local_snapshots(&offline->local, &state.uuid, &snapshots);
-	if (!code)
+	if (!code) {
 		code = snapshot_set_find(&snapshots, id_text, &info);
+		if (code)
+			hint_at_store(&snapshots);
+	}
 	if (!code) {
 		error = snapshot_target_volume(offline->volume, &target, why, sizeof(why));
 		code = error ? cli_fail(cli_code_of(error), "%s", why)
@@ -313,8 +327,11 @@ static int restore_body(struct cli *cli, const char *name, const struct options 
 	free(path);
 	if (!code)
 		code = snapshot_set_from_json(answer, &snapshots);
-	if (!code)
+	if (!code) {
 		code = snapshot_set_find(&snapshots, options->snapshot, &info);
+		if (code)
+			hint_at_store(&snapshots);
+	}
 	if (!code) {
 		id128_format(&info->id, id);
 		*body = json_pack("{s:s}", "snapshot", id);

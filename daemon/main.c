@@ -363,7 +363,7 @@ static void stop_call(struct env_task *task)
 static void daemon_free(struct daemon *daemon)
 {
 	if (!control_free(daemon->control)) {
-		env_log(daemon->env, ENV_LOG_INFO, "offsited: left a verification unfinished");
+		env_log(daemon->env, ENV_LOG_INFO, "offsited: left a job unfinished");
 		_exit(EXIT_FINE);
 	}
 	if (daemon->nbd)

@@ -17,6 +17,7 @@
 
 #include "daemon/control/render.h"
 
+#define SILENCE_MAX_S    30u
 #define BODY_DISCARD_MAX (16u * CONTROL_BODY_MAX_BYTES)
 
 /* What one HTTP thread keeps of its request between libmicrohttpd's calls. */
@@ -153,13 +154,17 @@ static bool parse_body(struct MHD_Connection *connection, struct exchange *excha
 }
 
 /* False if the daemon is stopping. */
-static bool ask_loop(struct control *control, struct control_request *request)
+static bool ask_loop(struct control *control, struct MHD_Connection *connection,
+		     struct control_request *request)
 {
 	pthread_mutex_lock(&control->mutex);
 	if (control->stopping) {
 		pthread_mutex_unlock(&control->mutex);
 		return false;
 	}
+	/* A long poll is silent for longer than a client may be: no clock runs meanwhile, and
+	 * setting it afterwards starts it anew. */
+	MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	request->next = NULL;
 	*control->queue_tail = request;
 	control->queue_tail = &request->next;
@@ -167,6 +172,7 @@ static bool ask_loop(struct control *control, struct control_request *request)
 	while (!request->done)
 		pthread_cond_wait(&request->answered, &control->mutex);
 	pthread_mutex_unlock(&control->mutex);
+	MHD_set_connection_option(connection, MHD_CONNECTION_OPTION_TIMEOUT, SILENCE_MAX_S);
 	return true;
 }
 
@@ -183,7 +189,7 @@ static enum MHD_Result finish(struct control *control, struct MHD_Connection *co
 		return send_error(connection, 413, "body: more than 64 KiB");
 	if (!parse_body(connection, exchange, &result))
 		return result;
-	if (!ask_loop(control, request))
+	if (!ask_loop(control, connection, request))
 		return send_error(connection, 503, "the daemon is stopping");
 	if (request->text) {
 		char *text = request->text;
@@ -260,7 +266,7 @@ int http_start(struct control *control, int listen_fd)
 			MHD_USE_ITC,
 		0, NULL, NULL, handle, control, MHD_OPTION_LISTEN_SOCKET, listen_fd,
 		MHD_OPTION_NOTIFY_COMPLETED, completed, NULL, MHD_OPTION_CONNECTION_LIMIT,
-		CONTROL_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, 30u,
+		CONTROL_CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, SILENCE_MAX_S,
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)32768, MHD_OPTION_END);
 	return control->http ? 0 : -(errno ? errno : EIO);
 }

@@ -51,7 +51,7 @@ static char *http_raw(const char *path, const void *bytes, size_t length)
 	while (got < size) {
 		struct pollfd wait = {.fd = fd, .events = POLLIN};
 
-		if (poll(&wait, 1, 20000) <= 0)
+		if (poll(&wait, 1, 70000) <= 0)
 			break;
 		n = read(fd, text + got, size - got);
 		if (n <= 0)
