@@ -353,6 +353,78 @@ static void test_many_files(struct world *world)
 	}
 }
 
+/* ---- block devices ---- */
+
+/* A loop device over a file of 1 MiB; false without them. */
+static bool attach_loop(struct world *world, char device[64])
+{
+	char command[256];
+	FILE *out;
+	bool got;
+
+	snprintf(command, sizeof(command),
+		 "truncate -s 1M %s/image && losetup -f --show %s/image 2>/dev/null", world->dir,
+		 world->dir);
+	out = popen(command, "r");
+	got = out && fgets(device, 64, out);
+	if (out)
+		pclose(out);
+	if (got)
+		device[strcspn(device, "\n")] = '\0';
+	return got;
+}
+
+static void check_device(struct world *world, const char *device)
+{
+	uint8_t *buf = aligned_bytes(8192);
+	struct env_file *file, *second;
+	struct env_file_info info;
+	uint64_t start, end;
+
+	assert_int_equal(
+		env_file_open(world->env, device, RW | ENV_FILE_DIRECT | ENV_FILE_LOCK, &file), 0);
+	assert_int_equal(env_file_open(world->env, device, RW | ENV_FILE_LOCK, &second), -EBUSY);
+	assert_int_equal(env_file_info(world->env, file, &info), 0);
+	assert_int_equal(info.size_bytes, 1 << 20);
+	assert_true(info.block_device);
+	assert_true(info.direct && info.align_bytes >= 512);
+	memset(buf, 0x77, 8192);
+	assert_int_equal(do_write(world, file, buf, 8192, 8192, ENV_WRITE_FUA), 8192);
+	assert_int_equal(do_zero(world, file, 8192, 4096, 0), 0);
+	assert_int_equal(do_read(world, file, buf, 8192, 8192), 8192);
+	assert_int_equal(buf[0], 0);
+	assert_int_equal(buf[4096], 0x77);
+	assert_int_equal(do_zero(world, file, 12288, 4096, ENV_ZERO_PUNCH), 0);
+	assert_int_equal(do_fsync(world, file), 0);
+	assert_int_equal(do_read(world, file, buf, 8192, (1 << 20) - 4096), -ENODATA);
+	assert_int_equal(do_write(world, file, buf, 8192, 1 << 20, 0), -ENOSPC);
+	assert_int_equal(env_file_allocate(world->env, file, 0, 1 << 20), 0);
+	assert_int_equal(env_file_allocate(world->env, file, 4096, 1 << 20), -ENOSPC);
+	assert_int_equal(env_file_truncate(world->env, file, 4096), -EINVAL);
+	assert_int_equal(env_file_next_data(world->env, file, 4096, &start, &end), 0);
+	assert_int_equal(start, 4096);
+	assert_int_equal(end, 1 << 20);
+	assert_int_equal(env_file_next_data(world->env, file, 1 << 20, &start, &end), -ENXIO);
+	env_file_close(world->env, file);
+	free(buf);
+}
+
+static void test_block_device(struct world *world)
+{
+	char device[64], command[128];
+
+	if (!attach_loop(world, device)) {
+		print_message("SKIP: block device: no loop devices here\n");
+		unlink(path_in(world, "image"));
+		env_free(world->env);
+		rmdir(world->dir);
+		skip();
+	}
+	check_device(world, device);
+	snprintf(command, sizeof(command), "losetup -d %s", device);
+	assert_int_equal(system(command), 0);
+}
+
 static const struct io_test io_file[] = {
 	{"direct I/O reads back what was written", test_direct},
 	{"buffered I/O reads back what was written", test_buffered},
@@ -367,6 +439,7 @@ static const struct io_test io_file[] = {
 	{"folders and names", test_names},
 	{"allocate reserves and keeps the data", test_allocate},
 	{"a full file system is ENOSPC", test_no_space},
+	{"a block device: size, lock, zeroes, end", test_block_device},
 	{"more operations at once than the rings hold", test_flood},
 	{"more files than registered descriptors", test_many_files},
 };

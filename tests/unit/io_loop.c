@@ -3,8 +3,13 @@
  * The loop on both real backends: clock, timers, deferred and posted calls, helper threads.
  */
 #include "tests/unit/io_harness.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #define MS 1000000ull
@@ -392,6 +397,65 @@ static void test_log(struct world *world)
 	assert_non_null(strstr(line, "shown\n"));
 }
 
+/* ---- the choice of the backend ---- */
+
+/* Forbids io_uring_setup() to this process, as container runtimes do. */
+static bool forbid_uring(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
+
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+	       prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+static int choose_without_uring(void)
+{
+	struct env *env;
+	const char *why;
+
+	close(STDERR_FILENO);
+	if (!forbid_uring())
+		return 77;
+	if (env_real_new(ENV_BACKEND_URING, 1, &env, &why) != -EPERM)
+		return 1;
+	if (strcmp(why, "io_uring_queue_init") != 0 || env)
+		return 2;
+	if (env_real_new(ENV_BACKEND_AUTO, 1, &env, &why) != 0)
+		return 3;
+	if (strcmp(env_backend_name(env), "libaio") != 0)
+		return 4;
+	env_free(env);
+	return 0;
+}
+
+static void test_choice(struct world *world)
+{
+	struct env *env;
+	const char *why;
+	pid_t child = fork();
+	int status;
+
+	assert_true(child >= 0);
+	if (child == 0)
+		_exit(choose_without_uring());
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		print_message("SKIP: choice without io_uring: no seccomp here\n");
+	else
+		assert_int_equal(WEXITSTATUS(status), 0);
+	assert_int_equal(env_real_new(ENV_BACKEND_AUTO, 1, &env, &why), 0);
+	if (world->backend == ENV_BACKEND_URING)
+		assert_string_equal(env_backend_name(env), "io_uring");
+	env_free(env);
+}
+
 static const struct io_test io_loop[] = {
 	{"timers fire in order, never early", test_timer_order},
 	{"a stopped timer does not fire, also from inside another", test_timer_stop},
@@ -404,6 +468,7 @@ static const struct io_test io_loop[] = {
 	{"work runs on helpers and ends on the loop", test_work},
 	{"run and stop", test_stop},
 	{"clock, randomness, name", test_clock},
+	{"without io_uring libaio is chosen", test_choice},
 	{"log lines: levels, nothing forged", test_log},
 };
 

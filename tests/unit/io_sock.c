@@ -4,6 +4,7 @@
  */
 #include "tests/unit/io_harness.h"
 #include <arpa/inet.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -251,6 +252,51 @@ static void test_crowd(struct world *world)
 		assert_int_equal(waited[i].result, 0);
 		env_sock_close(world->env, socks[i]);
 	}
+}
+
+/* Connected, as far as the kernel goes, without a turn of the loop. */
+static int do_connect_quietly(struct world *world, struct link *link)
+{
+	struct sockaddr_un un = {.sun_family = AF_UNIX};
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strcpy(un.sun_path, path_in(world, "socket"));
+	assert_int_equal(connect(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+	return env_sock_adopt(world->env, fd, &link->near);
+}
+
+struct shortage {
+	struct env_timer timer;
+	struct rlimit limit;
+	bool over;
+};
+
+static void end_shortage(struct env_timer *timer)
+{
+	struct shortage *shortage = (struct shortage *)timer;
+
+	shortage->over = true;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &shortage->limit), 0);
+}
+
+/* Out of descriptors for a while: the connection waits and is taken afterwards. */
+static void test_shortage(struct world *world)
+{
+	struct shortage shortage = {.timer.fire = end_shortage};
+	struct link link = {0};
+	struct rlimit none;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &shortage.limit), 0);
+	none = (struct rlimit){4, shortage.limit.rlim_max};
+	assert_int_equal(
+		env_listen(world->env, unix_addr(world), accept_one, &link, &link.listener), 0);
+	assert_int_equal(do_connect_quietly(world, &link), 0);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	env_timer_start(world->env, &shortage.timer, 30000000);
+	env_run_until(world->env, &link.accepted);
+	assert_true(shortage.over);
+	check_hello(world, &link);
+	link_down(world, &link);
 }
 
 /* ---- transfers ---- */
@@ -510,6 +556,7 @@ static const struct io_test io_sock[] = {
 	{"a stale socket file is replaced, one in use is not", test_stale_socket},
 	{"an address is free once its listener is closed", test_listen_again},
 	{"100 connections at once", test_crowd},
+	{"a shortage of descriptors passes", test_shortage},
 	{"24 MiB both ways at once, unix", test_large_unix},
 	{"24 MiB both ways at once, TCP", test_large_tcp},
 	{"an adopted socketpair", test_adopt},
