@@ -103,8 +103,11 @@ static void print_replication(const json_t *replication)
 		print_word("role", client_text(replication, "peer_role", ""));
 		print_word("disk", client_text(replication, "peer_disk", ""));
 	}
-	printf("  protocol:%s  %s\n", client_text(replication, "protocol", "?"),
-	       json_is_true(json_object_get(replication, "tls")) ? "tls" : "plaintext");
+	printf("  protocol:%s", client_text(replication, "protocol", "?"));
+	if (client_text(replication, "peer_role", NULL))
+		printf("  %s",
+		       json_is_true(json_object_get(replication, "tls")) ? "tls" : "plaintext");
+	putchar('\n');
 	if (refusal)
 		printf("  %srefused     %s%s\n", format_colour(stdout, FORMAT_BAD), refusal,
 		       format_end(stdout));
