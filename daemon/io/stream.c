@@ -28,9 +28,6 @@
 #define IN_BYTES      65536u
 #define OUT_BYTES     (4 * (RECORD_BYTES + RECORD_EXTRA) + ALERT_RESERVE)
 
-/* How long a closed stream may take to get rid of its last alert. */
-#define LINGER_NS 2000000000ull
-
 /*
  *  state      meaning                                       allowed next
  *  PLAIN      no TLS; operations go through untouched       HANDSHAKE
@@ -588,10 +585,13 @@ void stream_close(struct stream *stream)
 		SSL_shutdown(stream->ssl);
 		flush_out(stream);
 	}
+	/* The context may go before the last alert has gone. */
+	SSL_free(stream->ssl);
+	stream->ssl = NULL;
 	finish_all(stream, -ECANCELED);
 	if (stream->sending && !half_sent) {
 		set_state(stream, LINGER);
-		env_timer_start(stream->env, &stream->linger, LINGER_NS);
+		env_timer_start(stream->env, &stream->linger, STREAM_LINGER_MS * 1000000ull);
 	} else {
 		close_socket(stream);
 	}

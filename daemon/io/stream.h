@@ -21,12 +21,14 @@ enum tls_role { TLS_SERVER, TLS_CLIENT };
 
 struct tls_config {
 	enum tls_role role;
-	const char *cert_file;     /* PEM chain; NULL: none */
-	const char *key_file;      /* PEM private key */
-	const char *ca_file;       /* PEM; with it the other side's certificate is demanded and verified */
-	const char *psk_file;      /* IDENTITY:HEXKEY lines; NULL: none */
-	const char *psk_identity;  /* client: which line to offer; NULL: the first */
-	const char *verify_name;   /* client: host name or address the certificate must carry, or NULL */
+	const char *cert_file; /* PEM chain; NULL: none */
+	const char *key_file;  /* PEM private key */
+	const char
+		*ca_file; /* PEM; with it the other side's certificate is demanded and verified */
+	const char *psk_file;     /* IDENTITY:HEXKEY lines; NULL: none */
+	const char *psk_identity; /* client: which line to offer; NULL: the first */
+	const char
+		*verify_name; /* client: host name or address the certificate must carry, or NULL */
 	bool tls13_only;
 };
 
@@ -55,7 +57,10 @@ const char *stream_peername(const struct stream *stream);
 const char *stream_error(const struct stream *stream);
 
 /* Closes and frees. Operations under way are completed with an error in a later turn, their
- * op->done still called; the stream's own memory goes after the last of them. */
+ * op->done still called; the stream's own memory goes after the last of them. Under TLS the socket
+ * may stay open for up to STREAM_LINGER_MS, to get the closing message out: let the loop run that
+ * long before env_free(). */
+#define STREAM_LINGER_MS 200
 void stream_close(struct stream *stream);
 
 #endif

@@ -28,7 +28,7 @@
 
 #define PSK_KEY_BYTES_MIN      16u
 #define PSK_KEY_BYTES_MAX      64u
-#define PSK_IDENTITY_BYTES_MAX 127u
+#define PSK_IDENTITY_BYTES_MAX 128u
 #define PSK_LINE_BYTES         512u
 
 struct psk_key {
@@ -83,7 +83,7 @@ static const char *psk_line_invalid(const char *line, struct psk_key *key)
 	if (identity_bytes == 0)
 		return "the identity is empty";
 	if (identity_bytes > PSK_IDENTITY_BYTES_MAX)
-		return "the identity is longer than 127 bytes";
+		return "the identity is longer than 128 bytes";
 	if (digits % 2 != 0)
 		return "the key has an odd number of hexadecimal digits";
 	if (digits / 2 < PSK_KEY_BYTES_MIN)
