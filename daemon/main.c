@@ -36,7 +36,8 @@ struct daemon {
 	struct tls_context *nbd_tls;
 	struct nbd_server *nbd;
 	struct control *control;
-	struct env_task stop; /* posted by the signal thread */
+	struct env_timer linger; /* between the last stop and the end of the loop */
+	struct env_task stop;    /* posted by the signal thread */
 	sigset_t signals;
 	pthread_t signal_thread;
 };
@@ -335,12 +336,33 @@ static int daemon_start(struct daemon *daemon)
 
 /* ---- stop ------------------------------------------------------------------------------------ */
 
+static void linger_fire(struct env_timer *timer)
+{
+	struct daemon *daemon = (struct daemon *)((char *)timer - offsetof(struct daemon, linger));
+
+	env_stop(daemon->env);
+}
+
+/* Streams under TLS send their closing message after they were closed; the loop has to run on until
+ * the last of them is gone. */
+static void all_stopped(struct daemon *daemon)
+{
+	const struct config_node *node = &daemon->config->node;
+
+	if (node->nbd_tls == CONFIG_TLS_OFF && !node->psk_file && !node->tls_cert) {
+		env_stop(daemon->env);
+		return;
+	}
+	daemon->linger.fire = linger_fire;
+	env_timer_start(daemon->env, &daemon->linger, (STREAM_LINGER_MS + 50) * 1000000ull);
+}
+
 static void node_stopped(void *context)
 {
 	struct daemon *daemon = context;
 
 	daemon->node = NULL;
-	env_stop(daemon->env);
+	all_stopped(daemon);
 }
 
 static void control_stopped(void *context)
@@ -350,7 +372,7 @@ static void control_stopped(void *context)
 	if (daemon->node)
 		node_stop(daemon->node, node_stopped, daemon);
 	else
-		env_stop(daemon->env);
+		all_stopped(daemon);
 }
 
 static void nbd_stopped(void *context)
