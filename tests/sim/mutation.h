@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mutation: deliberate faults in the engine, compiled in with -DOFFSITE_MUTATIONS only. Each place is
- * marked MUTATE("name") (daemon/mutate.h); one at a time is switched on, and the simulator must catch
+ * marked MUTATE(name) (daemon/mutate.h); one at a time is switched on, and the simulator must catch
  * it: that is how it is known that the checks can fail.
  */
 #ifndef OFFSITE_TESTS_SIM_MUTATION_H

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Can the simulator fail? Builds with -DOFFSITE_MUTATIONS in a folder of its own, switches each
-# deliberate fault in the engine (MUTATE("name") in daemon/) on in turn, and runs seeds until one is
+# deliberate fault in the engine (MUTATE(name) in daemon/) on in turn, and runs seeds until one is
 # caught. Prints "caught NAME seed S" or "MISSED NAME"; exits non-zero if one is missed.
 # usage: mutations.sh [--list] [NAME...]; environment: BUILD, SEEDS (300), SECONDS_MAX (120), JOBS
 set -eu
@@ -18,7 +18,8 @@ equivalent() {
 }
 
 list() {
-	grep -rhoE 'MUTATE\("[^"]+"\)' daemon --include='*.c' | sed -E 's/.*"([^"]+)".*/\1/' | sort -u
+	grep -rhoE 'MUTATE\("?[a-z][a-z0-9_-]+"?\)' daemon --include='*.c' |
+		sed -E 's/.*\("?([a-z0-9_-]+)"?\)/\1/' | sort -u
 }
 
 if [ "${1:-}" = --list ]; then
