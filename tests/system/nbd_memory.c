@@ -402,6 +402,25 @@ static void signalled(struct env_task *task)
 	nbd_server_stop(program->server, stopped, &program->stopped);
 }
 
+/* Streams under TLS outlive their connections until their closing message is sent. */
+struct linger {
+	struct env_timer timer;
+	bool over;
+};
+
+static void linger_over(struct env_timer *timer)
+{
+	container_of(timer, struct linger, timer)->over = true;
+}
+
+static void linger(struct env *env)
+{
+	struct linger linger = {.timer.fire = linger_over};
+
+	env_timer_start(env, &linger.timer, (STREAM_LINGER_MS + 50) * 1000000ull);
+	env_run_until(env, &linger.over);
+}
+
 static void *wait_signal(void *context)
 {
 	struct program *program = context;
@@ -502,6 +521,8 @@ int main(int argc, char **argv)
 	env_run_until(program.env, &program.stopped);
 	pthread_join(thread, NULL);
 	nbd_server_free(program.server);
+	if (config.tls)
+		linger(program.env);
 	if (device.file)
 		env_file_close(program.env, device.file);
 	env_free(program.env);

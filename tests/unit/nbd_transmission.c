@@ -103,6 +103,43 @@ static void payloads_to_32_mib(void **state)
 	harness_end(h);
 }
 
+static bool some_held(struct harness *h)
+{
+	return h->device.held_count > 0;
+}
+
+/* A simple reply has one header for all its data: no other reply may get between its parts, whatever
+ * the order in which requests before and behind it complete. */
+static void nothing_between_the_parts_of_a_simple_reply(void **state)
+{
+	const uint32_t length = 4 * MIB;
+	struct harness *h = harness_new();
+	uint8_t *data = pattern(length, 3);
+	struct nbd_request_wire wires[3];
+	int fd;
+
+	for (unsigned i = 0; i < 3; i++)
+		wires[i] = (struct nbd_request_wire){to_be32(NBD_MAGIC_REQUEST),
+						     to_be16(0),
+						     to_be16(NBD_CMD_READ),
+						     to_be64(i),
+						     to_be64(0),
+						     to_be32(i == 1 ? length : 4096)};
+	memcpy(h->device.memory, data, length);
+	h->device.hold = true;
+	harness_start(h);
+	fd = client_open(h, CLIENT_SIMPLE);
+	client_send(fd, wires, sizeof(wires));
+	harness_wait(h, some_held);
+	harness_call(h, call_release, NULL); /* the latest first */
+	expect_simple_data(fd, 0, data, 4096);
+	expect_simple_data(fd, 1, data, length);
+	expect_simple_data(fd, 2, data, 4096);
+	client_disconnect(fd);
+	free(data);
+	harness_end(h);
+}
+
 static void too_long(void **state)
 {
 	struct harness *h = start();
@@ -473,6 +510,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(write_then_read),
 		cmocka_unit_test(payloads_to_32_mib),
+		cmocka_unit_test(nothing_between_the_parts_of_a_simple_reply),
 		cmocka_unit_test(too_long),
 		cmocka_unit_test(commands_and_flags_reach_the_device),
 		cmocka_unit_test(block_status),
