@@ -20,12 +20,16 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 			struct alone *alone)
 {
 	struct world_node *from = &world->nodes[index];
+	struct sim_disk_options disk;
 	char why[256] = "";
 	int error;
 
 	memset(alone, 0, sizeof(*alone));
 	alone->sim = sim_new(world_random(world, 0));
 	alone->env = sim_node_copy(alone->sim, sim_node_name(from->env), from->env, mode);
+	sim_disk_get(alone->env, &disk);
+	disk.read_eio_ppm = disk.write_eio_ppm = disk.fsync_eio_ppm = 0;
+	sim_disk_set(alone->env, &disk);
 	alone->config = from->config;
 	alone->volume = from->volume;
 	alone->volume.peer = NULL;

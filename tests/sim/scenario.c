@@ -23,7 +23,9 @@ enum fault {
 	PROTOCOL = 1 << 12,
 	SLOW_LINK = 1 << 13,
 	ZERO_UNSUPPORTED = 1 << 14,
-	FAULTS = 1 << 15,
+	DISK_A = 1 << 15,
+	DISK_B = 1 << 16,
+	FAULTS = 1 << 17,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -175,6 +177,36 @@ static void net_trouble(struct world *world, unsigned faults)
 	}
 }
 
+static void disk_trouble(struct world *world, unsigned index)
+{
+	static const char *const paths[] = {NULL, "volume.img", "staging", "/var/offsite"};
+	bool on = world_chance(world, 50);
+
+	/* A failed write leaves a sector old or new: not told apart where sectors are written in
+	 * parts. */
+	if (index == A && world->options.partial_sectors)
+		return;
+	world_disk_errors(world, index, on ? (uint32_t)world_random(world, 20000) : 0,
+			  paths[world_random(world, 4)]);
+}
+
+/* The operator sees a failed disk, has the cause put right and starts the node again. */
+static void look_after_disks(struct world *world)
+{
+	for (unsigned i = 0; i < NODES; i++) {
+		struct world_node *n = &world->nodes[i];
+		struct volume_state state;
+
+		if (n->node == NULL || !n->disk_errors)
+			continue;
+		world_volume_state(world, i, &state);
+		if (!n->disk_failed && state.disk != VOLUME_DISK_FAILED)
+			continue;
+		world_crash(world, i, SIM_CRASH_KILL);
+		world_disk_errors(world, i, 0, NULL);
+	}
+}
+
 /* ---- the two phases ------------------------------------------------------------------------------------ */
 
 static void one_action(struct world *world, unsigned faults)
@@ -218,9 +250,15 @@ static void one_action(struct world *world, unsigned faults)
 		lose_primary_disk(world);
 	} else if (what < 998 && (faults & LOSE_B)) {
 		lose_secondary_disk(world);
+	} else if (what < 999 && (faults & (DISK_A | DISK_B))) {
+		disk_trouble(world, !(faults & DISK_A)   ? B
+				    : !(faults & DISK_B) ? A
+							 : (unsigned)world_random(world, NODES));
 	} else {
 		world_restore_from_peer(world);
 	}
+	if (world_chance(world, 10))
+		look_after_disks(world);
 }
 
 static void prepare(struct world *world, unsigned faults)
@@ -246,6 +284,8 @@ static void with_faults(struct world *world)
 
 	if (world_chance(world, 60)) /* losing disks is for a few seeds only */
 		faults &= ~(unsigned)(LOSE_A | LOSE_B);
+	if (world_chance(world, 70))
+		faults &= ~(unsigned)(DISK_A | DISK_B);
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);
@@ -274,6 +314,10 @@ static void mend(struct world *world)
 	store_sim_set_options(world->sim, WORLD_STORE, &options);
 	store_sim_fail_at(world->sim, WORLD_STORE, 0, 0, 0, false);
 	for (unsigned i = 0; i < NODES; i++) {
+		if (world->nodes[i].disk_errors) {
+			world_crash(world, i, SIM_CRASH_KILL);
+			world_disk_errors(world, i, 0, NULL);
+		}
 		if (!sim_node_dead(world->nodes[i].env))
 			sim_crash_after_ios(world->sim, world->nodes[i].env, 0, SIM_CRASH_KILL);
 		world_start(world, i);

@@ -187,6 +187,7 @@ static void forget(struct world *world, unsigned index)
 
 	n->node = NULL;
 	n->disconnected = false;
+	n->disk_failed = false;
 	world->crashes++;
 	if (index != A)
 		return;
@@ -219,6 +220,23 @@ void world_crash(struct world *world, unsigned index, enum sim_crash mode)
 	forget(world, index);
 }
 
+void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const char *path)
+{
+	struct world_node *n = &world->nodes[index];
+	struct sim_disk_options options;
+
+	sim_disk_get(n->env, &options);
+	options.read_eio_ppm = options.write_eio_ppm = options.fsync_eio_ppm = ppm;
+	options.eio_path = path;
+	sim_disk_set(n->env, &options);
+	if (ppm > 0)
+		n->disk_errors = true;
+	else if (n->node == NULL)
+		n->disk_errors = false;
+	sim_note(world->sim, "disk errors on node %u: %u in a million%s%s", index, ppm,
+		 path != NULL ? " of " : "", path != NULL ? path : "");
+}
+
 static void primary_started(struct world *world)
 {
 	struct world_node *n = &world->nodes[A];
@@ -245,6 +263,7 @@ void world_start(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 	char why[256] = "";
+	struct sim_disk_options disk;
 	struct node *node = NULL;
 	int error;
 
@@ -252,15 +271,25 @@ void world_start(struct world *world, unsigned index)
 		return;
 	if (sim_node_dead(n->env))
 		n->env = sim_restart(world->sim, n->env);
+	sim_disk_get(n->env, &disk);
+	n->disk_errors = disk.write_eio_ppm > 0;
 	env_mkdir(n->env, "/srv");
 	error = sim_node_dead(n->env) ? 0 : node_start(n->env, &n->config, &node, why, sizeof(why));
 	if (sim_node_dead(n->env)) {
 		world->crashes++;
 		return;
 	}
+	if (error != 0 && n->disk_errors) {
+		sim_crash(world->sim, n->env, SIM_CRASH_KILL);
+		return;
+	}
 	if (error != 0)
 		world_fail(world, "node %u did not start: %d, %s", index, error, why);
 	n->node = node;
+	if (world_volume(world, index)->volume == NULL && n->disk_errors) {
+		world_crash(world, index, SIM_CRASH_KILL);
+		return;
+	}
 	if (world_volume(world, index)->volume == NULL)
 		world_fail(world, "node %u: its volume did not open: %s", index,
 			   world_volume(world, index)->error);
@@ -358,6 +387,14 @@ static void check_read_done(struct client *client)
 			   (unsigned long long)r->length_bytes, why);
 }
 
+static void client_end(struct client *client)
+{
+	buf_put(client->request.buf);
+	client->request.buf = NULL;
+	client->busy = false;
+	client->world->busy--;
+}
+
 static void request_done(struct block_request *request, int error)
 {
 	struct client *client = (struct client *)request;
@@ -369,10 +406,15 @@ static void request_done(struct block_request *request, int error)
 		return;
 	if (!client->busy)
 		world_fail(world, "a request completed twice");
-	if (error != 0)
+	if (error != 0 && !world->nodes[A].disk_errors)
 		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
 			   (unsigned long long)request->offset_bytes,
 			   (unsigned long long)request->length_bytes, error);
+	if (error != 0) {
+		world->nodes[A].disk_failed = true;
+		client_end(client);
+		return;
+	}
 	on_peer = in_sync(world, &connects) && client->streaming && connects == client->connects;
 	switch (request->op) {
 	case BLOCK_READ:
@@ -390,10 +432,7 @@ static void request_done(struct block_request *request, int error)
 	default:
 		break;
 	}
-	buf_put(request->buf);
-	request->buf = NULL;
-	client->busy = false;
-	world->busy--;
+	client_end(client);
 }
 
 /* Opens the export when the volume is fit for it. */
@@ -409,6 +448,10 @@ static bool open_block(struct world *world)
 	if (n->node == NULL || n->content_lost || n->restoring)
 		return false;
 	world_volume_state(world, A, &state);
+	if (n->disk_errors && state.disk == VOLUME_DISK_FAILED)
+		n->disk_failed = true;
+	if (n->disk_failed)
+		return false;
 	if (state.role != VOLUME_PRIMARY || state.disk != VOLUME_DISK_UPTODATE)
 		world_fail(world, "the primary is %s and %s", volume_role_name(state.role),
 			   volume_disk_state_name(state.disk));
@@ -500,12 +543,6 @@ static bool shares_sector(const struct world *world, const struct client *client
 	return false;
 }
 
-static void client_drop(struct client *client)
-{
-	client->busy = false;
-	client->world->busy--;
-}
-
 static void submit_write(struct world *world)
 {
 	uint64_t align = world->options.block_min_bytes > 512 ? 4096 : 512;
@@ -519,14 +556,14 @@ static void submit_write(struct world *world)
 		align = 1;
 	choose_range(world, r, align, world->options.write_max_bytes);
 	if (world->options.partial_sectors && shares_sector(world, client)) {
-		client_drop(client);
+		client_end(client);
 		return;
 	}
 	if (world_chance(world, 10))
 		r->flags = BLOCK_FUA;
 	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
 	if (r->buf == NULL) {
-		client_drop(client);
+		client_end(client);
 		return;
 	}
 	client->write = model_submit(world->model, r->offset_bytes, r->length_bytes, r->buf->data);
@@ -547,7 +584,7 @@ static void submit_zero(struct world *world)
 		align = 512;
 	choose_range(world, r, align, world_chance(world, 20) ? 1 << 20 : 65536);
 	if (world->options.partial_sectors && shares_sector(world, client)) {
-		client_drop(client);
+		client_end(client);
 		return;
 	}
 	if (world_chance(world, 10))
@@ -575,7 +612,7 @@ static void submit_read(struct world *world)
 	choose_range(world, r, align, world->options.write_max_bytes);
 	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
 	if (r->buf == NULL) {
-		client_drop(client);
+		client_end(client);
 		return;
 	}
 	client->submitted = model_tick(world->model);

@@ -31,6 +31,8 @@ struct world_node {
 	bool content_lost; /* its disk was lost and has not been restored yet */
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
+	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
+	bool disk_failed;  /* ... and was seen to: the operator is to look after it */
 };
 
 struct client {
@@ -88,6 +90,9 @@ bool world_chance(struct world *world, unsigned percent);
 /* Starts a node that is down: restarts its env if that is dead, checks what recovery left. */
 void world_start(struct world *world, unsigned index);
 void world_crash(struct world *world, unsigned index, enum sim_crash mode);
+/* The disk fails with that chance, for paths that contain path (NULL: all). ppm 0: no more; its errors are excused until
+ * its next start. */
+void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const char *path);
 /* Clean stop; waits for the requests under way. Faults are to be off or may strike during it. */
 void world_stop(struct world *world, unsigned index);
 /* One step of the simulation, with node_check() and the forgetting of nodes that died in it. False:
