@@ -1,0 +1,228 @@
+# shellcheck shell=bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What system tests share. A test sources this, calls begin, then uses nodes and volumes; whatever
+# was started or mounted is gone when it ends.
+#
+#   . "$(dirname "$0")/lib.sh"
+#   begin                               a folder $dir, traps; $build, $io
+#   for io in $(backends); do ... done  uring and aio, where the kernel has them
+#   config NODE <<END ... END           NODE.conf; in it $dir etc. are the caller's business
+#   start NODE / stop NODE / kill9 NODE the daemon with that config
+#   off NODE ARGS...                    the command offsite at that node
+#   volume_is NODE CONDITION            jq condition on the first volume's status
+#   wait_for SECONDS WHAT COMMAND...    polls; on time-out: fail and end of the test
+#   ok NAME / fail NAME WHY / skip NAME WHY
+#   need COMMAND...                     skips the whole test where one is missing
+
+set -uo pipefail
+TOP=${TOP:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
+build=${BUILD:-$TOP/build}
+case $build in /*) ;; *) build=$TOP/$build ;; esac
+tools=$build/tests/system
+test_name=$(basename "$0" .sh)
+io=${io:-auto}
+declare -A pid_of=()
+cleanups=()
+helpers=()
+failed=0
+
+ok() { echo "ok $test_name/$1"; }
+fail() {
+	echo "FAIL $test_name/$1: ${2:-}"
+	failed=$((failed + 1))
+}
+skip() { echo "SKIP $test_name/$1: $2"; }
+note() { echo "# $*"; }
+
+need() {
+	local tool
+	for tool in "$@"; do
+		command -v "$tool" >/dev/null || [ -x "$tools/$tool" ] || {
+			skip "$test_name" "$tool is missing"
+			exit 0
+		}
+	done
+}
+
+begin() {
+	[ -x "$build/offsited" ] || {
+		fail start "$build/offsited is not built"
+		exit 1
+	}
+	dir=$(mktemp -d "${TMPDIR:-/tmp}/offsite-XXXXXX") || exit 1
+	trap finish EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+}
+
+# Something to be undone at the end, the last first.
+at_end() { cleanups+=("$*"); }
+
+finish() {
+	local status=$? node i
+	trap '' INT TERM
+	trap - EXIT
+	for ((i = ${#helpers[@]} - 1; i >= 0; i--)); do
+		kill -KILL -- "-${helpers[i]}" 2>/dev/null
+	done
+	for ((i = ${#cleanups[@]} - 1; i >= 0; i--)); do
+		eval "${cleanups[i]}"
+	done
+	for node in "${!pid_of[@]}"; do
+		kill -CONT "${pid_of[$node]}" 2>/dev/null
+		kill -KILL "${pid_of[$node]}" 2>/dev/null
+	done
+	wait 2>/dev/null
+	if [ $failed -gt 0 ] || [ $status -ne 0 ]; then
+		for i in "$dir"/*.log; do
+			[ -s "$i" ] || continue
+			echo "# --- end of ${i##*/}"
+			tail -n 12 "$i" | sed 's/^/# /'
+		done
+	fi
+	[ -n "${KEEP:-}" ] && echo "# kept: $dir" || rm -rf "$dir"
+	[ $failed -gt 0 ] && exit 1
+	exit $status
+}
+
+# Ends the test: the reason is a failure of its own.
+die() {
+	fail "${current:-$test_name}" "$*"
+	exit 1
+}
+
+wait_for() {
+	local end=$((SECONDS + $1)) what=$2
+	shift 2
+	until "$@" >/dev/null 2>&1; do
+		[ $SECONDS -lt $end ] || die "$what: not within the time"
+		sleep 0.03
+	done
+}
+
+free_port() { # below the range that connections take theirs from
+	local port
+	while :; do
+		port=$((20000 + RANDOM % 12000))
+		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+	done
+	echo $port
+}
+
+# A number in [$1, $2], from the test's seed (call seed_random first).
+seed_random() {
+	seed=${SEED:-$((RANDOM * 32768 + RANDOM))}
+	RANDOM=$((seed % 32768))
+	note "seed $seed (SEED=$seed replays)"
+}
+between() { echo $(($1 + (RANDOM * 32768 + RANDOM) % ($2 - $1 + 1))); }
+pause_ms() { sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"; }
+
+# uring where the kernel lets us, and aio.
+backends() {
+	local backend
+	for backend in uring aio; do
+		printf '[node]\nname = probe\nstate-dir = %s/probe\ncontrol = %s/probe.sock\nnbd-listen = unix:%s/probe.nbd\n[volume v]\nbacking = %s/probe.img\nsize = 1M\n' \
+			"$dir" "$dir" "$dir" "$dir" >"$dir/probe.conf"
+		"$build/offsited" --config "$dir/probe.conf" --io $backend >"$dir/probe.out" 2>&1 &
+		local pid=$!
+		for _ in $(seq 100); do
+			if "$build/offsite" --socket "$dir/probe.sock" status >/dev/null 2>&1; then
+				echo $backend
+				break
+			fi
+			kill -0 $pid 2>/dev/null || break
+			sleep 0.03
+		done
+		kill -TERM $pid 2>/dev/null
+		wait $pid 2>/dev/null
+		rm -rf "$dir"/probe*
+	done
+}
+
+# ---- nodes ---------------------------------------------------------------------------------------
+
+config() { cat >"$dir/$1.conf"; }
+
+# Two nodes a (primary) and b, protocol C, TLS by a pre-shared key, volume v of $1 MiB;
+# more lines for the volume's section in $2, for the node's in $3. $link: where a finds b (default:
+# b's own port).
+pair_config() {
+	local size=$1 volume_lines=${2:-} node_lines=${3:-} node
+	port_b=$(free_port)
+	[ -f "$dir/psk" ] || "$build/offsite" keygen "$dir/psk" >/dev/null
+	for node in a b; do
+		{
+			cat <<-END
+				[node]
+				name = $node
+				state-dir = $dir/$node.state
+				control = $dir/$node.sock
+				nbd-listen = unix:$dir/$node.nbd
+				psk-file = $dir/psk
+			END
+			[ $node = b ] && echo "peer-listen = 127.0.0.1:$port_b"
+			[ -n "$node_lines" ] && echo "$node_lines"
+			cat <<-END
+				[volume v]
+				backing = $dir/$node.img
+				size = ${size}M
+				role = $([ $node = a ] && echo primary || echo secondary)
+			END
+			[ $node = a ] && echo "peer = 127.0.0.1:${link:-$port_b}"
+			echo "$volume_lines"
+		} >"$dir/$node.conf"
+	done
+}
+
+# Starts without waiting.
+launch() {
+	"$build/offsited" --config "$dir/$1.conf" --io "$io" >>"$dir/$1.log" 2>&1 &
+	pid_of[$1]=$!
+}
+answers() { off "$1" status; }
+start() {
+	launch "$1"
+	wait_for 15 "start of node $1" answers "$1"
+}
+stop() {
+	local status
+	kill -TERM "${pid_of[$1]}"
+	wait "${pid_of[$1]}"
+	status=$?
+	unset "pid_of[$1]"
+	[ $status -eq 0 ] || die "node $1 ended with status $status"
+}
+kill9() {
+	kill -KILL "${pid_of[$1]}"
+	wait "${pid_of[$1]}" 2>/dev/null
+	unset "pid_of[$1]"
+}
+alive() { kill -0 "${pid_of[$1]}" 2>/dev/null; }
+
+off() {
+	local node=$1
+	shift
+	"$build/offsite" --socket "$dir/$node.sock" "$@"
+}
+volume_is() { off "$1" status --json | jq -e ".volumes[0] | $2"; }
+volume_get() { off "$1" status --json | jq -r ".volumes[0] | $2"; }
+streaming() { volume_is "$1" '.replication.state == "streaming"'; }
+# Everything issued is on the other side.
+in_sync() {
+	volume_is "$1" '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'
+}
+uri() { echo "nbd+unix:///${2:-v}?socket=$dir/$1.nbd"; }
+
+# Runs in the background, a process group of its own; its pid in $helper.
+helper_start() {
+	set -m
+	"$@" &
+	helper=$!
+	set +m
+	helpers+=("$helper")
+}
+helper_end() { # PID: waits for it
+	wait "$1"
+}

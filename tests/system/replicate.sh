@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# kill -9 of the primary, of the secondary, of both, and a cut or silent link, at random moments
+# while two clients write: nbd_ledger (half of the volume; knows every acknowledged write) and fio
+# (the other half; verifies its blocks). After each: nothing acknowledged is missing on either
+# disk, and after reconnection the disks are the same. ROUNDS (26) on each I/O backend.
+# time limit: 420 s
+. "$(dirname "$0")/lib.sh"
+need fio python3 jq nbd_ledger
+begin
+seed_random
+rounds=${ROUNDS:-26}
+half_mib=16
+blocks=$((half_mib * 256))
+
+start_relay() {
+	link=$(free_port)
+	coproc RELAY { exec python3 "$TOP/tests/system/relay.py" "$link" "$1"; }
+	relay_pid=$RELAY_PID
+	at_end "kill -CONT $relay_pid 2>/dev/null; kill -KILL $relay_pid 2>/dev/null"
+	read -r -t 10 -u "${RELAY[0]}" || die "the relay does not start"
+}
+relay_signal() { # SIGNAL WORD
+	kill "-$1" "$relay_pid"
+	read -r -t 10 -u "${RELAY[0]}" answer || die "the relay does not answer"
+	[ "$answer" = "$2" ] || die "the relay says $answer"
+}
+
+fio_job() { # OPTIONS...
+	fio --name=half --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
+		--bs=4k --rw=randwrite --verify=crc32c --verify_header_seed=0 --verify_fatal=1 \
+		--randrepeat=0 --allow_file_create=0 "$@"
+}
+fio_write() { fio_job --iodepth=16 --do_verify=0 --time_based --runtime=3600 >"$dir/fio.log" 2>&1; }
+# Every block is whole: a header, and content that fits to it.
+fio_verify() { fio_job --iodepth=16 --verify_only >"$dir/fio.log" 2>&1; }
+ledger() { # as primary a's client
+	"$tools/nbd_ledger" write --socket "$dir/a.nbd" --log "$dir/log" --blocks "$blocks" \
+		--seed "$(between 1 1000000)" >"$dir/ledger.log" 2>&1
+}
+acknowledged_on() { # NODE WHEN
+	"$tools/nbd_ledger" check --image "$dir/$1.img" --log "$dir/log" --blocks "$blocks" \
+		>"$dir/check.out" 2>&1 || die "round $round ($fault): $2: $1: $(tail -n 1 "$dir/check.out")"
+}
+start_writers() {
+	helper_start ledger
+	ledger_pid=$helper
+	helper_start fio_write
+	fio_pid=$helper
+}
+# They must have lived through the fault.
+end_writers() {
+	kill -TERM -- "-$ledger_pid" "-$fio_pid" 2>/dev/null
+	wait "$ledger_pid" || die "round $round ($fault): a write failed: $(tail -n 1 "$dir/ledger.log")"
+	wait "$fio_pid" 2>/dev/null
+	grep -q 'err= *[1-9]' "$dir/fio.log" && die "round $round ($fault): fio: $(grep -m1 'err=' "$dir/fio.log")"
+	return 0
+}
+# The server is gone, so they are.
+await_writers() {
+	wait "$ledger_pid"
+	local status=$?
+	[ $status -eq 3 ] || die "round $round ($fault): the ledger ended with $status: $(tail -n 1 "$dir/ledger.log")"
+	kill -KILL -- "-$fio_pid" 2>/dev/null
+	wait "$fio_pid" 2>/dev/null
+}
+b_settled() { ! streaming b; }
+
+one_round() {
+	local faults=(primary secondary both cut silent)
+	fault=${faults[RANDOM % ${#faults[@]}]}
+	start_writers
+	pause_ms "$(between 50 700)"
+	case $fault in
+	primary)
+		kill9 a
+		await_writers
+		# What was acknowledged must be on the second disk now, not only later.
+		wait_for 30 "b noticing that a is gone" b_settled
+		acknowledged_on b "before reconnection"
+		acknowledged_on a "before reconnection"
+		launch a
+		;;
+	secondary)
+		kill9 b
+		pause_ms "$(between 20 400)"
+		launch b
+		pause_ms "$(between 50 300)"
+		end_writers
+		;;
+	both)
+		if [ $((RANDOM % 2)) = 0 ]; then
+			kill9 a
+			kill9 b
+		else
+			kill9 b
+			pause_ms "$(between 0 100)"
+			kill9 a
+		fi
+		await_writers
+		acknowledged_on a "before reconnection"
+		if [ $((RANDOM % 2)) = 0 ]; then
+			launch a
+			launch b
+		else
+			launch b
+			launch a
+		fi
+		;;
+	cut)
+		relay_signal USR1 cut
+		pause_ms "$(between 20 400)"
+		relay_signal USR2 joined
+		pause_ms "$(between 50 300)"
+		end_writers
+		;;
+	silent)
+		kill -STOP "$relay_pid"
+		pause_ms "$(between 20 400)"
+		kill -CONT "$relay_pid"
+		pause_ms "$(between 50 300)"
+		end_writers
+		;;
+	esac
+	wait_for 15 "round $round ($fault): node a" answers a
+	wait_for 15 "round $round ($fault): node b" answers b
+	wait_for 60 "round $round ($fault): both in sync" in_sync a
+	acknowledged_on a "in sync"
+	acknowledged_on b "in sync"
+	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 ||
+		die "round $round ($fault): the disks differ: $(cat "$dir/cmp.out")"
+	fio_verify || die "round $round ($fault): fio finds a damaged block: $(grep -m1 -i verify "$dir/fio.log")"
+	counts[$fault]=$((${counts[$fault]:-0} + 1))
+}
+
+for io in $(backends); do
+	current=$io
+	declare -A counts=()
+	rm -rf "$dir"/[ab].* "$dir/log"
+	link='' pair_config $((2 * half_mib))
+	start_relay "$port_b"
+	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
+	start b
+	start a
+	wait_for 30 "the first sync" in_sync a
+	fault=none round=0
+	fio_job --iodepth=16 --do_verify=0 >"$dir/fio.log" 2>&1 || die "fio: $(tail -n 1 "$dir/fio.log")"
+	for ((round = 1; round <= rounds; round++)); do
+		one_round
+	done
+	note "$io:$(for f in "${!counts[@]}"; do printf ' %s %d' "$f" "${counts[$f]}"; done)"
+	stop a
+	stop b
+	kill -KILL "$relay_pid"
+	wait "$relay_pid" 2>/dev/null
+	ok "kills_and_cuts_$io"
+done
