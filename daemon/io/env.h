@@ -53,7 +53,8 @@ struct env_task {
 
 /* CPU-heavy or blocking work for a helper thread. */
 struct env_work {
-	void (*run)(struct env_work *work);  /* on a helper thread: touches nothing but its own data */
+	void (*run)(
+		struct env_work *work); /* on a helper thread: touches nothing but its own data */
 	void (*done)(struct env_work *work); /* on the loop thread, afterwards */
 	/* private */
 	uint64_t priv[4];
@@ -65,7 +66,8 @@ enum env_file_flags {
 	ENV_FILE_CREATE = 4,  /* mode 0600 */
 	ENV_FILE_EXCL = 8,    /* with CREATE: -EEXIST if there */
 	ENV_FILE_DIRECT = 16, /* O_DIRECT where the file system can; see env_file_info.direct */
-	ENV_FILE_LOCK = 32,   /* exclusive advisory lock (OFD); -EWOULDBLOCK if another holds it */
+	ENV_FILE_LOCK = 32,   /* exclusive advisory lock (OFD), shared for READ only; -EWOULDBLOCK
+			       * if another holds it, a block device in use is -EBUSY */
 };
 
 struct env_file_info {
@@ -102,18 +104,22 @@ enum env_backend {
 	ENV_BACKEND_AIO,
 };
 
-/* Makes a real environment. threads: helper threads for env_work (at least 1). On failure -errno,
+/* Makes a real environment, for use on the calling thread only (and not across a fork). threads:
+ * helper threads for env_work (at least 1). On failure -errno,
  * and *why (static text) says what was not to be had (e.g. "io_uring_queue_init"). */
 int env_real_new(enum env_backend backend, unsigned threads, struct env **env, const char **why);
 
-/* Frees an environment whose files and sockets have been closed. NULL is allowed. */
+/* Frees an environment whose files, sockets and listeners have been closed. Runs turns until the
+ * last operation on a closed socket is done; connects under way end with -ECANCELED, work under
+ * way is waited for and its done() not called. NULL is allowed. */
 void env_free(struct env *env);
 
 /* Runs the loop until env_stop(). */
 void env_run(struct env *env);
 void env_stop(struct env *env);
 
-/* Runs turns of the loop until *flag is true (start-up and shutdown code, tests). */
+/* Runs turns of the loop until *flag is true (start-up and shutdown code, tests). Neither it nor
+ * env_run() may be called from inside a callback. */
 void env_run_until(struct env *env, const bool *flag);
 
 /* "io_uring", "libaio" or "simulator". */
@@ -155,7 +161,8 @@ int env_file_truncate(struct env *env, struct env_file *file, uint64_t size_byte
 /* Reserves real space in [offset, offset+length) so that later writes there cannot meet ENOSPC. */
 int env_file_allocate(struct env *env, struct env_file *file, uint64_t offset, uint64_t length);
 /* Whole transfer or an error (0 or -errno; a read past the end is -ENODATA). Alignment as in info. */
-int env_file_pread(struct env *env, struct env_file *file, void *buf, size_t length, uint64_t offset);
+int env_file_pread(struct env *env, struct env_file *file, void *buf, size_t length,
+		   uint64_t offset);
 int env_file_pwrite(struct env *env, struct env_file *file, const void *buf, size_t length,
 		    uint64_t offset);
 int env_file_sync(struct env *env, struct env_file *file);

@@ -268,7 +268,11 @@ static void check_no_space(struct world *world)
 {
 	struct env_file *file = open_new(world, "m/f", ENV_FILE_DIRECT);
 	uint8_t *buf = aligned_bytes(2 << 20);
+	struct env_file_info info;
 
+	assert_int_equal(env_file_info(world->env, file, &info), 0);
+	assert_false(info.direct); /* there is no such thing on tmpfs */
+	assert_int_equal(info.align_bytes, 1);
 	memset(buf, 1, 2 << 20);
 	assert_int_equal(env_file_allocate(world->env, file, 0, 2 << 20), -ENOSPC);
 	assert_int_equal(do_write(world, file, buf, 4096, 0, 0), 4096);
