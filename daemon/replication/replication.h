@@ -39,15 +39,15 @@ enum replication_state {
 const char *replication_state_name(enum replication_state state);
 
 struct replication_config {
-	const char *node_name;		/* this node; differs from the peer's */
-	const char *peer_addr;		/* NULL: only accept */
+	const char *node_name; /* this node; differs from the peer's */
+	const char *peer_addr; /* NULL: only accept */
 	enum replication_protocol protocol;
 	struct tls_context *tls_client; /* NULL: plaintext */
-	uint64_t staging_max_bytes;	/* 0: 1 GiB */
-	uint64_t send_queue_max_bytes;	/* 0: 32 MiB; full: writers wait */
-	unsigned ping_interval_ms;	/* 0: 5000 */
-	unsigned peer_timeout_ms;	/* no frame for so long: link is dead. 0: 15000 */
-	unsigned connect_retry_max_ms;	/* backoff's upper end. 0: 5000 */
+	uint64_t staging_max_bytes;     /* 0: 1 GiB */
+	uint64_t send_queue_max_bytes;  /* 0: 32 MiB; full: writers wait */
+	unsigned ping_interval_ms;      /* 0: 5000 */
+	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
+	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
 };
 
 /* Recovers staged cuts that were committed but not wholly applied (blocking), so that the volume is
@@ -55,15 +55,13 @@ struct replication_config {
  * -errno and why when the staging area cannot be used. */
 int replication_new(struct volume *volume, const struct replication_config *config, bool connect,
 		    struct replication **replication, char *why, size_t why_size);
-void replication_free(struct replication *replication, void (*freed)(void *context),
-		      void *context);
+void replication_free(struct replication *replication, void (*freed)(void *context), void *context);
 
 /* Operator's verbs. Results through return (-errno, why). */
 int replication_connect(struct replication *replication, char *why, size_t why_size);
 int replication_disconnect(struct replication *replication, char *why, size_t why_size);
 /* Protocol may change while running. */
-void replication_set_protocol(struct replication *replication,
-			      enum replication_protocol protocol);
+void replication_set_protocol(struct replication *replication, enum replication_protocol protocol);
 /* The role or state of the volume was changed by the node: negotiate anew if connected. */
 void replication_role_changed(struct replication *replication);
 /* True while staged data is being applied: promotion waits. */
@@ -77,21 +75,21 @@ void replication_restore_from_peer(struct replication *replication,
 
 struct replication_status {
 	enum replication_state state;
-	bool source;			/* CATCH_UP, STREAMING: this side sends */
+	bool source; /* CATCH_UP, STREAMING: this side sends */
 	enum replication_protocol protocol;
 	bool tls;
-	char peer_name[64];		/* "" until known */
+	char peer_name[64]; /* "" until known */
 	char peer_addr[96];
 	enum volume_role peer_role;
 	enum volume_disk_state peer_disk;
-	char refusal[256];		/* why STANDALONE, or why the last attempt failed; "" */
-	uint64_t sent_lsn, acked_lsn;	/* source; sink: received, durable */
-	uint64_t lag_bytes, lag_ns;	/* source: issued but not yet acknowledged; age of the oldest */
-	uint64_t out_of_sync_bytes;	/* dirty for the peer */
+	char refusal[256];            /* why STANDALONE, or why the last attempt failed; "" */
+	uint64_t sent_lsn, acked_lsn; /* source; sink: received, durable */
+	uint64_t lag_bytes, lag_ns; /* source: issued but not yet acknowledged; age of the oldest */
+	uint64_t out_of_sync_bytes; /* dirty for the peer */
 	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
-	uint64_t cuts;			/* applied since start */
+	uint64_t cuts; /* applied since start */
 	uint64_t sent_bytes, received_bytes, staged_bytes;
-	uint64_t queue_bytes;		/* send queue now */
+	uint64_t queue_bytes; /* send queue now */
 	uint64_t connects, disconnects;
 };
 void replication_get_status(const struct replication *replication,

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* accept: how the listener hands a connection to a volume's replication. */
+#ifndef OFFSITE_REPLICATION_ACCEPT_H
+#define OFFSITE_REPLICATION_ACCEPT_H
+
+#include "daemon/replication/link.h"
+#include "daemon/replication/replication.h"
+
+/* The connecting side has said HELLO. Takes the link over, or refuses and closes it. */
+void replication_accept(struct replication *replication, struct link *link,
+			const struct hello *hello);
+
+#endif

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One volume's replication from the inside: shared by replication.c (state, life, operator's
+ * verbs), session.c (one connection: HELLO, decision, roles) and restore.c (wanting). */
+#ifndef OFFSITE_REPLICATION_INTERNAL_H
+#define OFFSITE_REPLICATION_INTERNAL_H
+
+#include "daemon/replication/accept.h"
+#include "daemon/replication/decide.h"
+#include "daemon/replication/sink.h"
+#include "daemon/replication/source.h"
+
+/* How far the present connection is. */
+enum session {
+	SESSION_NONE,
+	SESSION_HELLO,  /* ours is sent; the peer's to come */
+	SESSION_START,  /* decided; the peer's START to come */
+	SESSION_SOURCE, /* running */
+	SESSION_SINK,
+	SESSION_IDLE,
+};
+
+struct replication {
+	struct volume *volume;
+	struct env *env;
+	struct replication_config config;
+	char node_name[HELLO_NAME_BYTES];
+	char *peer_addr;
+	struct link_config link_config;
+	struct buf_pool *pool;
+	struct sink *sink;
+	struct source *source;
+
+	enum replication_state state;
+	bool operator_off; /* STANDALONE by the operator's word: nobody is let in */
+	bool stopping, recovering;
+	char refusal[256];
+	char logged[256]; /* the last failure said aloud: repeated ones are not */
+
+	/* connecting */
+	struct env_op connect_op;
+	struct env_sock *connect_sock;
+	bool connect_busy, connect_abandoned;
+	struct env_timer retry_timer;
+	unsigned backoff_ms;
+
+	/* the connection */
+	struct link *link;
+	unsigned links; /* alive, the present one included */
+	enum session session;
+	bool outgoing;
+	struct hello self, peer; /* as said on this connection */
+	struct id128 instance, peer_instance;
+	uint64_t attempt, peer_attempt;
+	enum verdict verdict;
+	bool mapping; /* target: the dirty map is being sent */
+	uint64_t map_offset;
+	struct frame_range_wire map_wire[FRAME_RANGES_MAX];
+
+	struct env_task drop_task;  /* to end the connection outside of its callbacks */
+	enum frame_error drop_code; /* 0: none */
+	char drop_text[FRAME_ERROR_TEXT_MAX + 1];
+
+	/* restore from the peer */
+	bool wants;
+	void (*restore_done)(void *context, int error, const char *why);
+	void *restore_context;
+
+	struct env_task end_task;
+	void (*freed)(void *context);
+	void *freed_context;
+	uint64_t connects, disconnects, sent_bytes, received_bytes;
+};
+
+/* replication.c */
+void replication_set_state(struct replication *r, enum replication_state state);
+/* Back to CONNECTING (or STANDALONE if final), with a reason for status and log. */
+void replication_lost(struct replication *r, bool final, bool at_once, const char *why);
+void replication_retry(struct replication *r);
+void replication_refuse(struct replication *r, enum frame_error code, const char *text);
+bool replication_may_connect(const struct replication *r);
+
+/* session.c */
+extern const struct sink_ops replication_sink_ops;
+extern const struct source_ops replication_source_ops;
+void session_open(struct replication *r, struct stream *stream);
+void session_end(struct replication *r, enum frame_error code, const char *text);
+
+/* restore.c */
+int restore_load(struct replication *r, char *why, size_t why_size);
+void restore_finish(struct replication *r, int error, const char *why);
+void restore_satisfied(struct replication *r);
+
+#endif

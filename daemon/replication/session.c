@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* session: one connection from HELLO to its end: who the peer is, what is decided, who then sends. */
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "daemon/replication/replication_internal.h"
+
+#define MAP_GAP_BYTES (64u * 1024) /* runs so close are told as one: sending more is harmless */
+
+/* ---- HELLO ---------------------------------------------------------------------------------- */
+
+/* Whether everything on this disk reads as zeroes, as far as the file system can tell. */
+static bool disk_is_zero(struct replication *r)
+{
+	struct block *block = volume_block(r->volume);
+	struct block_extent extents[16];
+	uint64_t size = volume_size_bytes(r->volume), offset = 0;
+
+	while (offset < size) {
+		unsigned count = block->ops->extents(block, offset, size - offset, extents, 16);
+		if (count == 0)
+			return false;
+		for (unsigned i = 0; i < count; i++) {
+			if (!extents[i].zero || !extents[i].hole || !extents[i].length_bytes)
+				return false;
+			offset += extents[i].length_bytes;
+		}
+	}
+	return true;
+}
+
+static void make_hello(struct replication *r)
+{
+	struct volume_state state;
+	struct hello *hello = &r->self;
+
+	volume_get_state(r->volume, &state);
+	*hello = (struct hello){
+		.version = FRAME_VERSION,
+		.features = HELLO_FEATURES,
+		.uuid = state.uuid,
+		.instance = r->instance,
+		.attempt = ++r->attempt,
+		.size_bytes = volume_size_bytes(r->volume),
+		.dirty_bytes = volume_dirty_bytes(r->volume, VOLUME_PEER),
+		.role = state.role == VOLUME_PRIMARY,
+		.disk = (unsigned)state.disk,
+		.protocol = (unsigned)r->config.protocol,
+		.flags = r->wants ? HELLO_WANTS : 0,
+		.current = state.generations.current,
+		.base = state.generations.base,
+	};
+	_Static_assert(VOLUME_HISTORY == HELLO_HISTORY, "one history");
+	memcpy(hello->history, state.generations.history, sizeof(hello->history));
+	snprintf(hello->node, sizeof(hello->node), "%s", r->node_name);
+	snprintf(hello->volume, sizeof(hello->volume), "%s", volume_name(r->volume));
+	if (id128_is_zero(&state.generations.current) && state.disk == VOLUME_DISK_UPTODATE &&
+	    state.role == VOLUME_SECONDARY && disk_is_zero(r))
+		hello->flags |= HELLO_ZERO_DISK;
+}
+
+static void send_hello(struct replication *r)
+{
+	struct frame frame = {.type = FRAME_HELLO};
+	struct hello_wire wire;
+
+	make_hello(r);
+	hello_encode(&r->self, &wire);
+	link_send_control(r->link, &frame, &wire, sizeof(wire));
+	r->session = SESSION_HELLO;
+}
+
+/* What speaks against this peer before any history is looked at; 0: nothing. */
+static enum frame_error peer_invalid(const struct replication *r, const struct hello *peer,
+				     char *text, size_t size)
+{
+	if (peer->version != FRAME_VERSION) {
+		snprintf(text, size, "peer %s speaks version %u of the protocol, this node %u",
+			 peer->node, peer->version, FRAME_VERSION);
+		return FRAME_ERROR_VERSION;
+	}
+	if (strcmp(peer->node, r->node_name) == 0) {
+		snprintf(text, size, "both nodes have the name %s: give one another name",
+			 peer->node);
+		return FRAME_ERROR_SAME_NAME;
+	}
+	if (strcmp(peer->volume, volume_name(r->volume)) != 0) {
+		snprintf(text, size, "peer %s answers for volume %s", peer->node, peer->volume);
+		return FRAME_ERROR_NO_VOLUME;
+	}
+	if (peer->size_bytes != volume_size_bytes(r->volume)) {
+		snprintf(text, size, "sizes differ: %llu bytes on %s, %llu bytes on %s",
+			 (unsigned long long)volume_size_bytes(r->volume), r->node_name,
+			 (unsigned long long)peer->size_bytes, peer->node);
+		return FRAME_ERROR_SIZE;
+	}
+	return 0;
+}
+
+static void take_hello(struct replication *r, const struct hello *peer)
+{
+	char text[FRAME_ERROR_TEXT_MAX + 1] = "";
+
+	r->peer = *peer;
+	r->peer_instance = peer->instance;
+	r->peer_attempt = peer->attempt;
+	enum frame_error code = peer_invalid(r, peer, text, sizeof(text));
+	if (!code) {
+		r->verdict = decide(&r->self, peer);
+		code = decide_refusal(r->verdict);
+		snprintf(text, sizeof(text), "%s", decide_text(r->verdict));
+	}
+	if (code) {
+		replication_refuse(r, code, text);
+		return;
+	}
+	struct frame start = {.type = FRAME_START, .id = (uint64_t)r->verdict};
+	r->session = SESSION_START;
+	link_send(r->link, &start, NULL, 0);
+}
+
+/* ---- roles ---------------------------------------------------------------------------------- */
+
+/* Target: tells the source what it changed itself since the common base. */
+static void send_map(struct replication *r)
+{
+	bool full = r->verdict == VERDICT_FULL_FROM_B;
+
+	while (r->mapping && r->link) {
+		struct frame frame = {.type = FRAME_MAP};
+		unsigned count = 0;
+		uint64_t offset = r->map_offset, start, length;
+		uint64_t run_start = 0, run_end = 0;
+		while (!full &&
+		       volume_dirty_next(r->volume, VOLUME_PEER, offset, &start, &length)) {
+			if (run_end && start - run_end > MAP_GAP_BYTES) {
+				r->map_wire[count++] = (struct frame_range_wire){
+					to_be64(run_start), to_be64(run_end - run_start)};
+				run_end = 0;
+				if (count == FRAME_RANGES_MAX - 1)
+					break;
+			}
+			if (!run_end)
+				run_start = start;
+			run_end = offset = start + length;
+		}
+		if (run_end)
+			r->map_wire[count++] = (struct frame_range_wire){
+				to_be64(run_start), to_be64(run_end - run_start)};
+		bool more =
+			!full && volume_dirty_next(r->volume, VOLUME_PEER, offset, &start, &length);
+		frame.flags = more ? 0 : FRAME_LAST;
+		if (!link_send_control(r->link, &frame, r->map_wire,
+				       count * (uint32_t)sizeof(r->map_wire[0])))
+			return; /* again when something has been sent */
+		r->map_offset = offset;
+		r->mapping = more;
+	}
+}
+
+static void run(struct replication *r)
+{
+	bool source = r->verdict == VERDICT_CATCH_UP_FROM_A || r->verdict == VERDICT_FULL_FROM_A;
+
+	env_log(r->env, ENV_LOG_INFO, "replication: volume %s: peer %s (%s): %s",
+		volume_name(r->volume), r->peer.node, link_peername(r->link),
+		decide_text(r->verdict));
+	r->logged[0] = r->refusal[0] = 0;
+	r->backoff_ms = 0;
+	r->connects++;
+	if (r->verdict == VERDICT_IDLE) {
+		r->session = SESSION_IDLE;
+		replication_set_state(r, REPLICATION_IDLE);
+		return;
+	}
+	replication_set_state(r, REPLICATION_CATCH_UP);
+	if (source) {
+		r->session = SESSION_SOURCE;
+		source_attach(r->source, r->link, r->config.protocol,
+			      r->verdict == VERDICT_FULL_FROM_A, r->peer.flags & HELLO_ZERO_DISK);
+		return;
+	}
+	r->session = SESSION_SINK;
+	sink_attach(r->sink, r->link, &r->peer.uuid, r->wants);
+	r->mapping = true;
+	r->map_offset = 0;
+	send_map(r);
+}
+
+static void sink_cut_applied_(void *owner, bool final)
+{
+	struct replication *r = owner;
+
+	restore_satisfied(r);
+	if (final && r->state == REPLICATION_CATCH_UP)
+		replication_set_state(r, REPLICATION_STREAMING);
+}
+
+static void source_cut_acknowledged_(void *owner, bool streaming)
+{
+	struct replication *r = owner;
+
+	if (streaming)
+		replication_set_state(r, REPLICATION_STREAMING);
+	else if (r->self.role != VOLUME_PRIMARY) /* a reverse sync is done: decide anew */
+		replication_refuse(r, FRAME_ERROR_CLOSING, "restored from this side");
+}
+
+static void refuse_(void *owner, enum frame_error code, const char *text)
+{
+	replication_refuse(owner, code, text);
+}
+
+static void idle_(void *owner)
+{
+	struct replication *r = owner;
+
+	if (r->recovering && !r->stopping && sink_is_idle(r->sink))
+		r->recovering = false;
+	if (r->stopping)
+		env_defer(r->env, &r->end_task);
+	else
+		replication_retry(r);
+}
+
+const struct sink_ops replication_sink_ops = {
+	.cut_applied = sink_cut_applied_,
+	.refuse = refuse_,
+	.idle = idle_,
+};
+
+const struct source_ops replication_source_ops = {
+	.cut_acknowledged = source_cut_acknowledged_,
+	.refuse = refuse_,
+	.idle = idle_,
+};
+
+/* ---- frames --------------------------------------------------------------------------------- */
+
+static bool session_admit(void *owner, const struct frame *frame, struct buf **buf)
+{
+	struct replication *r = owner;
+
+	if (r->drop_code)
+		return false;
+	switch (r->session) {
+	case SESSION_HELLO:
+		if (frame->type == FRAME_HELLO)
+			return true;
+		break;
+	case SESSION_START:
+		if (frame->type == FRAME_START)
+			return true;
+		break;
+	case SESSION_SOURCE:
+		return source_admit(r->source, frame);
+	case SESSION_SINK:
+		return sink_admit(r->sink, frame, buf);
+	case SESSION_IDLE:
+	case SESSION_NONE:
+		break;
+	}
+	replication_refuse(r, FRAME_ERROR_PROTOCOL, "frame out of place");
+	return false;
+}
+
+static void take_error(struct replication *r, const struct frame *frame, const void *payload)
+{
+	char text[FRAME_ERROR_TEXT_MAX + 1], why[400];
+	enum frame_error code;
+	const char *reason = frame_error_decode(payload, frame->payload_length, &code, text);
+
+	if (reason) {
+		link_fail(r->link, -EPROTO, "%s", reason);
+		return;
+	}
+	bool quiet = code == FRAME_ERROR_CLOSING || code == FRAME_ERROR_COLLISION ||
+		     code == FRAME_ERROR_BUSY;
+	const char *name = r->peer.node[0] ? r->peer.node : link_peername(r->link);
+	snprintf(why, sizeof(why), "peer %s: %s", name, text);
+	session_end(r, 0, NULL);
+	replication_lost(r, frame_error_is_final(code), code == FRAME_ERROR_CLOSING,
+			 quiet ? "" : why);
+}
+
+static void session_frame(void *owner, const struct frame *frame, const void *payload,
+			  struct buf *buf)
+{
+	struct replication *r = owner;
+	struct hello hello;
+
+	if (frame->type == FRAME_ERROR) {
+		take_error(r, frame, payload);
+		return;
+	}
+	switch (r->session) {
+	case SESSION_HELLO: {
+		const char *reason = hello_decode(payload, frame->payload_length, &hello);
+		if (reason)
+			replication_refuse(r, FRAME_ERROR_PROTOCOL, reason);
+		else
+			take_hello(r, &hello);
+		break;
+	}
+	case SESSION_START:
+		if (frame->id != (uint64_t)decide_mirror(r->verdict))
+			replication_refuse(r, FRAME_ERROR_PROTOCOL,
+					   "the two sides decide differently");
+		else
+			run(r);
+		break;
+	case SESSION_SOURCE:
+		source_frame(r->source, frame, payload);
+		break;
+	case SESSION_SINK:
+		sink_frame(r->sink, frame, payload, buf);
+		return;
+	case SESSION_IDLE:
+	case SESSION_NONE:
+		break;
+	}
+	buf_put(buf);
+}
+
+static void session_sent(void *owner)
+{
+	struct replication *r = owner;
+
+	if (r->session == SESSION_SOURCE)
+		source_sent(r->source);
+	if (r->session == SESSION_SINK) {
+		send_map(r);
+		sink_sent(r->sink);
+	}
+}
+
+static void session_dead(void *owner, int error, const char *why)
+{
+	struct replication *r = owner;
+	char text[400];
+
+	snprintf(text, sizeof(text), "peer %s: %s", link_peername(r->link), why);
+	session_end(r, 0, NULL);
+	replication_lost(r, false, false, text);
+}
+
+static void session_gone(void *owner)
+{
+	struct replication *r = owner;
+
+	assert(r->links > 0);
+	r->links--;
+	if (r->stopping)
+		env_defer(r->env, &r->end_task);
+}
+
+static const struct link_ops session_ops = {
+	.admit = session_admit,
+	.frame = session_frame,
+	.sent = session_sent,
+	.dead = session_dead,
+	.gone = session_gone,
+};
+
+/* ---- beginning and end ---------------------------------------------------------------------- */
+
+void session_open(struct replication *r, struct stream *stream)
+{
+	struct link *link = link_new(r->env, stream, &r->link_config, &session_ops, r);
+	if (!link)
+		return;
+	r->link = link;
+	r->links++;
+	r->outgoing = true;
+	replication_set_state(r, REPLICATION_HANDSHAKE);
+	link_start(link, r->config.tls_client);
+	send_hello(r);
+}
+
+/* Ends the connection if there is one, telling the peer why if code is not 0. */
+void session_end(struct replication *r, enum frame_error code, const char *text)
+{
+	struct link *link = r->link;
+
+	r->drop_code = 0;
+	env_defer_cancel(r->env, &r->drop_task);
+	if (!link)
+		return;
+	if (r->state >= REPLICATION_IDLE)
+		r->disconnects++;
+	r->sent_bytes += link_sent_bytes(link);
+	r->received_bytes += link_received_bytes(link);
+	if (code)
+		link_refuse(link, code, text);
+	enum session session = r->session;
+	r->link = NULL;
+	r->session = SESSION_NONE;
+	r->mapping = false;
+	if (session == SESSION_SOURCE)
+		source_detach(r->source);
+	if (session == SESSION_SINK)
+		sink_detach(r->sink);
+	link_close(link);
+	if (r->state != REPLICATION_STANDALONE)
+		replication_set_state(r, REPLICATION_CONNECTING);
+}
+
+static enum frame_error accept_invalid(const struct replication *r, const struct hello *hello,
+				       const char **text)
+{
+	if (r->stopping) {
+		*text = "shutting down";
+		return FRAME_ERROR_CLOSING;
+	}
+	if (r->operator_off) {
+		*text = "disconnected by the operator of this side";
+		return FRAME_ERROR_STANDALONE;
+	}
+	*text = "another connection is the one to keep";
+	if (id128_equal(&hello->instance, &r->peer_instance) && hello->attempt <= r->peer_attempt)
+		return FRAME_ERROR_COLLISION; /* overtaken by a later HELLO of the same peer */
+	if (r->link && r->outgoing && r->session == SESSION_HELLO &&
+	    strcmp(r->node_name, hello->node) < 0)
+		return FRAME_ERROR_COLLISION; /* both connect: the lower name's survives */
+	return 0;
+}
+
+void replication_accept(struct replication *r, struct link *link, const struct hello *hello)
+{
+	const char *text;
+	enum frame_error code = accept_invalid(r, hello, &text);
+
+	if (!code && r->link) {
+		/* The peer would not come again if the old connection were alive. */
+		session_end(r, FRAME_ERROR_COLLISION, "replaced by a new connection");
+	}
+	if (!code && (!sink_is_idle(r->sink) || !source_is_idle(r->source) || r->recovering)) {
+		code = FRAME_ERROR_BUSY;
+		text = sink_is_stuck(r->sink) ? "staged data cannot be applied: the disk failed"
+					      : "still applying what came before";
+	}
+	if (code) {
+		link_refuse(link, code, text);
+		link_close(link);
+		return;
+	}
+	if (r->connect_busy)
+		r->connect_abandoned = true;
+	env_timer_stop(r->env, &r->retry_timer);
+	if (r->state == REPLICATION_STANDALONE)
+		replication_set_state(r, REPLICATION_CONNECTING);
+	r->link = link;
+	r->links++;
+	r->outgoing = false;
+	link_set_owner(link, &r->link_config, &session_ops, r);
+	replication_set_state(r, REPLICATION_HANDSHAKE);
+	send_hello(r);
+	take_hello(r, hello);
+}

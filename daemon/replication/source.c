@@ -1,0 +1,393 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The sending side: rounds and generations. See source.h. */
+#include "daemon/replication/source.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/replication/fault.h"
+#include "daemon/replication/sink.h"
+#include "daemon/replication/source_internal.h"
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+void source_refuse(struct source *source, enum frame_error code, const char *text)
+{
+	if (source->link && source->phase != SOURCE_OFF)
+		source->ops->refuse(source->owner, code, text);
+}
+
+static void pump(struct env_task *task)
+{
+	struct source *source = container_of(task, struct source, pump_task);
+
+	if (source->link)
+		source_cut_pump(source);
+	else if (source->cut && !source->reads_busy) {
+		volume_cut_finish(source->cut, false);
+		source->cut = NULL;
+	}
+	if (!source->link && source_is_idle(source))
+		source->ops->idle(source->owner);
+}
+
+struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
+			  const struct source_ops *ops, void *owner)
+{
+	struct source *source = calloc(1, sizeof(*source));
+	if (!source)
+		return NULL;
+	source->volume = volume;
+	source->env = volume_env(volume);
+	source->pool = pool;
+	source->ops = ops;
+	source->owner = owner;
+	source->size_bytes = volume_size_bytes(volume);
+	source->queue_max_bytes = queue_max_bytes;
+	source->pump_task.call = pump;
+	source_stream_init(source);
+	source_stream_reset(source);
+	return source;
+}
+
+void source_free(struct source *source)
+{
+	assert(source_is_idle(source) && !source->link);
+	env_timer_stop(source->env, &source->point_timer);
+	env_defer_cancel(source->env, &source->pump_task);
+	free(source);
+}
+
+bool source_is_idle(const struct source *source)
+{
+	return !source->cut && !source->reads_busy;
+}
+
+void source_set_protocol(struct source *source, enum replication_protocol protocol)
+{
+	source->protocol = protocol;
+}
+
+/* ---- rounds --------------------------------------------------------------------------------- */
+
+static void propose(struct source *source)
+{
+	source->cut_total_bytes = volume_dirty_bytes(source->volume, VOLUME_PEER);
+	struct frame frame = {
+		.type = FRAME_PROPOSE,
+		.id = ++source->round,
+		.length = source->cut_total_bytes,
+	};
+
+	source_cut_reset(source);
+	source->phase = SOURCE_PROPOSED;
+	link_send(source->link, &frame, NULL, 0);
+}
+
+void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
+		   bool full, bool zero_disk)
+{
+	int error = 0;
+
+	assert(source_is_idle(source) && !source->link);
+	source->link = link;
+	source->phase = SOURCE_MAP;
+	source->protocol = protocol;
+	source->full = full;
+	source->zero_disk = zero_disk;
+	source->round = 0;
+	source->staged_rounds = 0;
+	source->final = source->in_place = false;
+	source_stream_reset(source);
+	if (full)
+		error = volume_mark_all(source->volume, VOLUME_PEER, zero_disk);
+	if (error)
+		source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
+}
+
+static void cut_lost(void *context, int error)
+{
+	struct source *source = context;
+
+	source_refuse(source, FRAME_ERROR_STAGING,
+		      "the cut was given up: its preserve area is full or failing");
+}
+
+/* A cut has a generation of its own: whatever is written after it is written under another, so
+ * that a target promoted at the cut and a source that went on are told apart. */
+static int cut_generation(struct source *source)
+{
+	struct volume_state state;
+
+	volume_get_state(source->volume, &state);
+	if (id128_is_zero(&state.generations.current)) {
+		env_random(source->env, &state.generations.current,
+			   sizeof(state.generations.current));
+		int error = volume_set_state(source->volume, &state);
+		if (error)
+			return error;
+	}
+	source->cut_generation = state.generations.current;
+	volume_set_peer_in_sync(source->volume, true);
+	volume_set_peer_in_sync(source->volume, false);
+	return 0;
+}
+
+/* The cut, its frame and the tap: all in this one turn, so that the stream begins at the cut. */
+static void begin_cut(struct source *source)
+{
+	struct volume_state state;
+	int error = cut_generation(source);
+
+	if (!error)
+		error = volume_cut_begin(source->volume, VOLUME_PEER, 0, cut_lost, source,
+					 &source->cut);
+	if (error) {
+		source->cut = NULL;
+		source_refuse(source, FRAME_ERROR_IO, "cannot begin a cut");
+		return;
+	}
+	volume_get_state(source->volume, &state);
+	struct frame_generation_wire wire = {source->cut_generation, state.uuid};
+	struct frame frame = {
+		.type = FRAME_CUT_BEGIN,
+		.id = source->round,
+		.flags = source->final ? FRAME_FINAL : 0,
+		.lsn = volume_cut_lsn(source->cut),
+		.length = volume_cut_bytes(source->cut),
+	};
+	source->cut_total_bytes = frame.length;
+	source->cut_started_ns = env_now_ns(source->env);
+	source->phase = SOURCE_CUT;
+	if (!link_send_control(source->link, &frame, &wire, sizeof(wire))) {
+		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
+		return;
+	}
+	if (source->final) {
+		source->tapped = true;
+		volume_set_tap(source->volume, &source->tap);
+	}
+	env_defer(source->env, &source->pump_task);
+}
+
+static void on_map(struct source *source, const struct frame *frame, const void *payload)
+{
+	const struct frame_range_wire *ranges = payload;
+
+	for (unsigned i = 0; i < frame->payload_length / sizeof(*ranges); i++) {
+		uint64_t offset = from_be64(ranges[i].first), length = from_be64(ranges[i].second);
+		if (length == 0 || offset > source->size_bytes ||
+		    length > source->size_bytes - offset || offset % VOLUME_PEER_BLOCK_BYTES) {
+			source_refuse(source, FRAME_ERROR_PROTOCOL, "MAP: bad range");
+			return;
+		}
+		if (source->full || MUTATE(replication_skip_map_merge))
+			continue;
+		if (volume_mark(source->volume, VOLUME_PEER, offset, length)) {
+			source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
+			return;
+		}
+	}
+	if (frame->flags & FRAME_LAST)
+		propose(source);
+}
+
+static void on_ready(struct source *source, const struct frame *frame, const void *payload)
+{
+	if (frame->id != source->round) {
+		source_refuse(source, FRAME_ERROR_PROTOCOL, "READY for another round");
+		return;
+	}
+	source->in_place = frame->flags & FRAME_IN_PLACE;
+	if (!source->in_place)
+		source->staged_rounds++;
+	else if (source->round > 1)
+		source->zero_disk = false;
+	source->final = !source->in_place &&
+			(source->staged_rounds >= SOURCE_STAGED_MAX ||
+			 volume_dirty_bytes(source->volume, VOLUME_PEER) <= SOURCE_FINAL_BYTES);
+	begin_cut(source);
+}
+
+static void send_synced(struct source *source, const struct id128 *current)
+{
+	struct frame_generation_wire wire = {.current = *current};
+	struct frame frame = {.type = FRAME_SYNCED};
+
+	if (!link_send_control(source->link, &frame, &wire, sizeof(wire)))
+		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
+}
+
+/* From now on the map is relative to generation: what the peer has. */
+static int set_base(struct source *source, const struct id128 *generation, bool *equal)
+{
+	struct volume_state state;
+
+	volume_get_state(source->volume, &state);
+	*equal = id128_equal(&state.generations.current, generation);
+	struct id128 base = *equal ? (struct id128){} : *generation;
+	if (id128_equal(&state.generations.base, &base))
+		return 0;
+	state.generations.base = base;
+	return volume_set_state(source->volume, &state);
+}
+
+static void on_cut_ack(struct source *source, const struct frame *frame, const void *payload)
+{
+	bool equal;
+
+	if (frame->id != source->round) {
+		source_refuse(source, FRAME_ERROR_PROTOCOL, "CUT_ACK for another round");
+		return;
+	}
+	volume_cut_finish(source->cut, true);
+	source->cut = NULL;
+	source->cuts++;
+	int error = set_base(source, &source->cut_generation, &equal);
+	if (error) {
+		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
+		return;
+	}
+	if (!source->final) {
+		struct volume_state state;
+		volume_get_state(source->volume, &state);
+		if (state.role == VOLUME_PRIMARY)
+			propose(source);
+		source->ops->cut_acknowledged(source->owner, false);
+		return;
+	}
+	source->phase = SOURCE_STREAM;
+	volume_set_peer_in_sync(source->volume, true);
+	source_stream_begin(source);
+	if (!equal) {
+		struct volume_state state;
+		volume_get_state(source->volume, &state);
+		send_synced(source, &state.generations.current);
+	}
+	source->ops->cut_acknowledged(source->owner, true);
+}
+
+static void on_synced(struct source *source, const struct frame *frame, const void *payload)
+{
+	struct frame_generation_wire wire;
+	struct volume_state state;
+	bool equal;
+
+	memcpy(&wire, payload, sizeof(wire));
+	volume_get_state(source->volume, &state);
+	if (!id128_equal(&wire.current, &state.generations.current)) {
+		send_synced(source, &state.generations.current);
+		return;
+	}
+	if (set_base(source, &wire.current, &equal))
+		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
+}
+
+#define P(x) (1u << SOURCE_##x)
+static const struct {
+	unsigned phases;
+	void (*call)(struct source *source, const struct frame *frame, const void *payload);
+} handlers[FRAME_TYPES] = {
+	[FRAME_MAP] = {P(MAP), on_map},
+	[FRAME_READY] = {P(PROPOSED), on_ready},
+	[FRAME_CUT_ACK] = {P(ENDED), on_cut_ack},
+	[FRAME_ACK] = {P(CUT) | P(ENDED) | P(STREAM), source_stream_ack},
+	[FRAME_SYNCED] = {P(STREAM), on_synced},
+};
+
+bool source_admit(struct source *source, const struct frame *frame)
+{
+	if (source->phase == SOURCE_OFF)
+		return false;
+	if (handlers[frame->type].call && handlers[frame->type].phases & 1u << source->phase)
+		return true;
+	source_refuse(source, FRAME_ERROR_PROTOCOL, "frame out of place");
+	return false;
+}
+
+void source_frame(struct source *source, const struct frame *frame, const void *payload)
+{
+	if (source->phase != SOURCE_OFF)
+		handlers[frame->type].call(source, frame, payload);
+}
+
+void source_sent(struct source *source)
+{
+	if (!source->link)
+		return;
+	source_stream_resume(source);
+	env_defer(source->env, &source->pump_task);
+}
+
+/* Un-acknowledged writes that clients saw completed make this history another than the peer's. */
+static void bump(struct source *source)
+{
+	struct volume_state state;
+
+	volume_get_state(source->volume, &state);
+	struct id128 old = state.generations.current;
+	if (id128_is_zero(&state.generations.base))
+		state.generations.base = old;
+	generations_push(&state.generations, &old);
+	env_random(source->env, &state.generations.current, sizeof(state.generations.current));
+	(void)volume_set_state(source->volume, &state);
+}
+
+void source_detach(struct source *source)
+{
+	bool streamed = source->phase == SOURCE_STREAM;
+	bool point = streamed && source->cut;
+
+	source->link = NULL;
+	source->phase = SOURCE_OFF;
+	if (point) {
+		volume_cut_finish(source->cut, false);
+		source->cut = NULL;
+	}
+	if (streamed && source->lag_bytes)
+		bump(source);
+	/* Before the clients are released: what they write next belongs to the new history. */
+	volume_set_peer_in_sync(source->volume, false);
+	source_stream_reset(source);
+	if (source->tapped) {
+		source->tapped = false;
+		volume_set_tap(source->volume, NULL);
+		volume_tap_release_all(source->volume);
+	}
+	env_defer(source->env, &source->pump_task);
+}
+
+void source_get_status(const struct source *source, struct source_status *status)
+{
+	*status = (struct source_status){
+		.phase = source->phase,
+		.sent_lsn = source->sent_lsn,
+		.acked_lsn = source->acked_lsn,
+		.lag_bytes = source->lag_bytes,
+		.cut_done_bytes = source->cut_done_bytes,
+		.cut_total_bytes = source->cut_total_bytes,
+		.cut_started_ns = source->cut_started_ns,
+		.cuts = source->cuts,
+	};
+	if (source->lag_bytes)
+		status->lag_ns = env_now_ns(source->env) -
+				 source->ring[source->oldest % SOURCE_RING].issued_at_ns;
+}
+
+void source_check(const struct source *source)
+{
+	uint64_t lag = 0;
+
+	assert(source->oldest <= source->next && source->next - source->oldest <= SOURCE_RING);
+	assert(source->received < source->next);
+	assert(source->link || (source->phase == SOURCE_OFF && !source->tapped));
+	assert(source->tapped || source->phase != SOURCE_STREAM);
+	assert(source->phase != SOURCE_CUT || source->cut);
+	assert(source->phase != SOURCE_ENDED || (source->cut && !source->reads_busy));
+	for (uint64_t s = source->oldest; s < source->next; s++)
+		if (!source->ring[s % SOURCE_RING].written)
+			lag += source->ring[s % SOURCE_RING].bytes;
+	assert(lag == source->lag_bytes);
+}

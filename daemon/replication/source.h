@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * source: the sending side. Follows the volume's write order for the peer in its two gaits: cut by
+ * cut until the peer is close, then write by write from the last cut on.
+ *
+ * What the peer may lack is always marked in the volume's PEER map: blocks of a cut stay sealed
+ * until CUT_ACK, streamed blocks stay marked until a POINT (a flush of the source's own) behind
+ * them was acknowledged.
+ */
+#ifndef OFFSITE_REPLICATION_SOURCE_H
+#define OFFSITE_REPLICATION_SOURCE_H
+
+#include "daemon/replication/link.h"
+#include "daemon/replication/replication.h"
+#include "daemon/volume/volume.h"
+
+struct source;
+
+/*
+ *  phase     meaning                                       a cut exists       the tap is set
+ *  OFF       no link                                       while reads end    no
+ *  MAP       the target tells what it changed itself       no                 no
+ *  PROPOSED  waiting for READY                             no                 no
+ *  CUT       sealed blocks are being sent                  yes                if final
+ *  ENDED     waiting for CUT_ACK                           yes                if final
+ *  STREAM    in sync                                       between POINTs     yes
+ */
+enum source_phase {
+	SOURCE_OFF,
+	SOURCE_MAP,
+	SOURCE_PROPOSED,
+	SOURCE_CUT,
+	SOURCE_ENDED,
+	SOURCE_STREAM,
+};
+
+struct source_ops {
+	/* A cut was acknowledged; streaming: it was the final one. */
+	void (*cut_acknowledged)(void *owner, bool streaming);
+	/* The link has to go, telling the other side this. Not to be done from inside the call. */
+	void (*refuse)(void *owner, enum frame_error code, const char *text);
+	void (*idle)(void *owner); /* after source_detach(): nothing is under way any more */
+};
+
+struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
+			  const struct source_ops *ops, void *owner);
+void source_free(struct source *source); /* idle */
+
+/* full: everything is marked first; zero_disk: the target's disk reads as zeroes. */
+void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
+		   bool full, bool zero_disk);
+/* The peer is lost: clients wait for it no more, later writes are tracked. */
+void source_detach(struct source *source);
+bool source_is_idle(const struct source *source);
+void source_set_protocol(struct source *source, enum replication_protocol protocol);
+
+bool source_admit(struct source *source, const struct frame *frame);
+void source_frame(struct source *source, const struct frame *frame, const void *payload);
+void source_sent(struct source *source);
+
+struct source_status {
+	enum source_phase phase;
+	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_ns;
+	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
+};
+void source_get_status(const struct source *source, struct source_status *status);
+void source_check(const struct source *source);
+
+#endif

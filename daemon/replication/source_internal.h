@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's inside, shared by source.c (rounds, generations), source_stream.c, source_cut.c. */
+#ifndef OFFSITE_REPLICATION_SOURCE_INTERNAL_H
+#define OFFSITE_REPLICATION_SOURCE_INTERNAL_H
+
+#include "daemon/replication/source.h"
+
+#define SOURCE_RING         8192u /* streamed frames not yet carried out by the peer */
+#define SOURCE_RING_MARGIN  64u   /* writes that may be issued after ready() said no */
+#define SOURCE_READS        8u
+#define SOURCE_WINDOW_BYTES (8u * 1024 * 1024) /* of a cut, waiting to be sent */
+#define SOURCE_FINAL_BYTES  (64ull * 1024 * 1024)
+#define SOURCE_STAGED_MAX   4u /* staged rounds: the last is the final one whatever its size */
+#define SOURCE_POINT_BYTES  (32ull * 1024 * 1024)
+#define SOURCE_POINT_NS     1000000000ull
+_Static_assert(SOURCE_RING + 1024 <= LINK_QUEUE_FRAMES, "the stream cannot overflow the queue");
+
+/* What a client's completion waits for. */
+enum source_wait { WAIT_NOTHING, WAIT_RECEIVED, WAIT_WRITTEN };
+
+struct source_entry {
+	uint64_t token, lsn, issued_at_ns, bytes;
+	enum source_wait wait;
+	bool point, written;
+};
+
+struct source_read {
+	struct volume_cut_read read;
+	struct source *source;
+	bool busy;
+};
+
+struct source {
+	struct volume *volume;
+	struct env *env;
+	struct buf_pool *pool;
+	const struct source_ops *ops;
+	void *owner;
+	uint64_t size_bytes, queue_max_bytes;
+
+	struct link *link;
+	enum source_phase phase;
+	enum replication_protocol protocol;
+	bool full, zero_disk;
+
+	/* rounds */
+	uint64_t round, cuts;
+	unsigned staged_rounds;
+	bool in_place, final;
+	struct volume_cut *cut; /* catch-up's, or the stream's POINT: bits only */
+	struct id128 cut_generation;
+
+	/* sending the cut */
+	struct source_read reads[SOURCE_READS];
+	unsigned reads_busy;
+	uint64_t scan_offset, cut_frames, cut_bytes, cut_done_bytes, cut_total_bytes;
+	uint64_t cut_started_ns;
+	uint64_t zero_offset, zero_length; /* a run of zeroes that may still grow */
+	bool scanned;
+
+	/* the stream: sequences [oldest, next) are not yet written by the peer, in part */
+	struct volume_tap tap;
+	bool tapped, full_queue;
+	struct source_entry ring[SOURCE_RING];
+	uint64_t oldest, next, received;
+	uint64_t sent_lsn, acked_lsn, lag_bytes, since_point_bytes;
+	struct env_timer point_timer;
+	struct env_task pump_task, idle_task;
+};
+
+/* source.c */
+void source_refuse(struct source *source, enum frame_error code, const char *text);
+/* source_cut.c */
+void source_cut_pump(struct source *source);
+void source_cut_reset(struct source *source);
+/* source_stream.c */
+void source_stream_init(struct source *source);
+void source_stream_reset(struct source *source);
+void source_stream_begin(struct source *source); /* the final cut was acknowledged */
+void source_stream_ack(struct source *source, const struct frame *frame, const void *payload);
+void source_stream_resume(struct source *source);
+
+#endif

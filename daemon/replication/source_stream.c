@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's stream: the tap, the ring of what is not acknowledged, points, acknowledgements. */
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+
+#include "daemon/replication/fault.h"
+#include "daemon/replication/source_internal.h"
+
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+static struct source_entry *entry_of(struct source *source, uint64_t sequence)
+{
+	return &source->ring[sequence % SOURCE_RING];
+}
+
+static struct source_entry *push(struct source *source, struct frame *frame, struct buf *buf)
+{
+	if (source->next - source->oldest >= SOURCE_RING) {
+		source_refuse(source, FRAME_ERROR_BUSY, "send queue overflow");
+		return NULL;
+	}
+	struct source_entry *entry = entry_of(source, source->next);
+	frame->id = source->next++;
+	frame->payload_length = buf ? (uint32_t)frame->length : 0;
+	*entry = (struct source_entry){
+		.lsn = frame->lsn,
+		.issued_at_ns = env_now_ns(source->env),
+		.bytes = frame->length,
+	};
+	source->sent_lsn = frame->lsn;
+	source->lag_bytes += frame->length;
+	source->since_point_bytes += frame->length;
+	link_send(source->link, frame, buf ? buf_get(buf) : NULL, 0);
+	return entry;
+}
+
+/* What the client's completion of this mutation waits for. */
+static enum source_wait wait_of(const struct source *source)
+{
+	if (source->phase != SOURCE_STREAM)
+		return WAIT_NOTHING; /* the peer is not in sync yet */
+	switch (source->protocol) {
+	case REPLICATION_A:
+		return WAIT_NOTHING;
+	case REPLICATION_B:
+		return WAIT_RECEIVED;
+	case REPLICATION_C:
+		return WAIT_WRITTEN;
+	}
+	return WAIT_WRITTEN;
+}
+
+/* Seals the bits of all that was streamed so far and asks the peer to make it durable. */
+static void make_point(struct source *source)
+{
+	struct frame frame = {.type = FRAME_FLUSH, .flags = FRAME_POINT, .lsn = source->sent_lsn};
+
+	if (source->phase != SOURCE_STREAM || source->cut ||
+	    source->next - source->oldest >= SOURCE_RING - SOURCE_RING_MARGIN ||
+	    volume_dirty_bytes(source->volume, VOLUME_PEER) == 0)
+		return;
+	if (volume_cut_begin(source->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL,
+			     &source->cut)) {
+		source->cut = NULL;
+		return;
+	}
+	source->since_point_bytes = 0;
+	struct source_entry *entry = push(source, &frame, NULL);
+	if (entry)
+		entry->point = true;
+	if (MUTATE(replication_consume_on_send) && entry) {
+		entry->point = false;
+		volume_cut_finish(source->cut, true);
+		source->cut = NULL;
+	}
+}
+
+static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation, uint64_t token)
+{
+	struct source *source = container_of(tap, struct source, tap);
+	static const enum frame_type types[] = {
+		[VOLUME_WRITE] = FRAME_WRITE,
+		[VOLUME_ZERO] = FRAME_ZERO,
+		[VOLUME_FLUSH] = FRAME_FLUSH,
+	};
+
+	if (!source->link)
+		return false;
+	struct frame frame = {
+		.type = types[mutation->type],
+		.lsn = mutation->lsn,
+		.offset = mutation->offset_bytes,
+		.length = mutation->length_bytes,
+	};
+	if (mutation->type != VOLUME_FLUSH)
+		frame.flags = (mutation->fua ? FRAME_FUA : 0) |
+			      (mutation->type == VOLUME_ZERO && mutation->punch ? FRAME_PUNCH : 0);
+	struct source_entry *entry =
+		push(source, &frame, mutation->type == VOLUME_WRITE ? mutation->buf : NULL);
+	if (!entry)
+		return false;
+	entry->token = token;
+	entry->wait = wait_of(source);
+	return entry->wait != WAIT_NOTHING;
+}
+
+static bool ready(struct volume_tap *tap)
+{
+	struct source *source = container_of(tap, struct source, tap);
+
+	if (source->link && (link_queue_bytes(source->link) >= source->queue_max_bytes ||
+			     source->next - source->oldest >= SOURCE_RING - SOURCE_RING_MARGIN)) {
+		source->full_queue = true;
+		return false;
+	}
+	return true;
+}
+
+void source_stream_resume(struct source *source)
+{
+	if (source->full_queue && link_queue_bytes(source->link) <= source->queue_max_bytes / 2 &&
+	    source->next - source->oldest <= SOURCE_RING / 2) {
+		source->full_queue = false;
+		volume_tap_resume(source->volume);
+	}
+}
+
+static void point_timer_fire(struct env_timer *timer)
+{
+	struct source *source = container_of(timer, struct source, point_timer);
+
+	if (source->phase != SOURCE_STREAM)
+		return;
+	make_point(source);
+	env_timer_start(source->env, timer, SOURCE_POINT_NS);
+}
+
+void source_stream_init(struct source *source)
+{
+	source->tap.issue = issue;
+	source->tap.ready = ready;
+	source->point_timer.fire = point_timer_fire;
+}
+
+void source_stream_reset(struct source *source)
+{
+	env_timer_stop(source->env, &source->point_timer);
+	source->oldest = source->next = 1;
+	source->received = 0;
+	source->lag_bytes = source->since_point_bytes = 0;
+	source->full_queue = false;
+}
+
+void source_stream_begin(struct source *source)
+{
+	env_timer_start(source->env, &source->point_timer, SOURCE_POINT_NS);
+}
+
+static void release(struct source *source, struct source_entry *entry)
+{
+	enum source_wait wait = entry->wait;
+
+	entry->wait = WAIT_NOTHING;
+	if (wait != WAIT_NOTHING)
+		volume_tap_done(source->volume, entry->token);
+}
+
+static void mark_written(struct source *source, uint64_t sequence)
+{
+	struct source_entry *entry = entry_of(source, sequence);
+
+	if (entry->written)
+		return;
+	entry->written = true;
+	source->lag_bytes -= entry->bytes;
+	if (entry->point) {
+		assert(source->cut);
+		volume_cut_finish(source->cut, true);
+		source->cut = NULL;
+	}
+	/* May issue further writes from inside, at the ring's other end. */
+	release(source, entry);
+}
+
+void source_stream_ack(struct source *source, const struct frame *frame, const void *payload)
+{
+	const struct frame_range_wire *ranges = payload;
+	unsigned count = frame->payload_length / (uint32_t)sizeof(*ranges);
+
+	if (frame->id >= source->next || frame->id < source->received) {
+		source_refuse(source, FRAME_ERROR_PROTOCOL, "ACK of what was not sent");
+		return;
+	}
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t first = from_be64(ranges[i].first), last = from_be64(ranges[i].second);
+		if (first == 0 || first > last || last > frame->id) {
+			source_refuse(source, FRAME_ERROR_PROTOCOL, "ACK of what was not sent");
+			return;
+		}
+	}
+	while (source->link && source->received < frame->id) {
+		struct source_entry *entry = entry_of(source, ++source->received);
+		if (source->received >= source->oldest && entry->wait == WAIT_RECEIVED)
+			release(source, entry);
+	}
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t first = from_be64(ranges[i].first), last = from_be64(ranges[i].second);
+		if (first < source->oldest)
+			first = source->oldest;
+		for (uint64_t s = first; s <= last && source->link; s++)
+			mark_written(source, s);
+	}
+	while (source->oldest < source->next && entry_of(source, source->oldest)->written)
+		source->acked_lsn = entry_of(source, source->oldest++)->lsn;
+	if (!source->link)
+		return;
+	if (source->since_point_bytes >= SOURCE_POINT_BYTES)
+		make_point(source);
+	source_stream_resume(source);
+}

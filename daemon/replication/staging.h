@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * staging: the secondary's redo log as a file. Appends through a ring in memory with one write
+ * under way, group sync, emptying, and reading back. Knows the records' form, not their meaning.
+ * Format: protocol/staging.h.
+ *
+ * Positions are byte offsets in the file: done <= submitted <= end, synced <= done.
+ */
+#ifndef OFFSITE_REPLICATION_STAGING_H
+#define OFFSITE_REPLICATION_STAGING_H
+
+#include "daemon/io/env.h"
+#include "protocol/staging.h"
+
+struct staging;
+
+struct staging_ops {
+	void (*progress)(void *owner);          /* room, a sync or a fill has come */
+	void (*failed)(void *owner, int error); /* once per log: it takes no more */
+};
+
+/* Opens the file `staging` in dir. On failure -errno and why. */
+int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, uint64_t max_bytes,
+		 const struct staging_ops *ops, void *owner, struct staging **staging, char *why,
+		 size_t why_size);
+/* Nothing may be under way. */
+void staging_close(struct staging *staging);
+/* No write, sync or fill under way. */
+bool staging_is_idle(const struct staging *staging);
+
+/* Begins a new log; what the file held is void. Reserves room for expected bytes. */
+int staging_begin(struct staging *staging, const struct id128 *uuid, const struct id128 *generation,
+		  uint64_t expected_bytes);
+/* Whether a record with such a payload can be appended now; else progress() tells when. */
+bool staging_has_room(const struct staging *staging, uint32_t payload_bytes);
+/* The log is at its limit: only emptying it helps. */
+bool staging_is_full(const struct staging *staging);
+void staging_append(struct staging *staging, struct staging_record *record, const void *payload);
+/* Asks for everything appended so far to become durable: staging_synced() grows. */
+void staging_sync(struct staging *staging);
+uint64_t staging_end(const struct staging *staging);
+uint64_t staging_written(const struct staging *staging);
+uint64_t staging_synced(const struct staging *staging);
+uint64_t staging_sequence(const struct staging *staging); /* of the last record appended */
+/* Empties the log, durably (blocking). Idle only. */
+int staging_reset(struct staging *staging);
+
+/* Looks whether the file holds a log for this volume: NULL and the reader stands at its first
+ * record, or why not. generation: the volume's when the log was begun. */
+const char *staging_recover(struct staging *staging, struct id128 *generation);
+/* The reader goes to a place between two records; sequence is that of the next one. */
+void staging_seek(struct staging *staging, uint64_t position, uint64_t sequence);
+#define STAGING_FIRST sizeof(struct staging_header)
+/* The next record before limit: 1; 0 at the limit or at the end of what is valid; -EAGAIN: being
+ * read, progress() tells; -EIO. The payload stays until the next call. */
+int staging_next(struct staging *staging, uint64_t limit, struct staging_record *record,
+		 const uint8_t **payload);
+uint64_t staging_position(const struct staging *staging); /* of the reader */
+uint64_t staging_file_bytes(const struct staging *staging);
+
+#endif
