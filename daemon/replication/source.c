@@ -122,13 +122,13 @@ static int cut_generation(struct source *source)
 	struct volume_state state;
 
 	volume_get_state(source->volume, &state);
-	if (id128_is_zero(&state.generations.current)) {
+	if (id128_is_zero(&state.generations.current))
 		env_random(source->env, &state.generations.current,
 			   sizeof(state.generations.current));
-		int error = volume_set_state(source->volume, &state);
-		if (error)
-			return error;
-	}
+	/* A bump may be on its way to the disk: the target must not know it before this side does. */
+	int error = volume_set_state(source->volume, &state);
+	if (error)
+		return error;
 	source->cut_generation = state.generations.current;
 	volume_set_peer_in_sync(source->volume, true);
 	volume_set_peer_in_sync(source->volume, false);
