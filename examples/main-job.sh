@@ -90,19 +90,34 @@ attached=             # device that carries the filesystem now
 fuse_pid=''             # nbdfuse
 postmaster=''           # pid of the running database
 
-as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups --reset-env "$@"; }
+user_postgres=(setpriv --reuid=postgres --regid=postgres --init-groups --reset-env)
+as_postgres() { "${user_postgres[@]}" "$@"; }
 
 stop_database() {
 	[ -n "$postmaster" ] || return 0
-	as_postgres "$pg/pg_ctl" -D "$work/mnt/data" -m fast -t 30 stop >/dev/null 2>&1 || kill_database
-	postmaster=
+	kill -INT "$postmaster" # "fast": a clean end without waiting for clients
+	wait "$postmaster" || die "PostgreSQL did not stop cleanly"
+	postmaster=''
 }
 
-kill_database() { # also where its disk is dead
+# kill -9 of all of it, also where its disk is dead: a backend that lives on would keep the next
+# start from happening. Its processes are those that work in the data directory.
+kill_database() {
 	[ -n "$postmaster" ] || return 0
-	pkill -KILL -P "$postmaster" 2>/dev/null
+	local process left=1
 	kill -KILL "$postmaster" 2>/dev/null
-	postmaster=
+	wait "$postmaster" 2>/dev/null
+	postmaster=''
+	for _ in $(seq 100); do
+		left=''
+		for process in /proc/[0-9]*; do
+			[ "$(readlink "$process/cwd" 2>/dev/null)" = "$work/mnt/data" ] || continue
+			kill -KILL "${process#/proc/}" 2>/dev/null
+			left=1
+		done
+		[ -n "$left" ] || return 0
+		sleep 0.05
+	done
 }
 
 # Each helper is a process group of its own: a pipeline ends as a whole.
@@ -122,22 +137,26 @@ stop_helpers() {
 	helpers=()
 }
 
+# A dead FUSE file system does not answer to mountpoint(1).
+unmount() {
+	grep -q " $1 " /proc/mounts || return 0
+	timeout 20 umount "$1" 2>/dev/null || umount -l "$1" 2>/dev/null
+}
+
 detach() {
-	mountpoint -q "$work/mnt" && { umount "$work/mnt" 2>/dev/null || umount -l "$work/mnt"; }
+	unmount "$work/mnt"
 	case $attached in
 	/dev/nbd*) nbd-client -d "$attached" >/dev/null 2>&1 ;;
 	/dev/loop*) losetup -d "$attached" 2>/dev/null ;;
 	esac
 	attached=
 	if [ -n "$fuse_pid" ]; then
-		mountpoint -q "$work/fuse" && { umount "$work/fuse" 2>/dev/null ||
-			umount -l "$work/fuse"; }
+		unmount "$work/fuse"
 		for _ in $(seq 50); do
 			kill -0 "$fuse_pid" 2>/dev/null || break
 			sleep 0.1
 		done
 		kill -KILL "$fuse_pid" 2>/dev/null
-		wait "$fuse_pid" 2>/dev/null
 		fuse_pid=
 	fi
 }
@@ -148,11 +167,10 @@ clean_up() {
 	trap - EXIT
 	stop_helpers
 	kill_database
-	# A dead server under a mounted filesystem: unmounting waits for it, so it goes first.
+	detach
 	for node in "${!daemons[@]}"; do
 		kill -TERM "${daemons[$node]}" 2>/dev/null
 	done
-	detach
 	for node in "${!daemons[@]}"; do
 		pid=${daemons[$node]}
 		for _ in $(seq 50); do
@@ -254,6 +272,7 @@ attach() { # NODE
 	mkdir -p "$work/fuse"
 	nbdfuse "$work/fuse/pgdata" "$uri" >>"$work/nbdfuse.log" 2>&1 &
 	fuse_pid=$!
+	disown # it may abort when its server is killed, which is no news then
 	wait_until 10 "nbdfuse on the volume" test -f "$work/fuse/pgdata"
 	attached=$(losetup -f --show "$work/fuse/pgdata") || die "losetup on the volume"
 }
@@ -263,14 +282,15 @@ mount_volume() { # the filesystem on $attached; recovers its journal by itself
 	mount -t ext4 "$attached" "$work/mnt" || die "mount of $attached"
 }
 
+# A child of this script, so that it is gone for good when it ends.
 start_database() {
-	as_postgres "$pg/pg_ctl" -D "$work/mnt/data" -l "$work/pg/log" -t 60 -w start \
-		>/dev/null 2>&1 || {
-		tail -n 15 "$work/pg/log" >&2
-		die "PostgreSQL does not start"
-	}
-	postmaster=$(head -n 1 "$work/mnt/data/postmaster.pid")
+	"${user_postgres[@]}" "$pg/postgres" -D "$work/mnt/data" >>"$work/postgresql.log" 2>&1 &
+	postmaster=$!
+	wait_until 60 "start of PostgreSQL" database_decided
+	database_answers >/dev/null 2>&1 || die "PostgreSQL does not start"
 }
+database_answers() { as_postgres "$pg/psql" -h "$work/pg" -d postgres -qAtXc 'SELECT 1'; }
+database_decided() { database_answers || ! kill -0 "$postmaster"; }
 
 sql() { as_postgres "$pg/psql" -h "$work/pg" -d bank -qAtX -v ON_ERROR_STOP=1 "$@"; }
 
@@ -345,6 +365,7 @@ cat >>"$work/mnt/data/postgresql.conf" <<-END
 	max_wal_size = 256MB
 	checkpoint_timeout = 30s
 END
+sync "$work/mnt/data/postgresql.conf" # nobody else does, and a crash is to come
 start_database
 as_postgres "$pg/createdb" -h "$work/pg" bank || die "createdb"
 sql -c 'CREATE TABLE ledger (id bigint PRIMARY KEY, at timestamptz DEFAULT clock_timestamp())' ||
@@ -372,9 +393,11 @@ on onprem snapshot list pgdata | sed 's/^/   /'
 sleep 3
 
 chapter "The bad moment: kill -9 of the primary, its disk and metadata destroyed"
-kill -KILL "${daemons[onprem]}"
 lost_at=$(now_ms)
-wait "${daemons[onprem]}" 2>/dev/null
+{
+	kill -KILL "${daemons[onprem]}"
+	wait "${daemons[onprem]}"
+} 2>/dev/null
 unset 'daemons[onprem]'
 # Its clients see errors from here on; the database on it is dead as well.
 kill_database
