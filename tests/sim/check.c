@@ -21,6 +21,8 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 {
 	struct world_node *from = &world->nodes[index];
 	struct sim_disk_options disk;
+	struct node_volume *v;
+	uint64_t limit;
 	char why[256] = "";
 	int error;
 
@@ -39,9 +41,16 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 	error = node_start(alone->env, &alone->config, &alone->node, why, sizeof(why));
 	if (error != 0)
 		world_fail(world, "a copy of node %u does not start: %d, %s", index, error, why);
-	if (node_find(alone->node, alone->volume.name)->volume == NULL)
+	v = node_find(alone->node, alone->volume.name);
+	if (v->volume == NULL)
 		world_fail(world, "a copy of node %u: its volume does not open: %s", index,
-			   node_find(alone->node, alone->volume.name)->error);
+			   v->error);
+	limit = sim_now_ns(alone->sim) + 60 * WORLD_SECOND;
+	while (replication_applying(v->replication))
+		if (!sim_step(alone->sim) || sim_now_ns(alone->sim) > limit) {
+			sim_print_log(alone->sim, stderr);
+			world_fail(world, "a copy of node %u does not end its recovery", index);
+		}
 }
 
 static void set_flag(void *context)

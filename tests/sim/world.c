@@ -241,17 +241,9 @@ static void primary_started(struct world *world)
 {
 	struct world_node *n = &world->nodes[A];
 	struct model_image image = world_image(n->env);
-	struct volume_state state;
 	char why[1024];
 
-	world_volume_state(world, A, &state);
-	/* Restored, but killed before it could say so. */
-	if (n->content_lost && state.disk == VOLUME_DISK_UPTODATE &&
-	    !id128_is_zero(&state.generations.current)) {
-		if (!model_resolve(world->model, &image, true, why, sizeof(why)))
-			world_fail(world, "promise 1: %s", why);
-		n->content_lost = false;
-	}
+	/* The operator will ask for the restore once more, whatever it has come to. */
 	if (n->content_lost)
 		return;
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
