@@ -564,11 +564,16 @@ static void submit_write(struct world *world)
 
 static void submit_zero(struct world *world)
 {
-	struct client *client =
-		client_new(world, world_chance(world, 50) ? BLOCK_TRIM : BLOCK_ZERO);
+	struct client *client;
 	struct block_request *r;
+	struct sim_disk_options disk;
 	uint64_t align = 4096;
+	bool trim;
 
+	/* A TRIM may leave the content where the disk cannot punch: not told apart. */
+	sim_disk_get(world->nodes[A].env, &disk);
+	trim = !disk.zero_unsupported && world_chance(world, 50);
+	client = client_new(world, trim ? BLOCK_TRIM : BLOCK_ZERO);
 	if (client == NULL)
 		return;
 	r = &client->request;
