@@ -5,7 +5,10 @@
  * Two objects: a snapshot_repo is one volume's place in a store (list, delete, verify, read,
  * restore; needs nothing but the store); a snapshot_writer seals a live volume into a repo.
  * Formats: protocol/snapshot.h and protocol/snapshot.md. Layout in the store, under the volume's
- * uuid:  packs/ID  maps/ID  snapshots/SEQUENCE-ID  (manifest; written last).
+ * uuid:  packs/SEQUENCE-ID-NUMBER  maps/SEQUENCE-ID-NUMBER  snapshots/SEQUENCE-ID (manifest; put last).
+ *
+ * The store has no locks. A writer makes sure after putting its manifest that neither another node wrote
+ * nor the snapshot before it was deleted meanwhile; else it takes its own back and says so.
  *
  * CPU-heavy work (hash, zstd) runs in env_work; memory is bounded by a fixed number of buffers.
  * All calls are asynchronous with callbacks on the loop thread.
@@ -22,18 +25,18 @@
 
 struct snapshot_info {
 	struct id128 id;
-	uint64_t sequence;	 /* increases by at least 1 with each snapshot of a volume */
-	struct id128 volume;	 /* uuid */
+	uint64_t sequence;   /* increases by at least 1 with each snapshot of a volume */
+	struct id128 volume; /* uuid */
 	char volume_name[SNAPSHOT_NAME_MAX]; /* NUL-terminated */
 	char node_name[SNAPSHOT_NAME_MAX];   /* who wrote it */
-	char label[SNAPSHOT_NAME_MAX];	     /* operator's word, or "" */
-	uint64_t created_ns;	 /* realtime of the cut */
-	uint64_t lsn;		 /* the cut's place in the write order */
-	uint64_t size_bytes;	 /* of the volume */
-	uint64_t data_bytes;	 /* allocated (non-zero) chunks, uncompressed */
-	uint64_t changed_bytes;	 /* chunks read because they may have changed */
-	uint64_t stored_bytes;	 /* put into the store for this one */
-	uint32_t objects;	 /* put into the store for this one */
+	char label[SNAPSHOT_NAME_MAX];       /* operator's word, or "" */
+	uint64_t created_ns;                 /* realtime of the cut */
+	uint64_t lsn;                        /* the cut's place in the write order */
+	uint64_t size_bytes;                 /* of the volume */
+	uint64_t data_bytes;                 /* allocated (non-zero) chunks, uncompressed */
+	uint64_t changed_bytes;              /* chunks read because they may have changed */
+	uint64_t stored_bytes;               /* put into the store for this one */
+	uint32_t objects;                    /* put into the store for this one */
 };
 
 /* Long work reports through this; total may grow. Called at most a few times a second. */
@@ -49,7 +52,7 @@ struct snapshot_result {
 	char why[256];
 	struct snapshot_info info; /* create, restore: which snapshot */
 	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
-	unsigned bad_objects;	   /* verify */
+	unsigned bad_objects; /* verify */
 };
 
 /* ---- repository --------------------------------------------------------------------------- */
@@ -72,7 +75,8 @@ void snapshot_volumes(struct store *store,
 void snapshot_list(struct snapshot_repo *repo,
 		   void (*each)(void *context, const struct snapshot_info *info),
 		   void (*damaged)(void *context, const char *object, const char *why),
-		   void (*done)(void *context, const struct snapshot_result *result), void *context);
+		   void (*done)(void *context, const struct snapshot_result *result),
+		   void *context);
 
 /* Deletes one snapshot, then every object that no remaining snapshot needs and that no snapshot
  * being written can need. May be interrupted anywhere and run again. */
@@ -86,7 +90,8 @@ void snapshot_collect(struct snapshot_repo *repo,
 		      void *context);
 
 /* Reads back and checks all (sample_percent 100) or a random sample of the chunks of one snapshot,
- * or of all snapshots (id NULL). bad() is called for each damaged or missing object. */
+ * or of all snapshots (id NULL). bad() is called for each damaged or missing object, once for each snapshot that it hits (hit is
+ * NULL for a manifest that cannot be read). The result's error is -EBADMSG if there were any. */
 void snapshot_verify(struct snapshot_repo *repo, const struct id128 *id, unsigned sample_percent,
 		     void (*bad)(void *context, const char *object, const char *why,
 				 const struct snapshot_info *hit),
@@ -111,13 +116,19 @@ struct snapshot_target {
 	/* Everything is written: make it durable, then take the mark of incompleteness away. */
 	void (*finish)(struct snapshot_target *target, struct env_op *op);
 	void (*free)(struct snapshot_target *target);
+	/* May be NULL. The first run at or after offset that may hold anything but zeroes; -ENXIO:
+	 * there is none. */
+	int (*next_data)(struct snapshot_target *target, uint64_t offset, uint64_t *start,
+			 uint64_t *end);
+	uint64_t zero_to_bytes; /* set by begin(): the target's end, if beyond the snapshot's */
 	bool known_zero; /* the target reads as zeroes all over (a new file): zeroes need no work */
-	bool compare;	 /* read first and write only what differs */
+	bool compare;    /* read first and write only what differs */
 };
 
 /* A regular file or block device. A new file is written as PATH.incomplete and renamed at the end; an
- * existing file or device needs overwrite, is compared and changed in place, and carries
- * PATH.restoring (for a device: state_path) beside it until it is complete. */
+ * existing file or device needs overwrite, is compared and changed in place, and carries a marker until
+ * it is complete: PATH.restoring, or for what lies below /dev /var/lib/offsite/restoring-NAME. An
+ * interrupted restore is run again the same way; it then writes only what is not there yet. */
 int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 			 struct snapshot_target **target, char *why, size_t why_size);
 /* A volume that serves no client. It is INCONSISTENT until complete. */
@@ -139,7 +150,7 @@ struct snapshot_writer;
 struct snapshot_writer_config {
 	const char *node_name;
 	uint64_t pack_bytes; /* target size of a pack; 0: 16 MiB */
-	int zstd_level;	     /* 0: 1 */
+	int zstd_level;      /* 0: 1 */
 	unsigned keep_last;  /* delete older ones after each success; 0: keep all */
 };
 
@@ -161,7 +172,7 @@ struct snapshot_writer_status {
 	bool running;
 	struct snapshot_progress progress;
 	struct snapshot_result last; /* of the last finished run; info.sequence 0: none yet */
-	uint64_t last_done_ns;	     /* realtime, 0: none */
+	uint64_t last_done_ns;       /* realtime, 0: none */
 	uint64_t succeeded, failed;
 };
 void snapshot_writer_status(const struct snapshot_writer *writer,

@@ -1,0 +1,386 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reading objects: whole or in part, names of manifests, map pages, runs of chunks. See internal.h. */
+#include "daemon/snapshot/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define FETCH_MAX (2ull << 30)
+
+/* ---- bytes --------------------------------------------------------------------------------- */
+
+struct fetch_job {
+	struct env_op op;
+	struct store *store;
+	char name[SNAPFMT_NAME_BYTES];
+	uint8_t *data;
+	uint64_t length;
+	fetch_done_fn done;
+	void *context;
+};
+
+static void fetch_finish(struct fetch_job *job, int error, const char *reason)
+{
+	char why[WHY_BYTES] = "";
+	uint8_t *data = job->data;
+	fetch_done_fn done = job->done;
+	void *context = job->context;
+	size_t length = job->length;
+
+	if (error) {
+		why_set(why, error, "%s: %s", job->name, reason);
+		free(data);
+		data = NULL;
+	}
+	free(job);
+	done(context, data, length, error, why);
+}
+
+static void fetch_got(struct env_op *op, int64_t result)
+{
+	struct fetch_job *job = container_of(op, struct fetch_job, op);
+
+	if (result == -ENOENT)
+		fetch_finish(job, -ENOENT, "missing");
+	else if (result < 0)
+		fetch_finish(job, (int)result, store_strerror((int)result));
+	else if ((uint64_t)result != job->length)
+		fetch_finish(job, -EBADMSG, "truncated");
+	else
+		fetch_finish(job, 0, NULL);
+}
+
+static void fetch_get(struct fetch_job *job, uint64_t offset)
+{
+	job->data = malloc(job->length ? job->length : 1);
+	assert(job->data);
+	job->op.done = fetch_got;
+	job->store->ops->get(job->store, &job->op, job->name, job->data, job->length, offset);
+}
+
+static void fetch_sized(struct env_op *op, int64_t result)
+{
+	struct fetch_job *job = container_of(op, struct fetch_job, op);
+
+	if (result == -ENOENT) {
+		fetch_finish(job, -ENOENT, "missing");
+	} else if (result < 0) {
+		fetch_finish(job, (int)result, store_strerror((int)result));
+	} else if ((uint64_t)result > FETCH_MAX) {
+		fetch_finish(job, -EBADMSG, "implausibly large");
+	} else {
+		job->length = (uint64_t)result;
+		fetch_get(job, 0);
+	}
+}
+
+void fetch(struct store *store, const char *name, uint64_t offset, uint64_t length,
+	   fetch_done_fn done, void *context)
+{
+	struct fetch_job *job = must_alloc(sizeof(*job));
+
+	*job = (struct fetch_job){
+		.store = store,
+		.length = length,
+		.done = done,
+		.context = context,
+	};
+	memcpy(job->name, name, strlen(name) + 1);
+	if (length != UINT64_MAX) {
+		fetch_get(job, offset);
+		return;
+	}
+	job->op.done = fetch_sized;
+	store->ops->size(store, &job->op, job->name);
+}
+
+/* ---- names of manifests -------------------------------------------------------------------- */
+
+struct names_job {
+	struct env_op op;
+	struct id128 volume;
+	char prefix[SNAPFMT_NAME_BYTES];
+	struct names names;
+	size_t ref_room, size_count, size_room;
+	void (*done)(void *context, struct names *names, int error, const char *why);
+	void *context;
+};
+
+static void names_each(void *context, const struct store_object *object)
+{
+	struct names_job *job = context;
+	enum snapfmt_kind kind;
+	struct id128 volume;
+	struct snapfmt_ref ref, *added;
+	uint64_t *size;
+
+	if (!snapfmt_name_parse(object->name, &kind, &volume, &ref) || kind != SNAPFMT_MANIFEST ||
+	    !id128_equal(&volume, &job->volume))
+		return; /* none of ours */
+	added = array_add((void **)&job->names.refs, &job->names.count, &job->ref_room,
+			  sizeof(ref));
+	*added = ref;
+	size = array_add((void **)&job->names.sizes, &job->size_count, &job->size_room,
+			 sizeof(*size));
+	*size = object->size_bytes;
+}
+
+static void names_done(struct env_op *op, int64_t result)
+{
+	struct names_job *job = container_of(op, struct names_job, op);
+	char why[WHY_BYTES] = "";
+	int error = 0;
+
+	if (result < 0)
+		error = why_set(why, (int)result, "%s: cannot be listed: %s", job->prefix,
+				store_strerror((int)result));
+	job->done(job->context, &job->names, error, why);
+	names_free(&job->names);
+	free(job);
+}
+
+void names_free(struct names *names)
+{
+	free(names->refs);
+	free(names->sizes);
+	*names = (struct names){NULL, NULL, 0};
+}
+
+void names_list(struct store *store, const struct id128 *volume,
+		void (*done)(void *context, struct names *names, int error, const char *why),
+		void *context)
+{
+	struct names_job *job = must_alloc(sizeof(*job));
+
+	*job = (struct names_job){
+		.op = {.done = names_done},
+		.volume = *volume,
+		.done = done,
+		.context = context,
+	};
+	snapfmt_prefix(SNAPFMT_MANIFEST, volume, job->prefix);
+	store->ops->list(store, &job->op, job->prefix, names_each, job);
+}
+
+/* ---- map pages ----------------------------------------------------------------------------- */
+
+struct page_job {
+	struct env_work work;
+	struct env *env;
+	char name[SNAPFMT_NAME_BYTES];
+	struct manifest_page pointer;
+	uint64_t volume_size_bytes;
+	uint8_t *data;
+	struct snapfmt_page *page;
+	const char *reason;
+	void (*done)(void *context, int error, const char *why);
+	void *context;
+};
+
+static const char *page_decode(const struct manifest_page *pointer, const uint8_t *data,
+			       uint64_t volume_size_bytes, struct snapfmt_page *page)
+{
+	const struct snapfmt_page_wire *wire = (const void *)data;
+	const uint8_t *stored = data + sizeof(*wire);
+	const char *why;
+	uint32_t length;
+	uint8_t *body;
+	unsigned chunks = 0;
+
+	if (crc32c(0, data, pointer->length_bytes) != pointer->crc)
+		return "checksum of a map page";
+	why = snapfmt_page_header_invalid(data, pointer->length_bytes, pointer->number);
+	if (why)
+		return why;
+	length = from_be32(wire->body_bytes);
+	if (!(from_be16(wire->flags) & SNAPFMT_ZSTD)) {
+		why = snapfmt_page_body_decode(stored, length, pointer->number, volume_size_bytes,
+					       page);
+	} else {
+		body = must_alloc(length);
+		why = "map page does not unpack";
+		if (codec_unpack(stored, from_be32(wire->stored_bytes), body, length))
+			why = snapfmt_page_body_decode(body, length, pointer->number,
+						       volume_size_bytes, page);
+		free(body);
+	}
+	for (unsigned i = 0; !why && i < SNAPFMT_PAGE_CHUNKS; i++)
+		chunks += page->entries[i].stored_bytes != 0;
+	return !why && chunks != pointer->chunk_count ? "chunk count of a map page" : why;
+}
+
+static void page_run(struct env_work *work)
+{
+	struct page_job *job = container_of(work, struct page_job, work);
+
+	job->reason = page_decode(&job->pointer, job->data, job->volume_size_bytes, job->page);
+}
+
+static void page_finish(struct page_job *job, int error, const char *why)
+{
+	void (*done)(void *context, int error, const char *why) = job->done;
+	void *context = job->context;
+	uint8_t *data = job->data;
+
+	free(job);
+	done(context, error, why);
+	free(data);
+}
+
+static void page_done(struct env_work *work)
+{
+	struct page_job *job = container_of(work, struct page_job, work);
+	char why[WHY_BYTES] = "";
+	int error = 0;
+
+	if (job->reason)
+		error = why_set(why, -EBADMSG, "%s: page %u: %s", job->name, job->pointer.number,
+				job->reason);
+	page_finish(job, error, why);
+}
+
+static void page_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
+{
+	struct page_job *job = context;
+
+	job->data = data;
+	if (error) {
+		page_finish(job, error, why);
+		return;
+	}
+	job->work = (struct env_work){.run = page_run, .done = page_done};
+	env_work_submit(job->env, &job->work);
+}
+
+void page_load(struct store *store, const struct manifest *manifest,
+	       const struct manifest_page *pointer, struct snapfmt_page *page,
+	       void (*done)(void *context, int error, const char *why), void *context)
+{
+	struct page_job *job = must_alloc(sizeof(*job));
+
+	assert(pointer->object < manifest->object_count);
+	*job = (struct page_job){
+		.env = store->env,
+		.pointer = *pointer,
+		.volume_size_bytes = manifest->info.size_bytes,
+		.page = page,
+		.done = done,
+		.context = context,
+	};
+	snapfmt_name(SNAPFMT_MAPS, &manifest->info.volume, &manifest->objects[pointer->object].ref,
+		     job->name);
+	fetch(store, job->name, pointer->offset, pointer->length_bytes, page_fetched, job);
+}
+
+/* ---- runs of chunks ------------------------------------------------------------------------ */
+
+uint32_t chunk_bytes(uint64_t chunk, uint64_t volume_size_bytes)
+{
+	uint64_t start = chunk * SNAPFMT_CHUNK_BYTES;
+
+	assert(start < volume_size_bytes);
+	if (volume_size_bytes - start < SNAPFMT_CHUNK_BYTES)
+		return (uint32_t)(volume_size_bytes - start);
+	return SNAPFMT_CHUNK_BYTES;
+}
+
+static const char *chunk_check(const struct snapfmt_entry *entry, const uint8_t *stored,
+			       uint8_t *out, uint32_t length)
+{
+	uint8_t hash[SNAPFMT_HASH_BYTES];
+
+	if (crc32c(0, stored, entry->stored_bytes) != entry->stored_crc &&
+	    !MUTATE(snapshot_skip_hash_check))
+		return "checksum of what is stored";
+	if (entry->flags & SNAPFMT_ZSTD) {
+		if (!codec_unpack(stored, entry->stored_bytes, out, length)) {
+			if (!MUTATE(snapshot_skip_hash_check))
+				return "does not unpack";
+			memset(out, 0, length);
+		}
+	} else if (entry->stored_bytes != length) {
+		return "wrong length";
+	} else {
+		memcpy(out, stored, length);
+	}
+	codec_hash(out, length, hash);
+	if (memcmp(hash, entry->hash, sizeof(hash)) && !MUTATE(snapshot_skip_hash_check))
+		return "hash of the content";
+	return NULL;
+}
+
+static void run_run(struct env_work *work)
+{
+	struct run *run = container_of(work, struct run, work);
+	uint32_t at = 0;
+
+	for (unsigned i = 0; i < run->count; i++) {
+		const struct snapfmt_entry *entry = &run->entries[i];
+		uint32_t length = chunk_bytes(run->first_chunk + i, run->volume_size_bytes);
+		const char *reason =
+			chunk_check(entry, run->stored + (entry->offset - run->entries[0].offset),
+				    run->out + at, length);
+
+		if (reason && !run->error)
+			run->error = why_set(run->why, -EBADMSG, "%s: chunk %llu at byte %u: %s",
+					     run->name, (unsigned long long)(run->first_chunk + i),
+					     entry->offset, reason);
+		if (reason)
+			run->bad |= 1u << i;
+		at += length;
+	}
+	run->same = !run->error && run->compare && !memcmp(run->out, run->compare, at);
+}
+
+static void run_done(struct env_work *work)
+{
+	struct run *run = container_of(work, struct run, work);
+
+	free(run->stored);
+	run->stored = NULL;
+	run->done(run);
+}
+
+static void run_got(struct env_op *op, int64_t result)
+{
+	struct run *run = container_of(op, struct run, op);
+
+	if (result == (int64_t)run->stored_bytes) {
+		run->work = (struct env_work){.run = run_run, .done = run_done};
+		env_work_submit(run->store->env, &run->work);
+		return;
+	}
+	if (result == -ENOENT)
+		run->error = why_set(run->why, -ENOENT, "%s: missing", run->name);
+	else if (result < 0)
+		run->error = why_set(run->why, (int)result, "%s: %s", run->name,
+				     store_strerror((int)result));
+	else
+		run->error = why_set(run->why, -EBADMSG, "%s: truncated: chunk %llu at byte %u",
+				     run->name, (unsigned long long)run->first_chunk,
+				     run->entries[0].offset);
+	run_done(&run->work);
+}
+
+void run_start(struct run *run)
+{
+	const struct snapfmt_entry *first = run->entries, *last = first + run->count - 1;
+
+	assert(run->count >= 1 && run->count <= RUN_CHUNKS);
+	run->error = 0;
+	run->bad = 0;
+	run->same = false;
+	run->why[0] = '\0';
+	run->length_bytes = 0;
+	for (unsigned i = 0; i < run->count; i++)
+		run->length_bytes += chunk_bytes(run->first_chunk + i, run->volume_size_bytes);
+	snapfmt_name(SNAPFMT_PACK, run->volume, &first->pack, run->name);
+	run->stored_bytes = last->offset + last->stored_bytes - first->offset;
+	run->stored = malloc(run->stored_bytes);
+	assert(run->stored);
+	run->op.done = run_got;
+	run->store->ops->get(run->store, &run->op, run->name, run->stored, run->stored_bytes,
+			     first->offset);
+}

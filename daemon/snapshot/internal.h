@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Shared inside daemon/snapshot: fetching and decoding objects (manifests, map pages, runs of chunks),
+ * listing manifests, and walking over a snapshot's content.
+ */
+#ifndef OFFSITE_SNAPSHOT_INTERNAL_H
+#define OFFSITE_SNAPSHOT_INTERNAL_H
+
+#include "daemon/io/buf.h"
+#include "daemon/mutate.h"
+#include "daemon/snapshot/snapshot.h"
+#include "protocol/snapshot.h"
+
+#define container_of(pointer, type, member) ((type *)((char *)(pointer)-offsetof(type, member)))
+
+#define WHY_BYTES  256
+#define RUN_CHUNKS (BUF_SIZE_MAX / SNAPFMT_CHUNK_BYTES)
+_Static_assert(SNAPSHOT_CHUNK_BYTES == SNAPFMT_CHUNK_BYTES, "the dirty map counts in chunks");
+_Static_assert(SNAPSHOT_NAME_MAX == SNAPFMT_TEXT_BYTES, "texts fit");
+
+struct snapshot_repo {
+	struct store *store;
+	struct env *env;
+	struct id128 volume;
+	unsigned under_way; /* operations */
+};
+
+/* Writes one line and returns error. */
+int why_set(char why[WHY_BYTES], int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* Calls call(context) in a later turn. */
+void call_later(struct env *env, void (*call)(void *context), void *context);
+
+/* Never NULL: a process that cannot have some KiB has nothing better to do. */
+void *must_alloc(size_t size_bytes);
+
+/* Appends room for one element of size bytes; returns it, zeroed. */
+void *array_add(void **array, size_t *count, size_t *room, size_t size_bytes);
+
+/* ---- codec.c: zstd, hash; helper threads ---- */
+
+void codec_hash(const void *data, size_t length, uint8_t hash[SNAPFMT_HASH_BYTES]);
+/* Compressed length, or 0 if it does not shrink. */
+size_t codec_pack(int level, const void *data, size_t length, void *out, size_t out_size);
+/* False unless it unpacks to exactly length bytes. */
+bool codec_unpack(const void *stored, size_t stored_bytes, void *out, size_t length);
+
+/* ---- manifest.c ---- */
+
+struct manifest_object {
+	enum snapfmt_kind kind; /* PACK or MAPS */
+	struct snapfmt_ref ref;
+	uint32_t total_count, live_count;
+	uint64_t size_bytes, live_bytes;
+};
+
+struct manifest_page {
+	uint32_t number;
+	uint32_t object; /* index into objects */
+	uint32_t offset, length_bytes, crc, chunk_count;
+};
+
+struct manifest {
+	struct snapshot_info info;
+	struct id128 parent;
+	struct manifest_object *objects; /* sorted by kind, ref */
+	unsigned object_count;
+	struct manifest_page *pages; /* sorted by number */
+	unsigned page_count;
+};
+
+void manifest_free(struct manifest *manifest);
+int manifest_object_compare(const void *a, const void *b);
+/* NULL if not there. */
+struct manifest_object *manifest_find(const struct manifest *manifest, enum snapfmt_kind kind,
+				      const struct snapfmt_ref *ref);
+/* Fills info.stored_bytes and info.objects up with the manifest itself. 0 or -ENOMEM, -EFBIG. */
+int manifest_encode(struct manifest *manifest, uint8_t **data, size_t *length);
+/* NULL, or why it is damaged; *manifest is then untouched. */
+const char *manifest_decode(const uint8_t *data, size_t length, const struct id128 *volume,
+			    const struct snapfmt_ref *ref, struct manifest **manifest);
+/* Only what info says, out of the first SNAPFMT_MANIFEST_HEAD_BYTES. object_size as listed. */
+const char *manifest_peek(const uint8_t *head, size_t length, uint64_t object_size,
+			  const struct id128 *volume, const struct snapfmt_ref *ref,
+			  struct snapshot_info *info);
+
+/* manifest: NULL on error; then why has object and reason. -EBADMSG: damaged, -ENOENT: missing. */
+void manifest_load(struct store *store, const struct id128 *volume, const struct snapfmt_ref *ref,
+		   void (*done)(void *context, struct manifest *manifest, int error,
+				const char *why),
+		   void *context);
+
+/* ---- fetch.c ---- */
+
+/* Reads length bytes at offset into a new block (the receiver frees it); UINT64_MAX: the whole object.
+ * data NULL: error and why. A shorter object is -EBADMSG. */
+typedef void (*fetch_done_fn)(void *context, uint8_t *data, size_t length, int error,
+			      const char *why);
+void fetch(struct store *store, const char *name, uint64_t offset, uint64_t length,
+	   fetch_done_fn done, void *context);
+
+/* The names of a volume's manifests. */
+struct names {
+	struct snapfmt_ref *refs; /* ascending */
+	uint64_t *sizes;
+	size_t count;
+};
+void names_list(struct store *store, const struct id128 *volume,
+		void (*done)(void *context, struct names *names, int error, const char *why),
+		void *context);
+void names_free(struct names *names);
+
+/* Loads one map page. error 0: page is filled. */
+void page_load(struct store *store, const struct manifest *manifest,
+	       const struct manifest_page *pointer, struct snapfmt_page *page,
+	       void (*done)(void *context, int error, const char *why), void *context);
+
+/* Chunks that follow each other in the volume and in one pack: read, unpacked, checked. */
+struct run {
+	/* Set by the caller. */
+	struct store *store;
+	const struct id128 *volume;
+	const struct snapfmt_entry *entries;
+	uint64_t first_chunk;
+	unsigned count; /* <= RUN_CHUNKS */
+	uint64_t volume_size_bytes;
+	uint8_t *out;           /* at least count chunks */
+	const uint8_t *compare; /* NULL, or the same length to compare with out */
+	void (*done)(struct run *run);
+	/* Filled. */
+	int error;           /* -EBADMSG, -ENOENT, or of the store */
+	bool same;           /* compare is equal */
+	uint32_t bad;        /* bit i: chunk i is wrong (error -EBADMSG) */
+	char why[WHY_BYTES]; /* the first one: object, chunk, reason */
+	uint32_t length_bytes;
+	/* Private. */
+	struct env_op op;
+	struct env_work work;
+	char name[SNAPFMT_NAME_BYTES];
+	uint8_t *stored;
+	size_t stored_bytes;
+};
+void run_start(struct run *run);
+/* The same without reading: checks run->stored (given to it) and unpacks. */
+uint32_t chunk_bytes(uint64_t chunk, uint64_t volume_size_bytes);
+
+/* ---- walk.c: the content of a snapshot in ascending order ---- */
+
+enum walk_result { WALK_ITEM, WALK_WAIT, WALK_END, WALK_ERROR };
+
+struct walk_page {
+	enum { WALK_FREE, WALK_LOADING, WALK_LOADED, WALK_SKIPPED } state;
+	struct walk *walk;
+	const struct manifest_page *pointer;
+	unsigned references;
+	struct snapfmt_page page;
+};
+
+struct walk_item {
+	struct walk_page *page; /* NULL: zeroes; else release it when done */
+	uint64_t first_chunk, count;
+	const struct snapfmt_entry *entries;
+};
+
+#define WALK_PAGES 3
+struct walk {
+	/* Set by the caller. */
+	struct store *store;
+	const struct manifest *manifest;
+	void (*ready)(
+		struct walk *walk); /* a page came: ask again; never from inside walk_next() */
+	/* NULL: a page that cannot be loaded ends the walk; else it is told here and left out. */
+	void (*bad_page)(struct walk *walk, const struct manifest_page *pointer, int error,
+			 const char *why);
+	/* NULL: all; else whether a page is of interest. */
+	bool (*wanted)(struct walk *walk, const struct manifest_page *pointer);
+	/* Filled. */
+	int error;
+	char why[WHY_BYTES];
+	/* Private. */
+	uint64_t at, chunks;
+	unsigned next_page, next_load, loading;
+	struct walk_page *pages[WALK_PAGES];
+};
+void walk_begin(struct walk *walk);
+enum walk_result walk_next(struct walk *walk, struct walk_item *item);
+void walk_release(struct walk *walk, struct walk_page *page);
+bool walk_idle(const struct walk *walk); /* nothing is being loaded */
+void walk_end(struct walk *walk);
+
+/* ---- collect.c ---- */
+
+/* Deletes the refs given (may be NULL), then what nothing needs. keep: as in keep_last; 0: no. */
+void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsigned keep,
+		 void (*done)(void *context, const struct snapshot_result *result), void *context);
+
+#endif

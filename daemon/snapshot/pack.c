@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* An object being filled. See pack.h. */
+#include "daemon/snapshot/pack.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define GATHER_BYTES (1024u * 1024u) /* one block of small parts */
+#define SMALL_MAX    (256u * 1024u)  /* larger ones are kept as they are */
+
+struct pack {
+	enum snapfmt_kind kind;
+	struct id128 volume;
+	struct snapfmt_ref ref;
+	struct iovec *parts; /* the first is the header, the last of a pack the index */
+	size_t part_count, part_room;
+	size_t gather_left;  /* room in the last part, if that is a gathering block */
+	uint64_t size_bytes; /* without the index */
+	struct snapfmt_index_wire *index;
+	size_t count, index_room;
+	/* while it is put */
+	struct env_op op;
+	char name[SNAPFMT_NAME_BYTES];
+	void (*done)(void *context, int error, const char *why);
+	void *context;
+};
+
+static struct iovec *add_part(struct pack *pack, void *data, size_t length)
+{
+	struct iovec *part = array_add((void **)&pack->parts, &pack->part_count, &pack->part_room,
+				       sizeof(*pack->parts));
+
+	*part = (struct iovec){data, length};
+	return part;
+}
+
+struct pack *pack_new(enum snapfmt_kind kind, const struct id128 *volume,
+		      const struct snapfmt_ref *ref)
+{
+	struct pack *pack = must_alloc(sizeof(*pack));
+
+	pack->kind = kind;
+	pack->volume = *volume;
+	pack->ref = *ref;
+	pack->size_bytes = sizeof(struct snapfmt_header_wire);
+	add_part(pack, must_alloc(sizeof(struct snapfmt_header_wire)),
+		 sizeof(struct snapfmt_header_wire));
+	return pack;
+}
+
+void pack_free(struct pack *pack)
+{
+	if (!pack)
+		return;
+	for (size_t i = 0; i < pack->part_count; i++)
+		free(pack->parts[i].iov_base);
+	free(pack->parts);
+	free(pack->index);
+	free(pack);
+}
+
+uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes)
+{
+	uint32_t offset = (uint32_t)pack->size_bytes;
+	struct iovec *last;
+
+	pack->size_bytes += length_bytes;
+	assert(pack->size_bytes < SNAPFMT_PACK_MAX);
+	if (length_bytes > SMALL_MAX) {
+		add_part(pack, data, length_bytes);
+		pack->gather_left = 0;
+		return offset;
+	}
+	if (pack->gather_left < length_bytes) {
+		void *block = malloc(GATHER_BYTES);
+
+		assert(block);
+		add_part(pack, block, 0);
+		pack->gather_left = GATHER_BYTES;
+	}
+	last = &pack->parts[pack->part_count - 1];
+	memcpy((uint8_t *)last->iov_base + last->iov_len, data, length_bytes);
+	last->iov_len += length_bytes;
+	pack->gather_left -= length_bytes;
+	free(data);
+	return offset;
+}
+
+void pack_index(struct pack *pack, uint64_t chunk, struct snapfmt_entry *entry)
+{
+	struct snapfmt_index_wire *wire;
+
+	assert(pack->kind == SNAPFMT_PACK);
+	entry->ordinal = (uint32_t)pack->count;
+	wire = array_add((void **)&pack->index, &pack->count, &pack->index_room, sizeof(*wire));
+	snapfmt_index_encode(chunk, entry, wire);
+}
+
+void pack_count_page(struct pack *pack)
+{
+	assert(pack->kind == SNAPFMT_MAPS);
+	pack->count++;
+}
+
+uint64_t pack_size_bytes(const struct pack *pack)
+{
+	if (pack->kind == SNAPFMT_PACK)
+		return pack->size_bytes + pack->count * sizeof(*pack->index);
+	return pack->size_bytes;
+}
+
+uint32_t pack_count(const struct pack *pack)
+{
+	return (uint32_t)pack->count;
+}
+
+static void pack_put_done(struct env_op *op, int64_t result)
+{
+	struct pack *pack = container_of(op, struct pack, op);
+	void (*done)(void *context, int error, const char *why) = pack->done;
+	void *context = pack->context;
+	char why[WHY_BYTES] = "";
+	int error = result < 0 ? (int)result : 0;
+
+	if (error)
+		why_set(why, error, "%s: %s", pack->name, store_strerror(error));
+	pack_free(pack);
+	done(context, error, why);
+}
+
+void pack_put(struct pack *pack, struct store *store,
+	      void (*done)(void *context, int error, const char *why), void *context)
+{
+	struct snapfmt_header header = {
+		.kind = pack->kind,
+		.volume = pack->volume,
+		.ref = pack->ref,
+		.size_bytes = pack_size_bytes(pack),
+		.table_count = (uint32_t)pack->count,
+	};
+	size_t index_bytes = pack->count * sizeof(*pack->index);
+
+	if (pack->kind == SNAPFMT_PACK) {
+		header.table_offset = pack->size_bytes;
+		header.table_crc = crc32c(0, pack->index, index_bytes);
+		add_part(pack, pack->index, index_bytes);
+		pack->index = NULL; /* it is a part now */
+	}
+	snapfmt_header_encode(&header, pack->parts[0].iov_base);
+	snapfmt_name(pack->kind, &pack->volume, &pack->ref, pack->name);
+	pack->op.done = pack_put_done;
+	pack->done = done;
+	pack->context = context;
+	store->ops->put(store, &pack->op, pack->name, pack->parts, (unsigned)pack->part_count);
+}

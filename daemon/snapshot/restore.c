@@ -1,0 +1,458 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * restore: writes a snapshot's content to a target, in ascending order, several runs of chunks under
+ * way. No byte goes to the target before its chunk's hash was found right. A target that holds
+ * something is read first, and only what differs is written.
+ */
+#include "daemon/snapshot/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SLOTS           12
+#define ZERO_STEP_BYTES (256ull << 20)
+#define PROGRESS_NS     250000000ull
+
+struct restore;
+
+struct restore_slot {
+	struct restore *restore;
+	bool busy;
+	struct run run;
+	struct walk_page *page; /* NULL: zeroes */
+	struct buf *buf, *old;
+	struct env_op op;
+	struct env_work work;
+	uint64_t offset, length;
+	bool is_zero;
+};
+
+struct restore {
+	struct snapshot_repo *repo;
+	struct snapshot_target *target;
+	struct manifest *manifest;
+	struct buf_pool *pool;
+	struct walk walk;
+	bool walking;
+	struct id128 id; /* wanted; zero: the newest */
+	struct names names;
+	size_t candidate;
+	struct restore_slot slots[SLOTS];
+	unsigned busy;
+	uint64_t zero_at, zero_end; /* what is left of a range of zeroes */
+	bool tail_taken;            /* the target's end beyond the snapshot's */
+	bool finishing;
+	struct env_op finish_op;
+	struct snapshot_progress progress;
+	uint64_t told_ns;
+	void (*progress_fn)(void *context, const struct snapshot_progress *progress);
+	void (*done)(void *context, const struct snapshot_result *result);
+	void *context;
+	struct snapshot_result result;
+};
+
+static void pump(struct restore *r);
+
+static void restore_end(struct restore *r)
+{
+	if (r->walking)
+		walk_end(&r->walk);
+	names_free(&r->names);
+	if (r->pool)
+		buf_pool_free(r->pool);
+	if (!r->result.error && r->progress_fn)
+		r->progress_fn(r->context, &r->progress);
+	manifest_free(r->manifest);
+	r->repo->under_way--;
+	r->target->free(r->target);
+	r->done(r->context, &r->result);
+	free(r);
+}
+
+static void restore_fail(struct restore *r, int error, const char *why)
+{
+	char id[ID128_TEXT_BYTES];
+
+	if (r->result.error)
+		return;
+	id128_format(&r->result.info.id, id);
+	r->result.error = why_set(r->result.why, error, "snapshot %.8s: %s", id, why);
+}
+
+static void target_fail(struct restore *r, int error, const char *what, uint64_t offset)
+{
+	char why[WHY_BYTES];
+
+	if (error == -ECANCELED)
+		why_set(why, error, "given up");
+	else
+		why_set(why, error, "target: %s at byte %llu: %s", what, (unsigned long long)offset,
+			strerror(-error));
+	restore_fail(r, error, why);
+}
+
+/* ---- one slot ------------------------------------------------------------------------------- */
+
+static void slot_end(struct restore_slot *slot)
+{
+	struct restore *r = slot->restore;
+
+	buf_put(slot->buf);
+	buf_put(slot->old);
+	slot->buf = slot->old = NULL;
+	r->progress.done_bytes += slot->length;
+	if (slot->page)
+		walk_release(&r->walk, slot->page);
+	slot->busy = false;
+	r->busy--;
+	pump(r);
+}
+
+static void slot_written(struct env_op *op, int64_t result)
+{
+	struct restore_slot *slot = container_of(op, struct restore_slot, op);
+
+	if (result < 0)
+		target_fail(slot->restore, (int)result, "writing", slot->offset);
+	else
+		slot->restore->result.written_bytes += slot->length;
+	slot_end(slot);
+}
+
+static void slot_checked(struct run *run)
+{
+	struct restore_slot *slot = container_of(run, struct restore_slot, run);
+	struct restore *r = slot->restore;
+
+	if (run->error) {
+		restore_fail(r, run->error, run->why);
+	} else {
+		r->result.checked_bytes += slot->length;
+		if (!run->same && !r->result.error) {
+			slot->op.done = slot_written;
+			r->target->write(r->target, &slot->op, slot->buf, slot->offset,
+					 (uint32_t)slot->length);
+			return;
+		}
+		r->result.skipped_bytes += slot->length;
+	}
+	slot_end(slot);
+}
+
+static void slot_zero(struct restore_slot *slot)
+{
+	struct restore *r = slot->restore;
+
+	slot->op.done = slot_written;
+	r->target->zero(r->target, &slot->op, slot->offset, slot->length);
+}
+
+static void zero_run(struct env_work *work)
+{
+	struct restore_slot *slot = container_of(work, struct restore_slot, work);
+
+	slot->is_zero = bytes_are_zero(slot->old->data, slot->length);
+}
+
+static void zero_done(struct env_work *work)
+{
+	struct restore_slot *slot = container_of(work, struct restore_slot, work);
+
+	if (slot->is_zero || slot->restore->result.error) {
+		slot->restore->result.skipped_bytes += slot->length;
+		slot_end(slot);
+	} else {
+		slot_zero(slot);
+	}
+}
+
+static void slot_compare_read(struct env_op *op, int64_t result)
+{
+	struct restore_slot *slot = container_of(op, struct restore_slot, op);
+	struct restore *r = slot->restore;
+
+	if (r->result.error) {
+		slot_end(slot);
+		return;
+	}
+	if (slot->page) { /* what cannot be read is written */
+		slot->run.compare = result < 0 ? NULL : slot->old->data;
+		run_start(&slot->run);
+	} else if (result < 0) {
+		slot_zero(slot);
+	} else {
+		slot->work = (struct env_work){.run = zero_run, .done = zero_done};
+		env_work_submit(r->repo->env, &slot->work);
+	}
+}
+
+static struct restore_slot *slot_take(struct restore *r, uint64_t offset, uint64_t length)
+{
+	for (unsigned i = 0; i < SLOTS; i++) {
+		struct restore_slot *slot = &r->slots[i];
+
+		if (slot->busy)
+			continue;
+		slot->restore = r;
+		slot->busy = true;
+		slot->page = NULL;
+		slot->offset = offset;
+		slot->length = length;
+		r->busy++;
+		return slot;
+	}
+	assert(false);
+	return NULL;
+}
+
+static void slot_compare(struct restore_slot *slot)
+{
+	struct restore *r = slot->restore;
+
+	slot->old = buf_alloc(r->pool, (uint32_t)slot->length);
+	assert(slot->old); /* as many as slots */
+	slot->op.done = slot_compare_read;
+	r->target->read(r->target, &slot->op, slot->old, slot->offset, (uint32_t)slot->length);
+}
+
+static void start_chunks(struct restore *r, const struct walk_item *item)
+{
+	uint64_t size = r->manifest->info.size_bytes;
+	uint64_t offset = item->first_chunk * SNAPFMT_CHUNK_BYTES;
+	uint64_t length = item->count * SNAPFMT_CHUNK_BYTES;
+	struct restore_slot *slot;
+
+	if (length > size - offset)
+		length = size - offset;
+	slot = slot_take(r, offset, length);
+	slot->page = item->page;
+	slot->buf = buf_alloc(r->pool, (uint32_t)length);
+	assert(slot->buf);
+	slot->run = (struct run){
+		.store = r->repo->store,
+		.volume = &r->repo->volume,
+		.entries = item->entries,
+		.first_chunk = item->first_chunk,
+		.count = (unsigned)item->count,
+		.volume_size_bytes = size,
+		.out = slot->buf->data,
+		.done = slot_checked,
+	};
+	if (r->target->compare)
+		slot_compare(slot);
+	else
+		run_start(&slot->run);
+}
+
+/* ---- ranges of zeroes ------------------------------------------------------------------------- */
+
+static void zero_skip(struct restore *r, uint64_t to)
+{
+	r->progress.done_bytes += to - r->zero_at;
+	r->result.skipped_bytes += to - r->zero_at;
+	r->zero_at = to;
+}
+
+/* Starts the next piece of the range; it may only skip. */
+static void zero_step(struct restore *r)
+{
+	struct snapshot_target *target = r->target;
+	uint64_t start, end, length;
+	struct restore_slot *slot;
+
+	if (target->known_zero) {
+		zero_skip(r, r->zero_end);
+		return;
+	}
+	if (target->next_data) {
+		int error = target->next_data(target, r->zero_at, &start, &end);
+
+		start -= error ? 0 : start % 4096;
+		if (error == -ENXIO || (!error && start >= r->zero_end)) {
+			zero_skip(r, r->zero_end);
+			return;
+		}
+		if (!error && start > r->zero_at)
+			zero_skip(r, start);
+	}
+	length = target->compare ? BUF_SIZE_MAX : ZERO_STEP_BYTES;
+	if (length > r->zero_end - r->zero_at)
+		length = r->zero_end - r->zero_at;
+	slot = slot_take(r, r->zero_at, length);
+	r->zero_at += length;
+	if (target->compare)
+		slot_compare(slot);
+	else
+		slot_zero(slot);
+}
+
+/* ---- the course -------------------------------------------------------------------------------- */
+
+static void finished(struct env_op *op, int64_t result)
+{
+	struct restore *r = container_of(op, struct restore, finish_op);
+
+	if (result < 0)
+		target_fail(r, (int)result, "finishing", r->progress.total_bytes);
+	restore_end(r);
+}
+
+static void tell(struct restore *r)
+{
+	uint64_t now = env_now_ns(r->repo->env);
+
+	if (!r->progress_fn || now < r->told_ns + PROGRESS_NS)
+		return;
+	r->told_ns = now;
+	r->progress_fn(r->context, &r->progress);
+}
+
+static void walk_ready(struct walk *walk)
+{
+	pump(container_of(walk, struct restore, walk));
+}
+
+/* Starts items while there are slots; true when nothing is left to start. */
+static bool start_items(struct restore *r)
+{
+	struct walk_item item;
+
+	while (r->busy < SLOTS && !r->result.error) {
+		enum walk_result next;
+
+		if (r->zero_at < r->zero_end) {
+			zero_step(r);
+			continue;
+		}
+		next = walk_next(&r->walk, &item);
+		if (next == WALK_WAIT)
+			return false;
+		if (next == WALK_ERROR) {
+			restore_fail(r, r->walk.error, r->walk.why);
+			return true;
+		}
+		if (next == WALK_ITEM && item.page) {
+			start_chunks(r, &item);
+		} else if (next == WALK_ITEM) {
+			r->zero_at = item.first_chunk * SNAPFMT_CHUNK_BYTES;
+			r->zero_end = r->zero_at + item.count * SNAPFMT_CHUNK_BYTES;
+			if (r->zero_end > r->manifest->info.size_bytes)
+				r->zero_end = r->manifest->info.size_bytes;
+		} else if (!r->tail_taken &&
+			   r->target->zero_to_bytes > r->manifest->info.size_bytes) {
+			r->tail_taken = true;
+			r->zero_at = r->manifest->info.size_bytes;
+			r->zero_end = r->target->zero_to_bytes;
+		} else {
+			return true;
+		}
+	}
+	return r->result.error != 0;
+}
+
+static void pump(struct restore *r)
+{
+	bool over;
+
+	if (r->finishing)
+		return;
+	tell(r);
+	over = start_items(r);
+	if (!over || r->busy || !walk_idle(&r->walk))
+		return;
+	r->finishing = true;
+	if (r->result.error) {
+		restore_end(r);
+		return;
+	}
+	r->finish_op.done = finished;
+	r->target->finish(r->target, &r->finish_op);
+}
+
+static void restore_begin(struct restore *r)
+{
+	const unsigned counts[3] = {0, 2 * SLOTS, 2 * SLOTS};
+	char why[WHY_BYTES] = "";
+	int error;
+
+	r->pool = buf_pool_new(counts);
+	assert(r->pool);
+	error = r->target->begin(r->target, &r->manifest->info, why, sizeof(why));
+	if (error) {
+		restore_fail(r, error, why);
+		restore_end(r);
+		return;
+	}
+	r->progress.total_bytes = r->manifest->info.size_bytes;
+	if (r->target->zero_to_bytes > r->progress.total_bytes)
+		r->progress.total_bytes = r->target->zero_to_bytes;
+	r->walk.store = r->repo->store;
+	r->walk.manifest = r->manifest;
+	r->walk.ready = walk_ready;
+	r->walking = true;
+	walk_begin(&r->walk);
+	pump(r);
+}
+
+static void restore_loaded(void *context, struct manifest *manifest, int error, const char *why)
+{
+	struct restore *r = context;
+
+	if (error) {
+		restore_fail(r, error, why);
+		restore_end(r);
+		return;
+	}
+	r->manifest = manifest;
+	r->result.info = manifest->info;
+	restore_begin(r);
+}
+
+static void restore_listed(void *context, struct names *names, int error, const char *why)
+{
+	struct restore *r = context;
+	const struct snapfmt_ref *found = NULL;
+	char id[ID128_TEXT_BYTES];
+
+	for (size_t i = 0; i < names->count; i++)
+		if (id128_is_zero(&r->id) || id128_equal(&r->id, &names->refs[i].snapshot))
+			found = &names->refs[i];
+	id128_format(&r->id, id);
+	if (error)
+		r->result.error = why_set(r->result.why, error, "%s", why);
+	else if (!found && id128_is_zero(&r->id))
+		r->result.error = why_set(r->result.why, -ENOENT,
+					  "the store holds no snapshot of this volume");
+	else if (!found)
+		r->result.error =
+			why_set(r->result.why, -ENOENT, "%s: no such snapshot in the store", id);
+	if (r->result.error) {
+		restore_end(r);
+		return;
+	}
+	r->result.info.id = found->snapshot;
+	r->result.info.sequence = found->sequence;
+	manifest_load(r->repo->store, &r->repo->volume, found, restore_loaded, r);
+}
+
+void snapshot_restore(struct snapshot_repo *repo, const struct id128 *id,
+		      struct snapshot_target *target,
+		      void (*progress)(void *context, const struct snapshot_progress *progress),
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context)
+{
+	struct restore *r = must_alloc(sizeof(*r));
+
+	r->repo = repo;
+	r->target = target;
+	r->progress_fn = progress;
+	r->done = done;
+	r->context = context;
+	r->progress.started_ns = env_now_ns(repo->env);
+	if (id)
+		r->id = *id;
+	repo->under_way++;
+	names_list(repo->store, &repo->volume, restore_listed, r);
+}

@@ -1,0 +1,637 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * seal: the course of one snapshot, from the cut to the manifest. Phases: seal.h.
+ *
+ * What is compared with. volume_state.snapshot names the snapshot that the volume's STORE map is
+ * relative to. If it is the newest in the store, only what the map marks can differ from it: the others'
+ * entries are taken over unseen. In every other case (none, another node wrote one, the newest was
+ * deleted, a crash between the manifest and the note of it) all that is allocated is marked, read, and
+ * compared by hash with the newest there is; and what is not allocated is zero.
+ *
+ * Order at the end. The manifest is put when all it needs is in the store. Then the store is asked
+ * once more (CONFIRM): with no locks, only so can it be known that no collector ran meanwhile which
+ * could not see this manifest: one of another node that wrote a snapshot of its own, or one that
+ * began with deleting the snapshot compared with. Then the volume notes the new snapshot, and only then
+ * the cut is consumed: a crash in between leaves marks too many, never too few.
+ */
+#include "daemon/snapshot/seal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PACK_BYTES     (16u << 20)
+#define PACK_BYTES_MAX (64u << 20)
+
+static void seal_begin(struct snapshot_writer *w);
+static void manifest_start(struct snapshot_writer *w);
+static void finish(struct snapshot_writer *w);
+
+static void set_phase(struct snapshot_writer *w, enum seal_phase phase)
+{
+	static const unsigned allowed[SEAL_PHASES] = {
+		[SEAL_IDLE] = 1u << SEAL_LOOK,
+		[SEAL_LOOK] = 1u << SEAL_DATA | 1u << SEAL_UNDO,
+		[SEAL_DATA] = 1u << SEAL_FLUSH | 1u << SEAL_UNDO,
+		[SEAL_FLUSH] = 1u << SEAL_MANIFEST | 1u << SEAL_UNDO,
+		[SEAL_MANIFEST] = 1u << SEAL_CONFIRM | 1u << SEAL_UNDO,
+		[SEAL_CONFIRM] = 1u << SEAL_PRUNE | 1u << SEAL_UNDO,
+		[SEAL_PRUNE] = 1u << SEAL_IDLE,
+		[SEAL_UNDO] = 1u << SEAL_IDLE | 1u << SEAL_LOOK,
+	};
+
+	assert(allowed[w->phase] & 1u << phase);
+	w->phase = phase;
+}
+
+void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
+{
+	va_list args;
+
+	if (w->error)
+		return;
+	w->error = error;
+	va_start(args, format);
+	vsnprintf(w->why, sizeof(w->why), format, args);
+	va_end(args);
+}
+
+/* ---- the cut -------------------------------------------------------------------------------- */
+
+/* Called when the preserve area is full. What is read already stays good. */
+static void cut_lost(void *context, int error)
+{
+	struct snapshot_writer *w = context;
+
+	if (w->phase > SEAL_DATA)
+		return;
+	if (error == -ENOSPC || !error)
+		seal_fail(w, -ENOSPC,
+			  "volume %s: preserve area full (preserve-max): more was overwritten "
+			  "during the "
+			  "snapshot than it holds",
+			  volume_name(w->volume));
+	else
+		seal_fail(w, error, "volume %s: the cut is lost: %s", volume_name(w->volume),
+			  strerror(-error));
+	call_later(w->env, (void (*)(void *))seal_advance, w);
+}
+
+static void cut_take(struct snapshot_writer *w)
+{
+	int error = 0;
+
+	assert(!w->cut);
+	if (w->full)
+		error = volume_mark_all(w->volume, VOLUME_STORE, true);
+	if (!error)
+		error = volume_cut_begin(w->volume, VOLUME_STORE, 0, cut_lost, w, &w->cut);
+	if (error) {
+		w->cut = NULL;
+		seal_fail(w, error, "volume %s: no cut to be had: %s", volume_name(w->volume),
+			  strerror(-error));
+		return;
+	}
+	w->next->info.created_ns = env_realtime_ns(w->env);
+	w->next->info.lsn = volume_cut_lsn(w->cut);
+	w->progress.total_bytes = volume_cut_bytes(w->cut);
+}
+
+static void cut_end(struct snapshot_writer *w, bool consumed)
+{
+	if (w->cut)
+		volume_cut_finish(w->cut, consumed);
+	w->cut = NULL;
+}
+
+/* The map is not relative to the base: the cut is taken anew, of all that is allocated. */
+static void cut_retake_full(struct snapshot_writer *w)
+{
+	if (w->full || w->error)
+		return;
+	cut_end(w, false);
+	w->full = true;
+	cut_take(w);
+}
+
+/* ---- looking for the snapshot before -------------------------------------------------------- */
+
+/* Takes the next sequence number; on disk before anything of it is in the store, so that it is never
+ * used twice and a collector can tell what may still be under way. */
+static void data_begin(struct snapshot_writer *w)
+{
+	struct volume_state state;
+	uint64_t sequence;
+	int error;
+
+	volume_get_state(w->volume, &state);
+	sequence = state.snapshot_sequence;
+	if (w->names.count && w->names.refs[w->names.count - 1].sequence > sequence)
+		sequence = w->names.refs[w->names.count - 1].sequence;
+	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
+	if (w->base)
+		w->next->parent = w->base->info.id;
+	error = volume_set_state(w->volume, &state);
+	if (error) {
+		seal_fail(w, error, "volume %s: state not stored: %s", volume_name(w->volume),
+			  strerror(-error));
+		seal_advance(w);
+		return;
+	}
+	map_begin(w);
+	set_phase(w, SEAL_DATA);
+	seal_advance(w);
+}
+
+static void base_look(struct snapshot_writer *w);
+
+static void base_loaded(void *context, struct manifest *manifest, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+
+	w->waiting--;
+	if (w->error || (error && error != -EBADMSG && error != -ENOENT)) {
+		manifest_free(manifest);
+		seal_fail(w, error, "%s", why);
+		seal_advance(w);
+		return;
+	}
+	if (error) {
+		env_log(w->env, ENV_LOG_WARNING, "volume %s: snapshot to compare with: %s",
+			volume_name(w->volume), why);
+		w->candidate--;
+		cut_retake_full(w);
+		base_look(w);
+		return;
+	}
+	if (manifest->info.size_bytes > volume_size_bytes(w->volume)) {
+		manifest_free(manifest); /* not this volume any more, whatever its uuid says */
+		cut_retake_full(w);
+	} else {
+		w->base = manifest;
+		if (manifest->info.size_bytes != volume_size_bytes(w->volume))
+			cut_retake_full(w);
+	}
+	if (w->error)
+		seal_advance(w);
+	else
+		data_begin(w);
+}
+
+/* Loads the newest manifest below w->candidate. */
+static void base_look(struct snapshot_writer *w)
+{
+	if (w->error) {
+		seal_advance(w);
+		return;
+	}
+	if (!w->candidate) {
+		cut_retake_full(w);
+		if (w->error)
+			seal_advance(w);
+		else
+			data_begin(w);
+		return;
+	}
+	w->waiting++;
+	manifest_load(w->repo->store, &w->repo->volume, &w->names.refs[w->candidate - 1],
+		      base_loaded, w);
+}
+
+static void look_listed(void *context, struct names *names, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+	struct volume_state state;
+
+	w->waiting--;
+	if (error)
+		seal_fail(w, error, "%s", why);
+	if (w->error) {
+		seal_advance(w);
+		return;
+	}
+	w->names = *names;
+	*names = (struct names){NULL, NULL, 0};
+	volume_get_state(w->volume, &state);
+	if (!w->names.count ||
+	    !id128_equal(&w->names.refs[w->names.count - 1].snapshot, &state.snapshot))
+		cut_retake_full(w);
+	w->candidate = w->retried ? 0 : w->names.count;
+	base_look(w);
+}
+
+static void seal_begin(struct snapshot_writer *w)
+{
+	struct volume_state state;
+
+	volume_get_state(w->volume, &state);
+	w->error = 0;
+	w->why[0] = '\0';
+	w->base_damaged = false;
+	w->manifest_sent = false;
+	w->progress = (struct snapshot_progress){.started_ns = env_now_ns(w->env)};
+	w->full = w->retried || id128_is_zero(&state.snapshot);
+	set_phase(w, SEAL_LOOK);
+	if (!id128_equal(&state.uuid, &w->repo->volume))
+		seal_fail(w, -ESTALE, "volume %s: has another uuid than the repository",
+			  volume_name(w->volume));
+	else if (state.role != VOLUME_PRIMARY)
+		seal_fail(w, -EPERM,
+			  "volume %s: is secondary here; snapshots are taken on the primary",
+			  volume_name(w->volume));
+	else if (state.disk != VOLUME_DISK_UPTODATE)
+		seal_fail(w, -EPERM, "volume %s: its disk is %s", volume_name(w->volume),
+			  volume_disk_state_name(state.disk));
+	else
+		cut_take(w);
+	if (w->error) {
+		call_later(w->env, (void (*)(void *))seal_advance, w);
+		return;
+	}
+	w->waiting++;
+	names_list(w->repo->store, &w->repo->volume, look_listed, w);
+}
+
+/* ---- the manifest ---------------------------------------------------------------------------- */
+
+static bool was_confirmed(const struct snapshot_writer *w, const struct names *names, char *why)
+{
+	bool own = false, base = !w->base;
+
+	for (size_t i = 0; i < names->count; i++) {
+		const struct snapfmt_ref *ref = &names->refs[i];
+
+		if (id128_equal(&ref->snapshot, &w->next->info.id)) {
+			own = true;
+		} else if (ref->sequence >= w->next->info.sequence) {
+			why_set(why, 0, "another node is writing snapshots of this volume too");
+			return false;
+		}
+		if (w->base && id128_equal(&ref->snapshot, &w->base->info.id))
+			base = true;
+	}
+	if (!own)
+		why_set(why, 0, "was deleted from the store while it was being finished");
+	else if (!base)
+		why_set(why, 0, "the snapshot before it was deleted meanwhile; take it again");
+	return own && base;
+}
+
+static void note_success(struct snapshot_writer *w)
+{
+	struct volume_state state;
+	int error;
+
+	volume_get_state(w->volume, &state);
+	state.snapshot = w->next->info.id;
+	error = volume_set_state(w->volume, &state);
+	if (error)
+		env_log(w->env, ENV_LOG_WARNING,
+			"volume %s: snapshot stored, but not noted (%s): the next one reads "
+			"everything",
+			volume_name(w->volume), strerror(-error));
+	cut_end(w, !error);
+}
+
+static void pruned(void *context, const struct snapshot_result *result)
+{
+	struct snapshot_writer *w = context;
+
+	if (result->error)
+		env_log(w->env, ENV_LOG_WARNING, "volume %s: older snapshots stay: %s",
+			volume_name(w->volume), result->why);
+	w->waiting--;
+	seal_advance(w);
+}
+
+static void confirmed(void *context, struct names *names, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+	char reason[WHY_BYTES] = "";
+
+	w->waiting--;
+	if (error)
+		seal_fail(w, error, "%s", why);
+	else if (!was_confirmed(w, names, reason))
+		seal_fail(w, -ESTALE, "volume %s: %s", volume_name(w->volume), reason);
+	if (w->error) {
+		seal_advance(w);
+		return;
+	}
+	note_success(w);
+	set_phase(w, SEAL_PRUNE);
+	if (w->keep_last && !w->freed && names->count > w->keep_last) {
+		w->waiting++;
+		collect_run(w->repo, NULL, w->keep_last, pruned, w);
+	}
+	seal_advance(w);
+}
+
+static void manifest_put_done(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
+
+	w->waiting--;
+	free(w->manifest_data);
+	w->manifest_data = NULL;
+	if (result < 0)
+		seal_fail(w, (int)result, "%s: %s", w->manifest_name, store_strerror((int)result));
+	if (w->error) {
+		seal_advance(w);
+		return;
+	}
+	if (MUTATE(snapshot_manifest_first))
+		map_flush(w);
+	set_phase(w, SEAL_CONFIRM);
+	w->waiting++;
+	names_list(w->repo->store, &w->repo->volume, confirmed, w);
+}
+
+static void manifest_run(struct env_work *work)
+{
+	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
+
+	map_assemble(w);
+	w->manifest_error = manifest_encode(w->next, &w->manifest_data, &w->manifest_bytes);
+}
+
+static void manifest_encoded(struct env_work *work)
+{
+	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
+	struct snapfmt_ref ref = {w->next->info.id, w->next->info.sequence, 0};
+
+	w->waiting--;
+	if (w->manifest_error)
+		seal_fail(w, w->manifest_error, "volume %s: manifest: %s", volume_name(w->volume),
+			  strerror(-w->manifest_error));
+	if (w->error) {
+		free(w->manifest_data);
+		w->manifest_data = NULL;
+		seal_advance(w);
+		return;
+	}
+	snapfmt_name(SNAPFMT_MANIFEST, &w->repo->volume, &ref, w->manifest_name);
+	w->manifest_iov = (struct iovec){w->manifest_data, w->manifest_bytes};
+	w->manifest_op.done = manifest_put_done;
+	w->manifest_sent = true;
+	w->waiting++;
+	w->repo->store->ops->put(w->repo->store, &w->manifest_op, w->manifest_name,
+				 &w->manifest_iov, 1);
+}
+
+static void manifest_start(struct snapshot_writer *w)
+{
+	set_phase(w, SEAL_MANIFEST);
+	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
+	w->waiting++;
+	env_work_submit(w->env, &w->manifest_work);
+}
+
+/* ---- the end --------------------------------------------------------------------------------- */
+
+static void run_free(struct snapshot_writer *w)
+{
+	map_end(w);
+	names_free(&w->names);
+	manifest_free(w->base);
+	manifest_free(w->next);
+	w->base = w->next = NULL;
+}
+
+static void writer_release(void *context)
+{
+	struct snapshot_writer *w = context;
+	void (*freed)(void *) = w->freed;
+	void *freed_context = w->freed_context;
+
+	buf_pool_free(w->pool);
+	w->repo->under_way--;
+	free(w);
+	freed(freed_context);
+}
+
+static struct manifest *next_new(struct snapshot_writer *w, const char *label)
+{
+	struct manifest *next = must_alloc(sizeof(*next));
+
+	env_random(w->env, &next->info.id, sizeof(next->info.id));
+	next->info.volume = w->repo->volume;
+	next->info.size_bytes = volume_size_bytes(w->volume);
+	snprintf(next->info.volume_name, sizeof(next->info.volume_name), "%s",
+		 volume_name(w->volume));
+	snprintf(next->info.node_name, sizeof(next->info.node_name), "%s", w->node_name);
+	snprintf(next->info.label, sizeof(next->info.label), "%s", label ? label : "");
+	return next;
+}
+
+/* Everything of the run is over; says so, or begins anew without the damaged base. */
+static void finish(struct snapshot_writer *w)
+{
+	void (*done)(void *context, const struct snapshot_result *result) = w->done;
+
+	cut_end(w, false);
+	if (w->error && w->base_damaged && !w->retried && !w->freed) {
+		char label[SNAPSHOT_NAME_MAX];
+
+		env_log(w->env, ENV_LOG_WARNING,
+			"volume %s: %s: the snapshot is taken anew, complete in itself",
+			volume_name(w->volume), w->why);
+		memcpy(label, w->next->info.label, sizeof(label));
+		run_free(w);
+		w->next = next_new(w, label);
+		w->retried = true;
+		seal_begin(w);
+		return;
+	}
+	w->last = (struct snapshot_result){
+		.error = w->error,
+		.info = w->next->info,
+		.checked_bytes = w->next->info.changed_bytes,
+		.written_bytes = w->error ? 0 : w->next->info.stored_bytes,
+	};
+	memcpy(w->last.why, w->why, sizeof(w->last.why));
+	w->last_done_ns = env_realtime_ns(w->env);
+	w->error ? w->failed++ : w->succeeded++;
+	run_free(w);
+	set_phase(w, SEAL_IDLE);
+	done(w->context, &w->last);
+	if (w->freed)
+		writer_release(w);
+}
+
+static void undone(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
+
+	/* If this failed too, a snapshot stays that nobody counts on; the next run sees it. */
+	w->waiting--;
+	w->manifest_sent = false;
+	seal_advance(w);
+}
+
+/* After a failure: waits for what is under way; takes back a manifest that may be there. */
+static void undo_advance(struct snapshot_writer *w)
+{
+	if (w->waiting || !map_idle(w))
+		return;
+	if (w->manifest_sent) {
+		w->waiting++;
+		w->manifest_op.done = undone;
+		w->repo->store->ops->delete (w->repo->store, &w->manifest_op, w->manifest_name);
+		return;
+	}
+	finish(w);
+}
+
+void seal_advance(struct snapshot_writer *w)
+{
+	if (w->phase == SEAL_IDLE)
+		return; /* a call_later() that came too late */
+	if (w->error && w->phase != SEAL_UNDO && w->phase != SEAL_PRUNE)
+		set_phase(w, SEAL_UNDO);
+	switch (w->phase) {
+	case SEAL_DATA:
+		map_pump(w);
+		if (w->error) {
+			seal_advance(w);
+			return;
+		}
+		if (!map_drained(w))
+			return;
+		set_phase(w, SEAL_FLUSH);
+		if (MUTATE(snapshot_finish_cut_early))
+			cut_end(w, true);
+		if (MUTATE(snapshot_manifest_first)) {
+			manifest_start(w);
+			return;
+		}
+		map_flush(w);
+		seal_advance(w);
+		return;
+	case SEAL_FLUSH:
+		if (map_idle(w))
+			manifest_start(w);
+		return;
+	case SEAL_PRUNE:
+		if (!w->waiting && map_idle(w))
+			finish(w);
+		return;
+	case SEAL_UNDO:
+		undo_advance(w);
+		return;
+	default:
+		return; /* each goes on in its own callback */
+	}
+}
+
+/* ---- public --------------------------------------------------------------------------------- */
+
+struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,
+					    const struct snapshot_writer_config *config)
+{
+	const unsigned counts[3] = {0, SEAL_BATCHES, SEAL_BATCHES};
+	struct snapshot_writer *w = calloc(1, sizeof(*w));
+
+	if (!w)
+		return NULL;
+	w->volume = volume;
+	w->repo = repo;
+	w->env = repo->env;
+	w->pack_bytes = config->pack_bytes ? config->pack_bytes : PACK_BYTES;
+	if (w->pack_bytes > PACK_BYTES_MAX)
+		w->pack_bytes = PACK_BYTES_MAX;
+	w->zstd_level = config->zstd_level ? config->zstd_level : 1;
+	w->keep_last = config->keep_last;
+	snprintf(w->node_name, sizeof(w->node_name), "%s",
+		 config->node_name ? config->node_name : "");
+	w->pool = buf_pool_new(counts);
+	if (!w->pool) {
+		free(w);
+		return NULL;
+	}
+	repo->under_way++;
+	return w;
+}
+
+void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *context),
+			  void *context)
+{
+	assert(!writer->freed);
+	writer->freed = freed;
+	writer->freed_context = context;
+	if (writer->phase == SEAL_IDLE) {
+		call_later(writer->env, writer_release, writer);
+		return;
+	}
+	if (writer->phase != SEAL_PRUNE)
+		seal_fail(writer, -ECANCELED, "volume %s: snapshot given up: stopping",
+			  volume_name(writer->volume));
+	call_later(writer->env, (void (*)(void *))seal_advance, writer);
+}
+
+struct refusal {
+	void (*done)(void *context, const struct snapshot_result *result);
+	void *context;
+	struct snapshot_result result;
+};
+
+static void refuse(void *context)
+{
+	struct refusal *refusal = context;
+
+	refusal->done(refusal->context, &refusal->result);
+	free(refusal);
+}
+
+void snapshot_create(struct snapshot_writer *writer, const char *label,
+		     void (*done)(void *context, const struct snapshot_result *result),
+		     void *context)
+{
+	struct snapshot_writer *w = writer;
+
+	if (w->phase != SEAL_IDLE || w->freed) {
+		struct refusal *refusal = must_alloc(sizeof(*refusal));
+
+		*refusal = (struct refusal){.done = done, .context = context};
+		refusal->result.error = why_set(refusal->result.why, -EBUSY,
+						"volume %s: a snapshot is being taken already",
+						volume_name(w->volume));
+		call_later(w->env, refuse, refusal);
+		return;
+	}
+	w->done = done;
+	w->context = context;
+	w->retried = false;
+	w->next = next_new(w, label);
+	seal_begin(w);
+}
+
+void snapshot_writer_status(const struct snapshot_writer *writer,
+			    struct snapshot_writer_status *status)
+{
+	*status = (struct snapshot_writer_status){
+		.running = writer->phase != SEAL_IDLE,
+		.progress = writer->progress,
+		.last = writer->last,
+		.last_done_ns = writer->last_done_ns,
+		.succeeded = writer->succeeded,
+		.failed = writer->failed,
+	};
+}
+
+void snapshot_check(const struct snapshot_writer *writer)
+{
+	const struct snapshot_writer *w = writer;
+	bool running = w->phase != SEAL_IDLE;
+
+	assert(w->phase < SEAL_PHASES);
+	assert(running == (w->next != NULL));
+	assert(running || (!w->cut && !w->waiting && !w->puts && !w->base && !w->pack && !w->maps));
+	assert(w->phase != SEAL_DATA || w->cut || w->error);
+	assert(w->puts <= SEAL_PUTS_MAX + 2);
+	for (unsigned i = 0; i < SEAL_BATCHES; i++)
+		assert(!w->batches[i].page || (w->batches[i].buf && w->batches[i].page->pending));
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * seal: the snapshot_writer's inside, shared by seal.c (the course of a snapshot from cut to manifest)
+ * and map.c (its content: chunks, packs, map pages).
+ */
+#ifndef OFFSITE_SNAPSHOT_SEAL_H
+#define OFFSITE_SNAPSHOT_SEAL_H
+
+#include <zstd.h>
+
+#include "daemon/snapshot/internal.h"
+#include "daemon/snapshot/pack.h"
+
+#define SEAL_BATCHES    8
+#define SEAL_PAGES      8
+#define SEAL_PUTS_MAX   2
+#define SEAL_MAPS_BYTES (16u << 20)
+
+/*
+ *  phase     meaning                                                  allowed next
+ *  IDLE      nothing under way                                        LOOK
+ *  LOOK      the cut is taken; manifests are listed, the base loaded  DATA, UNDO
+ *  DATA      chunks are read, compared, packed; packs are put         FLUSH, UNDO
+ *  FLUSH     all content is read; the last packs and maps are put     MANIFEST, UNDO
+ *  MANIFEST  everything it needs is in the store; it is being put     CONFIRM, UNDO
+ *  CONFIRM   it is in the store; was another node or a delete at      PRUNE, UNDO
+ *            work meanwhile?
+ *  PRUNE     done and recorded; older ones are deleted                IDLE
+ *  UNDO      failed: what is under way is waited for, the cut merged  IDLE, LOOK
+ *            back (LOOK: once more, without the damaged base)
+ */
+enum seal_phase {
+	SEAL_IDLE,
+	SEAL_LOOK,
+	SEAL_DATA,
+	SEAL_FLUSH,
+	SEAL_MANIFEST,
+	SEAL_CONFIRM,
+	SEAL_PRUNE,
+	SEAL_UNDO,
+	SEAL_PHASES,
+};
+
+enum chunk_state { CHUNK_ZERO, CHUNK_SAME, CHUNK_NEW };
+
+struct seal_page;
+
+/* Up to RUN_CHUNKS neighbouring chunks on their way from the volume to a pack. */
+struct seal_batch {
+	struct snapshot_writer *writer;
+	struct seal_page *page; /* NULL: the slot is free */
+	struct volume_cut_read read;
+	struct env_work work;
+	struct buf *buf;
+	ZSTD_CCtx *zstd;
+	uint64_t first_chunk;
+	unsigned count;
+	uint8_t *out; /* stored form of the new ones, back to back */
+	uint32_t out_bytes;
+	struct {
+		enum chunk_state state;
+		struct snapfmt_entry entry; /* NEW: offset relative to out */
+	} chunks[RUN_CHUNKS];
+};
+
+struct seal_page {
+	enum { PAGE_FREE, PAGE_LOADING, PAGE_OPEN, PAGE_ENCODING } state;
+	struct snapshot_writer *writer;
+	struct env_work work;
+	const struct manifest_page *old; /* in the base; NULL: none */
+	uint64_t at, end;                /* what of it was not yet read, in bytes */
+	unsigned pending;                /* batches under way */
+	bool changed;
+	uint8_t *encoded; /* malloc */
+	uint32_t encoded_bytes, chunk_count;
+	struct snapfmt_page map;
+};
+
+/* A page of the new map that differs from the base's. */
+struct seal_changed {
+	struct manifest_page pointer; /* object: number of the maps object; chunk_count 0: gone */
+};
+
+/* What of this snapshot's own objects is in use. */
+struct seal_object {
+	uint32_t total_count, live_count;
+	uint64_t size_bytes, live_bytes;
+};
+
+struct snapshot_writer {
+	struct volume *volume;
+	struct snapshot_repo *repo;
+	struct env *env;
+	struct buf_pool *pool;
+	char node_name[SNAPSHOT_NAME_MAX];
+	uint64_t pack_bytes;
+	int zstd_level;
+	unsigned keep_last;
+
+	enum seal_phase phase;
+	void (*done)(void *context, const struct snapshot_result *result);
+	void *context;
+	void (*freed)(void *context); /* set: to be freed as soon as it is idle */
+	void *freed_context;
+
+	int error; /* the first of this run */
+	char why[WHY_BYTES];
+	bool retried;      /* this run began anew, without base */
+	bool base_damaged; /* why this run failed */
+	bool manifest_sent;
+	unsigned waiting; /* lists, loads, manifest put under way */
+
+	struct volume_cut *cut;
+	bool full; /* every chunk not in the cut is zero; else: as in the base */
+	struct manifest *base;
+	struct names names; /* while looking for the base */
+	size_t candidate;
+	struct manifest *next; /* the one being written */
+
+	uint64_t cursor; /* page number; smaller ones were opened */
+	unsigned base_cursor;
+	struct seal_page *pages[SEAL_PAGES];
+	struct seal_batch batches[SEAL_BATCHES];
+	struct pack *pack, *maps;
+	struct seal_object *packs, *mapses; /* by number */
+	size_t pack_count, pack_room, maps_count, maps_room;
+	struct seal_changed *changed;
+	size_t changed_count, changed_room;
+	unsigned puts;
+	uint8_t *manifest_data;
+	size_t manifest_bytes;
+	int manifest_error;
+	struct env_work manifest_work;
+	struct env_op manifest_op;
+	struct iovec manifest_iov;
+	char manifest_name[SNAPFMT_NAME_BYTES];
+
+	struct snapshot_progress progress;
+	struct snapshot_result last;
+	uint64_t last_done_ns, succeeded, failed;
+};
+
+/* seal.c */
+void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+void seal_advance(struct snapshot_writer *w); /* after each completion */
+
+/* map.c */
+void map_begin(struct snapshot_writer *w);
+void map_pump(struct snapshot_writer *w);       /* starts what there is room for */
+bool map_idle(const struct snapshot_writer *w); /* no read, work, page, put under way */
+bool map_drained(struct snapshot_writer *w);    /* nothing more to read; pages are encoded */
+void map_flush(struct snapshot_writer *w);      /* puts what is not yet full */
+/* On a helper thread: makes w->next whole out of the base and what changed. */
+void map_assemble(struct snapshot_writer *w);
+void map_end(struct snapshot_writer *w); /* frees what a run held */
+
+#endif
