@@ -1,0 +1,932 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Two nodes with one volume, in one process: over loopback on both real backends, and
+ * (replication_pair_sim.c includes this file) in the simulator. SEED=n replays.
+ */
+#include "daemon/replication/replication.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include <cmocka.h>
+#ifdef WORLD_SIM
+#include "tests/sim/env_sim.h"
+#endif
+
+#define VOLUME_BYTES (8u * 1024 * 1024)
+#define WRITERS      16u
+
+struct world;
+
+struct node {
+	struct world *world;
+	const char *name;
+	struct node *peer;
+	struct env *env;
+	char dir[96], addr[96];
+	struct volume *volume;
+	struct replication *replication;
+	struct replication_listener *listener;
+	struct tls_context *tls_client, *tls_server;
+	enum replication_protocol protocol;
+	uint64_t staging_max_bytes;
+	bool only_accept;
+};
+
+struct world {
+	struct env *env; /* real: of both */
+#ifdef WORLD_SIM
+	struct sim *sim;
+#else
+	char dir[64];
+#endif
+	struct node a, b;
+	struct buf_pool *pool;
+	uint8_t *model; /* what the primary's content has to be */
+	uint64_t random;
+	bool flag;
+};
+
+static uint64_t seed;
+#ifndef WORLD_SIM
+static enum env_backend backend;
+#endif
+
+static uint64_t rnd(struct world *w, uint64_t limit)
+{
+	w->random = w->random * 6364136223846793005ull + 1442695040888963407ull;
+	return (w->random >> 20) % limit;
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+#ifndef WORLD_SIM
+
+struct tick {
+	struct env_timer timer;
+	bool flag;
+};
+
+static void tick_fire(struct env_timer *timer)
+{
+	((struct tick *)timer)->flag = true;
+}
+#endif
+
+static void check(struct world *w)
+{
+	if (w->a.replication)
+		replication_check(w->a.replication);
+	if (w->b.replication)
+		replication_check(w->b.replication);
+}
+
+static void turn(struct world *w)
+{
+#ifdef WORLD_SIM
+	if (!sim_step(w->sim))
+		fail_msg("nothing is left to happen (seed %llu)", (unsigned long long)seed);
+#else
+	struct tick t = {.timer = {.fire = tick_fire}};
+
+	env_timer_start(w->env, &t.timer, 200000);
+	env_run_until(w->env, &t.flag);
+#endif
+	check(w);
+}
+
+static uint64_t now_ns(struct world *w)
+{
+#ifdef WORLD_SIM
+	return sim_now_ns(w->sim);
+#else
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+#endif
+}
+
+static struct replication_status status(struct node *n)
+{
+	struct replication_status s;
+
+	replication_get_status(n->replication, &s);
+	return s;
+}
+
+static struct volume_state state(struct node *n)
+{
+	struct volume_state s;
+
+	volume_get_state(n->volume, &s);
+	return s;
+}
+
+static void dump(struct world *w)
+{
+	struct node *nodes[2] = {&w->a, &w->b};
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct node *n = nodes[i];
+		if (!n->replication)
+			continue;
+		struct replication_status s = status(n);
+		struct volume_state v = state(n);
+		char current[33], base[33];
+		id128_format(&v.generations.current, current);
+		id128_format(&v.generations.base, base);
+		fprintf(stderr,
+			"%s: %s %s %s source %d refusal '%s' dirty %llu cuts %llu lag %llu queue "
+			"%llu\n   current %s base %s\n",
+			n->name, replication_state_name(s.state), volume_role_name(v.role),
+			volume_disk_state_name(v.disk), s.source, s.refusal,
+			(unsigned long long)s.out_of_sync_bytes, (unsigned long long)s.cuts,
+			(unsigned long long)s.lag_bytes, (unsigned long long)s.queue_bytes, current,
+			base);
+	}
+#ifdef WORLD_SIM
+	sim_print_log(w->sim, stderr);
+#endif
+}
+
+#define WAIT(w, condition)                                                                 \
+	do {                                                                               \
+		uint64_t limit_ = now_ns(w) + 60000000000ull;                              \
+		while (!(condition)) {                                                     \
+			turn(w);                                                           \
+			if (now_ns(w) > limit_) {                                          \
+				dump(w);                                                   \
+				fail_msg("seed %llu: never: %s", (unsigned long long)seed, \
+					 #condition);                                      \
+			}                                                                  \
+		}                                                                          \
+	} while (0)
+
+static void let_pass(struct world *w, unsigned ms)
+{
+	uint64_t end = now_ns(w) + ms * 1000000ull;
+
+	while (now_ns(w) < end)
+		turn(w);
+}
+
+/* ---- nodes ---------------------------------------------------------------------------------- */
+
+static struct replication *find(void *context, const char *volume_name)
+{
+	struct node *n = context;
+
+	return strcmp(volume_name, "v") == 0 ? n->replication : NULL;
+}
+
+static void set_flag(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void start(struct node *n, enum volume_role role)
+{
+	char why[256], backing[128], state_dir[128];
+
+	snprintf(backing, sizeof(backing), "%s/backing", n->dir);
+	snprintf(state_dir, sizeof(state_dir), "%s/state", n->dir);
+	assert_int_equal(env_mkdir(n->env, n->dir), 0);
+	struct volume_config vc = {.name = "v",
+				   .backing = backing,
+				   .state_dir = state_dir,
+				   .size_bytes = VOLUME_BYTES,
+				   .role = role};
+	if (volume_open(n->env, &vc, &n->volume, why, sizeof(why)))
+		fail_msg("%s", why);
+	struct replication_config rc = {.node_name = n->name,
+					.peer_addr = n->only_accept ? NULL : n->peer->addr,
+					.protocol = n->protocol,
+					.tls_client = n->tls_client,
+					.staging_max_bytes = n->staging_max_bytes,
+					.ping_interval_ms = 200,
+					.peer_timeout_ms = 2000,
+					.connect_retry_max_ms = 300};
+	if (replication_new(n->volume, &rc, true, &n->replication, why, sizeof(why)))
+		fail_msg("%s", why);
+}
+
+static void stop(struct node *n)
+{
+	struct replication *r = n->replication;
+	bool done = false;
+
+	if (!n->volume)
+		return;
+	n->replication = NULL;
+	replication_free(r, set_flag, &done);
+	WAIT(n->world, done);
+	done = false;
+	volume_close(n->volume, set_flag, &done);
+	WAIT(n->world, done);
+	n->volume = NULL;
+}
+
+static void listen_on(struct node *n)
+{
+	char why[256];
+
+	if (replication_listen(n->env, n->addr, n->tls_server, find, n, &n->listener, why,
+			       sizeof(why)))
+		fail_msg("%s", why);
+	snprintf(n->addr, sizeof(n->addr), "%s", replication_listener_addr(n->listener));
+}
+
+static void world_open(struct world *w)
+{
+	memset(w, 0, sizeof(*w));
+	w->random = seed;
+	w->a = (struct node){.world = w, .name = "a", .peer = &w->b, .protocol = REPLICATION_C};
+	w->b = (struct node){.world = w, .name = "b", .peer = &w->a, .protocol = REPLICATION_C};
+#ifdef WORLD_SIM
+	w->sim = sim_new(seed);
+	w->a.env = sim_node(w->sim, "a");
+	w->b.env = sim_node(w->sim, "b");
+	strcpy(w->a.dir, "/a");
+	strcpy(w->b.dir, "/b");
+	strcpy(w->a.addr, "tcp:a:7790");
+	strcpy(w->b.addr, "tcp:b:7790");
+#else
+	const char *why;
+	int error = env_real_new(backend, 2, &w->env, &why);
+	if (error)
+		fail_msg("%s: %s", why, strerror(-error));
+	env_log_level(w->env, getenv("VERBOSE") ? ENV_LOG_DEBUG : ENV_LOG_ERROR);
+	strcpy(w->dir, "/tmp/offsite-pair-XXXXXX");
+	assert_non_null(mkdtemp(w->dir));
+	w->a.env = w->b.env = w->env;
+	snprintf(w->a.dir, sizeof(w->a.dir), "%s/a", w->dir);
+	snprintf(w->b.dir, sizeof(w->b.dir), "%s/b", w->dir);
+	strcpy(w->a.addr, "tcp:127.0.0.1:0");
+	strcpy(w->b.addr, "tcp:127.0.0.1:0");
+#endif
+	w->pool = buf_pool_new((unsigned[3]){64, 64, 32});
+	w->model = calloc(1, VOLUME_BYTES);
+	assert_true(w->pool && w->model);
+}
+
+static void listeners(struct world *w)
+{
+	listen_on(&w->a);
+	listen_on(&w->b);
+}
+
+static void world_start(struct world *w)
+{
+	listeners(w);
+	start(&w->a, VOLUME_PRIMARY);
+	start(&w->b, VOLUME_SECONDARY);
+}
+
+static void world_close(struct world *w)
+{
+	stop(&w->a);
+	stop(&w->b);
+	replication_listener_free(w->a.listener);
+	replication_listener_free(w->b.listener);
+	let_pass(w, 1500); /* connections that linger after a refusal */
+	tls_context_free(w->a.tls_client);
+	tls_context_free(w->a.tls_server);
+	tls_context_free(w->b.tls_client);
+	tls_context_free(w->b.tls_server);
+	buf_pool_free(w->pool);
+	free(w->model);
+#ifdef WORLD_SIM
+	sim_free(w->sim);
+#else
+	char command[128];
+	env_free(w->env);
+	snprintf(command, sizeof(command), "rm -rf %s", w->dir);
+	assert_int_equal(system(command), 0);
+#endif
+}
+
+static bool in_sync(struct world *w)
+{
+	return w->a.replication && w->b.replication &&
+	       status(&w->a).state == REPLICATION_STREAMING &&
+	       status(&w->b).state == REPLICATION_STREAMING;
+}
+
+/* ---- I/O ------------------------------------------------------------------------------------ */
+
+struct io {
+	struct block_request request;
+	bool done;
+	int error;
+};
+
+static void io_done(struct block_request *request, int error)
+{
+	struct io *io = (struct io *)request;
+
+	io->done = true;
+	io->error = error;
+}
+
+static int submit_and_wait(struct node *n, struct io *io)
+{
+	struct block *block = volume_block(n->volume);
+
+	io->request.done = io_done;
+	io->done = false;
+	block->ops->submit(block, &io->request);
+	WAIT(n->world, io->done);
+	return io->error;
+}
+
+static void flush(struct node *n)
+{
+	struct io io = {.request = {.op = BLOCK_FLUSH}};
+
+	assert_int_equal(submit_and_wait(n, &io), 0);
+}
+
+/* Random writes, zeroes and trims, several at a time; the model follows. */
+static void write_some(struct node *n, unsigned count)
+{
+	struct world *w = n->world;
+	struct block *block = volume_block(n->volume);
+	struct io *ios = calloc(WRITERS, sizeof(*ios));
+
+	for (unsigned i = 0; i < count + WRITERS; i++) {
+		struct io *io = &ios[i % WRITERS];
+		if (io->request.op == BLOCK_WRITE || io->request.op == BLOCK_ZERO) {
+			WAIT(w, io->done);
+			assert_int_equal(io->error, 0);
+			buf_put(io->request.buf);
+		}
+		memset(io, 0, sizeof(*io));
+		if (i >= count)
+			continue;
+		uint64_t length = 512 * (1 + rnd(w, rnd(w, 8) == 0 ? 256 : 16));
+		uint64_t offset = 512 * rnd(w, (VOLUME_BYTES - length) / 512);
+		io->request = (struct block_request){
+			.op = rnd(w, 6) == 0 ? BLOCK_ZERO : BLOCK_WRITE,
+			.flags = rnd(w, 8) == 0 ? BLOCK_FUA : 0,
+			.offset_bytes = offset,
+			.length_bytes = length,
+			.done = io_done,
+		};
+		if (io->request.op == BLOCK_WRITE) {
+			io->request.buf = buf_alloc(w->pool, (uint32_t)length);
+			assert_non_null(io->request.buf);
+			for (uint64_t at = 0; at < length; at++)
+				io->request.buf->data[at] = (uint8_t)rnd(w, 256);
+			memcpy(w->model + offset, io->request.buf->data, length);
+		} else {
+			memset(w->model + offset, 0, length);
+		}
+		block->ops->submit(block, &io->request);
+		if (rnd(w, 32) == 0)
+			flush(n);
+	}
+	free(ios);
+}
+
+static void expect_content(struct node *n, const uint8_t *model, int line)
+{
+	struct world *w = n->world;
+
+	for (uint64_t at = 0; at < VOLUME_BYTES; at += 65536) {
+		struct io io = {.request = {.op = BLOCK_READ,
+					    .offset_bytes = at,
+					    .length_bytes = 65536,
+					    .done = io_done}};
+		io.request.buf = buf_alloc(w->pool, 65536);
+		volume_read(n->volume, &io.request);
+		WAIT(w, io.done);
+		assert_int_equal(io.error, 0);
+		for (unsigned i = 0; i < 65536; i += 512)
+			if (memcmp(io.request.buf->data + i, model + at + i, 512)) {
+				dump(w);
+				fail_msg("line %d, seed %llu: node %s differs at %llu", line,
+					 (unsigned long long)seed, n->name,
+					 (unsigned long long)(at + i));
+			}
+		buf_put(io.request.buf);
+	}
+}
+
+/* Everything streamed is carried out by the peer, and both have the model's content. */
+static void expect_same(struct world *w, struct node *primary, int line)
+{
+	WAIT(w, in_sync(w) && status(primary).lag_bytes == 0);
+	expect_content(primary, w->model, line);
+	expect_content(primary->peer, w->model, line);
+	struct volume_state a = state(&w->a), b = state(&w->b);
+	assert_true(id128_equal(&a.uuid, &b.uuid));
+	WAIT(w, (a = state(&w->a), b = state(&w->b),
+		 id128_equal(&a.generations.current, &b.generations.current)));
+	WAIT(w, (a = state(primary), id128_is_zero(&a.generations.base)));
+	assert_int_equal(b.disk, VOLUME_DISK_UPTODATE);
+}
+
+static void set_role(struct node *n, enum volume_role role)
+{
+	struct volume_state s = state(n);
+
+	s.role = role;
+	if (role == VOLUME_PRIMARY)
+		s.disk = VOLUME_DISK_UPTODATE;
+	assert_int_equal(volume_set_state(n->volume, &s), 0);
+	replication_role_changed(n->replication);
+}
+
+static void disconnect(struct node *n)
+{
+	char why[256];
+
+	assert_int_equal(replication_disconnect(n->replication, why, sizeof(why)), 0);
+}
+
+static void reconnect(struct node *n)
+{
+	char why[256];
+
+	assert_int_equal(replication_connect(n->replication, why, sizeof(why)), 0);
+}
+
+/* ---- tests ---------------------------------------------------------------------------------- */
+
+static void first_sync_then_stream(void **unused)
+{
+	for (unsigned protocol = REPLICATION_A; protocol <= REPLICATION_C; protocol++) {
+		struct world w;
+		world_open(&w);
+		w.a.protocol = w.b.protocol = protocol;
+		world_start(&w);
+		write_some(&w.a, 100);
+		WAIT(&w, in_sync(&w));
+		assert_true(status(&w.a).source);
+		assert_false(status(&w.b).source);
+		write_some(&w.a, 300);
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+		/* A point makes the map empty. */
+		WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+		replication_set_protocol(w.a.replication, (protocol + 1) % 3);
+		write_some(&w.a, 50);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+	}
+}
+
+static void catch_up_sends_what_changed(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 200);
+	WAIT(&w, in_sync(&w));
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	disconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+	assert_int_equal(status(&w.b).state, REPLICATION_STANDALONE);
+	uint8_t *old = malloc(VOLUME_BYTES);
+	memcpy(old, w.model, VOLUME_BYTES);
+	write_some(&w.a, 10);
+	flush(&w.a);
+	expect_content(&w.b, old, __LINE__);
+	uint64_t dirty = status(&w.a).out_of_sync_bytes, sent = status(&w.a).sent_bytes;
+	assert_true(dirty > 0 && dirty < VOLUME_BYTES);
+	reconnect(&w.b);
+	expect_same(&w, &w.a, __LINE__);
+	assert_true(status(&w.a).sent_bytes - sent < dirty + 65536);
+	free(old);
+	world_close(&w);
+}
+
+static void restarts_of_either_side(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	for (unsigned i = 0; i < 3; i++) {
+		write_some(&w.a, 60);
+		stop(i % 2 ? &w.a : &w.b);
+		if (i % 2 == 0)
+			write_some(&w.a, 60);
+		start(i % 2 ? &w.a : &w.b, i % 2 ? VOLUME_PRIMARY : VOLUME_SECONDARY);
+		write_some(&w.a, 60);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
+static void writers_go_on_during_catch_up(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 3; i++) {
+		disconnect(&w.b);
+		write_some(&w.a, 400);
+		reconnect(&w.b);
+		write_some(&w.a, 400);
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
+static void too_much_for_staging_goes_in_place(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	w.b.staging_max_bytes = 256 * 1024;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	write_some(&w.a, 300);
+	reconnect(&w.b);
+	WAIT(&w, state(&w.b).disk == VOLUME_DISK_INCONSISTENT);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void failover_and_back(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	stop(&w.a);
+	set_role(&w.b, VOLUME_PRIMARY);
+	write_some(&w.b, 100);
+	start(&w.a, VOLUME_PRIMARY); /* its persisted role is primary */
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
+			 status(&w.b).state == REPLICATION_STANDALONE);
+	assert_non_null(strstr(status(&w.a).refusal, "both nodes are primary"));
+	set_role(&w.a, VOLUME_SECONDARY);
+	expect_same(&w, &w.b, __LINE__);
+	/* and back, both connected */
+	set_role(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, status(&w.a).state == REPLICATION_IDLE && status(&w.b).state == REPLICATION_IDLE);
+	set_role(&w.a, VOLUME_PRIMARY);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+struct restored {
+	bool done;
+	int error;
+	char why[256];
+};
+
+static void restored(void *context, int error, const char *why)
+{
+	struct restored *r = context;
+
+	r->done = true;
+	r->error = error;
+	snprintf(r->why, sizeof(r->why), "%s", why);
+}
+
+static void split_brain_is_refused_until_one_gives_in(void **unused)
+{
+	struct world w;
+	uint8_t *lost = malloc(VOLUME_BYTES);
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.a);
+	disconnect(&w.b);
+	set_role(&w.b, VOLUME_PRIMARY);
+	memcpy(lost, w.model, VOLUME_BYTES);
+	write_some(&w.a, 20);
+	flush(&w.a);
+	uint8_t *kept = w.model; /* a's */
+	w.model = lost;
+	write_some(&w.b, 20);
+	flush(&w.b);
+	set_role(&w.b, VOLUME_SECONDARY);
+	reconnect(&w.a);
+	reconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
+			 status(&w.b).state == REPLICATION_STANDALONE);
+	assert_non_null(strstr(status(&w.a).refusal, "split brain"));
+	assert_non_null(strstr(status(&w.b).refusal, "split brain"));
+	let_pass(&w, 1000);
+	expect_content(&w.a, kept, __LINE__);
+	expect_content(&w.b, lost, __LINE__);
+	w.model = kept;
+	struct restored r = {};
+	replication_restore_from_peer(w.b.replication, restored, &r);
+	WAIT(&w, r.done);
+	assert_int_equal(r.error, 0);
+	expect_same(&w, &w.a, __LINE__);
+	free(lost);
+	world_close(&w);
+}
+
+static void reverse_sync_gives_a_lost_disk_back(void **unused)
+{
+	struct world w;
+	struct restored r = {};
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 200);
+	expect_same(&w, &w.a, __LINE__);
+	replication_restore_from_peer(w.a.replication, restored, &r);
+	assert_int_equal(state(&w.a).disk, VOLUME_DISK_INCONSISTENT);
+	WAIT(&w, r.done);
+	assert_int_equal(r.error, 0);
+	expect_same(&w, &w.a, __LINE__);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void the_operator_can_end_a_restore(void **unused)
+{
+	struct world w;
+	struct restored r = {};
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 10);
+	expect_same(&w, &w.a, __LINE__);
+	stop(&w.b);
+	replication_restore_from_peer(w.a.replication, restored, &r);
+	let_pass(&w, 300);
+	assert_false(r.done);
+	disconnect(&w.a);
+	assert_true(r.done);
+	assert_int_equal(r.error, -ECANCELED);
+	/* the wish outlives a restart */
+	stop(&w.a);
+	start(&w.b, VOLUME_SECONDARY);
+	start(&w.a, VOLUME_PRIMARY);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void unrelated_volumes_are_refused(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	listeners(&w);
+	start(&w.a, VOLUME_PRIMARY);
+	write_some(&w.a, 20);
+	start(&w.b, VOLUME_PRIMARY);
+	struct volume_state s = state(&w.b);
+	s.role = VOLUME_SECONDARY;
+	memset(&s.generations.current, 7, sizeof(s.generations.current));
+	assert_int_equal(volume_set_state(w.b.volume, &s), 0);
+	replication_role_changed(w.b.replication);
+	replication_role_changed(w.a.replication);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
+			 status(&w.b).state == REPLICATION_STANDALONE);
+	assert_non_null(strstr(status(&w.a).refusal, "no history in common"));
+	world_close(&w);
+}
+
+static void only_one_side_knows_the_other(void **unused)
+{
+	struct world w;
+
+	for (unsigned i = 0; i < 2; i++) {
+		world_open(&w);
+		(i ? &w.a : &w.b)->only_accept = true;
+		world_start(&w);
+		write_some(&w.a, 30);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+	}
+}
+
+struct stranger {
+	struct env_op op;
+	struct env_sock *sock;
+	bool done;
+	int64_t result;
+};
+
+static void stranger_done(struct env_op *op, int64_t result)
+{
+	struct stranger *s = (struct stranger *)op;
+
+	s->done = true;
+	s->result = result;
+}
+
+static void garbage_is_answered_by_hanging_up(void **unused)
+{
+	struct world w;
+	uint8_t bytes[4096];
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 10);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 5; i++) {
+		struct stranger s = {.op = {.done = stranger_done}};
+		struct env *env = w.b.env;
+		env_connect(env, &s.op, w.a.addr, &s.sock);
+		WAIT(&w, s.done);
+		assert_int_equal(s.result, 0);
+		for (unsigned at = 0; at < sizeof(bytes); at++)
+			bytes[at] = (uint8_t)rnd(&w, 256);
+		struct iovec iov = {bytes, 64 + rnd(&w, 4000)};
+		s.done = false;
+		env_sendv(env, &s.op, s.sock, &iov, 1);
+		WAIT(&w, s.done);
+		do {
+			s.done = false;
+			env_recv(env, &s.op, s.sock, bytes, sizeof(bytes));
+			WAIT(&w, s.done);
+		} while (s.result > 0);
+		env_sock_close(env, s.sock);
+	}
+	assert_true(in_sync(&w));
+	world_close(&w);
+}
+
+#ifndef WORLD_SIM
+
+static void make_tls(struct world *w, struct node *n, const char *key)
+{
+	char path[128], why[256];
+
+	snprintf(path, sizeof(path), "%s/%s.psk", w->dir, n->name);
+	FILE *file = fopen(path, "w");
+	fprintf(file, "offsite:%s\n", key);
+	fclose(file);
+	struct tls_config config = {.role = TLS_CLIENT, .psk_file = path, .tls13_only = true};
+	if (tls_context_new(&config, &n->tls_client, why, sizeof(why)))
+		fail_msg("%s", why);
+	config.role = TLS_SERVER;
+	if (tls_context_new(&config, &n->tls_server, why, sizeof(why)))
+		fail_msg("%s", why);
+}
+
+#define KEY_A "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+#define KEY_B "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+
+static void under_tls(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	make_tls(&w, &w.a, KEY_A);
+	make_tls(&w, &w.b, KEY_A);
+	world_start(&w);
+	write_some(&w.a, 200);
+	expect_same(&w, &w.a, __LINE__);
+	assert_true(status(&w.a).tls && status(&w.b).tls);
+	world_close(&w);
+}
+
+static void wrong_key_is_said(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	make_tls(&w, &w.a, KEY_A);
+	make_tls(&w, &w.b, KEY_B);
+	world_start(&w);
+	WAIT(&w, strstr(status(&w.a).refusal, "TLS: ") && strstr(status(&w.b).refusal, "TLS: "));
+	assert_non_null(strstr(status(&w.a).refusal, "key"));
+	assert_true(status(&w.a).connects == 0);
+	world_close(&w);
+}
+
+#endif
+
+#ifdef WORLD_SIM
+
+/* A node dies by kill or power cut in the middle of things and comes back: nothing that was
+ * acknowledged is lost, and both sides become equal. */
+static void crashes_of_the_secondary(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 12; i++) {
+		sim_crash_after_ios(w.sim, w.b.env, 1 + sim_random(w.sim, 400),
+				    (enum sim_crash)sim_random(w.sim, 4));
+		for (unsigned n = 0; n < 40 && !sim_node_dead(w.b.env); n++) {
+			write_some(&w.a, 20);
+			if (rnd(&w, 3) == 0)
+				let_pass(&w, 100);
+		}
+		w.b.replication = sim_node_dead(w.b.env) ? NULL : w.b.replication;
+		if (!w.b.replication) {
+			w.b.volume = NULL;
+			w.b.env = sim_restart(w.sim, w.b.env);
+			listen_on(&w.b);
+			start(&w.b, VOLUME_SECONDARY);
+		} else {
+			sim_crash_after_ios(w.sim, w.b.env, 0, SIM_CRASH_KILL);
+		}
+		write_some(&w.a, 10);
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
+static void silent_links(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	for (unsigned i = 0; i < 8; i++) {
+		write_some(&w.a, 50);
+		sim_cut(w.sim, "a", "b", i % 2);
+		write_some(&w.a, 50);
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
+#endif
+
+static int run(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(first_sync_then_stream),
+		cmocka_unit_test(catch_up_sends_what_changed),
+		cmocka_unit_test(restarts_of_either_side),
+		cmocka_unit_test(writers_go_on_during_catch_up),
+		cmocka_unit_test(too_much_for_staging_goes_in_place),
+		cmocka_unit_test(failover_and_back),
+		cmocka_unit_test(split_brain_is_refused_until_one_gives_in),
+		cmocka_unit_test(reverse_sync_gives_a_lost_disk_back),
+		cmocka_unit_test(the_operator_can_end_a_restore),
+		cmocka_unit_test(unrelated_volumes_are_refused),
+		cmocka_unit_test(only_one_side_knows_the_other),
+		cmocka_unit_test(garbage_is_answered_by_hanging_up),
+#ifdef WORLD_SIM
+		cmocka_unit_test(crashes_of_the_secondary),
+		cmocka_unit_test(silent_links),
+#else
+		cmocka_unit_test(under_tls),
+		cmocka_unit_test(wrong_key_is_said),
+#endif
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int main(int argc, char **argv)
+{
+	const char *text = argc > 1 ? argv[1] : getenv("SEED");
+	int failed = 0;
+
+	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	if (getenv("TEST"))
+		cmocka_set_test_filter(getenv("TEST"));
+#ifdef WORLD_SIM
+	failed = run();
+#else
+	static const enum env_backend backends[] = {ENV_BACKEND_URING, ENV_BACKEND_AIO};
+	for (unsigned i = 0; i < 2; i++) {
+		struct env *env;
+		const char *why;
+		backend = backends[i];
+		if (env_real_new(backend, 1, &env, &why)) {
+			printf("SKIP: %s\n", why);
+			continue;
+		}
+		printf("backend: %s\n", env_backend_name(env));
+		env_free(env);
+		failed += run();
+	}
+#endif
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	return failed;
+}
