@@ -13,6 +13,7 @@
 #   volume_is NODE CONDITION            jq condition on the first volume's status
 #   wait_for SECONDS WHAT COMMAND...    polls; on time-out: fail and end of the test
 #   ok NAME / fail NAME WHY / skip NAME WHY
+#   part FUNCTION ARGS...               runs it for itself: its failure does not end the test
 #   need COMMAND...                     skips the whole test where one is missing
 
 set -uo pipefail
@@ -59,10 +60,9 @@ begin() {
 # Something to be undone at the end, the last first.
 at_end() { cleanups+=("$*"); }
 
-finish() {
-	local status=$? node i
-	trap '' INT TERM
-	trap - EXIT
+# Ends what was started here; the last lines of the logs if it went wrong.
+end_all() { # STATUS
+	local node i
 	for ((i = ${#helpers[@]} - 1; i >= 0; i--)); do
 		kill -KILL -- "-${helpers[i]}" 2>/dev/null
 	done
@@ -74,16 +74,31 @@ finish() {
 		kill -KILL "${pid_of[$node]}" 2>/dev/null
 	done
 	wait 2>/dev/null
-	if [ $failed -gt 0 ] || [ $status -ne 0 ]; then
-		for i in "$dir"/*.log; do
-			[ -s "$i" ] || continue
-			echo "# --- end of ${i##*/}"
-			tail -n 12 "$i" | sed 's/^/# /'
-		done
-	fi
+	[ "$1" -ne 0 ] || return 0
+	for i in "$dir"/*.log; do
+		[ -s "$i" ] || continue
+		echo "# --- end of ${i##*/}"
+		tail -n 12 "$i" | sed 's/^/# /'
+	done
+}
+
+finish() {
+	local status=$?
+	trap '' INT TERM
+	trap - EXIT
+	[ $status -ne 0 ] || [ $failed -eq 0 ] || status=1
+	end_all $status
 	[ -n "${KEEP:-}" ] && echo "# kept: $dir" || rm -rf "$dir"
-	[ $failed -gt 0 ] && exit 1
 	exit $status
+}
+
+# A part of the test that fails for itself: what it starts ends with it, the next parts still run.
+part() { # FUNCTION ARGUMENTS...
+	(
+		helpers=() cleanups=() pid_of=()
+		trap 'status=$?; trap - EXIT; end_all $status; exit $status' EXIT
+		"$@"
+	) || failed=$((failed + 1))
 }
 
 # Ends the test: the reason is a failure of its own.

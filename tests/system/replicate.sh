@@ -134,8 +134,8 @@ one_round() {
 	counts[$fault]=$((${counts[$fault]:-0} + 1))
 }
 
-for io in $(backends); do
-	current=$io
+run_backend() {
+	current=kills_and_cuts_$io
 	declare -A counts=()
 	rm -rf "$dir"/[ab].* "$dir/log"
 	link='' pair_config $((2 * half_mib))
@@ -154,5 +154,9 @@ for io in $(backends); do
 	stop b
 	kill -KILL "$relay_pid"
 	wait "$relay_pid" 2>/dev/null
-	ok "kills_and_cuts_$io"
+	ok "$current"
+}
+
+for io in $(backends); do
+	part run_backend
 done

@@ -148,5 +148,5 @@ run_backend() {
 }
 
 for io in $(backends); do
-	run_backend
+	part run_backend
 done

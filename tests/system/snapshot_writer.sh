@@ -70,6 +70,6 @@ one_run() { # NAME WITH_PEER
 }
 
 for io in $(backends); do
-	one_run "one_instant_alone_$io" no
-	one_run "one_instant_with_peer_$io" yes
+	part one_run "one_instant_alone_$io" no
+	part one_run "one_instant_with_peer_$io" yes
 done

@@ -32,7 +32,6 @@ replicates() { # what is written at a is at b
 	start a
 	wait_for 30 "the first sync" in_sync a
 	volume_is a .replication.tls >/dev/null || die "no TLS between the nodes"
-	head -c 8M /dev/urandom >"$dir/want"
 	nbdcopy "$dir/want" "$(uri a)" || die "nbdcopy"
 	cmp "$dir/want" "$dir/b.img" || die "not at the peer"
 	stop a
@@ -58,36 +57,45 @@ leaf one ca
 leaf two ca
 leaf stranger otherca
 
-for io in $(backends); do
+peers_by_key() {
 	current=peers_by_key_$io
 	fresh
 	replicates
+}
 
+peers_by_certificate() {
 	current=peers_by_certificate_$io
 	fresh
 	with_certificates a one ca
 	with_certificates b two ca
 	replicates
+}
 
+wrong_key_is_refused() {
 	current=wrong_key_is_refused_$io
 	fresh
 	rm -f "$dir/psk2"
 	"$build/offsite" keygen "$dir/psk2" >/dev/null
 	sed -i "s|^psk-file = .*|psk-file = $dir/psk2|" "$dir/a.conf"
 	refused 'wrong pre-shared key'
+}
 
+foreign_certificate_is_refused() {
 	current=foreign_certificate_is_refused_$io
 	fresh
 	with_certificates a stranger ca
 	with_certificates b two ca
 	refused 'certificate'
+}
 
+plaintext_peer_is_refused() {
 	current=plaintext_peer_is_refused_$io
 	fresh
 	sed -i 's|^psk-file = .*|peer-plaintext = yes|' "$dir/a.conf"
 	refused 'not TLS|closed|handshake'
+}
 
-	# ---- NBD ----
+nbd_by_key() {
 	current=nbd_by_key_$io
 	fresh
 	printf 'alice:%s\n' "$(openssl rand -hex 32)" >"$dir/nbd.psk"
@@ -114,7 +122,9 @@ for io in $(backends); do
 	stop a
 	stop b
 	ok "$current"
+}
 
+nbd_by_certificate() {
 	current=nbd_by_certificate_$io
 	fresh
 	with_certificates a one ca
@@ -141,4 +151,11 @@ for io in $(backends); do
 	stop a
 	stop b
 	ok "$current"
+}
+
+head -c 8M /dev/urandom >"$dir/want"
+for io in $(backends); do
+	for one in peers_by_key peers_by_certificate wrong_key_is_refused foreign_certificate_is_refused plaintext_peer_is_refused nbd_by_key nbd_by_certificate; do
+		part "$one"
+	done
 done
