@@ -1,0 +1,576 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * Cuts: the consumer's active map becomes the sealed map, and until the cut is finished the content of
+ * every sealed block as of the cut can be read.
+ *
+ * A sealed block is "safe" once it was read or copied into the preserve file; before that no mutation
+ * of it is issued (cut_ready). Copies and reads wait for the mutations issued before them and keep
+ * later ones back (struct reader), so what they see is what was issued up to the cut and nothing else.
+ */
+#include "daemon/volume/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "daemon/mutate.h"
+
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+static uint32_t cut_block(const struct volume_cut *cut)
+{
+	return volume_consumer_block_bytes(cut->consumer);
+}
+
+/* ---- the preserve file and its index ---------------------------------------------------------- */
+
+static struct preserve_slot *index_find(const struct volume_cut *cut, uint64_t block)
+{
+	uint64_t i = block * 0x9e3779b97f4a7c15ull;
+
+	for (i ^= i >> 32;; i++) {
+		struct preserve_slot *slot = &cut->index[i & (cut->index_size - 1)];
+
+		if (slot->block_plus_1 == 0 || slot->block_plus_1 == block + 1)
+			return slot;
+	}
+}
+
+static bool preserved(const struct volume_cut *cut, uint64_t block, uint64_t *slot)
+{
+	const struct preserve_slot *found;
+
+	if (cut->index_count == 0)
+		return false;
+	found = index_find(cut, block);
+	*slot = found->slot;
+	return found->block_plus_1 != 0;
+}
+
+static bool index_reserve(struct volume_cut *cut, uint64_t more)
+{
+	struct preserve_slot *old = cut->index;
+	uint64_t old_size = cut->index_size, size = old_size ? old_size : 4096;
+
+	while ((cut->index_count + more) * 2 > size)
+		size *= 2;
+	if (size == old_size)
+		return true;
+	cut->index = calloc(size, sizeof(*cut->index));
+	if (cut->index == NULL) {
+		cut->index = old;
+		return false;
+	}
+	cut->index_size = size;
+	for (uint64_t i = 0; i < old_size; i++)
+		if (old[i].block_plus_1 != 0)
+			*index_find(cut, old[i].block_plus_1 - 1) = old[i];
+	free(old);
+	return true;
+}
+
+static void lost_call(struct env_task *task)
+{
+	struct volume_cut *cut =
+		(struct volume_cut *)((char *)task - offsetof(struct volume_cut, lost_task));
+
+	if (cut->active && cut->is_lost && cut->lost != NULL)
+		cut->lost(cut->context, cut->lost_error);
+}
+
+static void cut_lose(struct volume_cut *cut, int error)
+{
+	struct volume *v = cut->volume;
+
+	if (cut->is_lost)
+		return;
+	cut->is_lost = true;
+	cut->lost_error = error;
+	env_log(v->env, ENV_LOG_WARNING, "volume %s: cut for the %s given up: %s", v->name,
+		cut->consumer == VOLUME_PEER ? "peer" : "store",
+		error == -ENOSPC ? "preserve area is full (preserve-max)" : strerror(-error));
+	env_defer(v->env, &cut->lost_task);
+}
+
+/* ---- copy before write ------------------------------------------------------------------------ */
+
+static void shrink_file(struct volume_cut *cut)
+{
+	if (cut->active || cut->jobs > 0 || cut->next_slot == 0)
+		return;
+	cut->next_slot = 0;
+	env_file_truncate(cut->volume->env, cut->file, 0);
+}
+
+static void job_end(struct preserve_job *job, int error)
+{
+	struct volume_cut *cut = job->cut;
+	struct volume *v = job->volume;
+	bool current = cut->active && cut->epoch == job->epoch;
+
+	if (current && error == 0 && !index_reserve(cut, job->count))
+		error = -ENOMEM;
+	if (current && error == 0) {
+		for (uint64_t i = 0; i < job->count; i++) {
+			*index_find(cut, job->first + i) = (struct preserve_slot){
+				.block_plus_1 = job->first + i + 1, .slot = job->slot + i};
+			cut->index_count++;
+		}
+		dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
+		v->stats.preserved_bytes += job->reader.end - job->reader.start;
+	} else if (current) {
+		cut_lose(cut, error);
+	}
+	job->busy = false;
+	cut->jobs--;
+	shrink_file(cut);
+	reader_end(v, &job->reader);
+	op_gate_all(queue_take(&v->wait_job));
+	op_ended(v);
+}
+
+static struct preserve_job *job_of_io(struct env_op *io)
+{
+	return (struct preserve_job *)((char *)io - offsetof(struct preserve_job, io));
+}
+
+static void job_written(struct env_op *io, int64_t result)
+{
+	job_end(job_of_io(io), result < 0 ? (int)result : 0);
+}
+
+static void job_read(struct env_op *io, int64_t result)
+{
+	struct preserve_job *job = job_of_io(io);
+
+	if (result < 0) {
+		volume_log_error(job->volume, "read", job->reader.start, (int)result);
+		job_end(job, (int)result);
+		return;
+	}
+	io->done = job_written;
+	env_write(job->volume->env, io, job->cut->file, job->buf->data,
+		  job->reader.end - job->reader.start, job->slot * cut_block(job->cut), 0);
+}
+
+static void job_ready(struct reader *reader)
+{
+	struct preserve_job *job =
+		(struct preserve_job *)((char *)reader - offsetof(struct preserve_job, reader));
+
+	job->io.done = job_read;
+	env_read(job->volume->env, &job->io, job->volume->backing, job->buf->data,
+		 reader->end - reader->start, reader->start);
+}
+
+static struct preserve_job *job_free(struct volume *v)
+{
+	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
+		if (!v->jobs[i].busy)
+			return &v->jobs[i];
+	return NULL;
+}
+
+/* The first block in [first, last] that is sealed and not safe, or DIRTY_NONE. */
+static uint64_t unsafe_next(const struct volume_cut *cut, uint64_t first, uint64_t last)
+{
+	while (first <= last) {
+		uint64_t block = dirty_next(&cut->sealed, first);
+
+		if (block == DIRTY_NONE || block > last)
+			break;
+		if (!dirty_test(&cut->safe, block))
+			return block;
+		first = dirty_next_clear(&cut->safe, block, last + 1);
+	}
+	return DIRTY_NONE;
+}
+
+/* Copies from block on as much as lies together, up to last, and as the limit allows. */
+static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t block,
+		      uint64_t last, struct op *op)
+{
+	struct volume *v = cut->volume;
+	uint64_t size = cut_block(cut), count = 1;
+	uint64_t max =
+		min64(BUF_SIZE_MAX / size, v->config.preserve_max_bytes / size - cut->used_slots);
+
+	while (count < max && block + count <= last && dirty_test(&cut->sealed, block + count) &&
+	       !dirty_test(&cut->safe, block + count))
+		count++;
+	job->busy = true;
+	job->cut = cut;
+	job->epoch = cut->epoch;
+	job->first = block;
+	job->count = count;
+	job->slot = cut->next_slot;
+	cut->next_slot += count;
+	cut->used_slots += count;
+	cut->jobs++;
+	v->ops++;
+	job->reader.start = block * size;
+	job->reader.end = min64((block + count) * size, v->size_bytes);
+	job->reader.ready = job_ready;
+	reader_start(v, &job->reader);
+	queue_push(&job->reader.waiters, op);
+}
+
+bool cut_ready(struct volume *v, struct op *op)
+{
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		struct volume_cut *cut = &v->cuts[c];
+		struct preserve_job *job;
+		uint64_t block, last;
+
+		if (!cut->active || cut->bits_only || cut->is_lost || MUTATE(volume_skip_preserve))
+			continue;
+		last = block_of(cut->consumer, op->piece_offset + op->piece_length - 1);
+		block = unsafe_next(cut, block_of(cut->consumer, op->piece_offset), last);
+		if (block == DIRTY_NONE)
+			continue;
+		if ((cut->used_slots + 1) * cut_block(cut) > v->config.preserve_max_bytes) {
+			cut_lose(cut, -ENOSPC);
+			continue;
+		}
+		job = job_free(v);
+		if (job == NULL)
+			queue_push(&v->wait_job, op);
+		else
+			job_start(cut, job, block, last, op);
+		return false;
+	}
+	return true;
+}
+
+/* ---- cut reads -------------------------------------------------------------------------------- */
+
+struct reading {
+	struct env_op io;
+	struct reader reader;
+	struct env_task task;
+	struct volume_cut *cut;
+	uint64_t pos;
+	int error;
+};
+_Static_assert(sizeof(struct reading) <= sizeof(((struct volume_cut_read *)0)->priv),
+	       "priv too small");
+
+static struct volume_cut_read *read_of(struct reading *reading)
+{
+	return (struct volume_cut_read *)((char *)reading - offsetof(struct volume_cut_read, priv));
+}
+
+static void reading_next(struct reading *reading);
+
+static void reading_end(struct reading *reading, int error)
+{
+	struct volume_cut *cut = reading->cut;
+	struct volume *v = cut->volume;
+	struct volume_cut_read *read = read_of(reading);
+	uint64_t first = reading->reader.start / cut_block(cut);
+
+	if (error == 0)
+		dirty_set(&cut->safe, first, (reading->reader.end - 1) / cut_block(cut) - first + 1,
+			  NULL, NULL);
+	else
+		v->stats.io_errors++;
+	cut->reads--;
+	reader_end(v, &reading->reader);
+	read->done(read, error);
+	op_ended(v);
+}
+
+static void reading_done(struct env_op *io, int64_t result)
+{
+	struct reading *reading = (struct reading *)((char *)io - offsetof(struct reading, io));
+
+	if (result < 0) {
+		volume_log_error(reading->cut->volume, "read", reading->pos, (int)result);
+		reading_end(reading, -EIO);
+		return;
+	}
+	reading->pos += (uint64_t)result;
+	if (reading->pos == reading->reader.end)
+		reading_end(reading, 0);
+	else
+		reading_next(reading);
+}
+
+/* Reads the run at pos that lies together in one of the two places. */
+static void reading_next(struct reading *reading)
+{
+	struct volume_cut *cut = reading->cut;
+	struct volume *v = cut->volume;
+	struct volume_cut_read *read = read_of(reading);
+	uint64_t size = cut_block(cut), block = reading->pos / size, count = 1;
+	uint64_t slot = 0, next_slot = 0;
+	bool copy = preserved(cut, block, &slot);
+	uint64_t length;
+
+	while ((block + count) * size < reading->reader.end &&
+	       preserved(cut, block + count, &next_slot) == copy &&
+	       (!copy || next_slot == slot + count))
+		count++;
+	length = min64(count * size, reading->reader.end - reading->pos);
+	reading->io.done = reading_done;
+	env_read(v->env, &reading->io, copy ? cut->file : v->backing,
+		 read->buf->data + (reading->pos - read->offset_bytes), length,
+		 copy ? slot * size : reading->pos);
+}
+
+/* In a turn of its own: done() is never called from inside the call. */
+static void reading_fail(struct env_task *task)
+{
+	struct reading *reading = (struct reading *)((char *)task - offsetof(struct reading, task));
+
+	reading_end(reading, reading->error);
+}
+
+static void reading_ready(struct reader *reader)
+{
+	struct reading *reading =
+		(struct reading *)((char *)reader - offsetof(struct reading, reader));
+
+	if (reading->cut->is_lost || reading->cut->volume->backing == NULL) {
+		reading->error = reading->cut->is_lost ? reading->cut->lost_error : -EIO;
+		reading->task.call = reading_fail;
+		env_defer(reading->cut->volume->env, &reading->task);
+		return;
+	}
+	reading_next(reading);
+}
+
+void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
+{
+	struct reading *reading = (struct reading *)read->priv;
+	struct volume *v = cut->volume;
+	uint64_t end = read->offset_bytes + read->length_bytes;
+
+	assert(cut->active && !cut->bits_only);
+	assert(read->length_bytes > 0 && read->length_bytes <= read->buf->size_bytes);
+	assert(read->offset_bytes % cut_block(cut) == 0 && end <= v->size_bytes);
+	assert(end % cut_block(cut) == 0 || end == v->size_bytes);
+	*reading = (struct reading){.cut = cut, .pos = read->offset_bytes};
+	reading->reader.start = read->offset_bytes;
+	reading->reader.end = end;
+	reading->reader.ready = reading_ready;
+	cut->reads++;
+	v->ops++;
+	reader_start(v, &reading->reader);
+}
+
+/* ---- begin and end ---------------------------------------------------------------------------- */
+
+static int open_preserve_file(struct volume_cut *cut)
+{
+	if (cut->file != NULL)
+		return 0;
+	return env_file_open(cut->volume->env, cut->path,
+			     ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &cut->file);
+}
+
+static uint64_t map_bytes(const struct volume *v, const struct dirty_map *map, uint64_t count,
+			  uint32_t block)
+{
+	uint64_t bytes = count * block, tail = v->size_bytes % block;
+
+	/* The last block may be a short one. */
+	if (tail != 0 && dirty_test(map, map->blocks - 1))
+		bytes -= block - tail;
+	return bytes;
+}
+
+int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
+		     void (*lost)(void *context, int error), void *context, struct volume_cut **out)
+{
+	struct volume_cut *cut = &v->cuts[c];
+	struct consumer *consumer = &v->consumers[c];
+	struct dirty_map empty = cut->sealed;
+
+	if (cut->active)
+		return -EBUSY;
+	if (v->backing == NULL)
+		return -EIO;
+	cut->bits_only = flags & VOLUME_CUT_BITS_ONLY;
+	if (!cut->bits_only) {
+		int error = open_preserve_file(cut);
+
+		if (error != 0) {
+			env_log(v->env, ENV_LOG_ERROR, "volume %s: %s: %s", v->name, cut->path,
+				strerror(-error));
+			return error;
+		}
+		assert(lost != NULL);
+		cut->failed_covered = true;
+	}
+	assert(empty.count == 0 && cut->safe.count == 0 && consumer->both == 0);
+	cut->sealed = consumer->active;
+	consumer->active = empty;
+	cut->active = true;
+	cut->is_lost = false;
+	cut->epoch++;
+	cut->lsn = v->state.lsn;
+	cut->bytes = map_bytes(v, &cut->sealed, cut->sealed.count, cut_block(cut));
+	cut->used_slots = 0;
+	cut->lost = lost;
+	cut->context = context;
+	/* What another's hand changes from now on is not marked. */
+	if (c == VOLUME_STORE && v->detached)
+		maps_mark(v, c, 0, v->size_bytes, false);
+	*out = cut;
+	return 0;
+}
+
+uint64_t volume_cut_lsn(const struct volume_cut *cut)
+{
+	return cut->lsn;
+}
+
+uint64_t volume_cut_bytes(const struct volume_cut *cut)
+{
+	return cut->bytes;
+}
+
+bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,
+		     uint64_t *start, uint64_t *length)
+{
+	uint64_t size = cut_block(cut), limit = cut->sealed.blocks;
+	uint64_t first, end;
+
+	assert(cut->active && max_bytes >= size);
+	if (offset >= cut->volume->size_bytes)
+		return false;
+	first = dirty_next(&cut->sealed, offset / size);
+	if (first == DIRTY_NONE)
+		return false;
+	if (limit - first > max_bytes / size)
+		limit = first + max_bytes / size;
+	end = dirty_next_clear(&cut->sealed, first, limit);
+	*start = first * size;
+	*length = min64(end * size, cut->volume->size_bytes) - *start;
+	return true;
+}
+
+/* Where a local write failed this side differs from what was streamed: not equal by a flush point. */
+static void keep_failed(struct volume_cut *cut)
+{
+	struct volume *v = cut->volume;
+
+	if (cut->consumer != VOLUME_PEER || v->failed_start == v->failed_end)
+		return;
+	if (cut->bits_only)
+		maps_mark(v, VOLUME_PEER, v->failed_start, v->failed_end - v->failed_start, false);
+	else if (cut->failed_covered)
+		v->failed_start = v->failed_end = 0;
+}
+
+void volume_cut_finish(struct volume_cut *cut, bool consumed)
+{
+	struct volume *v = cut->volume;
+	struct consumer *consumer = &v->consumers[cut->consumer];
+
+	assert(cut->active && cut->reads == 0);
+	cut->active = false;
+	if (!consumed)
+		dirty_merge(&consumer->active, &cut->sealed);
+	else if (MUTATE(volume_clear_active_on_consume))
+		dirty_clear_all(&consumer->active);
+	dirty_clear_all(&cut->sealed);
+	dirty_clear_all(&cut->safe);
+	consumer->both = 0;
+	free(cut->index);
+	cut->index = NULL;
+	cut->index_size = cut->index_count = 0;
+	env_defer_cancel(v->env, &cut->lost_task);
+	if (consumed) {
+		keep_failed(cut);
+		maps_loosened(v, cut->consumer);
+	}
+	cut->used_slots = 0;
+	shrink_file(cut);
+	/* Mutations that wait for a copy find that they need none when its job ends. */
+}
+
+uint64_t volume_dirty_bytes(const struct volume *v, enum volume_consumer c)
+{
+	const struct consumer *consumer = &v->consumers[c];
+	const struct dirty_map *active = &consumer->active, *sealed = &v->cuts[c].sealed;
+	uint64_t count = active->count + sealed->count - consumer->both;
+
+	return map_bytes(v, dirty_test(active, active->blocks - 1) ? active : sealed, count,
+			 volume_consumer_block_bytes(c));
+}
+
+bool volume_dirty_next(const struct volume *v, enum volume_consumer c, uint64_t offset,
+		       uint64_t *start, uint64_t *length)
+{
+	const struct dirty_map *active = &v->consumers[c].active, *sealed = &v->cuts[c].sealed;
+	uint64_t size = volume_consumer_block_bytes(c), first, end;
+
+	if (offset >= v->size_bytes)
+		return false;
+	first = min64(dirty_next(active, offset / size), dirty_next(sealed, offset / size));
+	if (first == DIRTY_NONE)
+		return false;
+	for (end = first; end < active->blocks;) {
+		if (dirty_test(active, end))
+			end = dirty_next_clear(active, end, active->blocks);
+		else if (dirty_test(sealed, end))
+			end = dirty_next_clear(sealed, end, active->blocks);
+		else
+			break;
+	}
+	*start = first * size;
+	*length = min64(end * size, v->size_bytes) - *start;
+	return true;
+}
+
+void cut_init(struct volume *v)
+{
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		v->cuts[c].volume = v;
+		v->cuts[c].consumer = (enum volume_consumer)c;
+		v->cuts[c].lost_task.call = lost_call;
+	}
+	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
+		v->jobs[i].volume = v;
+}
+
+void cut_release(struct volume *v)
+{
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		struct volume_cut *cut = &v->cuts[c];
+
+		assert(!cut->active);
+		if (cut->file != NULL)
+			env_file_close(v->env, cut->file);
+		cut->file = NULL;
+		free(cut->path);
+		cut->path = NULL;
+	}
+}
+
+void cut_check(const struct volume *v)
+{
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		const struct volume_cut *cut = &v->cuts[c];
+		const struct consumer *consumer = &v->consumers[c];
+		uint64_t both = 0;
+
+		dirty_check(&consumer->active);
+		dirty_check(&cut->sealed);
+		dirty_check(&cut->safe);
+		for (uint64_t w = 0; w < BITS_WORDS(cut->sealed.blocks); w++)
+			both += (uint64_t)__builtin_popcountll(cut->sealed.words[w] &
+							       consumer->active.words[w]);
+		assert(both == consumer->both);
+		if (!cut->active)
+			assert(cut->sealed.count == 0 && cut->safe.count == 0);
+		if (c == VOLUME_STORE && v->detached)
+			assert(consumer->active.count == consumer->active.blocks);
+	}
+}

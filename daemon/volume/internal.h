@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * internal: the state of a volume, shared by the files of this folder and by nobody else.
+ *
+ *   volume.c      open, close, what is reported
+ *   state.c       the state and the maps as set from outside
+ *   super.c       the superblock: three slots, blocking and asynchronous writes
+ *   maps.c        the file "maps": its pages, creation, recovery
+ *   intent.c      intent bits, group commit, checkpoints that retire them
+ *   request.c     a mutation's way: lock, read-modify-write, gate, ISSUE, completion
+ *   sync.c        fsync of the backing, shared by all who wait
+ *   cut.c         cuts, copy before write, reading sealed blocks
+ *   export.c      struct block, reads, volume_read(), volume_apply()
+ */
+#ifndef OFFSITE_VOLUME_INTERNAL_H
+#define OFFSITE_VOLUME_INTERNAL_H
+
+#include "daemon/volume/bits.h"
+#include "daemon/volume/dirty.h"
+#include "daemon/volume/overlap.h"
+#include "daemon/volume/volume.h"
+#include "protocol/metadata.h"
+
+#define TICK_NS           (5ull * 1000000000) /* regions idle for so long lose their intent bit */
+#define TOKENS            8192u               /* events of the write order that wait for the tap */
+#define BATCH_PAGES       64u                 /* map pages in one write */
+#define PRESERVE_JOBS     8u
+#define ZERO_PIECE        (1024ull * 1024 * 1024) /* of a TRIM or ZERO, where the backing can */
+#define ZERO_PROBE        65536u                  /* while it is not known whether it can */
+#define INTENT_WINDOW     4u                      /* regions marked together */
+#define INTENT_WINDOW_MAX 64u                     /* likewise when regions come in order */
+
+/* ---- one operation, in the private part of its owner's request --------------------------- */
+
+enum op_kind { OP_READ, OP_WRITE, OP_ZERO, OP_FLUSH };
+enum op_owner { OWNER_CLIENT, OWNER_READER, OWNER_APPLY };
+
+struct op {
+	struct env_op io;
+	struct volume *volume;
+	struct range_lock lock;
+	struct op *next;                     /* in the one queue it waits in */
+	uint64_t pos, end;                   /* what is not done yet of the request */
+	uint64_t piece_offset, piece_length; /* aligned; what is under way of it */
+	uint64_t lsn;
+	struct buf *bounce;
+	int error;
+	uint32_t tap_waits; /* tokens held by the tap */
+	uint32_t written;   /* of a piece that is zeroed by writing */
+	uint8_t kind, owner;
+	uint8_t edge;  /* read-modify-write: which edge block is read next */
+	bool trim : 1; /* client's TRIM: nothing where the backing cannot */
+	bool punch : 1, fua : 1, fast : 1;
+	bool piece_is_write : 1; /* edges of a ZERO too */
+	bool issued : 1;         /* local I/O of the piece is under way */
+	bool local_done : 1;     /* all pieces are */
+	bool punching : 1;       /* the env_zero() under way punches */
+	bool locked : 1;
+};
+_Static_assert(sizeof(struct op) <= sizeof(((struct block_request *)0)->priv), "priv too small");
+_Static_assert(sizeof(struct op) <= sizeof(((struct volume_apply *)0)->priv), "priv too small");
+
+struct op_queue {
+	struct op *first, *last;
+};
+
+/* ---- readers: copies made of the backing that no mutation may overtake --------------------- */
+
+/* While a reader is in the list no mutation that overlaps it is issued; it starts when those issued
+ * before have landed. It waits for nothing that is not issued yet, so it cannot deadlock with the
+ * locks of requests that wait at the gate. */
+struct reader {
+	struct reader *next, **previous;
+	uint64_t start, end;
+	uint32_t waiting; /* issued mutations still under way */
+	void (*ready)(struct reader *reader);
+	struct op_queue waiters; /* mutations to be looked at again when it ends */
+};
+
+struct preserve_job {
+	struct reader reader;
+	struct env_op io;
+	struct volume_cut *cut;
+	struct volume *volume;
+	struct buf *buf;
+	uint64_t epoch;        /* the cut's, when the job began */
+	uint64_t first, count; /* blocks */
+	uint64_t slot;
+	bool busy;
+};
+
+struct preserve_slot {
+	uint64_t block_plus_1; /* 0: empty */
+	uint64_t slot;
+};
+
+struct volume_cut {
+	struct volume *volume;
+	enum volume_consumer consumer;
+	uint64_t epoch; /* how many cuts this was: jobs of an earlier one tell themselves apart */
+	bool active, bits_only, is_lost;
+	bool failed_covered; /* begun after the last failed write: its content tells the truth */
+	int lost_error;
+	uint64_t lsn, bytes;
+	struct dirty_map sealed;
+	struct dirty_map safe; /* read or preserved: a mutation may go ahead */
+	void (*lost)(void *context, int error);
+	void *context;
+	struct env_task lost_task;
+	unsigned reads; /* cut_reads under way */
+
+	/* The preserve file: slots of one block each, and the index block -> slot. */
+	char *path;
+	struct env_file *file;
+	struct preserve_slot *index;
+	uint64_t index_size, index_count; /* size: a power of two */
+	uint64_t next_slot, used_slots;   /* used: by this cut */
+	unsigned jobs; /* that write to the file, for this cut or an earlier one */
+};
+
+/* ---- maps ----------------------------------------------------------------------------------- */
+
+struct page_batch { /* a run of pages on its way into "maps" */
+	struct env_op io;
+	struct metadata_page_wire *pages; /* BATCH_PAGES of them */
+};
+
+struct consumer {
+	struct dirty_map active;
+	uint64_t both;                  /* blocks active and sealed */
+	uint64_t page_count, page_base; /* in "maps" */
+	uint64_t regions_per_page;
+	uint64_t *stale;      /* per page: is to be stored */
+	uint64_t *stored_any; /* per page: the stored one may have bits */
+	uint64_t *storing;    /* per page: part of the checkpoint under way */
+	uint64_t *uncovered;  /* per region: has bits that only its intent bit covers */
+	uint64_t *covering;   /* per region: those are in the pages on their way */
+	bool all_dirty;       /* the superblock says the stored map counts as all ones */
+};
+
+struct intent {
+	uint64_t regions, page_count;
+	uint64_t *active;       /* set; every page written from now on includes it */
+	uint64_t *disk;         /* surely set on disk */
+	uint64_t *recent;       /* issued or landed since the checkpoint or tick before */
+	uint64_t *candidate;    /* of the checkpoint under way */
+	uint64_t *page_dirty;   /* per page: active bits that are not on disk */
+	uint64_t *page_loose;   /* per page: bits on disk that are not active */
+	uint64_t count;         /* active */
+	uint64_t next_in_order; /* region that goes on where the last window ended */
+	uint32_t window;
+	struct op_queue waiting;
+	struct page_batch batch;
+	uint64_t batch_first, batch_count;
+	bool writing;
+	bool tighten; /* write loose pages too */
+};
+
+enum checkpoint_step { CHECKPOINT_IDLE, CHECKPOINT_BACKING, CHECKPOINT_PAGES, CHECKPOINT_SYNC };
+
+struct checkpoint {
+	enum checkpoint_step step;
+	bool retire; /* the backing's fsync succeeded: candidates may be retired */
+	unsigned consumer;
+	uint64_t cursor; /* page */
+	struct page_batch batch;
+};
+
+/* ---- superblock ------------------------------------------------------------------------------ */
+
+struct super {
+	struct env_file *file;
+	uint64_t sequence; /* of the last slot written or being written */
+	uint64_t slot_sequence[METADATA_SUPER_SLOTS]; /* durable content; 0: none */
+	int writing;                                  /* slot, or -1 */
+	bool again;                                   /* something changed while writing */
+	struct env_op io;
+	struct metadata_super_wire *wire; /* of the asynchronous write */
+	uint64_t writing_sequence, writing_lsn;
+	uint64_t
+		bump_sequence; /* the bump is durable with a slot from this one on; 0: no bump waits */
+	uint64_t lsn_limit;    /* LSNs up to this are reserved durably */
+	uint64_t lsn_goal;     /* somebody waits for this one to be */
+	struct op_queue waiting;
+};
+
+enum capability { CAP_UNKNOWN, CAP_YES, CAP_NO };
+
+struct token {
+	struct op *op; /* NULL: free or released */
+	uint32_t generation;
+	uint32_t next_free;
+};
+
+struct volume {
+	struct block block;
+	struct env *env;
+	char *name, *backing_path, *state_dir, *super_path, *maps_path;
+	char description[96];
+	char failure[256]; /* why FAILED, or why FLUSH fails; "" */
+	struct volume_config config;
+	uint64_t size_bytes;
+	uint32_t align_bytes;                 /* of mutations: >= 512 */
+	uint32_t io_align_bytes;              /* of the backing */
+	struct volume_state state;            /* lsn included */
+	enum volume_disk_state disk_recorded; /* in the superblock while state.disk is FAILED */
+	bool detached;                        /* see METADATA_STORE_DETACHED */
+	bool in_sync, bumped;
+	bool suspended, closing, crashed;
+
+	struct env_file *backing, *maps;
+	struct super super;
+	struct intent intent;
+	struct checkpoint checkpoint;
+	struct env_timer tick;
+	struct consumer consumers[VOLUME_CONSUMERS];
+	struct volume_cut cuts[VOLUME_CONSUMERS];
+	uint64_t failed_start, failed_end; /* where a local write failed; empty: none */
+
+	struct range_table ranges;
+	struct reader *readers;
+	struct op_queue held; /* suspended */
+	struct op_queue wait_bounce, wait_job, wait_tap;
+	struct op_queue wait_checkpoint; /* far too many intents */
+	struct op_queue deferred;        /* to be completed with op->error in a later turn */
+	struct env_task deferred_task;
+	struct preserve_job jobs[PRESERVE_JOBS];
+	struct buf_pool *bounce_pool; /* of mutations: the tap may keep them */
+	struct buf_pool *local_pool;  /* of reads and preserving */
+	struct buf_waiter bounce_waiter, read_waiter;
+	bool bounce_waiting, read_waiting;
+	struct op_queue wait_read;
+	const uint8_t *zeroes; /* BUF_SIZE_MAX of them, read-only */
+	enum capability punch_cap, zero_cap;
+
+	struct env_op sync_io;
+	bool sync_running, sync_checkpoint_now, sync_checkpoint_next;
+	struct op_queue sync_now, sync_next;
+	int sync_error; /* an fsync failed: what was acknowledged may be gone, no FLUSH succeeds */
+
+	struct volume_tap *tap;
+	struct token *tokens;
+	uint32_t token_free; /* 1-based; 0: none */
+
+	uint64_t ops; /* operations of all kinds under way */
+	struct volume_stats stats;
+	uint64_t last_log_ns;
+	void (*closed)(void *context);
+	void *closed_context;
+	struct env_task close_task;
+};
+
+static inline struct block_request *request_of(struct op *op)
+{
+	return (struct block_request *)((char *)op - offsetof(struct block_request, priv));
+}
+static inline struct volume_apply *apply_of(struct op *op)
+{
+	return (struct volume_apply *)((char *)op - offsetof(struct volume_apply, priv));
+}
+static inline struct volume *volume_of_block(struct block *block)
+{
+	return (struct volume *)((char *)block - offsetof(struct volume, block));
+}
+
+static inline void queue_push(struct op_queue *queue, struct op *op)
+{
+	op->next = NULL;
+	if (queue->last != NULL)
+		queue->last->next = op;
+	else
+		queue->first = op;
+	queue->last = op;
+}
+
+static inline struct op *queue_pop(struct op_queue *queue)
+{
+	struct op *op = queue->first;
+
+	if (op != NULL) {
+		queue->first = op->next;
+		if (queue->first == NULL)
+			queue->last = NULL;
+	}
+	return op;
+}
+
+static inline struct op_queue queue_take(struct op_queue *queue)
+{
+	struct op_queue all = *queue;
+
+	*queue = (struct op_queue){0};
+	return all;
+}
+
+static inline uint64_t block_of(enum volume_consumer consumer, uint64_t offset)
+{
+	return offset >> (consumer == VOLUME_PEER ? 12 : 16);
+}
+static inline uint64_t round_down(uint64_t value, uint32_t align)
+{
+	return value & ~((uint64_t)align - 1);
+}
+static inline uint64_t round_up(uint64_t value, uint32_t align)
+{
+	return (value + align - 1) & ~((uint64_t)align - 1);
+}
+
+/* volume.c */
+/* Opens the backing; create: a missing regular file is made. On failure -errno and why. */
+int backing_open(struct volume *volume, bool create, char *why, size_t why_size);
+void volume_log_error(struct volume *volume, const char *what, uint64_t offset, int error);
+/* An operation of any kind ended; the last one lets a close go on. */
+void op_ended(struct volume *volume);
+
+/* super.c */
+int super_create(struct volume *volume);
+/* -ENOENT: there is none; -EINVAL and why: it is damaged. */
+int super_load(struct volume *volume, unsigned *flags, char *why, size_t why_size);
+/* Durable before it returns. flags: METADATA_CREATING, METADATA_CLEAN or 0. */
+int super_store(struct volume *volume, unsigned flags);
+void super_store_later(struct volume *volume);
+
+/* maps.c */
+int maps_init(struct volume *volume); /* memory */
+void maps_free(struct volume *volume);
+int maps_create(struct volume *volume, bool all_dirty);
+int maps_load(struct volume *volume, char *why, size_t why_size);
+/* Everything that is not stored yet; then, if the backing is durable, no intents. Blocking. */
+int maps_store_all(struct volume *volume, bool drop_intents);
+/* The content of a page of the consumer's map as of now. */
+void maps_page_words(const struct volume *volume, enum volume_consumer consumer, uint64_t page,
+		     uint64_t words[METADATA_PAGE_WORDS]);
+/* Marks bytes dirty. covered_by_intent: a mutation, whose region has an intent bit. */
+void maps_mark(struct volume *volume, enum volume_consumer consumer, uint64_t offset,
+	       uint64_t length, bool covered_by_intent);
+void maps_all_stale(struct volume *volume, enum volume_consumer consumer);
+/* Pages whose stored bits may be more than is dirty now are to be stored again. */
+void maps_loosened(struct volume *volume, enum volume_consumer consumer);
+
+/* intent.c */
+/* True if every region of the range has a durable intent bit. Else the op was queued. */
+bool intent_ready(struct volume *volume, struct op *op);
+void intent_touch(struct volume *volume, uint64_t offset, uint64_t length);
+/* Whatever lies in a region with an intent bit is dirty for all. */
+void intent_mark_active(struct volume *volume);
+void checkpoint_synced(struct volume *volume, int error);
+void checkpoint_want(struct volume *volume); /* arms the tick */
+void tick_init(struct volume *volume);
+bool intent_idle(const struct volume *volume);
+void intent_check(const struct volume *volume);
+
+/* request.c */
+/* Starts a mutation whose kind, owner, pos, end and flags are set. */
+void op_start(struct op *op);
+void op_lock_granted(struct op *op);
+void op_unlock(struct op *op);
+void op_gate(struct op *op);
+void op_gate_all(struct op_queue queue);
+void op_synced(struct op *op, int error);
+/* done() in a later turn. */
+void op_complete_later(struct op *op, int error);
+void op_complete(struct op *op, int error);
+void reader_start(struct volume *volume, struct reader *reader);
+void reader_end(struct volume *volume, struct reader *reader);
+void request_init(struct volume *volume);
+
+/* sync.c */
+void sync_join(struct op *op);
+void sync_join_checkpoint(struct volume *volume);
+
+/* cut.c */
+/* True if no block of the op's piece has to be preserved first. Else the op was queued. */
+bool cut_ready(struct volume *volume, struct op *op);
+void cut_init(struct volume *volume);
+void cut_release(struct volume *volume);
+void cut_check(const struct volume *volume);
+
+/* export.c */
+void export_init(struct volume *volume);
+void export_resume(struct volume *volume);
+void read_start(struct op *op);
+
+#endif

@@ -1,0 +1,791 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The way of a mutation:
+ *
+ *   op_start     asks for the range lock of all of the request
+ *   next_piece   cuts off what is done in one go: all of an aligned write, an edge block, up to 1 GiB
+ *                of zeroes; reads the edge blocks of what is not aligned into a bounce buffer
+ *   op_gate      all conditions of ISSUE, looked at in one go; the first that does not hold decides in
+ *                which queue the op waits, and then all are looked at again
+ *   issue        LSN, dirty bits, tap, local I/O: in one loop turn, so the order of issue is one
+ *   piece_done   the local I/O landed; the next piece, or the end
+ *
+ * The lock is held until the last piece has landed, so overlapping requests take effect in the order
+ * of their submission; a long one gives up its front as it goes.
+ */
+#include "daemon/volume/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "daemon/mutate.h"
+
+#define LSN_EXTEND (1ull << 31)
+
+static void next_piece(struct op *op);
+static void piece_done(struct op *op, int error);
+
+static struct op *op_of_io(struct env_op *io)
+{
+	return (struct op *)((char *)io - offsetof(struct op, io));
+}
+
+static struct op *op_of_lock(struct range_lock *lock)
+{
+	return (struct op *)((char *)lock - offsetof(struct op, lock));
+}
+
+/* ---- completion ------------------------------------------------------------------------------ */
+
+void op_complete(struct op *op, int error)
+{
+	struct volume *v = op->volume;
+
+	assert(!op->locked && !op->issued && op->bounce == NULL && op->tap_waits == 0);
+	if (op->owner != OWNER_APPLY) {
+		struct block_request *request = request_of(op);
+
+		if (op->owner == OWNER_CLIENT)
+			v->stats.in_flight--;
+		request->done(request, error);
+	} else {
+		struct volume_apply *apply = apply_of(op);
+
+		apply->done(apply, error);
+	}
+	op_ended(v);
+}
+
+static void deferred_run(struct env_task *task)
+{
+	struct volume *v = (struct volume *)((char *)task - offsetof(struct volume, deferred_task));
+	struct op_queue queue = queue_take(&v->deferred);
+	struct op *op;
+
+	while ((op = queue_pop(&queue)) != NULL)
+		op_complete(op, op->error);
+}
+
+void op_complete_later(struct op *op, int error)
+{
+	struct volume *v = op->volume;
+
+	if (error != 0 && error != -ESHUTDOWN)
+		v->stats.io_errors++;
+	buf_put(op->bounce);
+	op->bounce = NULL;
+	op_unlock(op);
+	op->local_done = true;
+	op->error = error;
+	if (op->tap_waits > 0)
+		return; /* an earlier piece of it */
+	queue_push(&v->deferred, op);
+	env_defer(v->env, &v->deferred_task);
+}
+
+static void complete_if_done(struct op *op)
+{
+	if (op->local_done && op->tap_waits == 0)
+		op_complete(op, op->error);
+}
+
+/* ---- locks ------------------------------------------------------------------------------------ */
+
+static void run_granted(struct range_lock *granted)
+{
+	while (granted != NULL) {
+		struct range_lock *next = granted->next;
+
+		op_lock_granted(op_of_lock(granted));
+		granted = next;
+	}
+}
+
+void op_unlock(struct op *op)
+{
+	if (!op->locked)
+		return;
+	op->locked = false;
+	run_granted(range_release(&op->volume->ranges, &op->lock));
+}
+
+static void op_lock(struct op *op)
+{
+	struct volume *v = op->volume;
+	uint64_t start = round_down(op->pos, v->align_bytes);
+	uint64_t end = round_up(op->end, v->align_bytes);
+
+	op->locked = true;
+	if (range_acquire(&v->ranges, &op->lock, start, end))
+		op_lock_granted(op);
+}
+
+void op_lock_granted(struct op *op)
+{
+	if (op->kind == OP_READ)
+		read_start(op);
+	else
+		next_piece(op);
+}
+
+void op_start(struct op *op)
+{
+	op->volume->ops++;
+	if (op->kind == OP_FLUSH)
+		op_gate(op);
+	else
+		op_lock(op);
+}
+
+/* Back to the door: nothing of the next piece has happened yet. Those that waited for its lock come to
+ * the gate in turn and follow it here, so the order is kept. */
+static void retreat(struct op *op)
+{
+	buf_put(op->bounce);
+	op->bounce = NULL;
+	queue_push(&op->volume->held, op);
+	op_unlock(op);
+}
+
+void export_resume(struct volume *v)
+{
+	struct op_queue held = queue_take(&v->held);
+	struct op *op;
+
+	while ((op = queue_pop(&held)) != NULL) {
+		if (op->kind == OP_FLUSH)
+			op_gate(op);
+		else if (op->kind == OP_READ && op->owner == OWNER_CLIENT)
+			read_start(op);
+		else
+			op_lock(op);
+	}
+}
+
+/* ---- pieces ----------------------------------------------------------------------------------- */
+
+static const struct buf *op_buf(const struct op *op, uint64_t *offset)
+{
+	if (op->owner == OWNER_APPLY) {
+		const struct volume_apply *apply = apply_of((struct op *)(uintptr_t)op);
+
+		*offset = apply->mutation.offset_bytes;
+		return apply->mutation.buf;
+	}
+	*offset = request_of((struct op *)(uintptr_t)op)->offset_bytes;
+	return request_of((struct op *)(uintptr_t)op)->buf;
+}
+
+static uint64_t piece_end(const struct op *op)
+{
+	uint64_t end = op->piece_offset + op->piece_length;
+
+	return end < op->end ? end : op->end;
+}
+
+static void finish_local(struct op *op)
+{
+	bool sync = op->kind == OP_ZERO && op->fua && op->error == 0;
+
+	op_unlock(op);
+	if (sync) {
+		sync_join(op);
+		return;
+	}
+	op->local_done = true;
+	complete_if_done(op);
+}
+
+void op_synced(struct op *op, int error)
+{
+	if (error != 0)
+		op->error = -EIO;
+	op->local_done = true;
+	complete_if_done(op);
+}
+
+static void edges_read(struct op *op)
+{
+	uint64_t from = op->pos, to = piece_end(op), offset;
+	uint8_t *target = op->bounce->data + (from - op->piece_offset);
+
+	if (op->kind == OP_ZERO) {
+		memset(target, 0, to - from);
+	} else {
+		const struct buf *buf = op_buf(op, &offset);
+
+		memcpy(target, buf->data + (from - offset), to - from);
+	}
+	op_gate(op);
+}
+
+static void edge_read_done(struct env_op *io, int64_t result);
+
+/* Edge 0 is the piece's first block, edge 1 its last. */
+static void read_edges(struct op *op)
+{
+	struct volume *v = op->volume;
+	uint32_t align = v->align_bytes;
+	uint64_t end = op->piece_offset + op->piece_length;
+	bool head = op->pos > op->piece_offset, tail = op->end < end;
+
+	while (op->edge < 2) {
+		unsigned edge = op->edge++;
+		bool single = op->piece_length == align;
+		uint64_t at = edge == 0 ? op->piece_offset : end - align;
+
+		if (edge == 0 ? !(head || (single && tail)) : !tail || single)
+			continue;
+		op->io.done = edge_read_done;
+		env_read(v->env, &op->io, v->backing, op->bounce->data + (at - op->piece_offset),
+			 align, at);
+		return;
+	}
+	edges_read(op);
+}
+
+static void edge_read_done(struct env_op *io, int64_t result)
+{
+	struct op *op = op_of_io(io);
+
+	if (result < 0) {
+		volume_log_error(op->volume, "read", op->piece_offset, (int)result);
+		op_complete_later(op, -EIO);
+		return;
+	}
+	read_edges(op);
+}
+
+static void bounce_resume(struct buf_waiter *waiter)
+{
+	struct volume *v =
+		(struct volume *)((char *)waiter - offsetof(struct volume, bounce_waiter));
+	struct op_queue queue = queue_take(&v->wait_bounce);
+	struct op *op;
+
+	v->bounce_waiting = false;
+	while ((op = queue_pop(&queue)) != NULL)
+		next_piece(op);
+}
+
+static void modify(struct op *op)
+{
+	struct volume *v = op->volume;
+
+	op->piece_is_write = true;
+	op->bounce = buf_alloc(v->bounce_pool, (uint32_t)op->piece_length);
+	if (op->bounce == NULL) {
+		queue_push(&v->wait_bounce, op);
+		if (!v->bounce_waiting) {
+			v->bounce_waiting = true;
+			buf_wait(v->bounce_pool, &v->bounce_waiter, (uint32_t)op->piece_length);
+		}
+		return;
+	}
+	op->edge = 0;
+	read_edges(op);
+}
+
+static uint64_t zero_piece_max(const struct volume *v, bool punch)
+{
+	if ((punch && v->punch_cap == CAP_YES) || v->zero_cap == CAP_YES)
+		return ZERO_PIECE;
+	if (v->zero_cap == CAP_NO && (!punch || v->punch_cap == CAP_NO))
+		return BUF_SIZE_MAX;
+	return ZERO_PROBE;
+}
+
+static void next_zero(struct op *op)
+{
+	struct volume *v = op->volume;
+	uint32_t align = v->align_bytes;
+	uint64_t start = round_down(op->pos, align), limit;
+
+	if (op->trim && v->punch_cap == CAP_NO) {
+		op->pos = op->end;
+		finish_local(op);
+		return;
+	}
+	if (op->fast && v->zero_cap == CAP_NO && (!op->punch || v->punch_cap == CAP_NO)) {
+		op->error = -EOPNOTSUPP;
+		finish_local(op);
+		return;
+	}
+	op->piece_offset = start;
+	if (start < op->pos || op->end - op->pos < align) {
+		op->piece_length = align;
+		modify(op);
+		return;
+	}
+	limit = zero_piece_max(v, op->punch);
+	op->piece_length = round_down(op->end, align) - op->pos;
+	/* Up to the next multiple of the limit, so that pieces and map pages fit together. */
+	if (op->piece_length > limit - op->pos % limit)
+		op->piece_length = limit - op->pos % limit;
+	op->piece_is_write = false;
+	op->written = 0;
+	op_gate(op);
+}
+
+static void next_piece(struct op *op)
+{
+	struct volume *v = op->volume;
+	uint32_t align = v->align_bytes;
+	uint64_t end;
+
+	if (op->pos == op->end || op->error != 0) {
+		finish_local(op);
+		return;
+	}
+	if (v->backing == NULL) {
+		op_complete_later(op, -EIO);
+		return;
+	}
+	if (op->kind == OP_ZERO) {
+		next_zero(op);
+		return;
+	}
+	op->piece_offset = round_down(op->pos, align);
+	end = round_up(op->end, align);
+	if (op->piece_offset == op->pos && end == op->end) {
+		op->piece_length = op->end - op->pos;
+		op->piece_is_write = true;
+		op_gate(op);
+		return;
+	}
+	if (end - op->piece_offset > BUF_SIZE_MAX)
+		end = op->piece_offset + BUF_SIZE_MAX;
+	op->piece_length = end - op->piece_offset;
+	modify(op);
+}
+
+/* ---- the gate -------------------------------------------------------------------------------- */
+
+static bool readers_ready(struct volume *v, struct op *op)
+{
+	for (struct reader *r = v->readers; r != NULL; r = r->next) {
+		if (r->start >= op->piece_offset + op->piece_length || op->piece_offset >= r->end)
+			continue;
+		queue_push(&r->waiters, op);
+		return false;
+	}
+	return true;
+}
+
+/* The generation of what is written from now on, where the peer does not follow. */
+static void bump(struct volume *v)
+{
+	struct volume_generations *g = &v->state.generations;
+
+	if (!id128_is_zero(&g->current)) {
+		memmove(&g->history[1], &g->history[0], sizeof(g->history) - sizeof(g->history[0]));
+		g->history[0] = g->current;
+		if (id128_is_zero(&g->base))
+			g->base = g->current;
+	}
+	do
+		env_random(v->env, &g->current, sizeof(g->current));
+	while (id128_is_zero(&g->current));
+	v->bumped = true;
+	v->super.bump_sequence = v->super.sequence + 1;
+}
+
+static bool super_ready(struct volume *v, struct op *op)
+{
+	struct super *super = &v->super;
+	uint64_t lsn = op->owner == OWNER_APPLY ? apply_of(op)->mutation.lsn : v->state.lsn + 1;
+	bool changes = op->owner == OWNER_CLIENT && op->kind != OP_FLUSH;
+
+	if (changes &&
+	    ((!v->in_sync && !v->bumped) || id128_is_zero(&v->state.generations.current)))
+		bump(v);
+	if (lsn + LSN_EXTEND > super->lsn_limit && super->writing < 0) {
+		if (lsn > super->lsn_goal)
+			super->lsn_goal = lsn;
+		super_store_later(v);
+	}
+	if (lsn <= super->lsn_limit && (!changes || super->bump_sequence == 0))
+		return true;
+	if (lsn > super->lsn_goal)
+		super->lsn_goal = lsn;
+	queue_push(&super->waiting, op);
+	if (super->writing < 0 || super->writing_sequence < super->bump_sequence)
+		super_store_later(v);
+	return false;
+}
+
+static bool tap_ready(struct volume *v, struct op *op)
+{
+	if (v->tap == NULL || op->owner != OWNER_CLIENT)
+		return true;
+	if (v->token_free != 0 && v->tap->ready(v->tap))
+		return true;
+	queue_push(&v->wait_tap, op);
+	return false;
+}
+
+/* True if the tap keeps the op waiting. */
+static bool tap_issue(struct volume *v, struct op *op)
+{
+	struct volume_mutation mutation = {
+		.type = op->kind == OP_FLUSH ? VOLUME_FLUSH
+			: op->piece_is_write ? VOLUME_WRITE
+					     : VOLUME_ZERO,
+		.fua = op->fua,
+		.punch = op->punch && !op->piece_is_write,
+		.lsn = op->lsn,
+	};
+	uint32_t index = v->token_free - 1;
+	struct token *token = &v->tokens[index];
+
+	if (op->kind != OP_FLUSH) {
+		mutation.offset_bytes = op->piece_offset;
+		mutation.length_bytes = op->piece_length;
+	}
+	if (mutation.type == VOLUME_WRITE)
+		mutation.buf = op->bounce != NULL ? op->bounce : request_of(op)->buf;
+	v->token_free = token->next_free;
+	token->op = op;
+	op->tap_waits++;
+	if (v->tap->issue(v->tap, &mutation, (uint64_t)token->generation << 32 | index))
+		return true;
+	token->op = NULL;
+	token->generation++;
+	token->next_free = v->token_free;
+	v->token_free = index + 1;
+	op->tap_waits--;
+	return false;
+}
+
+static void start_zero(struct op *op);
+
+static void write_done(struct env_op *io, int64_t result)
+{
+	piece_done(op_of_io(io), result < 0 ? (int)result : 0);
+}
+
+static void zero_write_done(struct env_op *io, int64_t result)
+{
+	struct op *op = op_of_io(io);
+
+	if (result < 0) {
+		piece_done(op, (int)result);
+		return;
+	}
+	op->written += (uint32_t)result;
+	if (op->written == op->piece_length)
+		piece_done(op, 0);
+	else
+		start_zero(op);
+}
+
+static void zero_done(struct env_op *io, int64_t result)
+{
+	struct op *op = op_of_io(io);
+	struct volume *v = op->volume;
+	enum capability *cap = op->punching ? &v->punch_cap : &v->zero_cap;
+
+	if (result == -EOPNOTSUPP) {
+		*cap = CAP_NO;
+		start_zero(op);
+		return;
+	}
+	if (result == 0)
+		*cap = CAP_YES;
+	piece_done(op, (int)result);
+}
+
+/* The best the backing can: punch, zero, or write. */
+static void start_zero(struct op *op)
+{
+	struct volume *v = op->volume;
+	uint64_t left = op->piece_length - op->written;
+
+	op->punching = op->punch && v->punch_cap != CAP_NO;
+	if (op->written == 0 && (op->punching || v->zero_cap != CAP_NO)) {
+		op->io.done = zero_done;
+		env_zero(v->env, &op->io, v->backing, op->piece_offset, op->piece_length,
+			 op->punching ? ENV_ZERO_PUNCH : 0);
+		return;
+	}
+	op->io.done = zero_write_done;
+	env_write(v->env, &op->io, v->backing, v->zeroes, left < BUF_SIZE_MAX ? left : BUF_SIZE_MAX,
+		  op->piece_offset + op->written, 0);
+}
+
+#ifdef OFFSITE_MUTATIONS
+/* The fault "acknowledged before written": the write goes on by itself, without its request. */
+struct stray {
+	struct env_op io;
+	struct buf *buf;
+};
+
+static void stray_done(struct env_op *io, int64_t result)
+{
+	struct stray *stray = (struct stray *)io;
+
+	(void)result;
+	buf_put(stray->buf);
+	free(stray);
+}
+
+static bool ack_before_write(struct op *op)
+{
+	struct volume *v = op->volume;
+	struct stray *stray;
+
+	if (!MUTATE(volume_ack_before_write) || op->owner != OWNER_CLIENT || op->bounce != NULL)
+		return false;
+	stray = calloc(1, sizeof(*stray));
+	stray->io.done = stray_done;
+	stray->buf = buf_get(request_of(op)->buf);
+	env_write(v->env, &stray->io, v->backing, stray->buf->data, op->piece_length,
+		  op->piece_offset, 0);
+	piece_done(op, 0);
+	return true;
+}
+#else
+static bool ack_before_write(struct op *op)
+{
+	(void)op;
+	return false;
+}
+#endif
+
+static void start_local(struct op *op)
+{
+	struct volume *v = op->volume;
+	const uint8_t *data;
+	uint64_t offset;
+
+	if (op->kind == OP_FLUSH) {
+		sync_join(op);
+		return;
+	}
+	op->issued = true;
+	if (!op->piece_is_write) {
+		start_zero(op);
+		return;
+	}
+	if (ack_before_write(op))
+		return;
+	data = op->bounce != NULL ? op->bounce->data : op_buf(op, &offset)->data;
+	op->io.done = write_done;
+	env_write(v->env, &op->io, v->backing, data, op->piece_length, op->piece_offset,
+		  op->fua && op->kind == OP_WRITE ? ENV_WRITE_FUA : 0);
+}
+
+static void issue(struct op *op)
+{
+	struct volume *v = op->volume;
+
+	if (op->owner == OWNER_APPLY) {
+		op->lsn = apply_of(op)->mutation.lsn;
+		if (op->lsn > v->state.lsn)
+			v->state.lsn = op->lsn;
+	} else {
+		op->lsn = ++v->state.lsn;
+		if (op->kind != OP_FLUSH) {
+			intent_touch(v, op->piece_offset, op->piece_length);
+			for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+				maps_mark(v, (enum volume_consumer)c, op->piece_offset,
+					  op->piece_length, true);
+		}
+		if (v->tap != NULL)
+			tap_issue(v, op);
+	}
+	start_local(op);
+}
+
+void op_gate(struct op *op)
+{
+	struct volume *v = op->volume;
+
+	if (v->suspended && op->owner == OWNER_CLIENT && !v->closing) {
+		retreat(op);
+		return;
+	}
+	if (op->kind != OP_FLUSH) {
+		if (v->readers != NULL && !readers_ready(v, op))
+			return;
+		if (!cut_ready(v, op))
+			return;
+	}
+	if (!super_ready(v, op))
+		return;
+	if (op->kind != OP_FLUSH && op->owner == OWNER_CLIENT && !intent_ready(v, op))
+		return;
+	if (!tap_ready(v, op))
+		return;
+	issue(op);
+}
+
+void op_gate_all(struct op_queue queue)
+{
+	struct op *op;
+
+	while ((op = queue_pop(&queue)) != NULL)
+		op_gate(op);
+}
+
+/* ---- landing ----------------------------------------------------------------------------------- */
+
+/* This side's content is unknown there, whatever the consumers have. */
+static void landed_badly(struct op *op, int error)
+{
+	struct volume *v = op->volume;
+	uint64_t end = op->piece_offset + op->piece_length;
+
+	volume_log_error(v, "write", op->piece_offset, error);
+	v->stats.io_errors++;
+	op->error = -EIO;
+	if (op->owner != OWNER_CLIENT)
+		return;
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		maps_mark(v, (enum volume_consumer)c, op->piece_offset, op->piece_length, true);
+	if (v->failed_start == v->failed_end) {
+		v->failed_start = op->piece_offset;
+		v->failed_end = end;
+	}
+	if (op->piece_offset < v->failed_start)
+		v->failed_start = op->piece_offset;
+	if (end > v->failed_end)
+		v->failed_end = end;
+	v->cuts[VOLUME_PEER].failed_covered = false;
+}
+
+static void tell_readers(struct volume *v, uint64_t start, uint64_t end)
+{
+	struct reader *next;
+
+	for (struct reader *r = v->readers; r != NULL; r = next) {
+		next = r->next;
+		if (r->waiting == 0 || r->start >= end || start >= r->end)
+			continue;
+		if (--r->waiting == 0)
+			r->ready(r);
+	}
+}
+
+static void piece_done(struct op *op, int error)
+{
+	struct volume *v = op->volume;
+	uint64_t start = op->piece_offset, end = start + op->piece_length;
+
+	assert(op->issued);
+	op->issued = false;
+	if (op->owner == OWNER_CLIENT)
+		intent_touch(v, start, op->piece_length);
+	if (error != 0)
+		landed_badly(op, error);
+	op->pos = piece_end(op);
+	buf_put(op->bounce);
+	op->bounce = NULL;
+	if (v->readers != NULL)
+		tell_readers(v, start, end);
+	if (op->lock.wide && op->pos < op->end && op->pos > op->lock.start &&
+	    op->pos % v->align_bytes == 0)
+		run_granted(range_shrink(&v->ranges, &op->lock, op->pos));
+	next_piece(op);
+}
+
+/* ---- readers ------------------------------------------------------------------------------------ */
+
+void reader_start(struct volume *v, struct reader *reader)
+{
+	reader->waiting = 0;
+	reader->waiters = (struct op_queue){0};
+	for (struct range_lock *lock = v->ranges.all; lock != NULL; lock = lock->all_next) {
+		struct op *op = op_of_lock(lock);
+
+		if (op->issued && op->piece_offset < reader->end &&
+		    reader->start < op->piece_offset + op->piece_length)
+			reader->waiting++;
+	}
+	reader->next = v->readers;
+	reader->previous = &v->readers;
+	if (reader->next != NULL)
+		reader->next->previous = &reader->next;
+	v->readers = reader;
+	if (MUTATE(volume_cut_ignores_in_flight))
+		reader->waiting = 0;
+	if (reader->waiting == 0)
+		reader->ready(reader);
+}
+
+void reader_end(struct volume *v, struct reader *reader)
+{
+	assert(reader->waiting == 0);
+	*reader->previous = reader->next;
+	if (reader->next != NULL)
+		reader->next->previous = reader->previous;
+	op_gate_all(queue_take(&reader->waiters));
+}
+
+/* ---- the tap ------------------------------------------------------------------------------------ */
+
+void volume_set_tap(struct volume *v, struct volume_tap *tap)
+{
+	v->tap = tap;
+	op_gate_all(queue_take(&v->wait_tap));
+}
+
+void volume_tap_resume(struct volume *v)
+{
+	op_gate_all(queue_take(&v->wait_tap));
+}
+
+static struct op *token_free(struct volume *v, uint32_t index)
+{
+	struct token *token = &v->tokens[index];
+	struct op *op = token->op;
+
+	token->op = NULL;
+	token->generation++;
+	token->next_free = v->token_free;
+	v->token_free = index + 1;
+	assert(op->tap_waits > 0);
+	op->tap_waits--;
+	return op;
+}
+
+void volume_tap_done(struct volume *v, uint64_t token)
+{
+	uint32_t index = (uint32_t)token;
+	bool none_free = v->token_free == 0;
+
+	assert(index < TOKENS);
+	/* Released meanwhile: whoever holds the old token is late. */
+	if (v->tokens[index].op == NULL || v->tokens[index].generation != token >> 32)
+		return;
+	complete_if_done(token_free(v, index));
+	if (none_free)
+		op_gate_all(queue_take(&v->wait_tap));
+}
+
+void volume_tap_release_all(struct volume *v)
+{
+	struct op_queue done = {0};
+	struct op *op;
+
+	for (uint32_t i = 0; i < TOKENS; i++) {
+		if (v->tokens[i].op == NULL)
+			continue;
+		op = token_free(v, i);
+		if (op->local_done && op->tap_waits == 0)
+			queue_push(&done, op);
+	}
+	while ((op = queue_pop(&done)) != NULL)
+		op_complete(op, op->error);
+	op_gate_all(queue_take(&v->wait_tap));
+}
+
+void request_init(struct volume *v)
+{
+	v->bounce_waiter.resume = bounce_resume;
+	v->deferred_task.call = deferred_run;
+	for (uint32_t i = 0; i < TOKENS; i++)
+		v->tokens[i].next_free = i + 2 <= TOKENS ? i + 2 : 0;
+	v->token_free = 1;
+}

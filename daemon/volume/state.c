@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The volume's state and maps as set from outside. All of it is durable before it returns; the
+ * superblock alone is written here, never a map page: pages have one writer at a time (intent.c).
+ */
+#include "daemon/volume/internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+void volume_get_state(const struct volume *v, struct volume_state *state)
+{
+	*state = v->state;
+}
+
+static bool disk_change_allowed(enum volume_disk_state from, enum volume_disk_state to)
+{
+	static const bool allowed[4][4] = {
+		[VOLUME_DISK_UPTODATE] = {true, true, true, true},
+		[VOLUME_DISK_OUTDATED] = {true, true, true, true},
+		[VOLUME_DISK_INCONSISTENT] = {true, false, true, true},
+		[VOLUME_DISK_FAILED] = {true, false, true, true},
+	};
+
+	return allowed[from][to];
+}
+
+int volume_set_state(struct volume *v, const struct volume_state *state)
+{
+	struct volume_state old = v->state;
+	enum volume_disk_state old_recorded = v->disk_recorded;
+	bool old_detached = v->detached;
+	int error;
+
+	assert(disk_change_allowed(old.disk, state->disk));
+	v->state = *state;
+	v->state.lsn = old.lsn;
+	if (state->disk != VOLUME_DISK_FAILED)
+		v->disk_recorded = state->disk;
+	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */
+	if (state->role == VOLUME_PRIMARY)
+		v->detached = false;
+	error = super_store(v, 0);
+	if (error != 0) {
+		v->state = old;
+		v->disk_recorded = old_recorded;
+		v->detached = old_detached;
+		return error;
+	}
+	/* Who waited for the superblock may find what it waits for. */
+	op_gate_all(queue_take(&v->super.waiting));
+	checkpoint_want(v);
+	return 0;
+}
+
+void volume_set_peer_in_sync(struct volume *v, bool in_sync)
+{
+	v->in_sync = in_sync;
+	if (in_sync)
+		v->bumped = false;
+}
+
+/* The stored map counts as all ones until every page is stored again. */
+static int distrust_stored(struct volume *v, enum volume_consumer c)
+{
+	struct consumer *consumer = &v->consumers[c];
+	int error;
+
+	if (consumer->all_dirty)
+		return 0;
+	consumer->all_dirty = true;
+	error = super_store(v, 0);
+	if (error != 0)
+		consumer->all_dirty = false;
+	return error;
+}
+
+int volume_mark(struct volume *v, enum volume_consumer c, uint64_t offset, uint64_t length)
+{
+	int error;
+
+	if (length == 0)
+		return 0;
+	assert(offset < v->size_bytes && length <= v->size_bytes - offset);
+	error = distrust_stored(v, c);
+	if (error != 0)
+		return error;
+	maps_mark(v, c, offset, length, false);
+	checkpoint_want(v);
+	return 0;
+}
+
+int volume_mark_all(struct volume *v, enum volume_consumer c, bool allocated_only)
+{
+	uint64_t offset = 0, start, end;
+	int error = distrust_stored(v, c);
+
+	if (error != 0)
+		return error;
+	while (allocated_only && v->backing != NULL && offset < v->size_bytes) {
+		error = env_file_next_data(v->env, v->backing, offset, &start, &end);
+		if (error == -ENXIO || (error == 0 && start >= v->size_bytes)) {
+			checkpoint_want(v);
+			return 0;
+		}
+		if (error != 0 || start < offset || end <= start)
+			break; /* it cannot say: everything */
+		if (end > v->size_bytes)
+			end = v->size_bytes;
+		maps_mark(v, c, start, end - start, false);
+		offset = end;
+	}
+	if (!allocated_only || v->backing == NULL || offset < v->size_bytes)
+		maps_mark(v, c, 0, v->size_bytes, false);
+	checkpoint_want(v);
+	return 0;
+}
+
+int volume_clear_all(struct volume *v, enum volume_consumer c)
+{
+	if (v->cuts[c].active)
+		return -EBUSY;
+	if (c == VOLUME_STORE && v->detached)
+		return 0;
+	dirty_clear_all(&v->consumers[c].active);
+	if (c == VOLUME_PEER)
+		v->failed_start = v->failed_end = 0;
+	maps_loosened(v, c);
+	return 0;
+}
+
+int volume_begin_applying(struct volume *v)
+{
+	struct id128 snapshot = v->state.snapshot;
+	bool all_dirty = v->consumers[VOLUME_STORE].all_dirty;
+	int error;
+
+	if (v->detached && id128_is_zero(&snapshot))
+		return 0;
+	v->state.snapshot = (struct id128){0};
+	v->detached = true;
+	v->consumers[VOLUME_STORE].all_dirty = true;
+	error = super_store(v, 0);
+	if (error != 0) {
+		v->state.snapshot = snapshot;
+		v->detached = false;
+		v->consumers[VOLUME_STORE].all_dirty = all_dirty;
+		return error;
+	}
+	maps_mark(v, VOLUME_STORE, 0, v->size_bytes, false);
+	return 0;
+}
+
+int volume_replace_backing(struct volume *v, char *why, size_t why_size)
+{
+	struct env_file *old = v->backing;
+	enum volume_disk_state disk = v->state.disk, recorded = v->disk_recorded;
+	int error;
+
+	if (old != NULL &&
+	    (v->ranges.all != NULL || v->readers != NULL || v->sync_running ||
+	     v->stats.in_flight > 0 || (disk != VOLUME_DISK_FAILED && v->stats.clients > 0))) {
+		snprintf(why, why_size, "volume %s: in use", v->name);
+		return -EBUSY;
+	}
+	/* INCONSISTENT first: from here on nobody takes the content for anything. */
+	v->state.disk = v->disk_recorded = VOLUME_DISK_INCONSISTENT;
+	error = super_store(v, 0);
+	if (error != 0) {
+		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->super_path,
+			 strerror(-error));
+		v->state.disk = disk;
+		v->disk_recorded = recorded;
+		return error;
+	}
+	v->backing = NULL;
+	if (old != NULL)
+		env_file_close(v->env, old);
+	error = backing_open(v, true, why, why_size);
+	if (error != 0) {
+		v->state.disk = VOLUME_DISK_FAILED;
+		snprintf(v->failure, sizeof(v->failure), "%s", why);
+		return error;
+	}
+	v->failure[0] = '\0';
+	v->sync_error = 0;
+	v->punch_cap = v->zero_cap = CAP_UNKNOWN;
+	return 0;
+}
