@@ -221,29 +221,14 @@ static int do_read(struct env_file *file, void *buf, uint64_t length, uint64_t o
 	return 0;
 }
 
-/* A failed write leaves anything of itself. */
-static void write_in_part(struct sim *sim, struct inode *inode, const struct change *change)
-{
-	switch (sim_random(sim, 3)) {
-	case 0:
-		return;
-	case 1:
-		change_tear(sim, &inode->now, change);
-		if (sim_random(sim, 2))
-			change_tear(sim, &inode->durable, change);
-		return;
-	default:
-		change_tear(sim, &inode->now, change);
-	}
-}
-
 static int do_change(struct env_file *file, struct change *change, bool durable)
 {
 	struct sim_disk *disk = disk_of(file->owner);
 	struct inode *inode = file->inode;
 
 	if (fails(file, disk->options.write_eio_ppm)) {
-		write_in_part(disk->sim, inode, change);
+		if (sim_random(disk->sim, 2)) /* it leaves anything of itself */
+			inode_change_torn(disk->sim, inode, change);
 		free(change);
 		return -EIO;
 	}
@@ -495,20 +480,7 @@ static void disk_op_orphan(struct sim *sim, struct disk_op *d, struct inode *ino
 	case 1:
 		break;
 	default:
-		/* Torn: sector by sector, each a change of its own, so that a power cut then
-		 * decides about them again. */
-		for (uint64_t i = 0; i < change->length; i += SECTOR) {
-			uint64_t n = change->length - i < SECTOR ? change->length - i : SECTOR;
-			struct change *c;
-
-			if (sim_random(sim, 2))
-				continue;
-			c = change_new(change->type,
-				       change->type == CHANGE_WRITE ? change->data + i : NULL,
-				       change->offset + i, n);
-			c->punch = change->punch;
-			inode_change(inode, c);
-		}
+		inode_change_torn(sim, inode, change);
 	}
 	free(change);
 }

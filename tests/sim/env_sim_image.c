@@ -221,6 +221,22 @@ void inode_change(struct inode *inode, struct change *change)
 	inode->pending++;
 }
 
+void inode_change_torn(struct sim *sim, struct inode *inode, const struct change *change)
+{
+	for (uint64_t i = 0; i < change->length; i += SECTOR) {
+		uint64_t n = change->length - i < SECTOR ? change->length - i : SECTOR;
+		struct change *c;
+
+		if (sim_random(sim, 2))
+			continue;
+		c = change_new(change->type, change->type == CHANGE_WRITE ? change->data + i : NULL,
+			       change->offset + i, n);
+		c->punch = change->punch;
+		inode_change(inode, c);
+	}
+}
+
+/* Everything up to change number upto (exclusive) is durable. */
 void inode_flush(struct inode *inode, uint64_t upto)
 {
 	while (inode->pending > 0 && inode->completed - inode->pending < upto) {

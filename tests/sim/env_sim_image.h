@@ -63,6 +63,8 @@ struct change *change_new(enum change_type type, const void *data, uint64_t offs
 			  uint64_t length);
 /* A change is complete: reads see it. */
 void inode_change(struct inode *inode, struct change *change);
+/* Some of its sectors, each a change of its own, so that a power cut decides about each again. */
+void inode_change_torn(struct sim *sim, struct inode *inode, const struct change *change);
 /* Everything up to change number upto (exclusive) is durable. */
 void inode_flush(struct inode *inode, uint64_t upto);
 /* What happens to each pending change, by mode; afterwards none is pending. */
