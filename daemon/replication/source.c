@@ -253,6 +253,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 	if (!source->final) {
 		struct volume_state state;
 		volume_get_state(source->volume, &state);
+		source->phase = SOURCE_DONE;
 		if (state.role == VOLUME_PRIMARY)
 			propose(source);
 		source->ops->cut_acknowledged(source->owner, false);

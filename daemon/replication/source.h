@@ -24,6 +24,7 @@ struct source;
  *  CUT       sealed blocks are being sent                  yes                if final
  *  ENDED     waiting for CUT_ACK                           yes                if final
  *  STREAM    in sync                                       between POINTs     yes
+ *  DONE      a secondary gave its content; link to end     no                 no
  */
 enum source_phase {
 	SOURCE_OFF,
@@ -32,6 +33,7 @@ enum source_phase {
 	SOURCE_CUT,
 	SOURCE_ENDED,
 	SOURCE_STREAM,
+	SOURCE_DONE,
 };
 
 struct source_ops {

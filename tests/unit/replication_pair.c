@@ -171,10 +171,14 @@ static void dump(struct world *w)
 
 static void let_pass(struct world *w, unsigned ms)
 {
+#ifdef WORLD_SIM
+	sim_run_until(w->sim, NULL, ms * 1000000ull);
+#else
 	uint64_t end = now_ns(w) + ms * 1000000ull;
 
 	while (now_ns(w) < end)
 		turn(w);
+#endif
 }
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
