@@ -20,7 +20,7 @@ struct options {
 	uint64_t first, seeds;
 	unsigned seconds;      /* 0: no limit */
 	unsigned seed_seconds; /* a seed that takes longer hangs */
-	bool one, trace, verbose;
+	bool one, trace, verbose, keep_going;
 	const char *mutation;
 	const char *program;
 };
@@ -73,11 +73,29 @@ static void print_replay(const struct options *options, uint64_t seed)
 		options->mutation != NULL ? options->mutation : "");
 }
 
+/* keep_going: only what tells failures apart. */
+static void report(const struct options *options, uint64_t seed, FILE *output, int status)
+{
+	char line[4096];
+
+	if (!options->keep_going)
+		print_replay(options, seed);
+	rewind(output);
+	while (fgets(line, sizeof(line), output) != NULL)
+		if (!options->keep_going || strstr(line, "FAILED") || strstr(line, "ERROR:") ||
+		    strstr(line, "Assertion") || strstr(line, "runtime error"))
+			fputs(line, stderr);
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "FAILED: seed %llu: %s\n", (unsigned long long)seed,
+			strsignal(WTERMSIG(status)));
+	if (!options->keep_going)
+		print_replay(options, seed);
+}
+
 /* In a child, whose output is held back until it is known that it failed. */
 static bool seed_fails(const struct options *options, uint64_t seed)
 {
 	FILE *output = tmpfile();
-	char line[4096];
 	int status;
 	pid_t pid;
 
@@ -98,15 +116,8 @@ static bool seed_fails(const struct options *options, uint64_t seed)
 		fclose(output);
 		return false;
 	}
-	print_replay(options, seed);
-	rewind(output);
-	while (fgets(line, sizeof(line), output) != NULL)
-		fputs(line, stderr);
+	report(options, seed, output, status);
 	fclose(output);
-	if (WIFSIGNALED(status))
-		fprintf(stderr, "FAILED: seed %llu: %s\n", (unsigned long long)seed,
-			strsignal(WTERMSIG(status)));
-	print_replay(options, seed);
 	return true;
 }
 
@@ -121,17 +132,23 @@ static double now(void)
 static int run_all(const struct options *options)
 {
 	double start = now();
-	uint64_t done = 0;
+	uint64_t done = 0, failed = 0;
 
 	printf("sim: seeds from %llu\n", (unsigned long long)options->first);
 	for (; done < options->seeds; done++) {
 		if (options->seconds > 0 && now() - start > options->seconds)
 			break;
-		if (seed_fails(options, options->first + done)) {
-			printf("sim: %llu seeds passed before the failure\n",
-			       (unsigned long long)done);
-			return 1;
-		}
+		if (!seed_fails(options, options->first + done))
+			continue;
+		failed++;
+		if (!options->keep_going)
+			break;
+	}
+	if (failed > 0) {
+		printf("sim: %llu of %llu seeds from %llu failed\n", (unsigned long long)failed,
+		       (unsigned long long)(done + !options->keep_going),
+		       (unsigned long long)options->first);
+		return 1;
 	}
 	printf("sim: %llu seeds from %llu passed in %.1f s\n", (unsigned long long)done,
 	       (unsigned long long)options->first, now() - start);
@@ -155,6 +172,7 @@ int main(int argc, char **argv)
 					      {"first", required_argument, NULL, 'f'},
 					      {"seconds", required_argument, NULL, 's'},
 					      {"seed", required_argument, NULL, 'o'},
+					      {"keep-going", no_argument, NULL, 'k'},
 					      {"trace", no_argument, NULL, 't'},
 					      {"verbose", no_argument, NULL, 'v'},
 					      {"mutation", required_argument, NULL, 'm'},
@@ -181,6 +199,9 @@ int main(int argc, char **argv)
 			break;
 		case 't':
 			options.trace = true;
+			break;
+		case 'k':
+			options.keep_going = true;
 			break;
 		case 'v':
 			options.verbose = true;

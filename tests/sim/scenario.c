@@ -37,9 +37,12 @@ static enum sim_crash any_crash(struct world *world)
 	return modes[world_random(world, 7)];
 }
 
+/* Where nothing happens but timers, few steps are a long time: that is for run_time(). */
 static void run_steps(struct world *world, uint64_t steps)
 {
-	while (steps-- > 0 && world_step(world))
+	uint64_t end = sim_now_ns(world->sim) + WORLD_SECOND / 20;
+
+	while (steps-- > 0 && sim_now_ns(world->sim) < end && world_step(world))
 		;
 }
 
@@ -120,6 +123,8 @@ static void lose_secondary_disk(struct world *world)
 		return;
 	sim_disk_lose(world->nodes[B].env);
 	model_peer_lost(world->model);
+	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++) /* acknowledgements on their way */
+		world->clients[i].streaming = false;
 	sim_note(world->sim, "the secondary's disk is lost");
 }
 
