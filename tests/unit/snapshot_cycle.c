@@ -1,0 +1,531 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Snapshots of a volume in memory: what is stored, what comes back, what it costs, what is deleted. */
+#include "tests/unit/snapshot_fixture.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+/* The file holds exactly what the volume holds now. */
+static void assert_same(const struct volume *v, const char *path)
+{
+	uint8_t data[CHUNK];
+	struct stat st;
+	int fd = open(path, O_RDONLY);
+
+	assert_true(fd >= 0);
+	assert_int_equal(fstat(fd, &st), 0);
+	assert_int_equal(st.st_size, v->size);
+	for (uint64_t i = 0; i < v->chunks; i++) {
+		size_t length = v->size - i * CHUNK < CHUNK ? v->size - i * CHUNK : CHUNK;
+
+		assert_int_equal(pread(fd, data, length, (off_t)(i * CHUNK)), length);
+		if (memcmp(data, v->data[i] ? v->data[i] : zero_chunk, length))
+			fail_msg("chunk %llu differs", (unsigned long long)i);
+	}
+	close(fd);
+}
+
+static void check_restore(struct world *w, const struct id128 *id, const char *name)
+{
+	char path[128];
+	struct waited r;
+
+	snprintf(path, sizeof(path), "%s/%s", w->dir, name);
+	r = restore_file(w->env, w->repo, id, path, false);
+	assert_string_equal(r.result.why, "");
+	assert_same(w->v, path);
+	assert_int_equal(unlink(path), 0);
+}
+
+static void fill_some(struct world *w, unsigned count, uint64_t seed)
+{
+	for (unsigned i = 0; i < count; i++)
+		fake_fill(w->v, (seed * 7919 + i * 13) % w->v->chunks, seed * 1000 + i);
+}
+
+static void content_comes_back(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited c;
+
+	world_volume(w, 200 * 1024 * 1024 + 4096 * 3, 0, 1 << 20);
+	fill_some(w, 300, 1);
+	fake_fill(w->v, w->v->chunks - 1, 99); /* the last, shorter one */
+	memset(w->v->data[w->v->chunks - 1] + 4096 * 3, 0, CHUNK - 4096 * 3);
+	c = create(w->env, w->writer, "first");
+	assert_string_equal(c.result.why, "");
+	assert_string_equal(c.result.info.label, "first");
+	assert_int_equal(c.result.info.sequence, 1);
+	assert_true(id128_equal(&w->v->state.snapshot, &c.result.info.id));
+	check_restore(w, NULL, "whole");
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+static void empty_volume(void **state)
+{
+	struct world *w = world_of(state);
+
+	world_volume(w, 1 << 20, 0, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_int_equal(w->m->count, 1);
+	check_restore(w, NULL, "empty");
+}
+
+static void only_changes_are_stored(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited c;
+	unsigned packs, maps, manifests, gets;
+	uint64_t put;
+
+	world_volume(w, 512ull << 20, 0, 0);
+	for (unsigned i = 0; i < 2048; i++)
+		fake_fill(w->v, i * 4, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	put = w->m->put_bytes;
+	gets = w->m->gets;
+	fake_fill(w->v, 8, 100001);
+	fake_fill(w->v, 9, 100002);
+	fake_write(w->v, 12, NULL); /* now zero */
+	fake_fill(w->v, 16, 4);     /* the same as before */
+	c = create(w->env, w->writer, "");
+	assert_int_equal(c.result.error, 0);
+	assert_int_equal(c.result.info.changed_bytes, 4 * CHUNK);
+	assert_int_equal(c.result.info.objects, 3);
+	assert_true(w->m->put_bytes - put < 3 * CHUNK + 100000);
+	assert_true(w->m->gets - gets <= 2); /* the manifest, one map page */
+	memory_count(w->m, &packs, &maps, &manifests);
+	assert_int_equal(manifests, 2);
+	check_restore(w, NULL, "second");
+	c = create(w->env, w->writer, ""); /* nothing changed */
+	assert_int_equal(c.result.info.objects, 1);
+	check_restore(w, NULL, "third");
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+struct overwriter {
+	struct volume *v;
+	uint8_t *image[64];
+};
+
+static void overwrite_now(struct memory_store *m, const char *name)
+{
+	struct overwriter *o = m->context;
+
+	for (unsigned i = 0; i < 64; i++)
+		fake_fill(o->v, i, 5000 + i);
+}
+
+/* What is written during the snapshot is not in it, and is in the next. */
+static void a_snapshot_is_one_instant(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited first = {.done = false};
+	struct id128 id;
+
+	world_volume(w, 64 * CHUNK, 0, 128 << 10);
+	for (unsigned i = 0; i < 64; i++)
+		fake_fill(w->v, i, i);
+	snapshot_create(w->writer, "", waited_done, &first);
+	for (unsigned i = 0; i < 64; i += 2)
+		fake_fill(w->v, i, 1000 + i);
+	env_run_until(w->env, &first.done);
+	assert_int_equal(first.result.error, 0);
+	id = first.result.info.id;
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "new");
+	for (unsigned i = 0; i < 64; i += 2)
+		fake_fill(w->v, i, i);
+	check_restore(w, &id, "old");
+	/* Again, with the writes in the middle. */
+	w->m->context = &(struct overwriter){.v = w->v};
+	w->m->on_put = overwrite_now;
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	w->m->on_put = NULL;
+	for (unsigned i = 0; i < 64; i++)
+		fake_fill(w->v, i, i);
+	check_restore(w, NULL, "middle");
+}
+
+static void huge_volume_small_change(void **state)
+{
+	struct world *w = world_of(state);
+	double start, took;
+	struct waited c;
+
+	world_volume(w, 1ull << 40, 0, 0);
+	for (unsigned i = 0; i < 3000; i++)
+		fake_fill(w->v, (uint64_t)i * 5000, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned i = 0; i < 160; i++)
+		fake_fill(w->v, (uint64_t)i * 100003 % w->v->chunks, 77 + i);
+	start = seconds();
+	c = create(w->env, w->writer, "");
+	took = seconds() - start;
+	assert_int_equal(c.result.error, 0);
+	print_message("10 MiB changed of 1 TiB: %.3f s (the test's volume included)\n", took);
+	assert_true(took < 2.0); /* sanitizers and a loaded machine included */
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+static void many_changes_few_objects(void **state)
+{
+	struct world *w = world_of(state);
+	unsigned packs, maps, manifests;
+
+	world_volume(w, 4ull << 30, 0, 0);
+	for (unsigned i = 0; i < 10000; i++)
+		fake_fill(w->v, (uint64_t)i * 6 % w->v->chunks, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	memory_count(w->m, &packs, &maps, &manifests);
+	print_message("10,000 chunks: %u packs, %u maps\n", packs, maps);
+	assert_true(w->m->count <= 50);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+static void delete_gives_space_back(void **state)
+{
+	struct world *w = world_of(state);
+	struct id128 ids[4];
+	struct waited d;
+	unsigned packs, maps, manifests, before;
+
+	world_volume(w, 64 << 20, 0, 1 << 20);
+	for (unsigned s = 0; s < 4; s++) {
+		struct waited c;
+
+		fill_some(w, 50, s);
+		c = create(w->env, w->writer, "");
+		assert_int_equal(c.result.error, 0);
+		ids[s] = c.result.info.id;
+	}
+	before = w->m->count;
+	d = delete (w->env, w->repo, &ids[1]);
+	assert_string_equal(d.result.why, "");
+	assert_true(d.result.freed_bytes > 0);
+	assert_int_equal(d.result.deleted_objects, before - w->m->count);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	check_restore(w, NULL, "newest");
+	assert_int_equal(delete (w->env, w->repo, &ids[1]).result.error, -ENOENT);
+	assert_int_equal(delete (w->env, w->repo, &ids[3]).result.error, 0);
+	fake_fill(w->v, 5, 12345); /* the newest is gone: the next compares by hash */
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "after");
+	for (struct waited l = list(w->env, w->repo); l.listed; l = list(w->env, w->repo))
+		assert_int_equal(delete (w->env, w->repo, &l.infos[0].id).result.error, 0);
+	memory_count(w->m, &packs, &maps, &manifests);
+	assert_int_equal(packs + maps + manifests, 0);
+}
+
+static void keep_last(void **state)
+{
+	struct world *w = world_of(state);
+
+	world_volume(w, 64 << 20, 2, 1 << 20);
+	for (unsigned s = 0; s < 5; s++) {
+		fill_some(w, 60, s);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	}
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_int_equal(collect(w->env, w->repo).result.deleted_objects, 0);
+	check_restore(w, NULL, "kept");
+}
+
+/* Another node writes in between: nothing may be taken over unseen. */
+static void another_writer(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_writer_config config = {.node_name = "other"};
+	struct volume *other;
+	struct snapshot_writer *writer;
+
+	world_volume(w, 64 << 20, 0, 0);
+	other = fake_volume(w->env, 64 << 20, 0x11);
+	writer = snapshot_writer_new(other, w->repo, &config);
+	fill_some(w, 100, 1);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	fake_fill(other, 3, 3);
+	assert_int_equal(create(w->env, writer, "").result.error, 0);
+	fake_fill(w->v, 50, 50);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "own");
+	writer_free(w->env, writer);
+	fake_volume_free(other);
+}
+
+struct meddler {
+	struct world *w;
+	struct waited waited;
+	struct id128 id;
+	struct snapshot_writer *writer;
+	bool on;
+};
+
+static void delete_base_now(struct memory_store *m, const char *name)
+{
+	struct meddler *d = m->context;
+
+	if (!d->on || !strstr(name, "/packs/"))
+		return;
+	d->on = false;
+	snapshot_delete(d->w->repo, &d->id, waited_done, &d->waited);
+}
+
+/* The snapshot compared with is deleted, and what only it needs, while the new one relies on it. */
+static void base_deleted_meanwhile(void **state)
+{
+	struct world *w = world_of(state);
+	struct meddler d = {.w = w, .on = true};
+	struct waited c;
+
+	world_volume(w, 64 << 20, 0, 1 << 20);
+	fill_some(w, 100, 1);
+	d.id = create(w->env, w->writer, "").result.info.id;
+	fill_some(w, 40, 2);
+	w->m->context = &d;
+	w->m->on_put = delete_base_now;
+	c = create(w->env, w->writer, "");
+	assert_int_equal(c.result.error, -ESTALE);
+	env_run_until(w->env, &d.waited.done);
+	assert_int_equal(list(w->env, w->repo).listed, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	check_restore(w, NULL, "again");
+}
+
+static void write_elsewhere_now(struct memory_store *m, const char *name)
+{
+	struct meddler *d = m->context;
+
+	if (!d->on || !strstr(name, "/packs/"))
+		return;
+	d->on = false;
+	snapshot_create(d->writer, "", waited_done, &d->waited);
+}
+
+/* Two nodes at once: each snapshot that is listed afterwards is whole. */
+static void two_writers_at_once(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_writer_config config = {.node_name = "other", .keep_last = 1};
+	struct volume *other;
+	struct meddler d = {.w = w, .on = true};
+
+	world_volume(w, 64 << 20, 0, 256 << 10);
+	other = fake_volume(w->env, 64 << 20, 0x11);
+	fake_fill(other, 1, 1);
+	d.writer = snapshot_writer_new(other, w->repo, &config);
+	fill_some(w, 100, 1);
+	w->m->context = &d;
+	w->m->on_put = write_elsewhere_now;
+	create(w->env, w->writer, "");
+	env_run_until(w->env, &d.waited.done);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "mine");
+	writer_free(w->env, d.writer);
+	fake_volume_free(other);
+}
+
+static void lost_cut(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited c;
+
+	world_volume(w, 16 << 20, 0, 0);
+	fill_some(w, 100, 1);
+	w->v->lose_cut = true;
+	c = create(w->env, w->writer, "");
+	assert_int_equal(c.result.error, -ENOSPC);
+	assert_non_null(strstr(c.result.why, "preserve-max"));
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "then");
+}
+
+static void grown_volume(void **state)
+{
+	struct world *w = world_of(state);
+	struct volume *old;
+
+	world_volume(w, 3 * CHUNK + 4096, 0, 0);
+	fill_some(w, 4, 1);
+	memset(w->v->data[3] + 4096, 0, CHUNK - 4096);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	old = w->v;
+	w->v = fake_volume(w->env, 80 << 20, 0x11);
+	w->v->state = old->state;
+	for (unsigned i = 0; i < 4; i++)
+		fake_write(w->v, i, old->data[i]);
+	memset(w->v->dirty, 0, w->v->chunks / 8 + 1);
+	writer_free(w->env, w->writer);
+	w->writer = snapshot_writer_new(w->v, w->repo, &(struct snapshot_writer_config){0});
+	fake_volume_free(old);
+	fake_fill(w->v, 1100, 1);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "grown");
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+static void refusals(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited first = {.done = false}, c;
+	struct id128 nobody = {{9}};
+
+	world_volume(w, 16 << 20, 0, 0);
+	fake_fill(w->v, 1, 1);
+	snapshot_create(w->writer, "", waited_done, &first);
+	c = create(w->env, w->writer, "");
+	assert_int_equal(c.result.error, -EBUSY);
+	env_run_until(w->env, &first.done);
+	assert_int_equal(first.result.error, 0);
+	w->v->state.role = VOLUME_SECONDARY;
+	assert_int_equal(create(w->env, w->writer, "").result.error, -EPERM);
+	w->v->state.role = VOLUME_PRIMARY;
+	w->v->state.disk = VOLUME_DISK_INCONSISTENT;
+	assert_int_equal(create(w->env, w->writer, "").result.error, -EPERM);
+	w->v->state.disk = VOLUME_DISK_UPTODATE;
+	w->v->fail_set_state = true;
+	assert_int_equal(create(w->env, w->writer, "").result.error, -EIO);
+	w->v->fail_set_state = false;
+	assert_int_equal(delete (w->env, w->repo, &nobody).result.error, -ENOENT);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+}
+
+static void given_up_when_stopping(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited first = {.done = false};
+
+	world_volume(w, 16 << 20, 0, 0);
+	fill_some(w, 100, 1);
+	snapshot_create(w->writer, "", waited_done, &first);
+	writer_free(w->env, w->writer);
+	assert_true(first.done);
+	assert_int_equal(first.result.error, -ECANCELED);
+	w->writer = snapshot_writer_new(w->v, w->repo, &(struct snapshot_writer_config){0});
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "later");
+}
+
+static void volume_restored_in_place(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_target *target;
+	struct id128 current = {{7}};
+	char why[256];
+	struct waited r;
+	uint8_t *want[5];
+
+	world_volume(w, 80 << 20, 0, 0);
+	w->v->state.generations.current = current;
+	fill_some(w, 200, 1);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned i = 0; i < 5; i++) {
+		want[i] = calloc(1, CHUNK);
+		if (w->v->data[i * 100])
+			memcpy(want[i], w->v->data[i * 100], CHUNK);
+		fake_fill(w->v, i * 100, 999 + i);
+	}
+	assert_int_equal(snapshot_target_volume(w->v, &target, why, sizeof(why)), 0);
+	r = restore(w->env, w->repo, NULL, target);
+	assert_string_equal(r.result.why, "");
+	for (unsigned i = 0; i < 5; i++) {
+		assert_memory_equal(w->v->data[i * 100] ? w->v->data[i * 100] : zero_chunk, want[i],
+				    CHUNK);
+		free(want[i]);
+	}
+	assert_int_equal(w->v->state.disk, VOLUME_DISK_UPTODATE);
+	assert_true(id128_equal(&w->v->state.generations.base, &current));
+	assert_false(id128_equal(&w->v->state.generations.current, &current));
+	assert_true(w->v->peer_marked >= 5 * CHUNK && w->v->peer_marked < 100 * CHUNK);
+	w->v->stats.clients = 1;
+	assert_int_equal(snapshot_target_volume(w->v, &target, why, sizeof(why)), 0);
+	assert_int_equal(restore(w->env, w->repo, NULL, target).result.error, -EBUSY);
+	w->v->stats.clients = 0;
+	fake_fill(w->v, 0, 5);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "image");
+}
+
+static void volumes_and_list(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited l = {.done = false};
+
+	world_volume(w, 16 << 20, 0, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		fake_fill(w->v, i, i);
+		assert_int_equal(create(w->env, w->writer, i ? "" : "one").result.error, 0);
+	}
+	snapshot_volumes(&w->m->store, waited_each, waited_done, &l);
+	env_run_until(w->env, &l.done);
+	assert_int_equal(l.listed, 1);
+	assert_int_equal(l.infos[0].sequence, 3);
+	l = list(w->env, w->repo);
+	assert_int_equal(l.listed, 3);
+	assert_string_equal(l.infos[0].label, "one");
+	assert_string_equal(l.infos[2].volume_name, "test");
+	assert_int_equal(l.infos[2].lsn, 4711);
+	assert_int_equal(l.infos[2].data_bytes, 3 * CHUNK);
+}
+
+/* The same over a directory. */
+static void directory_store(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_repo *repo = NULL, *keep;
+	struct snapshot_writer *writer;
+	struct store *store;
+	char url[96], why[256];
+	struct waited c;
+
+	world_volume(w, 64 << 20, 0, 0);
+	snprintf(url, sizeof(url), "file:%s/store", w->dir);
+	assert_int_equal(store_open(w->env, url, &store, why, sizeof(why)), 0);
+	repo = snapshot_repo_new(store, &w->v->state.uuid);
+	writer = snapshot_writer_new(w->v, repo, &(struct snapshot_writer_config){0});
+	fill_some(w, 200, 1);
+	c = create(w->env, writer, "");
+	assert_string_equal(c.result.why, "");
+	fill_some(w, 20, 2);
+	assert_int_equal(create(w->env, writer, "").result.error, 0);
+	keep = w->repo;
+	w->repo = repo;
+	check_restore(w, NULL, "back");
+	w->repo = keep;
+	assert_int_equal(verify(w->env, repo).bad, 0);
+	assert_int_equal(delete (w->env, repo, &c.result.info.id).result.error, 0);
+	assert_int_equal(verify(w->env, repo).bad, 0);
+	writer_free(w->env, writer);
+	snapshot_repo_free(repo);
+	store_close(store);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_BOTH(content_comes_back),
+		ON_BOTH(empty_volume),
+		ON_BOTH(only_changes_are_stored),
+		ON_BOTH(a_snapshot_is_one_instant),
+		ON_BOTH(huge_volume_small_change),
+		ON_BOTH(many_changes_few_objects),
+		ON_BOTH(delete_gives_space_back),
+		ON_BOTH(keep_last),
+		ON_BOTH(another_writer),
+		ON_BOTH(base_deleted_meanwhile),
+		ON_BOTH(two_writers_at_once),
+		ON_BOTH(lost_cut),
+		ON_BOTH(grown_volume),
+		ON_BOTH(refusals),
+		ON_BOTH(given_up_when_stopping),
+		ON_BOTH(volume_restored_in_place),
+		ON_BOTH(volumes_and_list),
+		ON_BOTH(directory_store),
+	};
+
+	alarm(300);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
