@@ -73,7 +73,7 @@ end_all() { # STATUS
 		kill -CONT "${pid_of[$node]}" 2>/dev/null
 		kill -KILL "${pid_of[$node]}" 2>/dev/null
 	done
-	wait 2>/dev/null
+	{ wait; } 2>/dev/null
 	[ "$1" -ne 0 ] || return 0
 	for i in "$dir"/*.log; do
 		[ -s "$i" ] || continue
@@ -86,8 +86,8 @@ finish() {
 	local status=$?
 	trap '' INT TERM
 	trap - EXIT
-	[ $status -ne 0 ] || [ $failed -eq 0 ] || status=1
 	end_all $status
+	[ $failed -eq 0 ] || status=1
 	[ -n "${KEEP:-}" ] && echo "# kept: $dir" || rm -rf "$dir"
 	exit $status
 }
@@ -210,8 +210,10 @@ stop() {
 	[ $status -eq 0 ] || die "node $1 ended with status $status"
 }
 kill9() {
-	kill -KILL "${pid_of[$1]}"
-	wait "${pid_of[$1]}" 2>/dev/null
+	{
+		kill -KILL "${pid_of[$1]}"
+		wait "${pid_of[$1]}"
+	} 2>/dev/null
 	unset "pid_of[$1]"
 }
 alive() { kill -0 "${pid_of[$1]}" 2>/dev/null; }

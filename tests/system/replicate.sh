@@ -27,16 +27,32 @@ relay_signal() { # SIGNAL WORD
 	[ "$answer" = "$2" ] || die "the relay says $answer"
 }
 
+# One pass over the second half in random order; the seed makes the order, so that a later run can
+# verify what an interrupted one has written.
 fio_job() { # OPTIONS...
 	fio --name=half --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
-		--bs=4k --rw=randwrite --verify=crc32c --verify_header_seed=0 --verify_fatal=1 \
-		--randrepeat=0 --allow_file_create=0 "$@"
+		--bs=4k --rw=randwrite --iodepth=16 --verify=crc32c --verify_fatal=1 \
+		--randseed="$fio_seed" --output-format=json "$@"
 }
-fio_write() { fio_job --iodepth=16 --do_verify=0 --time_based --runtime=3600 >"$dir/fio.log" 2>&1; }
-# Every block is whole: a header, and content that fits to it.
-fio_verify() { fio_job --iodepth=16 --verify_only >"$dir/fio.log" 2>&1; }
+fio_write() {
+	exec fio --name=half --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
+		--bs=4k --rw=randwrite --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=0 \
+		--randseed="$fio_seed" --output-format=json --rate_iops=3000 --output="$dir/fio.json" \
+		>"$dir/fio.log" 2>&1
+}
+# Its words stand before and within the JSON it gives.
+fio_says() { sed -n '/^{/,/^}/p' "$1" | jq "$2"; } # FILE EXPRESSION
+# All that the run before has finished, but for what may have been under way at its end.
+fio_verify() {
+	local written
+	written=$(fio_says "$dir/fio.json" '.jobs[0].write.total_ios') || die "round $round ($fault): fio said nothing"
+	[ "$written" -gt 64 ] || return 0
+	fio_job --verify_only --number_ios=$((written - 32)) --output="$dir/verify.json" >"$dir/fio.log" 2>&1 &&
+		[ "$(fio_says "$dir/verify.json" '.jobs[0].error')" = 0 ] || return 1
+	verified=$((verified + $(fio_says "$dir/verify.json" '.jobs[0].read.total_ios')))
+}
 ledger() { # as primary a's client
-	"$tools/nbd_ledger" write --socket "$dir/a.nbd" --log "$dir/log" --blocks "$blocks" \
+	exec "$tools/nbd_ledger" write --socket "$dir/a.nbd" --log "$dir/log" --blocks "$blocks" \
 		--seed "$(between 1 1000000)" >"$dir/ledger.log" 2>&1
 }
 acknowledged_on() { # NODE WHEN
@@ -44,25 +60,26 @@ acknowledged_on() { # NODE WHEN
 		>"$dir/check.out" 2>&1 || die "round $round ($fault): $2: $1: $(tail -n 1 "$dir/check.out")"
 }
 start_writers() {
+	fio_seed=$(between 1 1000000)
 	helper_start ledger
 	ledger_pid=$helper
 	helper_start fio_write
 	fio_pid=$helper
+	wait_for 10 "round $round: both writers connected" volume_is a '.clients >= 2'
 }
 # They must have lived through the fault.
 end_writers() {
-	kill -TERM -- "-$ledger_pid" "-$fio_pid" 2>/dev/null
+	kill -TERM -- "-$ledger_pid"
 	wait "$ledger_pid" || die "round $round ($fault): a write failed: $(tail -n 1 "$dir/ledger.log")"
+	kill -INT -- "-$fio_pid" 2>/dev/null
 	wait "$fio_pid" 2>/dev/null
-	grep -q 'err= *[1-9]' "$dir/fio.log" && die "round $round ($fault): fio: $(grep -m1 'err=' "$dir/fio.log")"
-	return 0
+	[ "$(fio_says "$dir/fio.json" '.jobs[0].error')" = 0 ] || die "round $round ($fault): fio: $(head -n 1 "$dir/fio.log")"
 }
 # The server is gone, so they are.
 await_writers() {
 	wait "$ledger_pid"
 	local status=$?
 	[ $status -eq 3 ] || die "round $round ($fault): the ledger ended with $status: $(tail -n 1 "$dir/ledger.log")"
-	kill -KILL -- "-$fio_pid" 2>/dev/null
 	wait "$fio_pid" 2>/dev/null
 }
 b_settled() { ! streaming b; }
@@ -130,7 +147,7 @@ one_round() {
 	acknowledged_on b "in sync"
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 ||
 		die "round $round ($fault): the disks differ: $(cat "$dir/cmp.out")"
-	fio_verify || die "round $round ($fault): fio finds a damaged block: $(grep -m1 -i verify "$dir/fio.log")"
+	fio_verify || die "round $round ($fault): fio finds a wrong block: $(head -n 1 "$dir/fio.log")"
 	counts[$fault]=$((${counts[$fault]:-0} + 1))
 }
 
@@ -144,12 +161,12 @@ run_backend() {
 	start b
 	start a
 	wait_for 30 "the first sync" in_sync a
-	fault=none round=0
-	fio_job --iodepth=16 --do_verify=0 >"$dir/fio.log" 2>&1 || die "fio: $(tail -n 1 "$dir/fio.log")"
+	verified=0
 	for ((round = 1; round <= rounds; round++)); do
 		one_round
 	done
-	note "$io:$(for f in "${!counts[@]}"; do printf ' %s %d' "$f" "${counts[$f]}"; done)"
+	note "$io:$(for f in "${!counts[@]}"; do printf ' %s %d' "$f" "${counts[$f]}"; done);" \
+		"fio verified $verified blocks; $(tail -n 1 "$dir/check.out")"
 	stop a
 	stop b
 	kill -KILL "$relay_pid"
