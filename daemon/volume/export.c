@@ -267,7 +267,7 @@ static void block_submit(struct block *block, struct block_request *request)
 		return;
 	}
 	count(v, request);
-	if (v->suspended) {
+	if (v->suspended || v->held.first != NULL) {
 		v->ops++;
 		queue_push(&v->held, op);
 	} else if (op->kind == OP_READ) {

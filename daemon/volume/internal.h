@@ -219,7 +219,8 @@ struct volume {
 
 	struct range_table ranges;
 	struct reader *readers;
-	struct op_queue held; /* suspended */
+	struct op_queue held;        /* suspended: at the door */
+	struct op_queue wait_resume; /* likewise, at the gate with their locks */
 	struct op_queue wait_bounce, wait_job, wait_tap;
 	struct op_queue wait_checkpoint; /* far too many intents */
 	struct op_queue deferred;        /* to be completed with op->error in a later turn */

@@ -138,26 +138,18 @@ void op_start(struct op *op)
 		op_lock(op);
 }
 
-/* Back to the door: nothing of the next piece has happened yet. Those that waited for its lock come to
- * the gate in turn and follow it here, so the order is kept. */
-static void retreat(struct op *op)
-{
-	buf_put(op->bounce);
-	op->bounce = NULL;
-	queue_push(&op->volume->held, op);
-	op_unlock(op);
-}
-
+/* Those at the gate have their locks, so they stay ahead of those that wait at the door; and who comes
+ * while the door's queue is not empty stands behind it. */
 void export_resume(struct volume *v)
 {
-	struct op_queue held = queue_take(&v->held);
 	struct op *op;
 
-	while ((op = queue_pop(&held)) != NULL) {
-		if (op->kind == OP_FLUSH)
-			op_gate(op);
-		else if (op->kind == OP_READ && op->owner == OWNER_CLIENT)
+	op_gate_all(queue_take(&v->wait_resume));
+	while (!v->suspended && (op = queue_pop(&v->held)) != NULL) {
+		if (op->kind == OP_READ)
 			read_start(op);
+		else if (op->kind == OP_FLUSH)
+			op_gate(op);
 		else
 			op_lock(op);
 	}
@@ -602,8 +594,11 @@ void op_gate(struct op *op)
 {
 	struct volume *v = op->volume;
 
-	if (v->suspended && op->owner == OWNER_CLIENT && !v->closing) {
-		retreat(op);
+	if (v->suspended && op->owner == OWNER_CLIENT) {
+		if (v->closing)
+			op_complete_later(op, -ESHUTDOWN);
+		else
+			queue_push(&v->wait_resume, op);
 		return;
 	}
 	if (op->kind != OP_FLUSH) {

@@ -398,6 +398,7 @@ void volume_close(struct volume *v, void (*closed)(void *context), void *context
 	v->ops++;
 	while ((op = queue_pop(&held)) != NULL)
 		op_complete_later(op, -ESHUTDOWN);
+	op_gate_all(queue_take(&v->wait_resume));
 	op_ended(v);
 }
 

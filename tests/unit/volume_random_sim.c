@@ -20,7 +20,6 @@
 #include <string.h>
 #include "tests/sim/env_sim.h"
 
-#define BLOCK_MAX   (24u << 20)
 #define REQUESTS    24
 #define SECTOR      512u
 #define ENTRIES_MAX 4096
@@ -145,7 +144,9 @@ static bool tap_issue(struct volume_tap *tap, const struct volume_mutation *m, u
 			fail(w, "tap: range not aligned");
 		owner = owner_of(w, m);
 		if (owner == NULL)
-			fail(w, "tap: event without a request");
+			fail(w, "tap: event type %d at %llu+%llu without a request", m->type,
+			     (unsigned long long)m->offset_bytes,
+			     (unsigned long long)m->length_bytes);
 		assert(w->entry_count < ENTRIES_MAX && owner->entry_count < 256);
 		owner->issued_to = m->offset_bytes + m->length_bytes;
 		owner->entries[owner->entry_count++] = w->entry_count;
@@ -409,6 +410,8 @@ static void cut_turn(struct world *w, enum volume_consumer consumer)
 
 		*c = (struct cut_state){.world = w, .bits_only = flags};
 		error = volume_cut_begin(w->volume, consumer, flags, cut_lost, c, &c->cut);
+		if (error != 0 && sim_node_dead(w->env))
+			return;
 		if (error != 0)
 			fail(w, "cut_begin: %s", strerror(-error));
 		c->image = malloc(w->size);
