@@ -819,7 +819,7 @@ static struct world *world_of(void **state)
 #test " (libaio)", test, setup_aio, world_teardown, NULL \
 	}
 
-static double seconds(void)
+static inline double seconds(void)
 {
 	struct timespec t;
 

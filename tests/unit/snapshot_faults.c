@@ -1,0 +1,343 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Snapshots over a store that fails, and over one whose bytes rot: at every operation, and in every
+ * object. What is listed is always whole; what comes back is right or does not come back.
+ */
+#include "tests/unit/snapshot_fixture.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+static void fill(struct world *w, unsigned count, uint64_t seed)
+{
+	for (unsigned i = 0; i < count; i++)
+		fake_fill(w->v, (seed * 7919 + i * 13) % w->v->chunks, seed * 1000 + i);
+}
+
+static int file_differs(const struct volume *v, const char *path)
+{
+	uint8_t data[CHUNK];
+	int fd = open(path, O_RDONLY), bad = 0;
+
+	if (fd < 0)
+		return -1;
+	for (uint64_t i = 0; i < v->chunks; i++) {
+		assert_int_equal(pread(fd, data, CHUNK, (off_t)(i * CHUNK)), CHUNK);
+		bad += memcmp(data, v->data[i] ? v->data[i] : zero_chunk, CHUNK) != 0;
+	}
+	close(fd);
+	return bad;
+}
+
+static void arm(struct memory_store *m, unsigned types, unsigned k, bool effect)
+{
+	m->fail_types = types;
+	m->fail_at = k;
+	m->fail_error = -EIO;
+	m->fail_effect = effect;
+	m->failed = false;
+}
+
+static void assert_all_listed_are_whole(struct world *w, unsigned k)
+{
+	struct waited v = verify(w->env, w->repo);
+
+	if (v.bad)
+		fail_msg("after failure %u: %s: %s", k, v.object, v.why);
+}
+
+static void assert_newest_is_now(struct world *w)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), "%s/check", w->dir);
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, false).result.error, 0);
+	assert_int_equal(file_differs(w->v, path), 0);
+	unlink(path);
+}
+
+static void create_fails_at_every_operation(void **state)
+{
+	struct world *w = world_of(state);
+	bool failed = true;
+
+	for (unsigned k = 1; failed; k++) {
+		world_volume(w, 8 << 20, 2, 128 << 10);
+		for (unsigned s = 0; s < 2; s++) {
+			fill(w, 20, s);
+			assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+		}
+		fill(w, 20, 2);
+		arm(w->m, OP_ALL, k, k % 2);
+		create(w->env, w->writer, "");
+		failed = w->m->failed;
+		arm(w->m, 0, 0, false);
+		assert_all_listed_are_whole(w, k);
+		fake_fill(w->v, 3, 33);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		assert_all_listed_are_whole(w, k);
+		assert_newest_is_now(w);
+		assert_int_equal(list(w->env, w->repo).listed, 2);
+		world_drop(w);
+		assert_true(k < 500);
+	}
+}
+
+static void delete_fails_at_every_operation(void **state)
+{
+	struct world *w = world_of(state);
+	bool failed = true;
+
+	for (unsigned k = 1; failed; k++) {
+		struct id128 first;
+		unsigned packs, maps, manifests;
+
+		world_volume(w, 8 << 20, 0, 128 << 10);
+		fill(w, 20, 0);
+		first = create(w->env, w->writer, "").result.info.id;
+		fill(w, 20, 1);
+		create(w->env, w->writer, "");
+		arm(w->m, OP_ALL, k, k % 2);
+		delete (w->env, w->repo, &first);
+		failed = w->m->failed;
+		arm(w->m, 0, 0, false);
+		assert_all_listed_are_whole(w, k);
+		delete (w->env, w->repo, &first);
+		assert_int_equal(collect(w->env, w->repo).result.error, 0);
+		assert_all_listed_are_whole(w, k);
+		assert_newest_is_now(w);
+		memory_count(w->m, &packs, &maps, &manifests);
+		assert_int_equal(manifests, 1);
+		world_drop(w);
+		assert_true(k < 500);
+	}
+}
+
+static void restore_fails_and_goes_on(void **state)
+{
+	struct world *w = world_of(state);
+	char path[128], other[128];
+	bool failed = true;
+
+	snprintf(path, sizeof(path), "%s/disk", w->dir);
+	snprintf(other, sizeof(other), "%s/disk.incomplete", w->dir);
+	world_volume(w, 8 << 20, 0, 128 << 10);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned k = 1; failed; k += 2) {
+		struct waited r;
+
+		arm(w->m, OP_ALL, k, false);
+		r = restore_file(w->env, w->repo, NULL, path, false);
+		failed = w->m->failed;
+		arm(w->m, 0, 0, false);
+		assert_int_equal(r.result.error, failed ? -EIO : 0);
+		if (failed) {
+			assert_int_not_equal(access(path, F_OK), 0);
+			r = restore_file(w->env, w->repo, NULL, path, false);
+		}
+		assert_int_equal(r.result.error, 0);
+		assert_int_not_equal(access(other, F_OK), 0);
+		assert_int_equal(file_differs(w->v, path), 0);
+		unlink(path);
+	}
+}
+
+static void overwriting_is_marked(void **state)
+{
+	struct world *w = world_of(state);
+	char path[128], marker[128], why[256];
+	struct snapshot_target *target;
+	struct waited r;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/disk", w->dir);
+	snprintf(marker, sizeof(marker), "%s/disk.restoring", w->dir);
+	world_volume(w, 8 << 20, 0, 0);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	file = fopen(path, "w");
+	for (unsigned i = 0; i < 100000; i++)
+		fputs("old content ", file);
+	fclose(file);
+	assert_int_equal(snapshot_target_file(w->env, path, false, &target, why, sizeof(why)),
+			 -EEXIST);
+	assert_non_null(strstr(why, "exists"));
+	arm(w->m, OP_GET, 4, false);
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, true).result.error, -EIO);
+	assert_int_equal(access(marker, F_OK), 0);
+	arm(w->m, 0, 0, false);
+	r = restore_file(w->env, w->repo, NULL, path, true);
+	assert_int_equal(r.result.error, 0);
+	assert_int_not_equal(access(marker, F_OK), 0);
+	assert_int_equal(file_differs(w->v, path), 0);
+	/* What is right already is not written again. */
+	r = restore_file(w->env, w->repo, NULL, path, true);
+	assert_int_equal(r.result.error, 0);
+	assert_int_equal(r.result.written_bytes, 0);
+}
+
+/* A damaged or missing object: verify names it, restore stops or is right, nothing crashes. */
+static void damage(struct world *w, unsigned object, const char *path)
+{
+	char name[160];
+	struct waited v, r;
+
+	snprintf(name, sizeof(name), "%s", object < w->m->count ? w->m->objects[object].name : "?");
+	v = verify(w->env, w->repo);
+	if (!v.bad || !v.result.error)
+		fail_msg("%s is damaged, verify is content", name);
+	if (object < w->m->count)
+		assert_string_equal(v.object, name);
+	r = restore_file(w->env, w->repo, NULL, path, false);
+	if (!r.result.error && file_differs(w->v, path))
+		fail_msg("%s is damaged: wrong content restored as right", name);
+	if (r.result.error)
+		assert_int_not_equal(access(path, F_OK), 0);
+	unlink(path);
+}
+
+static void every_byte_counts(void **state)
+{
+	struct world *w = world_of(state);
+	char path[128], incomplete[128];
+	const char *text = getenv("SEED");
+	uint64_t seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL);
+	unsigned step = 97, tried = 0;
+
+	print_message("SEED=%llu\n", (unsigned long long)seed);
+	srandom((unsigned)seed);
+	snprintf(path, sizeof(path), "%s/disk", w->dir);
+	snprintf(incomplete, sizeof(incomplete), "%s/disk.incomplete", w->dir);
+	world_volume(w, 4 * CHUNK, 0, 0);
+	for (unsigned i = 0; i < 3; i++) { /* chunks that shrink to little */
+		uint8_t data[CHUNK];
+
+		memset(data, (int)i + 1, sizeof(data));
+		for (unsigned j = 0; j < 300; j++)
+			data[random() % CHUNK] = (uint8_t)random();
+		fake_write(w->v, i, data);
+	}
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	for (unsigned o = 0; o < w->m->count; o++) {
+		struct memory_object *object = &w->m->objects[o];
+		size_t size = object->size;
+
+		/* All of the first and last bytes, where structure is; a sample of the rest. */
+		for (size_t at = 0; at < size;
+		     at += at < 640 || size - at < 200 ? 1 + random() % 3 : 1 + random() % step) {
+			uint8_t old = object->data[at];
+
+			object->data[at] ^= (uint8_t)(1 + random() % 255);
+			damage(w, o, path);
+			object->data[at] = old;
+			tried++;
+		}
+		for (size_t at = 0; at < size; at += 1 + random() % (size / 20 + 1)) {
+			object->size = at;
+			damage(w, o, path);
+			object->size = size;
+			tried++;
+		}
+	}
+	print_message("%u damages tried\n", tried);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+static void damage_is_told_for_each_snapshot(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited v;
+	unsigned first_pack = 0;
+
+	world_volume(w, 8 << 20, 0, 0);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned s = 1; s < 3; s++) {
+		fake_fill(w->v, 127, s);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	}
+	while (!strstr(w->m->objects[first_pack].name, "/packs/"))
+		first_pack++;
+	w->m->objects[first_pack].data[5000] ^= 1;
+	v = verify(w->env, w->repo);
+	assert_int_equal(v.hits, 3);
+	assert_int_equal(v.result.bad_objects, 1);
+	memory_remove(w->m, first_pack);
+	v = verify(w->env, w->repo);
+	assert_int_equal(v.hits, 3);
+	assert_string_equal(v.why, "missing");
+	assert_int_equal(v.result.bad_objects, 1);
+}
+
+static void nothing_is_collected_blindly(void **state)
+{
+	struct world *w = world_of(state);
+	struct id128 ids[3];
+	unsigned before, packs, maps, manifests;
+	struct waited d;
+	uint8_t *byte = NULL;
+
+	world_volume(w, 8 << 20, 0, 0);
+	for (unsigned s = 0; s < 3; s++) {
+		fill(w, 30, s);
+		ids[s] = create(w->env, w->writer, "").result.info.id;
+	}
+	for (unsigned i = 0, n = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/snapshots/") && ++n == 2)
+			byte = &w->m->objects[i].data[w->m->objects[i].size - 1];
+	*byte ^= 1;
+	memory_count(w->m, &before, &maps, &manifests);
+	d = delete (w->env, w->repo, &ids[0]);
+	assert_int_equal(d.result.error, -EBADMSG);
+	memory_count(w->m, &packs, &maps, &manifests);
+	assert_int_equal(packs, before);
+	*byte ^= 1;
+	assert_int_equal(collect(w->env, w->repo).result.error, 0);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	memory_count(w->m, &packs, &maps, &manifests);
+	assert_true(packs <= before);
+}
+
+/* The snapshot compared with is damaged: the next one is complete in itself. */
+static void damaged_base_is_left_behind(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited c;
+
+	world_volume(w, 8 << 20, 0, 0);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned i = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/maps/"))
+			w->m->objects[i].data[300] ^= 1;
+	fake_fill(w->v, 1, 1);
+	c = create(w->env, w->writer, "again");
+	assert_string_equal(c.result.why, "");
+	assert_string_equal(c.result.info.label, "again");
+	assert_newest_is_now(w);
+	for (unsigned i = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/snapshots/"))
+			w->m->objects[i].data[200] ^= 1;
+	assert_int_equal(list(w->env, w->repo).damaged, 2);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_newest_is_now(w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_BOTH(create_fails_at_every_operation),
+		ON_BOTH(delete_fails_at_every_operation),
+		ON_BOTH(restore_fails_and_goes_on),
+		ON_BOTH(overwriting_is_marked),
+		ON_BOTH(every_byte_counts),
+		ON_BOTH(damage_is_told_for_each_snapshot),
+		ON_BOTH(nothing_is_collected_blindly),
+		ON_BOTH(damaged_base_is_left_behind),
+	};
+
+	alarm(300);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
