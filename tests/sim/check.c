@@ -81,6 +81,23 @@ static enum sim_crash any_power_cut(struct world *world)
 	return modes[world_random(world, 5)];
 }
 
+void check_primary(struct world *world)
+{
+	struct sim *sim;
+	struct env *env;
+	struct model_image image;
+	char why[1024];
+
+	if (world->nodes[A].content_lost)
+		return;
+	sim = sim_new(world_random(world, 0));
+	env = sim_node_copy(sim, "a", world->nodes[A].env, any_power_cut(world));
+	image = world_image(env);
+	if (!model_check_local(world->model, &image, why, sizeof(why)))
+		world_fail(world, "promise 1: the primary, powered off: %s", why);
+	sim_free(sim);
+}
+
 void check_secondary(struct world *world)
 {
 	struct alone alone;
@@ -182,9 +199,29 @@ static void restore_done(void *context, const struct snapshot_result *result)
 	restore->info = result->info;
 }
 
+/* Flips bits of an object, or takes one away. */
+static void damage_store(struct world *world, struct sim *sim)
+{
+	unsigned count = 0;
+	const char *name;
+	size_t size;
+
+	while (store_sim_object(sim, WORLD_STORE, count, NULL, NULL) != NULL)
+		count++;
+	if (count == 0)
+		return;
+	name = store_sim_object(sim, WORLD_STORE, (unsigned)world_random(world, count), NULL,
+				&size);
+	if (world_chance(world, 10))
+		store_sim_remove(sim, WORLD_STORE, name);
+	else if (size > 0)
+		store_sim_corrupt(sim, WORLD_STORE, name, world_random(world, size),
+				  (uint8_t)(1 + world_random(world, 255)));
+}
+
 /* Restores from a copy of the store to RESTORED on the new world's only node. */
 static struct sim *restore_snapshot(struct world *world, const struct id128 *uuid,
-				    const struct id128 *id, struct env **env,
+				    const struct id128 *id, bool damage, struct env **env,
 				    struct restore *restore)
 {
 	struct sim *sim = sim_new(world_random(world, 0));
@@ -195,6 +232,8 @@ static struct sim *restore_snapshot(struct world *world, const struct id128 *uui
 
 	memset(restore, 0, sizeof(*restore));
 	store_sim_copy(sim, world->sim, WORLD_STORE);
+	if (damage)
+		damage_store(world, sim);
 	*env = sim_node(sim, "reader");
 	store = store_sim_open(*env, WORLD_STORE);
 	repo = snapshot_repo_new(store, uuid);
@@ -217,6 +256,24 @@ static const uint8_t *restored_page(void *context, uint64_t index)
 	return sim_file_page(context, RESTORED, index);
 }
 
+/* With a damaged store a restore says so, or was not concerned. */
+static void check_damaged(struct world *world, const struct id128 *uuid, const struct id128 *id,
+			  struct env *sound)
+{
+	struct restore restore;
+	struct env *env;
+	struct sim *sim = restore_snapshot(world, uuid, id, true, &env, &restore);
+
+	for (uint64_t at = 0; restore.error == 0 && at < world->options.size_bytes; at += 4096)
+		if (!pages_equal(sim_file_page(sound, RESTORED, at / 4096),
+				 sim_file_page(env, RESTORED, at / 4096), 4096))
+			world_fail(
+				world,
+				"promise 4: restored something else from a damaged store, at %llu",
+				(unsigned long long)at);
+	sim_free(sim);
+}
+
 void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to)
 {
 	struct volume_state state;
@@ -227,7 +284,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	char why[1024];
 
 	world_volume_state(world, A, &state);
-	sim = restore_snapshot(world, &state.uuid, id, &env, &restore);
+	sim = restore_snapshot(world, &state.uuid, id, false, &env, &restore);
 	world->point_checks++;
 	if (restore.error != 0)
 		world_fail(world, "promise 4: snapshot cannot be restored: %d, %s", restore.error,
@@ -239,6 +296,8 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 
 	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
 		world_fail(world, "promise 4: %s", why);
+	if (world_chance(world, 30))
+		check_damaged(world, &state.uuid, id, env);
 	sim_free(sim);
 }
 
@@ -253,7 +312,7 @@ static void check_store_map(struct world *world)
 	volume_get_state(own, &state);
 	if (id128_is_zero(&state.snapshot))
 		return;
-	sim = restore_snapshot(world, &state.uuid, &state.snapshot, &env, &restore);
+	sim = restore_snapshot(world, &state.uuid, &state.snapshot, false, &env, &restore);
 	if (restore.error != 0)
 		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
 			   restore.error, restore.why);
@@ -333,7 +392,7 @@ unsigned check_all_snapshots(struct world *world)
 	for (unsigned i = 0; i < listing.count; i++) {
 		struct restore restore;
 
-		sim = restore_snapshot(world, &state.uuid, &listing.ids[i], &env, &restore);
+		sim = restore_snapshot(world, &state.uuid, &listing.ids[i], false, &env, &restore);
 		if (restore.error != 0)
 			world_fail(world, "promise 4: a listed snapshot cannot be restored: %d, %s",
 				   restore.error, restore.why);

@@ -8,6 +8,8 @@
 
 #include "tests/sim/world.h"
 
+/* Promise 1: the primary's disk, powered off here and now. */
+void check_primary(struct world *world);
 /* Promise 2 (and 1 for protocol C): the secondary, powered off here and now and started alone. */
 void check_secondary(struct world *world);
 /* Promise 3, after a start of the primary, before anything else happens: what the secondary or the

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,6 +53,10 @@ static void run_seed(const struct options *options, uint64_t seed)
 	if (!options->trace)
 		alarm(options->seed_seconds);
 	mutation_set(options->mutation);
+	/* Nothing goes back to the kernel before the process does. */
+	mallopt(M_MMAP_THRESHOLD, 64 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	mallopt(M_TOP_PAD, 16 << 20);
 	present = world_new(seed, options->trace);
 	scenario_run(present);
 	if (options->one || options->verbose)

@@ -416,6 +416,24 @@ static bool latest(const struct model *model, const struct model_image *image, u
 	return true;
 }
 
+bool model_check_local(struct model *model, const struct model_image *image, char *why,
+		       size_t why_size)
+{
+	uint32_t now = model->ordinal;
+
+	for (uint32_t i = 0; i < model->sector_count; i++) {
+		const struct sector *sector = &model->sectors[i];
+		struct match m = match(model, sector, image_crc(model, image, i), now);
+		uint32_t must = newest(model, sector, DURABLE, now, now);
+
+		if (m.first > m.last)
+			return unknown(model, i, image, why, why_size);
+		if (m.last < must)
+			return wrong(model, i, m.last, must, "not durable", why, why_size);
+	}
+	return true;
+}
+
 bool model_check_peer(struct model *model, const struct model_image *image, char *why,
 		      size_t why_size)
 {

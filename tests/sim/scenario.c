@@ -236,6 +236,7 @@ static void one_action(struct world *world, unsigned faults)
 	} else if (what < 970 && (faults & SNAPSHOTS)) {
 		world_snapshot(world);
 	} else if (what < 980) {
+		check_primary(world);
 		check_secondary(world);
 	} else if (what < 984 && (faults & DISCONNECT)) {
 		toggle_connection(world);

@@ -62,7 +62,7 @@ static void choose_options(struct world *world)
 	o->send_queue_max_bytes =
 		world_chance(world, 50) ? 0 : (2048 + world_random(world, 4096)) << 10;
 	o->keep_last = world_chance(world, 50) ? 0 : 1 + (unsigned)world_random(world, 4);
-	o->strict = world_chance(world, 10);
+	o->strict = world_chance(world, 5);
 }
 
 static void make_config(struct world *world, unsigned index)
@@ -336,6 +336,11 @@ bool world_step(struct world *world)
 		if (!died(world, i) && world->nodes[i].node != NULL &&
 		    (world->options.strict || world->steps % 64 == 0))
 			node_check(world->nodes[i].node);
+	if (world->look) {
+		world->look = false;
+		check_primary(world);
+		check_secondary(world);
+	}
 	return more;
 }
 
@@ -424,6 +429,8 @@ static void request_done(struct block_request *request, int error)
 	default:
 		break;
 	}
+	if ((request->op == BLOCK_FLUSH || (request->flags & BLOCK_FUA)) && world_chance(world, 15))
+		world->look = true;
 	client_end(client);
 }
 

@@ -66,6 +66,7 @@ struct world {
 	struct model *model;
 	uint32_t incarnation; /* of the primary; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
+	bool look;            /* something was just acknowledged as durable: look whether it is */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
