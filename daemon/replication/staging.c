@@ -104,7 +104,7 @@ static void pump(struct staging *staging)
 	if (!staging->syncing && staging->sync_asked > staging->synced &&
 	    staging->done >= staging->sync_asked) {
 		staging->syncing = true;
-		staging->sync_target = staging->done;
+		staging->sync_target = staging->sync_asked; /* done may be inside a record */
 		env_fsync(staging->env, &staging->sync_op, staging->file);
 	}
 }

@@ -4,7 +4,8 @@
  * under way, group sync, emptying, and reading back. Knows the records' form, not their meaning.
  * Format: protocol/staging.h.
  *
- * Positions are byte offsets in the file: done <= submitted <= end, synced <= done.
+ * Positions are byte offsets in the file: synced <= done <= submitted <= end. synced and end are
+ * between two records, the others need not be.
  */
 #ifndef OFFSITE_REPLICATION_STAGING_H
 #define OFFSITE_REPLICATION_STAGING_H

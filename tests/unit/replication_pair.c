@@ -384,8 +384,8 @@ static void write_some(struct node *n, unsigned count)
 			.done = io_done,
 		};
 		if (io->request.op == BLOCK_WRITE) {
-			io->request.buf = buf_alloc(w->pool, (uint32_t)length);
-			assert_non_null(io->request.buf);
+			/* What is waiting to be sent keeps its buffers. */
+			WAIT(w, (io->request.buf = buf_alloc(w->pool, (uint32_t)length)) != NULL);
 			for (uint64_t at = 0; at < length; at++)
 				io->request.buf->data[at] = (uint8_t)rnd(w, 256);
 			memcpy(w->model + offset, io->request.buf->data, length);
@@ -860,6 +860,84 @@ static void crashes_of_the_secondary(void **unused)
 	world_close(&w);
 }
 
+static void read_content(struct node *n, uint8_t *content)
+{
+	struct world *w = n->world;
+
+	for (uint64_t at = 0; at < VOLUME_BYTES; at += 65536) {
+		struct io io = {.request = {.op = BLOCK_READ,
+					    .offset_bytes = at,
+					    .length_bytes = 65536,
+					    .done = io_done}};
+		io.request.buf = buf_alloc(w->pool, 65536);
+		volume_read(n->volume, &io.request);
+		WAIT(w, io.done);
+		assert_int_equal(io.error, 0);
+		memcpy(content + at, io.request.buf->data, 65536);
+		buf_put(io.request.buf);
+	}
+}
+
+/* The primary dies with writes under way and comes back as primary: whatever of them its disk kept,
+ * the peer gets the same; and what was flushed is there. */
+static void crashes_of_the_primary(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 8; i++) {
+		struct io *ios =
+			calloc(200, sizeof(*ios)); /* those under way are never completed */
+		struct block *block = volume_block(w.a.volume);
+		if (i % 3 == 2)
+			disconnect(&w.b);
+		write_some(&w.a, 20);
+		flush(&w.a);
+		sim_crash_after_ios(w.sim, w.a.env, 1 + sim_random(w.sim, 60),
+				    (enum sim_crash)sim_random(w.sim, 4));
+		for (unsigned n = 0; n < 200 && !sim_node_dead(w.a.env); n++) {
+			/* only the first half is written to: the rest has to be as flushed */
+			ios[n].request = (struct block_request){
+				.op = n % 16 == 15 ? BLOCK_FLUSH : BLOCK_WRITE,
+				.offset_bytes = 512 * rnd(&w, VOLUME_BYTES / 1024 - 16),
+				.length_bytes = 512 * (1 + rnd(&w, 16)),
+				.done = io_done};
+			ios[n].request.buf = buf_alloc(w.pool, 8192);
+			if (!ios[n].request.buf)
+				break;
+			memset(ios[n].request.buf->data, (int)rnd(&w, 256), 8192);
+			if (ios[n].request.op == BLOCK_FLUSH)
+				ios[n].request.offset_bytes = ios[n].request.length_bytes = 0;
+			block->ops->submit(block, &ios[n].request);
+			sim_step(w.sim);
+		}
+		sim_run_until(w.sim, NULL, rnd(&w, 2) * 50000000);
+		if (!sim_node_dead(w.a.env))
+			sim_crash(w.sim, w.a.env, SIM_CRASH_POWER);
+		w.a.replication = NULL;
+		w.a.volume = NULL;
+		w.pool = buf_pool_new(
+			(unsigned[3]){64, 64, 32}); /* the old one went with the node */
+		w.a.env = sim_restart(w.sim, w.a.env);
+		listen_on(&w.a);
+		start(&w.a, VOLUME_PRIMARY);
+		if (i % 3 == 2)
+			reconnect(&w.b);
+		WAIT(&w, in_sync(&w) && status(&w.a).lag_bytes == 0);
+		uint8_t *flushed = malloc(VOLUME_BYTES);
+		memcpy(flushed, w.model, VOLUME_BYTES);
+		read_content(&w.a, w.model);
+		assert_memory_equal(flushed + VOLUME_BYTES / 2, w.model + VOLUME_BYTES / 2,
+				    VOLUME_BYTES / 2);
+		free(flushed);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
 static void silent_links(void **unused)
 {
 	struct world w;
@@ -895,6 +973,7 @@ static int run(void)
 		cmocka_unit_test(garbage_is_answered_by_hanging_up),
 #ifdef WORLD_SIM
 		cmocka_unit_test(crashes_of_the_secondary),
+		cmocka_unit_test(crashes_of_the_primary),
 		cmocka_unit_test(silent_links),
 #else
 		cmocka_unit_test(under_tls),
