@@ -59,6 +59,11 @@ void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
 	va_end(args);
 }
 
+static void nudged(struct env_task *task)
+{
+	seal_advance(container_of(task, struct snapshot_writer, nudge));
+}
+
 /* ---- the cut -------------------------------------------------------------------------------- */
 
 /* Called when the preserve area is full. What is read already stays good. */
@@ -77,7 +82,7 @@ static void cut_lost(void *context, int error)
 	else
 		seal_fail(w, error, "volume %s: the cut is lost: %s", volume_name(w->volume),
 			  strerror(-error));
-	call_later(w->env, (void (*)(void *))seal_advance, w);
+	env_defer(w->env, &w->nudge);
 }
 
 static void cut_take(struct snapshot_writer *w)
@@ -248,7 +253,7 @@ static void seal_begin(struct snapshot_writer *w)
 	else
 		cut_take(w);
 	if (w->error) {
-		call_later(w->env, (void (*)(void *))seal_advance, w);
+		env_defer(w->env, &w->nudge);
 		return;
 	}
 	w->waiting++;
@@ -407,6 +412,7 @@ static void writer_release(void *context)
 	void (*freed)(void *) = w->freed;
 	void *freed_context = w->freed_context;
 
+	env_defer_cancel(w->env, &w->nudge);
 	buf_pool_free(w->pool);
 	w->repo->under_way--;
 	free(w);
@@ -489,7 +495,7 @@ static void undo_advance(struct snapshot_writer *w)
 void seal_advance(struct snapshot_writer *w)
 {
 	if (w->phase == SEAL_IDLE)
-		return; /* a call_later() that came too late */
+		return; /* a nudge that came too late */
 	if (w->error && w->phase != SEAL_UNDO && w->phase != SEAL_PRUNE)
 		set_phase(w, SEAL_UNDO);
 	switch (w->phase) {
@@ -537,6 +543,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 
 	if (!w)
 		return NULL;
+	w->nudge.call = nudged;
 	w->volume = volume;
 	w->repo = repo;
 	w->env = repo->env;
@@ -569,7 +576,7 @@ void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *co
 	if (writer->phase != SEAL_PRUNE)
 		seal_fail(writer, -ECANCELED, "volume %s: snapshot given up: stopping",
 			  volume_name(writer->volume));
-	call_later(writer->env, (void (*)(void *))seal_advance, writer);
+	env_defer(writer->env, &writer->nudge);
 }
 
 struct refusal {

@@ -108,7 +108,8 @@ struct snapshot_writer {
 	bool retried;      /* this run began anew, without base */
 	bool base_damaged; /* why this run failed */
 	bool manifest_sent;
-	unsigned waiting; /* lists, loads, manifest put under way */
+	struct env_task nudge; /* seal_advance() in a later turn */
+	unsigned waiting;      /* lists, loads, manifest put under way */
 
 	struct volume_cut *cut;
 	bool full; /* every chunk not in the cut is zero; else: as in the base */
