@@ -251,6 +251,8 @@ static bool consumer_page_wanted(const struct volume *v, const struct consumer *
 
 	if (bits_test(consumer->stale, page))
 		return true;
+	if (MUTATE(volume_intent_retire_early))
+		return false;
 	if (end > v->intent.regions)
 		end = v->intent.regions;
 	for (uint64_t r = bits_next(consumer->uncovered, first, end); r < end;
