@@ -126,7 +126,7 @@ damaged_metadata() {
 	stop a
 	cp -a "$dir/a.state" "$dir/state.good"
 	while read -r file; do
-		for how in flip zero cut; do
+		for how in flip zero cut wreck; do
 			rm -rf "$dir/a.state"
 			cp -a "$dir/state.good" "$dir/a.state"
 			case $how in
@@ -138,6 +138,10 @@ damaged_metadata() {
 				f.seek(0); f.write(data)
 			END
 			zero) dd if=/dev/zero of="$dir/a.state/$file" bs=4096 count=2 conv=notrunc status=none ;;
+			wreck)
+				dd if=/dev/urandom of="$dir/a.state/$file" bs=4096 conv=notrunc status=none \
+					count=$((($(stat -c %s "$dir/a.state/$file") + 4095) / 4096))
+				;;
 			cut) truncate -s $(($(stat -c %s "$dir/a.state/$file") / 2)) "$dir/a.state/$file" ;;
 			esac
 			: >"$dir/a.log"
@@ -332,6 +336,8 @@ part bad_config
 for io in $(backends); do
 	for one in random_to_sockets second_daemon damaged_metadata damaged_store full_store full_state \
 		shrunk_backing; do
-		[[ $one == *${PART:-}* ]] && part $one
+		if [[ $one == *${PART:-}* ]]; then
+			part $one
+		fi
 	done
 done
