@@ -123,37 +123,35 @@ static void volume_free(struct volume *v)
 	free(v);
 }
 
-static int create_backing(struct volume *v)
+/* Gives a new file its size. An empty one counts as new: a crash came between making and sizing it. */
+static int size_backing(struct volume *v)
 {
 	char directory[4096];
 	char *slash;
 	int error;
 
-	error = env_file_open(v->env, v->backing_path,
-			      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_DIRECT | ENV_FILE_LOCK |
-				      ENV_FILE_CREATE | ENV_FILE_EXCL,
-			      &v->backing);
-	if (error != 0)
-		return error;
 	error = env_file_truncate(v->env, v->backing, v->size_bytes);
 	if (error == 0)
 		error = env_file_sync(v->env, v->backing);
 	snprintf(directory, sizeof(directory), "%s", v->backing_path);
 	slash = strrchr(directory, '/');
-	if (slash != NULL) {
-		slash[slash == directory ? 1 : 0] = '\0';
-		if (error == 0)
-			error = env_sync_dir(v->env, directory);
-	}
-	return error;
+	if (error != 0 || slash == NULL)
+		return error;
+	slash[slash == directory ? 1 : 0] = '\0';
+	return env_sync_dir(v->env, directory);
 }
 
 /* size_bytes 0: takes the backing's. */
-static int check_backing(struct volume *v, char *why, size_t why_size)
+static int check_backing(struct volume *v, bool create, char *why, size_t why_size)
 {
 	struct env_file_info info;
 	int error = env_file_info(v->env, v->backing, &info);
 
+	if (error == 0 && create && info.size_bytes == 0 && !info.block_device &&
+	    v->size_bytes != 0) {
+		error = size_backing(v);
+		info.size_bytes = v->size_bytes;
+	}
 	if (error != 0) {
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->backing_path,
 			 strerror(-error));
@@ -186,7 +184,10 @@ int backing_open(struct volume *v, bool create, char *why, size_t why_size)
 				  &v->backing);
 
 	if (error == -ENOENT && create && v->size_bytes != 0)
-		error = create_backing(v);
+		error = env_file_open(v->env, v->backing_path,
+				      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_DIRECT |
+					      ENV_FILE_LOCK | ENV_FILE_CREATE | ENV_FILE_EXCL,
+				      &v->backing);
 	if (error == -EWOULDBLOCK || error == -EBUSY)
 		snprintf(why, why_size, "volume %s: %s: in use by another process", v->name,
 			 v->backing_path);
@@ -197,7 +198,7 @@ int backing_open(struct volume *v, bool create, char *why, size_t why_size)
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->backing_path,
 			 strerror(-error));
 	else
-		error = check_backing(v, why, why_size);
+		error = check_backing(v, create, why, why_size);
 	if (error != 0 && v->backing != NULL) {
 		env_file_close(v->env, v->backing);
 		v->backing = NULL;

@@ -1,0 +1,859 @@
+// SPDX-License-Identifier: Apache-2.0
+/* What a volume does in particular situations: opening, roles, damage, limits, applying, generations. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+#include <cmocka.h>
+#include "daemon/volume/volume.h"
+#include "tests/sim/env_sim.h"
+
+#define MIB    (1024ull * 1024)
+#define MINUTE (60ull * 1000000000)
+
+struct fixture {
+	struct sim *sim;
+	struct env *env;
+	struct volume *volume;
+	struct volume_config config;
+	struct buf_pool *pool;
+	char why[256];
+	struct volume_state state;
+};
+
+struct wait {
+	bool done;
+	int error;
+};
+
+struct request {
+	struct block_request block;
+	struct wait wait;
+};
+
+static int setup(void **state)
+{
+	static const unsigned counts[3] = {32, 16, 16};
+	struct fixture *f = calloc(1, sizeof(*f));
+	const char *seed = getenv("SEED");
+
+	f->sim = sim_new(seed ? strtoull(seed, NULL, 10) : 11);
+	f->env = sim_node(f->sim, "a");
+	f->pool = buf_pool_new(counts);
+	env_mkdir(f->env, "/disk");
+	f->config = (struct volume_config){.name = "v",
+					   .backing = "/disk/v.img",
+					   .state_dir = "/state/v",
+					   .size_bytes = 64 * MIB,
+					   .role = VOLUME_PRIMARY};
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	buf_pool_free(f->pool);
+	sim_free(f->sim);
+	free(f);
+	return 0;
+}
+
+static int try_open(struct fixture *f)
+{
+	f->why[0] = '\0';
+	return volume_open(f->env, &f->config, &f->volume, f->why, sizeof(f->why));
+}
+
+static void open_it(struct fixture *f)
+{
+	assert_int_equal(try_open(f), 0);
+}
+
+static void set_true(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void close_it(struct fixture *f)
+{
+	bool closed = false;
+
+	volume_close(f->volume, set_true, &closed);
+	assert_true(sim_run_until(f->sim, &closed, MINUTE));
+	f->volume = NULL;
+}
+
+static void crash_it(struct fixture *f, enum sim_crash mode)
+{
+	sim_crash(f->sim, f->env, mode);
+	f->env = sim_restart(f->sim, f->env);
+}
+
+static void request_done(struct block_request *block, int error)
+{
+	struct request *r = (struct request *)block;
+
+	r->wait = (struct wait){.done = true, .error = error};
+}
+
+static struct request *submit(struct fixture *f, enum block_op op, unsigned flags, uint64_t offset,
+			      uint64_t length, int fill)
+{
+	struct request *r = calloc(1, sizeof(*r));
+
+	r->block.op = op;
+	r->block.flags = flags;
+	r->block.offset_bytes = offset;
+	r->block.length_bytes = length;
+	r->block.done = request_done;
+	if (op == BLOCK_READ || op == BLOCK_WRITE) {
+		r->block.buf = buf_alloc(f->pool, (uint32_t)length);
+		memset(r->block.buf->data, fill, length);
+	}
+	volume_block(f->volume)->ops->submit(volume_block(f->volume), &r->block);
+	return r;
+}
+
+static int finish(struct fixture *f, struct request *r)
+{
+	int error;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	error = r->wait.error;
+	buf_put(r->block.buf);
+	free(r);
+	return error;
+}
+
+static int simple(struct fixture *f, enum block_op op, uint64_t offset, uint64_t length, int fill)
+{
+	return finish(f, submit(f, op, 0, offset, length, fill));
+}
+
+/* True if [offset, offset + length) reads as fill. */
+static bool reads_as(struct fixture *f, uint64_t offset, uint64_t length, int fill)
+{
+	struct request *r = submit(f, BLOCK_READ, 0, offset, length, ~fill);
+	bool same = true;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	assert_int_equal(r->wait.error, 0);
+	for (uint64_t i = 0; i < length; i++)
+		same &= r->block.buf->data[i] == (uint8_t)fill;
+	finish(f, r);
+	return same;
+}
+
+static void pass(struct fixture *f, uint64_t ns)
+{
+	sim_run_until(f->sim, NULL, ns);
+}
+
+/* Valid until the next call. */
+static const struct volume_state *state_at(struct fixture *f)
+{
+	volume_get_state(f->volume, &f->state);
+	return &f->state;
+}
+
+static void set_role(struct fixture *f, enum volume_role role)
+{
+	struct volume_state state = *state_at(f);
+
+	state.role = role;
+	assert_int_equal(volume_set_state(f->volume, &state), 0);
+}
+
+/* ---- opening ---------------------------------------------------------------------------------- */
+
+static void state_persists(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_state state, again;
+
+	open_it(f);
+	state = *state_at(f);
+	state.role = VOLUME_SECONDARY;
+	state.disk = VOLUME_DISK_OUTDATED;
+	state.outdated_ns = 77;
+	memset(&state.snapshot, 9, sizeof(state.snapshot));
+	memset(&state.generations, 8, sizeof(state.generations));
+	state.snapshot_sequence = 5;
+	assert_int_equal(volume_set_state(f->volume, &state), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	again = *state_at(f);
+	assert_true(again.lsn > state.lsn);
+	again.lsn = state.lsn;
+	assert_memory_equal(&state, &again, sizeof(state));
+	close_it(f);
+}
+
+static void second_opener_is_refused(void **s)
+{
+	struct fixture *f = *s;
+	struct volume *second;
+
+	open_it(f);
+	assert_int_not_equal(volume_open(f->env, &f->config, &second, f->why, sizeof(f->why)), 0);
+	assert_non_null(strstr(f->why, "in use by another process"));
+	close_it(f);
+}
+
+static void size_is_kept(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	close_it(f);
+	f->config.size_bytes = 0;
+	open_it(f);
+	assert_int_equal(volume_size_bytes(f->volume), 64 * MIB);
+	close_it(f);
+	f->config.size_bytes = 65 * MIB;
+	assert_int_equal(try_open(f), -EINVAL);
+	f->config.size_bytes = 64 * MIB + 100;
+	f->config.state_dir = "/state/other";
+	assert_int_equal(try_open(f), -EINVAL);
+}
+
+static void missing_backing_without_size_is_an_error(void **s)
+{
+	struct fixture *f = *s;
+
+	f->config.size_bytes = 0;
+	assert_int_equal(try_open(f), -ENOENT);
+	assert_non_null(strstr(f->why, "/disk/v.img"));
+}
+
+static void backing_gone_later_is_a_failed_disk(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_state state;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	close_it(f);
+	env_unlink(f->env, f->config.backing);
+	open_it(f);
+	assert_int_equal(state_at(f)->disk, VOLUME_DISK_FAILED);
+	assert_non_null(strstr(volume_failure(f->volume), "/disk/v.img"));
+	assert_int_equal(volume_block(f->volume)->ops->open(volume_block(f->volume), f->why, 256),
+			 -EIO);
+	assert_int_equal(simple(f, BLOCK_READ, 0, 4096, 0), -EIO);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_int_equal(volume_replace_backing(f->volume, f->why, sizeof(f->why)), 0);
+	state = *state_at(f);
+	assert_int_equal(state.disk, VOLUME_DISK_INCONSISTENT);
+	assert_string_equal(volume_failure(f->volume), "");
+	close_it(f);
+	open_it(f);
+	assert_int_equal(state_at(f)->disk, VOLUME_DISK_INCONSISTENT);
+	state.disk = VOLUME_DISK_UPTODATE;
+	assert_int_equal(volume_set_state(f->volume, &state), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 2), 0);
+	assert_true(reads_as(f, 0, 4096, 2));
+	close_it(f);
+}
+
+static void shrunk_backing_is_a_failed_disk(void **s)
+{
+	struct fixture *f = *s;
+	struct env_file *file;
+
+	open_it(f);
+	close_it(f);
+	assert_int_equal(env_file_open(f->env, f->config.backing, ENV_FILE_WRITE, &file), 0);
+	assert_int_equal(env_file_truncate(f->env, file, 4096), 0);
+	env_file_close(f->env, file);
+	open_it(f);
+	assert_int_equal(state_at(f)->disk, VOLUME_DISK_FAILED);
+	assert_non_null(strstr(volume_failure(f->volume), "shrank"));
+	close_it(f);
+}
+
+static void damaged_superblock_is_never_recreated(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	close_it(f);
+	for (unsigned slot = 0; slot < 3; slot++)
+		sim_file_corrupt(f->env, "/state/v/super", slot * 4096 + 100, 0x10);
+	assert_int_equal(try_open(f), -EINVAL);
+	assert_non_null(strstr(f->why, "/state/v/super"));
+	env_unlink(f->env, "/state/v/super");
+	assert_int_equal(try_open(f), -EINVAL);
+	assert_non_null(strstr(f->why, "missing"));
+}
+
+static void one_damaged_slot_is_survived(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	close_it(f);
+	for (unsigned round = 0; round < 6; round++) {
+		struct volume_state state;
+
+		open_it(f);
+		state = *state_at(f);
+		state.outdated_ns = round;
+		assert_int_equal(volume_set_state(f->volume, &state), 0);
+		assert_int_equal(volume_set_state(f->volume, &state), 0);
+		crash_it(f, SIM_CRASH_POWER_KEEP);
+		/* Whichever slot it is, one as new as the state or the same state before remains. */
+		sim_file_corrupt(f->env, "/state/v/super", round % 3 * 4096 + 24, 1);
+		open_it(f);
+		assert_int_equal(state_at(f)->outdated_ns, round);
+		close_it(f);
+	}
+}
+
+static void damaged_map_pages_count_as_dirty(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	close_it(f);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
+	close_it(f);
+	sim_file_corrupt(f->env, "/state/v/maps", 4096 + 77, 1); /* the peer's first page */
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 64 * MIB);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 0);
+	close_it(f);
+	sim_file_corrupt(f->env, "/state/v/maps", 5, 1); /* the intent page */
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 64 * MIB);
+	close_it(f);
+	open_it(f);
+	close_it(f);
+	env_unlink(f->env, "/state/v/maps");
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 64 * MIB);
+	close_it(f);
+}
+
+/* Dies at each file operation of its creation in turn; the next start finishes it or begins anew. */
+static void creation_survives_a_crash_anywhere(void **s)
+{
+	struct fixture *f = *s;
+
+	for (uint64_t k = 1; k < 40; k++) {
+		char directory[64], backing[64];
+		bool dead;
+
+		snprintf(directory, sizeof(directory), "/state/v%u", (unsigned)k);
+		snprintf(backing, sizeof(backing), "/disk/v%u.img", (unsigned)k);
+		f->config.state_dir = directory;
+		f->config.backing = backing;
+		sim_crash_after_ios(f->sim, f->env, k, (enum sim_crash)(k % 4));
+		try_open(f);
+		dead = sim_node_dead(f->env);
+		if (!dead)
+			crash_it(f, SIM_CRASH_POWER);
+		else
+			f->env = sim_restart(f->sim, f->env);
+		if (try_open(f) != 0)
+			fail_msg("k=%u: %s", (unsigned)k, f->why);
+		assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
+		assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 3), 0);
+		close_it(f);
+		if (!dead)
+			return;
+	}
+	fail_msg("creation takes more than 40 file operations");
+}
+
+/* ---- doors -------------------------------------------------------------------------------------- */
+
+static void secondary_is_not_served(void **s)
+{
+	struct fixture *f = *s;
+	struct block *block;
+
+	f->config.role = VOLUME_SECONDARY;
+	open_it(f);
+	block = volume_block(f->volume);
+	assert_int_equal(block->ops->open(block, f->why, sizeof(f->why)), -EPERM);
+	assert_non_null(strstr(f->why, "secondary on this node"));
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), -EPERM);
+	assert_int_equal(simple(f, BLOCK_TRIM, 0, 4096, 1), -EPERM);
+	set_role(f, VOLUME_PRIMARY);
+	assert_int_equal(block->ops->open(block, f->why, sizeof(f->why)), 0);
+	block->ops->close(block);
+	close_it(f);
+}
+
+static void bad_requests_are_refused(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 64 * MIB - 512, 1024, 1), -ENOSPC);
+	assert_int_equal(simple(f, BLOCK_READ, 64 * MIB, 1, 1), -EINVAL);
+	assert_int_equal(simple(f, BLOCK_TRIM, UINT64_MAX - 10, 100, 1), -ENOSPC);
+	assert_int_equal(simple(f, BLOCK_ZERO, 0, 0, 0), 0);
+	assert_int_equal(simple(f, BLOCK_TRIM, 100, 50, 0), 0);
+	assert_int_equal(simple(f, BLOCK_CACHE, 0, 64 * MIB, 0), 0);
+	close_it(f);
+}
+
+static void zeroes_without_help_of_the_backing(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	sim_disk_get(f->env, &options);
+	options.zero_unsupported = true;
+	sim_disk_set(f->env, &options);
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 7), 0);
+	assert_int_equal(simple(f, BLOCK_ZERO, 100, 3 * MIB, 0), 0);
+	assert_true(reads_as(f, 0, 100, 7));
+	assert_true(reads_as(f, 100, MIB - 100, 0));
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 7), 0);
+	/* Known by now: nothing happens, and the faster way does not exist. */
+	assert_int_equal(simple(f, BLOCK_TRIM, 0, MIB, 0), 0);
+	assert_true(reads_as(f, 0, MIB, 7));
+	assert_int_equal(finish(f, submit(f, BLOCK_ZERO, BLOCK_FAST_ZERO, 0, MIB, 0)), -EOPNOTSUPP);
+	assert_true(reads_as(f, 0, MIB, 7));
+	close_it(f);
+}
+
+static void extents_say_what_is_a_hole(void **s)
+{
+	struct fixture *f = *s;
+	struct block_extent extents[8];
+	unsigned n;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8 * MIB, 4096, 1), 0);
+	n = volume_block(f->volume)->ops->extents(volume_block(f->volume), 0, 64 * MIB, extents, 8);
+	assert_int_equal(n, 3);
+	assert_true(extents[0].hole && extents[0].zero && !extents[1].hole && extents[2].hole);
+	assert_int_equal(extents[0].length_bytes, 8 * MIB);
+	assert_int_equal(extents[1].length_bytes, 4096);
+	n = volume_block(f->volume)->ops->extents(volume_block(f->volume), MIB, 4096, extents, 1);
+	assert_int_equal(n, 1);
+	assert_int_equal(extents[0].length_bytes, 4096);
+	close_it(f);
+}
+
+static void suspension_holds_and_keeps_order(void **s)
+{
+	struct fixture *f = *s;
+	struct request *first, *second, *read;
+
+	open_it(f);
+	volume_suspend(f->volume, true);
+	first = submit(f, BLOCK_WRITE, 0, 0, 4096, 1);
+	second = submit(f, BLOCK_WRITE, 0, 0, 4096, 2);
+	read = submit(f, BLOCK_READ, 0, MIB, 4096, 2);
+	pass(f, MINUTE);
+	assert_false(first->wait.done || second->wait.done || read->wait.done);
+	volume_suspend(f->volume, false);
+	assert_int_equal(finish(f, second), 0);
+	assert_int_equal(finish(f, first), 0);
+	assert_int_equal(finish(f, read), 0);
+	assert_true(reads_as(f, 0, 4096, 2));
+	volume_suspend(f->volume, true);
+	first = submit(f, BLOCK_WRITE, 0, 0, 4096, 1);
+	close_it(f);
+	assert_int_equal(finish(f, first), -ESHUTDOWN);
+}
+
+/* ---- generations ---------------------------------------------------------------------------------- */
+
+static void generations_are_bumped_once_per_loss(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_generations blank, first, second, third;
+
+	open_it(f);
+	blank = state_at(f)->generations;
+	assert_true(id128_is_zero(&blank.current));
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	assert_true(id128_is_zero(&state_at(f)->generations.current));
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	first = state_at(f)->generations;
+	assert_false(id128_is_zero(&first.current));
+	assert_true(id128_is_zero(&first.base));
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	assert_memory_equal(&first, &state_at(f)->generations, sizeof(first));
+	volume_set_peer_in_sync(f->volume, true);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	assert_memory_equal(&first, &state_at(f)->generations, sizeof(first));
+	volume_set_peer_in_sync(f->volume, false);
+	assert_int_equal(simple(f, BLOCK_TRIM, 0, 65536, 1), 0);
+	second = state_at(f)->generations;
+	assert_false(id128_equal(&second.current, &first.current));
+	assert_true(id128_equal(&second.base, &first.current));
+	assert_true(id128_equal(&second.history[0], &first.current));
+	/* Durable with the write, and not made again after a restart. */
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	third = state_at(f)->generations;
+	assert_memory_equal(&second, &third, sizeof(second));
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	third = state_at(f)->generations;
+	assert_memory_equal(&second, &third, sizeof(second));
+	close_it(f);
+}
+
+/* ---- maps, cuts -------------------------------------------------------------------------------- */
+
+static void lost(void *context, int error)
+{
+	*(int *)context = error;
+}
+
+static void marks_are_durable(void **s)
+{
+	struct fixture *f = *s;
+
+	open_it(f);
+	assert_int_equal(volume_mark(f->volume, VOLUME_PEER, 10 * MIB, 8192), 0);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_true(volume_dirty_bytes(f->volume, VOLUME_PEER) >= 8192);
+	assert_int_equal(volume_clear_all(f->volume, VOLUME_PEER), 0);
+	assert_int_equal(volume_mark(f->volume, VOLUME_PEER, 10 * MIB, 8192), 0);
+	pass(f, MINUTE); /* stored by then: no more than that counts */
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
+	assert_int_equal(simple(f, BLOCK_WRITE, 20 * MIB, 4096, 1), 0);
+	assert_int_equal(volume_mark_all(f->volume, VOLUME_STORE, true), 0);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 65536);
+	assert_int_equal(volume_mark_all(f->volume, VOLUME_STORE, false), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 64 * MIB);
+	close_it(f);
+}
+
+static void idle_regions_lose_their_intent(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_stats stats;
+
+	open_it(f);
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(simple(f, BLOCK_WRITE, i * 3 * MIB, 4096, 1), 0);
+	volume_get_stats(f->volume, &stats);
+	assert_true(stats.intent_regions >= 20);
+	pass(f, MINUTE);
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.intent_regions, 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 20 * 4096);
+	assert_true(reads_as(f, 57 * MIB, 4096, 1)); /* retired: so it is on the disk */
+	assert_int_equal(volume_clear_all(f->volume, VOLUME_PEER), 0);
+	pass(f, MINUTE);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
+	close_it(f);
+}
+
+static void full_preserve_area_gives_the_cut_up(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_cut *cut, *other;
+	struct volume_stats stats;
+	int error = 0;
+
+	f->config.preserve_max_bytes = 256 * 1024;
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 1), 0);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_PEER, 0, lost, &error, &cut), 0);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_PEER, 0, lost, &error, &other), -EBUSY);
+	assert_int_equal(volume_cut_bytes(cut), MIB);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 128 * 1024, 2), 0);
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, 128 * 1024);
+	assert_int_equal(error, 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 3), 0);
+	assert_int_equal(error, -ENOSPC);
+	volume_cut_finish(cut, false);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), MIB);
+	/* And the next one starts with an empty area. */
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_PEER, 0, lost, &error, &cut), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 128 * 1024, 4), 0);
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, 128 * 1024);
+	volume_cut_finish(cut, true);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 128 * 1024);
+	close_it(f);
+}
+
+/* ---- errors of the disk -------------------------------------------------------------------------- */
+
+static void failed_fsync_is_not_forgotten(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+	struct volume_cut *cut;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	assert_int_equal(
+		volume_cut_begin(f->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL, &cut),
+		0);
+	volume_cut_finish(cut, true);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
+	sim_disk_get(f->env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "v.img";
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
+	/* What may have been dropped counts as changed. */
+	assert_true(volume_dirty_bytes(f->volume, VOLUME_PEER) >= 4096);
+	close_it(f);
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	close_it(f);
+}
+
+static void failed_write_stays_dirty(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+	struct volume_cut *cut;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.write_eio_ppm = 1000000;
+	options.eio_path = "v.img";
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8192, 4096, 2), -EIO);
+	options.write_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	/* The peer has it by the stream: a flush point must not make the two count as equal. */
+	assert_int_equal(
+		volume_cut_begin(f->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL, &cut),
+		0);
+	volume_cut_finish(cut, true);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 4096);
+	close_it(f);
+}
+
+static void full_state_directory_does_not_stop_it(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	f->config.intent_max_regions = 8;
+	open_it(f);
+	for (unsigned i = 0; i < 64; i++) /* room of its own */
+		assert_int_equal(simple(f, BLOCK_WRITE, i * MIB, MIB, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.capacity_bytes = 1;
+	sim_disk_set(f->env, &options);
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(simple(f, BLOCK_WRITE, i * MIB, 65536, 2), 0);
+	set_role(f, VOLUME_PRIMARY);
+	pass(f, MINUTE);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	close_it(f);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 64 * MIB);
+	close_it(f);
+}
+
+/* ---- the secondary --------------------------------------------------------------------------------- */
+
+struct apply {
+	struct volume_apply apply;
+	struct wait wait;
+};
+
+static void apply_done(struct volume_apply *apply, int error)
+{
+	((struct apply *)apply)->wait = (struct wait){.done = true, .error = error};
+}
+
+static int apply(struct fixture *f, enum volume_mutation_type type, uint64_t lsn, uint64_t offset,
+		 uint64_t length, int fill)
+{
+	struct apply *a = calloc(1, sizeof(*a));
+	int error;
+
+	a->apply.mutation = (struct volume_mutation){.type = type,
+						     .lsn = lsn,
+						     .punch = true,
+						     .offset_bytes = offset,
+						     .length_bytes = length};
+	a->apply.done = apply_done;
+	if (type == VOLUME_WRITE) {
+		a->apply.mutation.buf = buf_alloc(f->pool, (uint32_t)length);
+		memset(a->apply.mutation.buf->data, fill, length);
+	}
+	volume_apply(f->volume, &a->apply);
+	assert_true(sim_run_until(f->sim, &a->wait.done, MINUTE));
+	error = a->wait.error;
+	buf_put(a->apply.mutation.buf);
+	free(a);
+	return error;
+}
+
+static bool volume_reads_as(struct fixture *f, uint64_t offset, uint64_t length, int fill)
+{
+	struct request *r = calloc(1, sizeof(*r));
+	bool same = true;
+
+	r->block = (struct block_request){.op = BLOCK_READ,
+					  .offset_bytes = offset,
+					  .length_bytes = length,
+					  .buf = buf_alloc(f->pool, (uint32_t)length),
+					  .done = request_done};
+	volume_read(f->volume, &r->block);
+	assert_false(r->wait.done);
+	assert_true(sim_run_until(f->sim, &r->wait.done, MINUTE));
+	for (uint64_t i = 0; i < length; i++)
+		same &= r->block.buf->data[i] == (uint8_t)fill;
+	finish(f, r);
+	return same;
+}
+
+static void applied_writes_are_there(void **s)
+{
+	struct fixture *f = *s;
+
+	f->config.role = VOLUME_SECONDARY;
+	open_it(f);
+	assert_int_equal(volume_begin_applying(f->volume), 0);
+	assert_int_equal(apply(f, VOLUME_WRITE, 1000, 512, 1024, 5), 0);
+	assert_int_equal(apply(f, VOLUME_WRITE, 1001, MIB, MIB, 6), 0);
+	assert_int_equal(apply(f, VOLUME_ZERO, 1002, MIB + 512, 8192, 0), 0);
+	assert_int_equal(apply(f, VOLUME_FLUSH, 1003, 0, 0, 0), 0);
+	assert_int_equal(state_at(f)->lsn, 1003);
+	assert_int_equal(apply(f, VOLUME_WRITE, 5ull << 40, 0, 512, 5), 0);
+	assert_int_equal(apply(f, VOLUME_FLUSH, (5ull << 40) + 1, 0, 0, 0), 0);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_true(state_at(f)->lsn >= (5ull << 40) + 1);
+	assert_true(volume_reads_as(f, 0, 1536, 5));
+	assert_true(volume_reads_as(f, 1536, 512, 0));
+	assert_true(volume_reads_as(f, MIB, 512, 6));
+	assert_true(volume_reads_as(f, MIB + 512, 8192, 0));
+	assert_true(volume_reads_as(f, MIB + 512 + 8192, MIB - 512 - 8192, 6));
+	close_it(f);
+}
+
+static void store_map_does_not_follow_applying(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_state state;
+	struct volume_cut *cut;
+	int error = 0;
+
+	f->config.role = VOLUME_SECONDARY;
+	open_it(f);
+	state = *state_at(f);
+	memset(&state.snapshot, 3, sizeof(state.snapshot));
+	assert_int_equal(volume_set_state(f->volume, &state), 0);
+	assert_int_equal(volume_begin_applying(f->volume), 0);
+	assert_true(id128_is_zero(&state_at(f)->snapshot));
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_true(id128_is_zero(&state_at(f)->snapshot));
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 64 * MIB);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	assert_int_equal(volume_cut_bytes(cut), 64 * MIB);
+	volume_cut_finish(cut, true);
+	/* Still changed by another's hand. */
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 64 * MIB);
+	set_role(f, VOLUME_PRIMARY);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	volume_cut_finish(cut, true);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	pass(f, MINUTE);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_STORE), 65536);
+	close_it(f);
+}
+
+/* ---- size ------------------------------------------------------------------------------------------ */
+
+static void long_trims_write_few_pages(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_stats before, after;
+	uint64_t size;
+
+	f->config.size_bytes = 64ull << 30;
+	size = f->config.size_bytes;
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_TRIM, 0, MIB, 0), 0);
+	volume_get_stats(f->volume, &before);
+	assert_int_equal(simple(f, BLOCK_TRIM, 0, size, 0), 0);
+	volume_get_stats(f->volume, &after);
+	assert_true(after.intent_writes - before.intent_writes <= 3);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), size);
+	pass(f, MINUTE);
+	volume_get_stats(f->volume, &after);
+	assert_int_equal(after.intent_regions, 0);
+	close_it(f);
+}
+
+/* Memory of volumes that crashed is dropped. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "detect_leaks=0";
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(state_persists),
+		TEST(second_opener_is_refused),
+		TEST(size_is_kept),
+		TEST(missing_backing_without_size_is_an_error),
+		TEST(backing_gone_later_is_a_failed_disk),
+		TEST(shrunk_backing_is_a_failed_disk),
+		TEST(damaged_superblock_is_never_recreated),
+		TEST(one_damaged_slot_is_survived),
+		TEST(damaged_map_pages_count_as_dirty),
+		TEST(creation_survives_a_crash_anywhere),
+		TEST(secondary_is_not_served),
+		TEST(bad_requests_are_refused),
+		TEST(zeroes_without_help_of_the_backing),
+		TEST(extents_say_what_is_a_hole),
+		TEST(suspension_holds_and_keeps_order),
+		TEST(generations_are_bumped_once_per_loss),
+		TEST(marks_are_durable),
+		TEST(idle_regions_lose_their_intent),
+		TEST(full_preserve_area_gives_the_cut_up),
+		TEST(failed_fsync_is_not_forgotten),
+		TEST(failed_write_stays_dirty),
+		TEST(full_state_directory_does_not_stop_it),
+		TEST(applied_writes_are_there),
+		TEST(store_map_does_not_follow_applying),
+		TEST(long_trims_write_few_pages),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
