@@ -88,10 +88,10 @@ void check_primary(struct world *world)
 	struct model_image image;
 	char why[1024];
 
-	if (world->nodes[A].content_lost)
+	if (world->nodes[world->primary].content_lost)
 		return;
 	sim = sim_new(world_random(world, 0));
-	env = sim_node_copy(sim, "a", world->nodes[A].env, any_power_cut(world));
+	env = sim_node_copy(sim, "copy", world->nodes[world->primary].env, any_power_cut(world));
 	image = world_image(env);
 	if (!model_check_local(world->model, &image, why, sizeof(why)))
 		world_fail(world, "promise 1: the primary, powered off: %s", why);
@@ -106,14 +106,16 @@ void check_secondary(struct world *world)
 	struct model_image image;
 	char why[1024];
 
-	alone_start(world, B, any_power_cut(world), &alone);
+	alone_start(world, 1 - world->primary, any_power_cut(world), &alone);
 	v = node_find(alone.node, alone.volume.name);
 	volume_get_state(v->volume, &state);
 	world->image_checks++;
-	if (state.disk == VOLUME_DISK_INCONSISTENT) {
+	if (state.disk == VOLUME_DISK_INCONSISTENT || state.disk == VOLUME_DISK_FAILED) {
 		world->refusals++;
-		if (node_promote(v, true, why, sizeof(why)) == 0)
-			world_fail(world, "promise 2: an inconsistent secondary was promoted");
+		/* One that was primary when it went down still is, by its own word. */
+		if (state.role == VOLUME_SECONDARY && node_promote(v, true, why, sizeof(why)) == 0)
+			world_fail(world, "promise 2: a secondary that is %s was promoted",
+				   volume_disk_state_name(state.disk));
 	} else {
 		image = world_image(alone.env);
 		if (!model_check_peer(world->model, &image, why, sizeof(why))) {
@@ -149,12 +151,12 @@ static bool pages_equal(const uint8_t *a, const uint8_t *b, size_t length)
 
 static void check_peer_map(struct world *world)
 {
-	struct volume *own = world_volume(world, A)->volume, *theirs;
+	struct volume *own = world_volume(world, world->primary)->volume, *theirs;
 	struct volume_state a, b;
 	struct alone alone;
 	bool known;
 
-	alone_start(world, B, any_power_cut(world), &alone);
+	alone_start(world, 1 - world->primary, any_power_cut(world), &alone);
 	theirs = node_find(alone.node, alone.volume.name)->volume;
 	volume_get_state(own, &a);
 	volume_get_state(theirs, &b);
@@ -163,7 +165,8 @@ static void check_peer_map(struct world *world)
 		(id128_equal(&b.generations.current, &a.generations.current) ||
 		 id128_equal(&b.generations.current, &a.generations.base));
 	for (uint64_t at = 0; known && at < world->options.size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
+		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
+					       at / 4096),
 				 sim_file_page(alone.env, WORLD_BACKING, at / 4096), 4096) &&
 		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
@@ -283,7 +286,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	uint64_t size = 0;
 	char why[1024];
 
-	world_volume_state(world, A, &state);
+	world_volume_state(world, world->primary, &state);
 	sim = restore_snapshot(world, &state.uuid, id, false, &env, &restore);
 	world->point_checks++;
 	if (restore.error != 0)
@@ -303,7 +306,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 
 static void check_store_map(struct world *world)
 {
-	struct volume *own = world_volume(world, A)->volume;
+	struct volume *own = world_volume(world, world->primary)->volume;
 	struct volume_state state;
 	struct restore restore;
 	struct env *env;
@@ -317,7 +320,8 @@ static void check_store_map(struct world *world)
 		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
 			   restore.error, restore.why);
 	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
+		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
+					       at / 4096),
 				 sim_file_page(env, RESTORED, at / 4096), 4096) &&
 		    !marked(own, VOLUME_STORE, at))
 			world_fail(
@@ -377,7 +381,7 @@ unsigned check_all_snapshots(struct world *world)
 	struct snapshot_repo *repo;
 	struct store *store;
 
-	world_volume_state(world, A, &state);
+	world_volume_state(world, world->primary, &state);
 	store_sim_copy(sim, world->sim, WORLD_STORE);
 	store = store_sim_open(env, WORLD_STORE);
 	repo = snapshot_repo_new(store, &state.uuid);
@@ -404,8 +408,10 @@ unsigned check_all_snapshots(struct world *world)
 bool check_disks_differ(struct world *world, uint64_t *offset)
 {
 	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[A].env, WORLD_BACKING, at / 4096),
-				 sim_file_page(world->nodes[B].env, WORLD_BACKING, at / 4096),
+		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
+					       at / 4096),
+				 sim_file_page(world->nodes[1 - world->primary].env, WORLD_BACKING,
+					       at / 4096),
 				 4096)) {
 			*offset = at;
 			return true;

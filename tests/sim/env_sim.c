@@ -624,6 +624,7 @@ struct env *sim_restart(struct sim *sim, struct env *dead)
 	struct env *env;
 
 	assert(old->dead && old->machine->up == NULL);
+	sim_disk_reopen(sim, old->machine->disk);
 	env = incarnation_new(sim, old->machine);
 	sim_note(sim, "restart of %s", old->machine->name);
 	sim_net_machine_up(old->machine, sim);

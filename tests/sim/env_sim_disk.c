@@ -304,6 +304,13 @@ void sim_disk_crash(struct sim *sim, struct sim_disk *disk, enum sim_crash mode)
 	names_settle(sim, disk, mode);
 }
 
+void sim_disk_reopen(struct sim *sim, struct sim_disk *disk)
+{
+	if (disk->fsync_failed)
+		sim_disk_crash(sim, disk, SIM_CRASH_POWER);
+	disk->fsync_failed = false;
+}
+
 void sim_disk_get(const struct env *env, struct sim_disk_options *options)
 {
 	*options = sim_env_of(env)->machine->disk->options;

@@ -24,6 +24,7 @@ struct sim_disk {
 	struct sim *sim;
 	struct sim_disk_options options;
 	bool strict_names; /* names are durable after sync_dir only */
+	bool fsync_failed; /* what reads see may never have reached the medium */
 	uint64_t pages_used;
 	struct inode *inodes;
 	struct name *now, *durable, *directories;

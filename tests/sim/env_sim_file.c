@@ -252,6 +252,7 @@ static int do_fsync(struct env_file *file, uint64_t upto)
 
 	if (fails(file, disk->options.fsync_eio_ppm)) {
 		inode_settle(disk->sim, file->inode, SIM_CRASH_POWER);
+		disk->fsync_failed = true;
 		return -EIO;
 	}
 	inode_flush(file->inode, upto);

@@ -103,6 +103,8 @@ struct sim_disk *sim_disk_new(struct sim *sim);
 void sim_disk_free(struct sim_disk *disk);
 struct sim_disk *sim_disk_copy(struct sim *sim, struct sim_disk *from);
 void sim_disk_crash(struct sim *sim, struct sim_disk *disk, enum sim_crash mode);
+/* A node starts. After a failed fsync it finds what is really on the medium. */
+void sim_disk_reopen(struct sim *sim, struct sim_disk *disk);
 void sim_disk_env_gone(struct sim_env *env);
 /* Writes under way of from's node, applied at random to a copy of its disk. */
 void sim_disk_under_way(struct sim *sim, struct sim_env *from, struct sim_disk *copy);

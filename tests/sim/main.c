@@ -61,13 +61,15 @@ static void run_seed(const struct options *options, uint64_t seed)
 	scenario_run(present);
 	if (options->one || options->verbose)
 		printf("seed %llu: %llu steps, %.3f s simulated, %llu requests, %llu crashes, %llu "
-		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer\n",
+		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer, %llu "
+		       "changes of roles\n",
 		       (unsigned long long)seed, (unsigned long long)present->steps,
 		       (double)sim_now_ns(present->sim) / 1e9,
 		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
 		       (unsigned long long)present->image_checks,
 		       (unsigned long long)present->refusals, present->snapshots,
-		       (unsigned long long)present->restores);
+		       (unsigned long long)present->restores,
+		       (unsigned long long)present->switches);
 	fflush(stdout);
 }
 

@@ -205,6 +205,18 @@ void model_peer_lost(struct model *model)
 		model->epochs[i].on_peer = MODEL_NEVER;
 }
 
+void model_switched(struct model *model)
+{
+	for (uint32_t i = 0; i < model->write_count; i++) {
+		model->writes[i].durable = model->writes[i].on_peer;
+		model->writes[i].on_peer = MODEL_NEVER;
+	}
+	for (uint32_t i = 1; i < model->epoch_count; i++) {
+		model->epochs[i].durable = model->epochs[i].on_peer;
+		model->epochs[i].on_peer = MODEL_NEVER;
+	}
+}
+
 /* ---- versions ------------------------------------------------------------------------------------- */
 
 enum ordinal { SUBMITTED, COMPLETED, DURABLE, ON_PEER };

@@ -59,6 +59,9 @@ bool model_check_peer(struct model *model, const struct model_image *image, char
 /* The peer's disk is new: nothing is durable there any more. */
 void model_peer_lost(struct model *model);
 
+/* The peer's disk is the primary's from here on: durable is what was durable there. */
+void model_switched(struct model *model);
+
 /* One point of the write order (promise 4), between two ordinals: everything completed before from
  * is there, nothing submitted after to. */
 bool model_check_point(struct model *model, const struct model_image *image, uint32_t from,

@@ -25,7 +25,9 @@ enum fault {
 	ZERO_UNSUPPORTED = 1 << 14,
 	DISK_A = 1 << 15,
 	DISK_B = 1 << 16,
-	FAULTS = 1 << 17,
+	FAIL_OVER = 1 << 17,
+	SWITCH = 1 << 18,
+	FAULTS = 1 << 19,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -90,9 +92,9 @@ static bool secondary_is_good(struct world *world)
 {
 	struct volume_state state;
 
-	if (world->nodes[B].node == NULL)
+	if (world->nodes[1 - world->primary].node == NULL)
 		return false;
-	world_volume_state(world, B, &state);
+	world_volume_state(world, 1 - world->primary, &state);
 	return state.disk == VOLUME_DISK_UPTODATE && !id128_is_zero(&state.generations.current);
 }
 
@@ -101,27 +103,27 @@ static void lose_primary_disk(struct world *world)
 {
 	struct replication_status status;
 
-	world_status(world, B, &status);
-	if (!secondary_is_good(world) || world->nodes[A].content_lost ||
-	    replication_applying(world_volume(world, B)->replication))
+	world_status(world, 1 - world->primary, &status);
+	if (!secondary_is_good(world) || world->nodes[world->primary].content_lost ||
+	    replication_applying(world_volume(world, 1 - world->primary)->replication))
 		return;
-	world_crash(world, A, SIM_CRASH_POWER);
+	world_crash(world, world->primary, SIM_CRASH_POWER);
 	if (world_chance(world, 50))
-		sim_disk_lose(world->nodes[A].env);
+		sim_disk_lose(world->nodes[world->primary].env);
 	else
-		sim_file_remove(world->nodes[A].env, WORLD_BACKING);
-	world->nodes[A].content_lost = true;
+		sim_file_remove(world->nodes[world->primary].env, WORLD_BACKING);
+	world->nodes[world->primary].content_lost = true;
 	sim_note(world->sim, "the primary's disk is lost");
 }
 
 static void lose_secondary_disk(struct world *world)
 {
-	if (world->nodes[A].content_lost)
+	if (world->nodes[world->primary].content_lost)
 		return;
-	world_crash(world, B, SIM_CRASH_POWER);
-	if (!sim_node_dead(world->nodes[B].env))
+	world_crash(world, 1 - world->primary, SIM_CRASH_POWER);
+	if (!sim_node_dead(world->nodes[1 - world->primary].env))
 		return;
-	sim_disk_lose(world->nodes[B].env);
+	sim_disk_lose(world->nodes[1 - world->primary].env);
 	model_peer_lost(world->model);
 	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++) /* acknowledgements on their way */
 		world->clients[i].streaming = false;
@@ -130,7 +132,7 @@ static void lose_secondary_disk(struct world *world)
 
 static void toggle_connection(struct world *world)
 {
-	unsigned index = world_chance(world, 80) ? A : B;
+	unsigned index = world_chance(world, 80) ? world->primary : 1 - world->primary;
 	struct world_node *n = &world->nodes[index];
 	char why[256] = "";
 
@@ -147,7 +149,7 @@ static void toggle_connection(struct world *world)
 
 static void change_protocol(struct world *world)
 {
-	struct node_volume *v = world_volume(world, A);
+	struct node_volume *v = world_volume(world, world->primary);
 
 	if (v != NULL)
 		replication_set_protocol(v->replication,
@@ -189,7 +191,7 @@ static void disk_trouble(struct world *world, unsigned index)
 
 	/* A failed write leaves a sector old or new: not told apart where sectors are written in
 	 * parts. */
-	if (index == A && world->options.partial_sectors)
+	if (index == world->primary && world->options.partial_sectors)
 		return;
 	world_disk_errors(world, index, on ? (uint32_t)world_random(world, 20000) : 0,
 			  paths[world_random(world, 4)]);
@@ -209,6 +211,42 @@ static void look_after_disks(struct world *world)
 			continue;
 		world_crash(world, i, SIM_CRASH_KILL);
 		world_disk_errors(world, i, 0, NULL);
+	}
+}
+
+static bool refused(struct world *world, unsigned index)
+{
+	struct replication_status status;
+
+	world_status(world, index, &status);
+	return status.state == REPLICATION_STANDALONE && status.refusal[0] != '\0';
+}
+
+static bool has_failed(struct world *world, unsigned index)
+{
+	struct volume_state state;
+
+	world_volume_state(world, index, &state);
+	return state.disk == VOLUME_DISK_FAILED && !world->nodes[index].disk_errors;
+}
+
+/* The operator decides whose content counts: the primary's, unless its disk was lost. */
+static void look_after_content(struct world *world)
+{
+	unsigned other = 1 - world->primary;
+
+	if (world->nodes[world->primary].content_lost) {
+		world_restore_from_peer(world, world->primary);
+		return;
+	}
+	if (world->nodes[other].node != NULL && world->nodes[world->primary].node != NULL &&
+	    !world->nodes[other].disconnected && !world->nodes[world->primary].disconnected &&
+	    (refused(world, other) || refused(world, world->primary) || has_failed(world, other))) {
+		char why[256] = "";
+
+		world_restore_from_peer(world, other);
+		replication_connect(world_volume(world, world->primary)->replication, why,
+				    sizeof(why));
 	}
 }
 
@@ -254,15 +292,19 @@ static void one_action(struct world *world, unsigned faults)
 			world_stop(world, index);
 	} else if (what < 996 && (faults & LOSE_A)) {
 		lose_primary_disk(world);
-	} else if (what < 998 && (faults & LOSE_B)) {
+	} else if (what < 997 && (faults & LOSE_B)) {
 		lose_secondary_disk(world);
 	} else if (what < 999 && (faults & (DISK_A | DISK_B))) {
 		disk_trouble(world, !(faults & DISK_A)   ? B
 				    : !(faults & DISK_B) ? A
 							 : (unsigned)world_random(world, NODES));
-	} else {
-		world_restore_from_peer(world);
 	}
+	if (world_chance(world, 2))
+		look_after_content(world);
+	if ((faults & FAIL_OVER) && world_chance(world, 1))
+		world_fail_over(world);
+	if ((faults & SWITCH) && world_chance(world, 1))
+		world_switch(world);
 	if (world_chance(world, 10))
 		look_after_disks(world);
 }
@@ -337,9 +379,8 @@ static void mend(struct world *world)
 
 static bool content_is_back(struct world *world)
 {
-	if (world->nodes[A].content_lost && !world->nodes[A].restoring)
-		world_restore_from_peer(world);
-	return !world->nodes[A].content_lost;
+	look_after_content(world);
+	return !world->nodes[world->primary].content_lost;
 }
 
 static bool streaming(struct world *world)
@@ -347,9 +388,10 @@ static bool streaming(struct world *world)
 	struct replication_status a, b;
 	struct volume_state state;
 
-	world_status(world, A, &a);
-	world_status(world, B, &b);
-	world_volume_state(world, B, &state);
+	look_after_content(world);
+	world_status(world, world->primary, &a);
+	world_status(world, 1 - world->primary, &b);
+	world_volume_state(world, 1 - world->primary, &state);
 	return a.state == REPLICATION_STREAMING && a.source && b.state == REPLICATION_STREAMING &&
 	       !b.source && state.disk == VOLUME_DISK_UPTODATE;
 }
@@ -373,10 +415,10 @@ static void must_stream(struct world *world)
 
 	if (world_wait(world, streaming, 300 * WORLD_SECOND))
 		return;
-	world_status(world, A, &a);
-	world_status(world, B, &b);
-	world_volume_state(world, A, &va);
-	world_volume_state(world, B, &vb);
+	world_status(world, world->primary, &a);
+	world_status(world, 1 - world->primary, &b);
+	world_volume_state(world, world->primary, &va);
+	world_volume_state(world, 1 - world->primary, &vb);
 	world_fail(world,
 		   "liveness: not streaming after 300 s without faults: a is %s %s %s (%s), b is "
 		   "%s %s "

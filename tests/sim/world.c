@@ -95,7 +95,7 @@ static void make_config(struct world *world, unsigned index)
 		.preserve_max_bytes = o->preserve_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
 		.block_min_bytes = o->block_min_bytes,
-		.store = index == A ? (char *)WORLD_STORE : NULL,
+		.store = (char *)WORLD_STORE,
 		.keep_last = o->keep_last,
 		.compression_level = 1,
 	};
@@ -181,24 +181,30 @@ struct model_image world_image(struct env *env)
 /* ---- nodes ------------------------------------------------------------------------------------------ */
 
 /* Its process is gone: nothing of it is called or freed any more. */
+/* The clients lose their device: what is under way never completes. */
+static void drop_clients(struct world *world)
+{
+	world->incarnation++;
+	world->block = NULL;
+	world->snapshot_running = false;
+	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++)
+		world->clients[i].busy = false;
+	world->busy = 0;
+	new_pool(world); /* the old one's buffers are with the dead */
+}
+
 static void forget(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 
 	n->node = NULL;
+	n->incarnation++;
 	n->disconnected = false;
 	n->disk_failed = false;
-	world->crashes++;
-	if (index != A)
-		return;
-	world->incarnation++;
-	world->block = NULL;
-	world->snapshot_running = false;
 	n->restoring = false;
-	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++)
-		world->clients[i].busy = false;
-	world->busy = 0;
-	new_pool(world); /* the old one's buffers are with the dead */
+	world->crashes++;
+	if (index == world->primary)
+		drop_clients(world);
 }
 
 static bool died(struct world *world, unsigned index)
@@ -239,9 +245,10 @@ void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const 
 
 static void primary_started(struct world *world)
 {
-	struct world_node *n = &world->nodes[A];
+	struct world_node *n = &world->nodes[world->primary];
 	struct model_image image = world_image(n->env);
-	char why[1024];
+	struct volume_state state;
+	char why[1024] = "";
 
 	/* The operator will ask for the restore once more, whatever it has come to. */
 	if (n->content_lost)
@@ -249,6 +256,25 @@ static void primary_started(struct world *world)
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1: %s", why);
 	check_maps(world);
+	world_volume_state(world, world->primary, &state);
+	if (state.role != VOLUME_PRIMARY && /* died in the middle of a change of roles */
+	    node_promote(world_volume(world, world->primary), true, why, sizeof(why)) != 0 &&
+	    !died(world, world->primary) && !n->disk_errors)
+		world_fail(world, "the primary cannot be promoted again: %s", why);
+}
+
+/* Who was primary before the other took over, or is by its config, is told that it is not. */
+static void other_started(struct world *world, unsigned index)
+{
+	struct volume_state state;
+	char why[256] = "";
+
+	world_volume_state(world, index, &state);
+	if (state.role == VOLUME_PRIMARY &&
+	    node_demote(world_volume(world, index), why, sizeof(why)) != 0 &&
+	    !sim_node_dead(world->nodes[index].env) && !world->nodes[index].disk_errors)
+		world_fail(world, "node %u cannot be demoted: %s", index, why);
+	died(world, index);
 }
 
 void world_start(struct world *world, unsigned index)
@@ -285,8 +311,10 @@ void world_start(struct world *world, unsigned index)
 	if (world_volume(world, index)->volume == NULL)
 		world_fail(world, "node %u: its volume did not open: %s", index,
 			   world_volume(world, index)->error);
-	if (index == A)
+	if (index == world->primary)
 		primary_started(world);
+	else
+		other_started(world, index);
 }
 
 static void stopped(void *context)
@@ -302,7 +330,7 @@ void world_stop(struct world *world, unsigned index)
 
 	if (n->node == NULL || n->restoring)
 		return;
-	if (index == A) {
+	if (index == world->primary) {
 		if (!world_wait(world, world_idle, 300 * WORLD_SECOND))
 			world_fail(world, "requests under way for 300 s");
 		if (n->node == NULL)
@@ -365,7 +393,7 @@ static bool in_sync(struct world *world, uint64_t *connects)
 {
 	struct replication_status status;
 
-	world_status(world, A, &status);
+	world_status(world, world->primary, &status);
 	*connects = status.connects + status.disconnects;
 	return status.state == REPLICATION_STREAMING && status.source &&
 	       status.protocol == REPLICATION_C;
@@ -399,16 +427,17 @@ static void request_done(struct block_request *request, int error)
 	uint64_t connects;
 	bool on_peer;
 
-	if (client->incarnation != world->incarnation || sim_node_dead(world->nodes[A].env))
+	if (client->incarnation != world->incarnation ||
+	    sim_node_dead(world->nodes[world->primary].env))
 		return;
 	if (!client->busy)
 		world_fail(world, "a request completed twice");
-	if (error != 0 && !world->nodes[A].disk_errors)
+	if (error != 0 && !world->nodes[world->primary].disk_errors)
 		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
 			   (unsigned long long)request->offset_bytes,
 			   (unsigned long long)request->length_bytes, error);
 	if (error != 0) {
-		world->nodes[A].disk_failed = true;
+		world->nodes[world->primary].disk_failed = true;
 		client_end(client);
 		return;
 	}
@@ -437,7 +466,7 @@ static void request_done(struct block_request *request, int error)
 /* Opens the export when the volume is fit for it. */
 static bool open_block(struct world *world)
 {
-	struct world_node *n = &world->nodes[A];
+	struct world_node *n = &world->nodes[world->primary];
 	struct volume_state state;
 	struct block *block;
 	char why[256] = "";
@@ -446,7 +475,7 @@ static bool open_block(struct world *world)
 		return true;
 	if (n->node == NULL || n->content_lost || n->restoring)
 		return false;
-	world_volume_state(world, A, &state);
+	world_volume_state(world, world->primary, &state);
 	if (n->disk_errors && state.disk == VOLUME_DISK_FAILED)
 		n->disk_failed = true;
 	if (n->disk_failed)
@@ -578,7 +607,7 @@ static void submit_zero(struct world *world)
 	bool trim;
 
 	/* A TRIM may leave the content where the disk cannot punch: not told apart. */
-	sim_disk_get(world->nodes[A].env, &disk);
+	sim_disk_get(world->nodes[world->primary].env, &disk);
 	trim = !disk.zero_unsupported && world_chance(world, 50);
 	client = client_new(world, trim ? BLOCK_TRIM : BLOCK_ZERO);
 	if (client == NULL)
@@ -641,36 +670,40 @@ void world_submit(struct world *world)
 
 struct ticket {
 	struct world *world;
+	unsigned index;
 	uint32_t incarnation;
 };
 
-static struct ticket *ticket_new(struct world *world)
+static struct ticket *ticket_new(struct world *world, unsigned index)
 {
 	struct ticket *ticket = malloc(sizeof(*ticket));
 
 	if (ticket == NULL)
 		abort();
-	*ticket = (struct ticket){world, world->incarnation};
+	*ticket = (struct ticket){world, index, world->nodes[index].incarnation};
 	return ticket;
 }
 
-/* NULL: from an incarnation that is gone. */
-static struct world *ticket_world(void *context)
+/* False: from an incarnation that is gone. */
+static bool ticket_take(void *context, struct ticket *ticket)
 {
-	struct ticket *ticket = context;
-	struct world *world = ticket->world;
+	struct world_node *n;
 
-	if (ticket->incarnation != world->incarnation || sim_node_dead(world->nodes[A].env))
-		world = NULL;
-	free(ticket);
-	return world;
+	*ticket = *(struct ticket *)context;
+	free(context);
+	n = &ticket->world->nodes[ticket->index];
+	return ticket->incarnation == n->incarnation && !sim_node_dead(n->env);
 }
 
 static void snapshot_created(void *context, const struct snapshot_result *result)
 {
-	struct world *world = ticket_world(context);
+	struct ticket ticket;
+	struct world *world;
 
-	if (world == NULL)
+	if (!ticket_take(context, &ticket))
+		return;
+	world = ticket.world;
+	if (ticket.index != world->primary)
 		return;
 	world->snapshot_running = false;
 	world->snapshot_error = result->error;
@@ -683,45 +716,142 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 
 void world_snapshot(struct world *world)
 {
-	struct node_volume *v = world_volume(world, A);
+	struct node_volume *v = world_volume(world, world->primary);
 
 	if (v == NULL || v->writer == NULL || world->snapshot_running ||
-	    world->nodes[A].content_lost || world->nodes[A].restoring)
+	    world->nodes[world->primary].content_lost || world->nodes[world->primary].restoring)
 		return;
 	world->snapshot_running = true;
 	world->snapshot_from = model_tick(world->model);
 	sim_note(world->sim, "snapshot begins at ordinal %u", world->snapshot_from);
-	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world));
-	died(world, A);
+	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world, world->primary));
+	died(world, world->primary);
+}
+
+/* The content of node index becomes what the clients go on with; the other's disk does not count. */
+static void take_over(struct world *world, unsigned index)
+{
+	struct model_image image = world_image(world->nodes[index].env);
+	char why[1024];
+
+	if (!model_resolve(world->model, &image, true, why, sizeof(why)))
+		world_fail(world, "promise 1, going on with the peer's content: %s", why);
 }
 
 static void restored(void *context, int error, const char *why)
 {
-	struct world *world = ticket_world(context);
-	struct model_image image;
-	char reason[1024];
+	struct ticket ticket;
+	struct world *world;
+	struct world_node *n;
+	struct volume_state state;
+	char reason[256] = "";
 
-	if (world == NULL)
+	if (!ticket_take(context, &ticket))
 		return;
-	world->nodes[A].restoring = false;
-	sim_note(world->sim, "restore from the peer: %d %s", error, why != NULL ? why : "");
+	world = ticket.world;
+	n = &world->nodes[ticket.index];
+	n->restoring = false;
+	sim_note(world->sim, "restore of node %u from its peer: %d %s", ticket.index, error,
+		 why != NULL ? why : "");
 	if (error != 0)
 		return;
-	image = world_image(world->nodes[A].env);
-	if (!model_resolve(world->model, &image, true, reason, sizeof(reason)))
-		world_fail(world, "promise 1, after a restore from the peer: %s", reason);
-	world->nodes[A].content_lost = false;
 	world->restores++;
+	if (ticket.index != world->primary)
+		return;
+	take_over(world, ticket.index);
+	n->content_lost = false;
+	world_volume_state(world, ticket.index, &state);
+	if (state.role != VOLUME_PRIMARY &&
+	    node_promote(world_volume(world, ticket.index), false, reason, sizeof(reason)) != 0 &&
+	    !sim_node_dead(n->env))
+		world_fail(world, "restored from the peer, but not promoted: %s", reason);
 }
 
-void world_restore_from_peer(struct world *world)
+void world_restore_from_peer(struct world *world, unsigned index)
 {
-	struct world_node *n = &world->nodes[A];
+	struct world_node *n = &world->nodes[index];
 
-	if (n->node == NULL || n->restoring || !n->content_lost)
+	if (n->node == NULL || n->restoring)
 		return;
 	n->restoring = true;
-	sim_note(world->sim, "restore from the peer begins");
-	node_restore_from_peer(world_volume(world, A), restored, ticket_new(world));
-	died(world, A);
+	sim_note(world->sim, "restore of node %u from its peer begins", index);
+	node_restore_from_peer(world_volume(world, index), restored, ticket_new(world, index));
+	died(world, index);
+}
+
+/* ---- roles ---------------------------------------------------------------------------------------------- */
+
+static void new_primary(struct world *world, unsigned index)
+{
+	take_over(world, index);
+	model_switched(world->model);
+	drop_clients(world);
+	world->nodes[world->primary].content_lost = false;
+	world->primary = index;
+	world->switches++;
+	sim_note(world->sim, "node %u is the primary from here on", index);
+}
+
+void world_fail_over(struct world *world)
+{
+	unsigned index = 1 - world->primary;
+	struct node_volume *v = world_volume(world, index);
+	struct volume_state state;
+	struct replication_status status;
+	char why[256] = "";
+
+	if (world->nodes[world->primary].node != NULL || v == NULL ||
+	    world->nodes[index].restoring || world->nodes[index].disk_errors ||
+	    replication_applying(v->replication))
+		return;
+	world_volume_state(world, index, &state);
+	if (id128_is_zero(&state.generations.current) || state.disk == VOLUME_DISK_INCONSISTENT ||
+	    state.disk == VOLUME_DISK_FAILED)
+		return;
+	world_status(world, index, &status);
+	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */
+		return;
+	if (node_promote(v, true, why, sizeof(why)) != 0 && !died(world, index))
+		world_fail(world, "a usable secondary is not promoted: %s", why);
+	if (!died(world, index))
+		new_primary(world, index);
+}
+
+void world_switch(struct world *world)
+{
+	unsigned from = world->primary, to = 1 - from;
+	struct node_volume *v = world_volume(world, from), *w = world_volume(world, to);
+	struct replication_status status;
+	struct model_image image;
+	uint32_t now;
+	char why[1024] = "";
+
+	if (v == NULL || w == NULL || world->busy > 0 || world->snapshot_running ||
+	    world->nodes[from].content_lost || world->nodes[from].restoring ||
+	    world->nodes[to].restoring || world->nodes[from].disk_errors ||
+	    world->nodes[to].disk_errors)
+		return;
+	world_status(world, from, &status);
+	if (status.state != REPLICATION_STREAMING || !status.source)
+		return;
+	if (world->block != NULL)
+		world->block->ops->close(world->block);
+	world->block = NULL;
+	if (node_demote(v, why, sizeof(why)) != 0 || died(world, from))
+		return;
+	for (unsigned steps = (unsigned)world_random(world, 200); steps > 0; steps--)
+		world_step(world);
+	if (died(world, from) || died(world, to) || node_promote(w, false, why, sizeof(why)) != 0 ||
+	    died(world, to)) {
+		sim_note(world->sim, "the switch-over fails: %s", why);
+		if (!died(world, from) && node_promote(v, true, why, sizeof(why)) != 0 &&
+		    !died(world, from))
+			world_fail(world, "demoted and cannot be promoted again: %s", why);
+		return;
+	}
+	image = world_image(world->nodes[to].env);
+	now = model_tick(world->model);
+	if (!model_check_point(world->model, &image, now, now, why, sizeof(why)))
+		world_fail(world, "promise 1, lost in a planned change of roles: %s", why);
+	new_primary(world, to);
 }

@@ -17,7 +17,7 @@
 #define WORLD_BACKING     "/srv/volume.img"
 #define WORLD_SECOND      UINT64_C(1000000000)
 
-enum { A, B, NODES }; /* node A is the primary by its config, B the secondary */
+enum { A, B, NODES }; /* node A is the primary by its config; roles change */
 
 struct world;
 
@@ -28,6 +28,7 @@ struct world_node {
 	struct node *node; /* NULL: down */
 	struct config config;
 	struct config_volume volume;
+	uint32_t incarnation;
 	bool content_lost; /* its disk was lost and has not been restored yet */
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
@@ -64,7 +65,8 @@ struct world {
 	struct world_options options;
 	struct world_node nodes[NODES];
 	struct model *model;
-	uint32_t incarnation; /* of the primary; requests of older ones are forgotten */
+	unsigned primary;     /* whom the clients use */
+	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
 	bool look;            /* something was just acknowledged as durable: look whether it is */
 	struct buf_pool *pool;
@@ -76,7 +78,7 @@ struct world {
 	unsigned snapshots;
 	int snapshot_error;
 	/* counters, for the end's line */
-	uint64_t steps, requests, crashes, image_checks, refusals, restores, cuts, point_checks;
+	uint64_t steps, requests, crashes, image_checks, refusals, restores, switches, point_checks;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -111,7 +113,11 @@ void world_submit(struct world *world);
 void world_flush(struct world *world);
 bool world_idle(struct world *world); /* no request under way */
 void world_snapshot(struct world *world);
-void world_restore_from_peer(struct world *world);
+void world_restore_from_peer(struct world *world, unsigned index);
+/* The secondary takes over from a primary that is down, as it is. */
+void world_fail_over(struct world *world);
+/* A planned change of roles, if it is possible now. */
+void world_switch(struct world *world);
 
 /* The volume's file on a node's disk. */
 struct model_image world_image(struct env *env);
