@@ -938,6 +938,141 @@ static void crashes_of_the_primary(void **unused)
 	world_close(&w);
 }
 
+static void block_link(struct world *w, bool blocked)
+{
+	sim_block(w->sim, "a", "b", blocked);
+	sim_block(w->sim, "b", "a", blocked);
+}
+
+/* What only the old primary had, because nobody was told that it was done, is undone on it. */
+static void the_old_primarys_own_writes_are_undone(void **unused)
+{
+	struct world w;
+	struct io ios[20] = {};
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	block_link(&w, true);
+	struct block *block = volume_block(w.a.volume);
+	for (unsigned i = 0; i < 20; i++) {
+		ios[i].request = (struct block_request){.op = BLOCK_WRITE,
+							.offset_bytes = 65536 * i,
+							.length_bytes = 4096,
+							.done = io_done};
+		ios[i].request.buf = buf_alloc(w.pool, 4096);
+		memset(ios[i].request.buf->data, 0x55, 4096);
+		block->ops->submit(block, &ios[i].request);
+	}
+	let_pass(&w, 500);
+	for (unsigned i = 0; i < 20; i++)
+		assert_false(ios[i].done); /* protocol C */
+	sim_crash(w.sim, w.a.env, SIM_CRASH_POWER_KEEP);
+	w.a.replication = NULL;
+	w.a.volume = NULL;
+	w.pool = buf_pool_new((unsigned[3]){64, 64, 32});
+	block_link(&w, false);
+	set_role(&w.b, VOLUME_PRIMARY);
+	write_some(&w.b, 5);
+	w.a.env = sim_restart(w.sim, w.a.env);
+	listen_on(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE);
+	set_role(&w.a, VOLUME_SECONDARY);
+	expect_same(&w, &w.b, __LINE__);
+	world_close(&w);
+}
+
+/* Starts the secondary again with nobody to talk to. */
+static void start_alone(struct world *w)
+{
+	block_link(w, true);
+	w->b.replication = NULL;
+	w->b.volume = NULL;
+	w->b.env = sim_restart(w->sim, w->b.env);
+	listen_on(&w->b);
+	start(&w->b, VOLUME_SECONDARY);
+	WAIT(w, !replication_applying(w->b.replication));
+}
+
+/* Protocol C: what was flushed before the secondary lost its power is on it. */
+static void flushed_writes_survive_on_the_secondary(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 6; i++) {
+		if (i % 2) {
+			/* from the log, while the cut is being applied */
+			disconnect(&w.b);
+			write_some(&w.a, 60);
+			reconnect(&w.b);
+			WAIT(&w, status(&w.a).state == REPLICATION_STREAMING);
+		}
+		write_some(&w.a, 1 + (unsigned)rnd(&w, 30));
+		flush(&w.a);
+		sim_crash(w.sim, w.b.env, rnd(&w, 2) ? SIM_CRASH_POWER_DROP : SIM_CRASH_POWER);
+		start_alone(&w);
+		assert_int_equal(state(&w.b).disk, VOLUME_DISK_UPTODATE);
+		expect_content(&w.b, w.model, __LINE__);
+		block_link(&w, false);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	world_close(&w);
+}
+
+static bool content_is(const uint8_t *content, const uint8_t *model)
+{
+	return memcmp(content, model, VOLUME_BYTES) == 0;
+}
+
+/* A catch-up that is cut off anywhere leaves the old state or the new one, never a mixture. */
+static void a_cut_is_applied_whole_or_not_at_all(void **unused)
+{
+	struct world w;
+	uint8_t *old = malloc(VOLUME_BYTES), *content = malloc(VOLUME_BYTES);
+	unsigned olds = 0, news = 0;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < 16; i++) {
+		disconnect(&w.b);
+		memcpy(old, w.model, VOLUME_BYTES);
+		write_some(&w.a, 60);
+		flush(&w.a);
+		reconnect(&w.b);
+		WAIT(&w, status(&w.b).state >= REPLICATION_CATCH_UP);
+		sim_crash_after_ios(w.sim, w.b.env, 1 + sim_random(w.sim, i % 2 ? 12 : 120),
+				    (enum sim_crash)sim_random(w.sim, 4));
+		uint64_t end = now_ns(&w) + 3000000000ull;
+		while (!sim_node_dead(w.b.env) && now_ns(&w) < end && sim_step(w.sim))
+			;
+		if (!sim_node_dead(w.b.env))
+			sim_crash(w.sim, w.b.env, SIM_CRASH_POWER);
+		start_alone(&w);
+		assert_int_not_equal(state(&w.b).disk, VOLUME_DISK_INCONSISTENT);
+		read_content(&w.b, content);
+		olds += content_is(content, old);
+		news += content_is(content, w.model);
+		if (!content_is(content, old) && !content_is(content, w.model)) {
+			dump(&w);
+			fail_msg("seed %llu: a mixture", (unsigned long long)seed);
+		}
+		block_link(&w, false);
+		expect_same(&w, &w.a, __LINE__);
+	}
+	printf("left as before: %u, as after: %u\n", olds, news);
+	free(old);
+	free(content);
+	world_close(&w);
+}
+
 static void silent_links(void **unused)
 {
 	struct world w;
@@ -974,6 +1109,9 @@ static int run(void)
 #ifdef WORLD_SIM
 		cmocka_unit_test(crashes_of_the_secondary),
 		cmocka_unit_test(crashes_of_the_primary),
+		cmocka_unit_test(the_old_primarys_own_writes_are_undone),
+		cmocka_unit_test(flushed_writes_survive_on_the_secondary),
+		cmocka_unit_test(a_cut_is_applied_whole_or_not_at_all),
 		cmocka_unit_test(silent_links),
 #else
 		cmocka_unit_test(under_tls),
