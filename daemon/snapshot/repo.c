@@ -40,6 +40,7 @@ struct listing {
 	char prefix[SNAPFMT_NAME_BYTES];
 	struct manifest_name *names;
 	size_t count, room, next;
+	size_t group_end; /* all volumes: behind the present volume's names */
 	void (*each)(void *context, const struct snapshot_info *info);
 	void (*damaged)(void *context, const char *object, const char *why);
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -56,15 +57,48 @@ static void listing_finish(struct listing *listing)
 	free(listing);
 }
 
+/* Of all volumes: finds the volume that begins at next, and begins with its newest. */
+static void listing_group(struct listing *listing)
+{
+	const struct manifest_name *names = listing->names;
+	size_t end = listing->next;
+
+	while (end < listing->count &&
+	       id128_equal(&names[end].volume, &names[listing->next].volume))
+		end++;
+	if (end > listing->next)
+		listing->next = end - 1;
+	listing->group_end = end;
+}
+
+/* A name was dealt with: the next one, or of all volumes the next volume's newest. */
+static void listing_step(struct listing *listing, bool readable)
+{
+	const struct manifest_name *names = listing->names;
+	size_t at = listing->next;
+
+	if (listing->repo) {
+		listing->next++;
+		return;
+	}
+	/* Names ascend, but within a volume it goes down until one is readable. */
+	if (!readable && at > 0 && id128_equal(&names[at - 1].volume, &names[at].volume)) {
+		listing->next--;
+		return;
+	}
+	listing->next = listing->group_end;
+	listing_group(listing);
+}
+
 static void listing_next(struct listing *listing);
 
 static void listing_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
 {
 	struct listing *listing = context;
-	const struct manifest_name *name = &listing->names[listing->next++];
+	const struct manifest_name *name = &listing->names[listing->next];
 	char text[SNAPFMT_NAME_BYTES];
 	struct snapshot_info info;
-	const char *reason = why;
+	const char *reason = "truncated";
 
 	snapfmt_name(SNAPFMT_MANIFEST, &name->volume, &name->ref, text);
 	if (!error)
@@ -76,10 +110,11 @@ static void listing_fetched(void *context, uint8_t *data, size_t length, int err
 		listing_finish(listing);
 		return;
 	}
-	if (!error && !reason)
+	if (!reason)
 		listing->each(listing->context, &info);
 	else if (error != -ENOENT && listing->damaged) /* else deleted just now */
-		listing->damaged(listing->context, text, error ? "truncated" : reason);
+		listing->damaged(listing->context, text, reason);
+	listing_step(listing, !reason);
 	listing_next(listing);
 }
 
@@ -99,7 +134,7 @@ static void listing_next(struct listing *listing)
 static void listing_each(void *context, const struct store_object *object)
 {
 	struct listing *listing = context;
-	struct manifest_name name = {.size_bytes = object->size_bytes}, *last;
+	struct manifest_name name = {.size_bytes = object->size_bytes}, *added;
 	enum snapfmt_kind kind;
 
 	if (!snapfmt_name_parse(object->name, &kind, &name.volume, &name.ref) ||
@@ -107,12 +142,9 @@ static void listing_each(void *context, const struct store_object *object)
 		return;
 	if (listing->repo && !id128_equal(&name.volume, &listing->repo->volume))
 		return;
-	/* Of all volumes only the newest of each: they come in ascending order. */
-	last = listing->count ? &listing->names[listing->count - 1] : NULL;
-	if (listing->repo || !last || !id128_equal(&last->volume, &name.volume))
-		last = array_add((void **)&listing->names, &listing->count, &listing->room,
-				 sizeof(*last));
-	*last = name;
+	added = array_add((void **)&listing->names, &listing->count, &listing->room,
+			  sizeof(*added));
+	*added = name;
 }
 
 static void listing_listed(struct env_op *op, int64_t result)
@@ -126,13 +158,16 @@ static void listing_listed(struct env_op *op, int64_t result)
 		listing_finish(listing);
 		return;
 	}
+	if (!listing->repo)
+		listing_group(listing);
 	listing_next(listing);
 }
 
-void snapshot_volumes(struct store *store,
-		      void (*each)(void *context, const struct snapshot_info *newest),
-		      void (*done)(void *context, const struct snapshot_result *result),
-		      void *context)
+void snapshot_volumes_list(struct store *store,
+			   void (*each)(void *context, const struct snapshot_info *newest),
+			   void (*damaged)(void *context, const char *object, const char *why),
+			   void (*done)(void *context, const struct snapshot_result *result),
+			   void *context)
 {
 	struct listing *listing = must_alloc(sizeof(*listing));
 
@@ -140,10 +175,19 @@ void snapshot_volumes(struct store *store,
 		.op = {.done = listing_listed},
 		.store = store,
 		.each = each,
+		.damaged = damaged,
 		.done = done,
 		.context = context,
 	};
 	store->ops->list(store, &listing->op, listing->prefix, listing_each, listing);
+}
+
+void snapshot_volumes(struct store *store,
+		      void (*each)(void *context, const struct snapshot_info *newest),
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context)
+{
+	snapshot_volumes_list(store, each, NULL, done, context);
 }
 
 void snapshot_list(struct snapshot_repo *repo,

@@ -63,8 +63,14 @@ struct snapshot_repo;
 struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume);
 void snapshot_repo_free(struct snapshot_repo *repo); /* nothing under way */
 
-/* The volumes that have at least one snapshot in a store: each() is called with the newest
- * snapshot of each, then done. */
+/* The volumes in a store: each() is called with the newest readable snapshot of each, then done. A
+ * damaged manifest met on the way to it is told to damaged() (may be NULL) by its object name. */
+void snapshot_volumes_list(struct store *store,
+			   void (*each)(void *context, const struct snapshot_info *newest),
+			   void (*damaged)(void *context, const char *object, const char *why),
+			   void (*done)(void *context, const struct snapshot_result *result),
+			   void *context);
+/* The same without damaged(). */
 void snapshot_volumes(struct store *store,
 		      void (*each)(void *context, const struct snapshot_info *newest),
 		      void (*done)(void *context, const struct snapshot_result *result),

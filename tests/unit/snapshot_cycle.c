@@ -453,6 +453,7 @@ static void volumes_and_list(void **state)
 {
 	struct world *w = world_of(state);
 	struct waited l = {.done = false};
+	uint8_t *byte = NULL;
 
 	world_volume(w, 16 << 20, 0, 0);
 	for (unsigned i = 0; i < 3; i++) {
@@ -463,6 +464,18 @@ static void volumes_and_list(void **state)
 	env_run_until(w->env, &l.done);
 	assert_int_equal(l.listed, 1);
 	assert_int_equal(l.infos[0].sequence, 3);
+	/* Its newest manifest is damaged: the one before it stands for the volume. */
+	for (unsigned i = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/snapshots/"))
+			byte = &w->m->objects[i].data[300];
+	*byte ^= 1;
+	l = (struct waited){.done = false};
+	snapshot_volumes_list(&w->m->store, waited_each, waited_damaged, waited_done, &l);
+	env_run_until(w->env, &l.done);
+	assert_int_equal(l.listed, 1);
+	assert_int_equal(l.damaged, 1);
+	assert_int_equal(l.infos[0].sequence, 2);
+	*byte ^= 1;
 	l = list(w->env, w->repo);
 	assert_int_equal(l.listed, 3);
 	assert_string_equal(l.infos[0].label, "one");
