@@ -114,7 +114,7 @@ int local_volumes(struct local *local, struct snapshot_set *set)
 	struct listing listing = {.set = set};
 
 	*set = (struct snapshot_set){0};
-	snapshot_volumes(local->store, listing_each, local_run_done, &listing);
+	snapshot_volumes(local->store, listing_each, listing_damaged, local_run_done, &listing);
 	return local_wait(local, &listing.run);
 }
 
@@ -190,9 +190,10 @@ int snapshot_set_find(const struct snapshot_set *set, const char *text,
 {
 	unsigned matches = 0;
 
+	if (!set->count && set->damaged)
+		return cli_fail(CLI_DAMAGED, "there is no snapshot that can be read");
 	if (!set->count)
-		return cli_fail(CLI_FAILED, "there is no snapshot%s",
-				set->damaged ? " that can be read" : "");
+		return cli_fail(CLI_FAILED, "there is no snapshot");
 	if (!text || !strcmp(text, "latest")) {
 		*found = &set->infos[0];
 		for (unsigned i = 1; i < set->count; i++)
@@ -234,6 +235,8 @@ int snapshot_set_find_volume(const struct snapshot_set *set, const char *text,
 {
 	unsigned matches = 0;
 
+	if (!set->count && set->damaged)
+		return cli_fail(CLI_DAMAGED, "the store holds no snapshot that can be read");
 	if (!set->count)
 		return cli_fail(CLI_FAILED, "the store holds no snapshot");
 	for (unsigned i = 0; i < set->count; i++) {

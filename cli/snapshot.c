@@ -288,7 +288,10 @@ static int each_volume(struct local *local, const char *name,
 		if (!code)
 			code = each(local, found, context);
 	} else if (!code) {
-		if (!volumes.count)
+		if (!volumes.count && volumes.damaged)
+			code = cli_fail(CLI_DAMAGED,
+					"the store holds no snapshot that can be read");
+		else if (!volumes.count)
 			fprintf(stderr, "the store holds no snapshot\n");
 		for (unsigned i = 0; i < volumes.count; i++) {
 			int one = each(local, &volumes.infos[i], context);

@@ -163,11 +163,11 @@ static void listing_listed(struct env_op *op, int64_t result)
 	listing_next(listing);
 }
 
-void snapshot_volumes_list(struct store *store,
-			   void (*each)(void *context, const struct snapshot_info *newest),
-			   void (*damaged)(void *context, const char *object, const char *why),
-			   void (*done)(void *context, const struct snapshot_result *result),
-			   void *context)
+void snapshot_volumes(struct store *store,
+		      void (*each)(void *context, const struct snapshot_info *newest),
+		      void (*damaged)(void *context, const char *object, const char *why),
+		      void (*done)(void *context, const struct snapshot_result *result),
+		      void *context)
 {
 	struct listing *listing = must_alloc(sizeof(*listing));
 
@@ -180,14 +180,6 @@ void snapshot_volumes_list(struct store *store,
 		.context = context,
 	};
 	store->ops->list(store, &listing->op, listing->prefix, listing_each, listing);
-}
-
-void snapshot_volumes(struct store *store,
-		      void (*each)(void *context, const struct snapshot_info *newest),
-		      void (*done)(void *context, const struct snapshot_result *result),
-		      void *context)
-{
-	snapshot_volumes_list(store, each, NULL, done, context);
 }
 
 void snapshot_list(struct snapshot_repo *repo,

@@ -65,14 +65,9 @@ void snapshot_repo_free(struct snapshot_repo *repo); /* nothing under way */
 
 /* The volumes in a store: each() is called with the newest readable snapshot of each, then done. A
  * damaged manifest met on the way to it is told to damaged() (may be NULL) by its object name. */
-void snapshot_volumes_list(struct store *store,
-			   void (*each)(void *context, const struct snapshot_info *newest),
-			   void (*damaged)(void *context, const char *object, const char *why),
-			   void (*done)(void *context, const struct snapshot_result *result),
-			   void *context);
-/* The same without damaged(). */
 void snapshot_volumes(struct store *store,
 		      void (*each)(void *context, const struct snapshot_info *newest),
+		      void (*damaged)(void *context, const char *object, const char *why),
 		      void (*done)(void *context, const struct snapshot_result *result),
 		      void *context);
 

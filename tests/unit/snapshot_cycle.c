@@ -460,7 +460,7 @@ static void volumes_and_list(void **state)
 		fake_fill(w->v, i, i);
 		assert_int_equal(create(w->env, w->writer, i ? "" : "one").result.error, 0);
 	}
-	snapshot_volumes(&w->m->store, waited_each, waited_done, &l);
+	snapshot_volumes(&w->m->store, waited_each, NULL, waited_done, &l);
 	env_run_until(w->env, &l.done);
 	assert_int_equal(l.listed, 1);
 	assert_int_equal(l.infos[0].sequence, 3);
@@ -470,7 +470,7 @@ static void volumes_and_list(void **state)
 			byte = &w->m->objects[i].data[300];
 	*byte ^= 1;
 	l = (struct waited){.done = false};
-	snapshot_volumes_list(&w->m->store, waited_each, waited_damaged, waited_done, &l);
+	snapshot_volumes(&w->m->store, waited_each, waited_damaged, waited_done, &l);
 	env_run_until(w->env, &l.done);
 	assert_int_equal(l.listed, 1);
 	assert_int_equal(l.damaged, 1);
