@@ -223,8 +223,12 @@ int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 		}
 		bad = metadata_super_decode(&wire, &super);
 		if (bad != NULL) {
-			if (!bytes_are_zero(&wire, sizeof(wire)))
-				reason = bad;
+			if (bytes_are_zero(&wire, sizeof(wire)))
+				continue;
+			reason = bad;
+			env_log(v->env, ENV_LOG_WARNING,
+				"volume %s: %s: slot %u: %s; another one is used if it can be",
+				v->name, v->super_path, i, bad);
 			continue;
 		}
 		v->super.slot_sequence[i] = super.sequence;

@@ -123,14 +123,17 @@ static void volume_free(struct volume *v)
 	free(v);
 }
 
-/* Gives a new file its size. An empty one counts as new: a crash came between making and sizing it. */
-static int size_backing(struct volume *v)
+/* A crash may have come between making the file, sizing it and making its name durable. */
+static int finish_backing(struct volume *v, const struct env_file_info *info)
 {
 	char directory[4096];
 	char *slash;
-	int error;
+	int error = 0;
 
-	error = env_file_truncate(v->env, v->backing, v->size_bytes);
+	if (info->block_device)
+		return 0;
+	if (info->size_bytes == 0 && v->size_bytes != 0)
+		error = env_file_truncate(v->env, v->backing, v->size_bytes);
 	if (error == 0)
 		error = env_file_sync(v->env, v->backing);
 	snprintf(directory, sizeof(directory), "%s", v->backing_path);
@@ -147,11 +150,10 @@ static int check_backing(struct volume *v, bool create, char *why, size_t why_si
 	struct env_file_info info;
 	int error = env_file_info(v->env, v->backing, &info);
 
-	if (error == 0 && create && info.size_bytes == 0 && !info.block_device &&
-	    v->size_bytes != 0) {
-		error = size_backing(v);
-		info.size_bytes = v->size_bytes;
-	}
+	if (error == 0 && create)
+		error = finish_backing(v, &info);
+	if (error == 0 && create)
+		error = env_file_info(v->env, v->backing, &info);
 	if (error != 0) {
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->backing_path,
 			 strerror(-error));

@@ -83,6 +83,7 @@ struct world {
 	unsigned token_count;
 	struct volume_config config;
 	bool closed;
+	enum sim_crash crash_mode;
 	uint64_t done_ops, checked_reads, checked_cuts, crashes;
 };
 
@@ -545,8 +546,11 @@ static void after_open(struct world *w, bool crashed)
 	check_dirty(w, now, crashed ? "after a crash" : "after a clean restart");
 	memcpy(w->client, now, w->size);
 	memcpy(w->issued, now, w->size);
-	memcpy(w->base, now, w->size);
 	free(now);
+	/* After a kill the disk's cache still holds what it held: nothing became durable by that. */
+	if (crashed && w->crash_mode == SIM_CRASH_KILL)
+		return;
+	memcpy(w->base, w->issued, w->size);
 	forget_entries(w);
 	w->durable = w->completions;
 }
@@ -559,7 +563,8 @@ static void suspend(struct world *w, bool suspended)
 
 static void step(struct world *w)
 {
-	if (!sim_step(w->sim) && w->in_flight > 0 && w->token_count == 0 && !w->suspended)
+	if (!sim_step(w->sim) && !sim_node_dead(w->env) && w->in_flight > 0 &&
+	    w->token_count == 0 && !w->suspended)
 		fail(w, "nothing happens any more with %u requests under way", w->in_flight);
 	if (!sim_node_dead(w->env))
 		volume_check(w->volume);
@@ -647,10 +652,12 @@ static void drop_all(struct world *w)
 
 static void crash(struct world *w)
 {
-	enum sim_crash mode = (enum sim_crash)rnd(w, 4);
-
-	if (!sim_node_dead(w->env))
-		sim_crash(w->sim, w->env, mode);
+	if (!sim_node_dead(w->env)) {
+		w->crash_mode = (enum sim_crash)rnd(w, 4);
+		if (w->entry_count >= ENTRIES_MAX / 2)
+			w->crash_mode = SIM_CRASH_POWER;
+		sim_crash(w->sim, w->env, w->crash_mode);
+	}
 	w->crashes++;
 	/* Everything of before hangs in the air; its memory may still be named by the volume. */
 	drop_all(w);
@@ -721,17 +728,18 @@ static void run(uint64_t seed)
 			if (rnd(w, 100) == 0)
 				sim_run_until(w->sim, NULL, 7ull * 1000000000);
 		}
-		if (rnd(w, 150) == 0)
-			sim_crash_after_ios(w->sim, w->env, 1 + rnd(w, 40),
-					    (enum sim_crash)rnd(w, 4));
+		if (rnd(w, 150) == 0) {
+			w->crash_mode = (enum sim_crash)rnd(w, 4);
+			sim_crash_after_ios(w->sim, w->env, 1 + rnd(w, 40), w->crash_mode);
+		}
 		if (sim_node_dead(w->env) || rnd(w, 250) == 0 ||
 		    w->entry_count >= ENTRIES_MAX - 600) {
 			in_sync = false;
 			crash(w);
 		} else if (rnd(w, 300) == 0) {
-			suspend(w, false);
 			in_sync = false;
 			sim_crash_after_ios(w->sim, w->env, 0, SIM_CRASH_KILL);
+			suspend(w, false);
 			restart_cleanly(w);
 		}
 	}
