@@ -23,8 +23,6 @@
 #include "daemon/node.h"
 #include "nbd-server/nbd_server.h"
 
-#define LOCK_TRIES 60
-
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct daemon {
@@ -190,24 +188,6 @@ static int start_env(struct daemon *daemon, const struct options *options)
 	return 0;
 }
 
-/* A daemon that was killed may hold its lock a moment longer than it lives: the kernel gives up an
- * io_uring's files in the background. So wait a little before believing in another daemon. */
-static int open_lock(struct daemon *daemon, const char *path)
-{
-	const struct timespec pause = {.tv_nsec = 50 * 1000 * 1000};
-	int error;
-
-	for (unsigned tries = 0;; tries++) {
-		error = env_file_open(daemon->env, path,
-				      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE |
-					      ENV_FILE_LOCK,
-				      &daemon->lock);
-		if (error != -EWOULDBLOCK || tries == LOCK_TRIES)
-			return error;
-		nanosleep(&pause, NULL);
-	}
-}
-
 static int take_lock(struct daemon *daemon)
 {
 	const char *state_dir = daemon->config->node.state_dir;
@@ -221,7 +201,9 @@ static int take_lock(struct daemon *daemon)
 	}
 	if (asprintf(&path, "%s/lock", state_dir) < 0)
 		return -ENOMEM;
-	error = open_lock(daemon, path);
+	error = env_file_open(daemon->env, path,
+			      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE | ENV_FILE_LOCK,
+			      &daemon->lock);
 	if (error == -EWOULDBLOCK)
 		env_log(daemon->env, ENV_LOG_ERROR,
 			"state-dir: %s: another offsited is running with it", state_dir);

@@ -67,7 +67,8 @@ enum env_file_flags {
 	ENV_FILE_EXCL = 8,    /* with CREATE: -EEXIST if there */
 	ENV_FILE_DIRECT = 16, /* O_DIRECT where the file system can; see env_file_info.direct */
 	ENV_FILE_LOCK = 32,   /* exclusive advisory lock (OFD), shared for READ only; -EWOULDBLOCK
-			       * if another holds it, a block device in use is -EBUSY */
+			       * if another holds it, a block device in use is -EBUSY: both after
+			       * 2 s, so that a killed process is not in the way of its successor */
 };
 
 struct env_file_info {

@@ -16,11 +16,15 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 #include "daemon/io/env_real.h"
 
 #define ALIGN_MIN 512u
 #define ALIGN_MAX 4096u
+
+#define LOCK_WAIT_MS  2000
+#define LOCK_RETRY_MS 10
 
 /* ---- opening ---- */
 
@@ -65,6 +69,15 @@ static bool set_direct(int fd, bool block_device)
 	return o >= 0 && fcntl(fd, F_SETFL, o | O_DIRECT) == 0;
 }
 
+/* A process that was killed may hold its locks a moment longer than it lives: the kernel gives up an
+ * io_uring's registered files only later. A restart at once must not fail over that. */
+static void wait_for_the_dead(void)
+{
+	const struct timespec pause = {.tv_nsec = LOCK_RETRY_MS * 1000000l};
+
+	nanosleep(&pause, NULL);
+}
+
 static int lock_file(int fd, unsigned flags)
 {
 	struct flock lock = {
@@ -72,9 +85,15 @@ static int lock_file(int fd, unsigned flags)
 		.l_whence = SEEK_SET,
 	};
 
-	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-		return 0;
-	return errno == EACCES || errno == EAGAIN ? -EWOULDBLOCK : -errno;
+	for (unsigned waited_ms = 0;; waited_ms += LOCK_RETRY_MS) {
+		if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+			return 0;
+		if (errno != EACCES && errno != EAGAIN)
+			return -errno;
+		if (waited_ms >= LOCK_WAIT_MS)
+			return -EWOULDBLOCK;
+		wait_for_the_dead();
+	}
 }
 
 static uint32_t clamp_align(uint32_t bytes)
@@ -157,6 +176,12 @@ int real_file_open(struct env *env, const char *path, unsigned flags, struct env
 	file->real = real;
 	file->slot = REAL_NO_SLOT;
 	file->fd = open_retry(path, open_flags(path, flags));
+	/* The same for the claim on a block device (O_EXCL). */
+	for (unsigned waited_ms = 0; file->fd == -EBUSY && waited_ms < LOCK_WAIT_MS;
+	     waited_ms += LOCK_RETRY_MS) {
+		wait_for_the_dead();
+		file->fd = open_retry(path, open_flags(path, flags));
+	}
 	if (file->fd < 0) {
 		error = file->fd;
 		goto free_file;
