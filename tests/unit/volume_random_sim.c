@@ -796,7 +796,7 @@ int main(int argc, char **argv)
 	const char *seed_text = argc > 1 ? argv[1] : getenv("SEED");
 	const char *runs_text = argc > 2 ? argv[2] : getenv("RUNS");
 	uint64_t seed = seed_text ? strtoull(seed_text, NULL, 10) : 1;
-	uint64_t runs = runs_text ? strtoull(runs_text, NULL, 10) : 40;
+	uint64_t runs = runs_text ? strtoull(runs_text, NULL, 10) : 25;
 
 	printf("volume_random_sim: seeds %llu to %llu\n", (unsigned long long)seed,
 	       (unsigned long long)(seed + runs - 1));
