@@ -30,7 +30,7 @@ enum frame_type {
 	FRAME_WRITE,   /* the stream: id sequence, lsn */
 	FRAME_ZERO,
 	FRAME_FLUSH,
-	FRAME_SYNCED, /* in the stream: from here on the target has this generation */
+	FRAME_SYNCED, /* source: from here on the target has this generation; target: it has */
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
 	FRAME_TYPES,
 };

@@ -3,19 +3,21 @@
 #include "protocol/staging.h"
 
 void staging_header_encode(const struct id128 *log_id, const struct id128 *uuid,
-			   uint64_t size_bytes, struct staging_header *header)
+			   const struct id128 *generation, uint64_t size_bytes,
+			   struct staging_header *header)
 {
 	*header = (struct staging_header){
 		.magic = to_be64(STAGING_MAGIC),
 		.log_id = *log_id,
 		.uuid = *uuid,
+		.generation = *generation,
 		.size_bytes = to_be64(size_bytes),
 	};
 	header->crc = to_be32(crc32c(0, header, offsetof(struct staging_header, crc)));
 }
 
 const char *staging_header_decode(const struct staging_header *header, uint64_t size_bytes,
-				  struct id128 *log_id)
+				  struct id128 *log_id, struct id128 *generation)
 {
 	if (bytes_are_zero(header, sizeof(*header)))
 		return "empty";
@@ -28,6 +30,7 @@ const char *staging_header_decode(const struct staging_header *header, uint64_t 
 	if (id128_is_zero(&header->log_id))
 		return "no log id";
 	*log_id = header->log_id;
+	*generation = header->generation;
 	return NULL;
 }
 

@@ -15,10 +15,11 @@
 /* At offset 0. All zero: the log is empty. */
 struct staging_header {
 	be64_t magic;
-	struct id128 log_id; /* random, new for each use of the file */
-	struct id128 uuid;   /* of the volume */
-	be64_t size_bytes;   /* of the volume */
-	uint8_t reserved[76];
+	struct id128 log_id;     /* random, new for each use of the file */
+	struct id128 uuid;       /* of the volume */
+	be64_t size_bytes;       /* of the volume */
+	struct id128 generation; /* the volume's when the log was begun */
+	uint8_t reserved[60];
 	be32_t crc; /* CRC32C of the 124 bytes before */
 };
 _Static_assert(sizeof(struct staging_header) == 128, "layout");
@@ -66,10 +67,11 @@ struct staging_commit_wire {
 };
 
 void staging_header_encode(const struct id128 *log_id, const struct id128 *uuid,
-			   uint64_t size_bytes, struct staging_header *header);
+			   const struct id128 *generation, uint64_t size_bytes,
+			   struct staging_header *header);
 /* NULL, or why there is no log for this volume in the file. */
 const char *staging_header_decode(const struct staging_header *header, uint64_t size_bytes,
-				  struct id128 *log_id);
+				  struct id128 *log_id, struct id128 *generation);
 
 void staging_record_encode(const struct staging_record *record, const struct id128 *log_id,
 			   struct staging_record_wire *wire);
