@@ -50,8 +50,9 @@ struct replication_config {
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
 };
 
-/* Recovers staged cuts that were committed but not wholly applied (blocking), so that the volume is
- * consistent before anything else touches it. Then starts CONNECTING unless connect is false.
+/* Begins to apply a staged cut that was committed but not wholly applied: replication_applying() is
+ * true until that is done, and the volume must not be served, promoted or snapshot before. Nobody is
+ * connected before either. Then CONNECTING, unless connect is false.
  * -errno and why when the staging area cannot be used. */
 int replication_new(struct volume *volume, const struct replication_config *config, bool connect,
 		    struct replication **replication, char *why, size_t why_size);
