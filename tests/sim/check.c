@@ -88,7 +88,7 @@ void check_primary(struct world *world)
 	struct model_image image;
 	char why[1024];
 
-	if (world->nodes[world->primary].content_lost)
+	if (world->nodes[world->primary].content_lost || world->nodes[world->primary].rolling_back)
 		return;
 	sim = sim_new(world_random(world, 0));
 	env = sim_node_copy(sim, "copy", world->nodes[world->primary].env, any_power_cut(world));
@@ -149,6 +149,20 @@ static bool pages_equal(const uint8_t *a, const uint8_t *b, size_t length)
 	return memcmp(a != NULL ? a : zeroes, b != NULL ? b : zeroes, length) == 0;
 }
 
+static void print_block(struct world *world, uint64_t at, struct env *other)
+{
+	struct model_image image;
+
+	for (uint64_t sector = at; sector < at + 4096; sector += MODEL_SECTOR) {
+		image = world_image(world->nodes[world->primary].env);
+		fprintf(stderr, "primary: ");
+		model_print(world->model, sector, &image, stderr);
+		image = world_image(other);
+		fprintf(stderr, "other: ");
+		model_print(world->model, sector, &image, stderr);
+	}
+}
+
 static void check_peer_map(struct world *world)
 {
 	struct volume *own = world_volume(world, world->primary)->volume, *theirs;
@@ -170,6 +184,7 @@ static void check_peer_map(struct world *world)
 				 sim_file_page(alone.env, WORLD_BACKING, at / 4096), 4096) &&
 		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
+			print_block(world, at, alone.env);
 			world_fail(world,
 				   "promise 3: block at %llu differs on the peer and is not dirty",
 				   (unsigned long long)at);
@@ -301,6 +316,27 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 		world_fail(world, "promise 4: %s", why);
 	if (world_chance(world, 30))
 		check_damaged(world, &state.uuid, id, env);
+	sim_free(sim);
+}
+
+void check_rolled_back(struct world *world, const struct id128 *id)
+{
+	struct volume_state state;
+	struct restore restore;
+	struct env *env;
+	struct sim *sim;
+
+	world_volume_state(world, world->primary, &state);
+	sim = restore_snapshot(world, &state.uuid, id, false, &env, &restore);
+	if (restore.error != 0)
+		world_fail(world, "promise 6: restored in place, but not once more: %s",
+			   restore.why);
+	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
+					       at / 4096),
+				 sim_file_page(env, RESTORED, at / 4096), 4096))
+			world_fail(world, "promise 6: restored in place, but not that: at %llu",
+				   (unsigned long long)at);
 	sim_free(sim);
 }
 

@@ -325,6 +325,21 @@ static void describe(const struct model *model, uint32_t number, uint32_t versio
 		(int)v->death);
 }
 
+void model_print(const struct model *model, uint64_t offset, const struct model_image *image,
+		 FILE *out)
+{
+	uint32_t number = (uint32_t)(offset / MODEL_SECTOR);
+	const struct sector *sector = &model->sectors[number];
+	uint32_t crc = image_crc(model, image, number);
+	char text[300];
+
+	fprintf(out, "sector %u%s\n", number, crc == model->zero_crc ? ": zeroes" : "");
+	for (uint32_t i = 1; i <= sector->count; i++) {
+		describe(model, number, i, text, sizeof(text));
+		fprintf(out, "  %s %s\n", sector->versions[i - 1].crc == crc ? "*" : " ", text);
+	}
+}
+
 static bool wrong(const struct model *model, uint32_t number, uint32_t has, uint32_t must,
 		  const char *what, char *why, size_t why_size)
 {
@@ -365,21 +380,49 @@ static bool unknown(const struct model *model, uint32_t number, const struct mod
 
 /* ---- after a crash -------------------------------------------------------------------------------------- */
 
+static uint32_t new_epoch(struct model *model, uint32_t now, bool durable)
+{
+	uint32_t epoch = model->epoch_count++;
+
+	assert(epoch < sizeof(model->epochs) / sizeof(model->epochs[0]));
+	model->epochs[epoch] = (struct epoch){now, durable ? now : MODEL_NEVER, MODEL_NEVER};
+	return epoch;
+}
+
+/* The sector holds version number (0: the initial zeroes); what is newer is not there any more. */
+static struct version *settle(struct model *model, const struct model_image *image, uint32_t number,
+			      uint32_t version, uint32_t now)
+{
+	struct sector *sector = &model->sectors[number];
+	const uint8_t *page = image->page(image->context, number / SECTORS_PER_PAGE);
+	uint8_t *content = model->content + (uint64_t)number * MODEL_SECTOR;
+
+	for (uint32_t v = version; v < sector->count; v++)
+		if (sector->versions[v].death == MODEL_NEVER)
+			sector->versions[v].death = now;
+	if (page != NULL)
+		memcpy(content, page + number % SECTORS_PER_PAGE * MODEL_SECTOR, MODEL_SECTOR);
+	else
+		memset(content, 0, MODEL_SECTOR);
+	if (version == 0)
+		return NULL;
+	sector->versions[version - 1].death = MODEL_NEVER;
+	return &sector->versions[version - 1];
+}
+
 bool model_resolve(struct model *model, const struct model_image *image, bool lost, char *why,
 		   size_t why_size)
 {
 	uint32_t now = model_tick(model);
-	uint32_t epoch = model->epoch_count++;
+	uint32_t epoch = new_epoch(model, now, false);
 
-	assert(epoch < sizeof(model->epochs) / sizeof(model->epochs[0]));
-	model->epochs[epoch] = (struct epoch){now, MODEL_NEVER, MODEL_NEVER};
 	for (uint32_t i = 0; i < model->sector_count; i++) {
 		struct sector *sector = &model->sectors[i];
 		uint32_t crc = image_crc(model, image, i);
 		uint32_t must = newest(model, sector, lost ? ON_PEER : DURABLE, now, now);
 		/* What came from the peer may be what the primary itself had lost. */
 		struct match m = match(model, sector, crc, lost ? 0 : now);
-		const uint8_t *page;
+		struct version *version;
 
 		if (m.first > m.last)
 			return unknown(model, i, image, why, why_size);
@@ -387,22 +430,28 @@ bool model_resolve(struct model *model, const struct model_image *image, bool lo
 			return wrong(model, i, m.last, must,
 				     lost ? "lost with the primary's disk" : "lost in a crash", why,
 				     why_size);
-		for (uint32_t v = m.last; v < sector->count; v++)
-			if (sector->versions[v].death == MODEL_NEVER)
-				sector->versions[v].death = now;
-		if (m.last > 0) {
-			struct version *version = &sector->versions[m.last - 1];
+		version = settle(model, image, i, m.last, now);
+		if (version != NULL && version_ordinal(model, version, COMPLETED) == MODEL_NEVER)
+			version->epoch = epoch;
+	}
+	return true;
+}
 
-			version->death = MODEL_NEVER;
-			if (version_ordinal(model, version, COMPLETED) == MODEL_NEVER)
-				version->epoch = epoch;
-		}
-		page = image->page(image->context, i / SECTORS_PER_PAGE);
-		if (page != NULL)
-			memcpy(model->content + (uint64_t)i * MODEL_SECTOR,
-			       page + i % SECTORS_PER_PAGE * MODEL_SECTOR, MODEL_SECTOR);
-		else
-			memset(model->content + (uint64_t)i * MODEL_SECTOR, 0, MODEL_SECTOR);
+bool model_rolled_back(struct model *model, const struct model_image *image, char *why,
+		       size_t why_size)
+{
+	uint32_t now = model_tick(model);
+	uint32_t epoch = new_epoch(model, now, true);
+
+	for (uint32_t i = 0; i < model->sector_count; i++) {
+		struct match m = match(model, &model->sectors[i], image_crc(model, image, i), 0);
+		struct version *version;
+
+		if (m.first > m.last)
+			return unknown(model, i, image, why, why_size);
+		version = settle(model, image, i, m.last, now);
+		if (version != NULL)
+			version->epoch = epoch;
 	}
 	return true;
 }

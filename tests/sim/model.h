@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #define MODEL_SECTOR 512u
 #define MODEL_NEVER  UINT32_MAX
@@ -62,6 +63,10 @@ void model_peer_lost(struct model *model);
 /* The peer's disk is the primary's from here on: durable is what was durable there. */
 void model_switched(struct model *model);
 
+/* The primary was set back to an image that it had before: that is its content, durably. */
+bool model_rolled_back(struct model *model, const struct model_image *image, char *why,
+		       size_t why_size);
+
 /* One point of the write order (promise 4), between two ordinals: everything completed before from
  * is there, nothing submitted after to. */
 bool model_check_point(struct model *model, const struct model_image *image, uint32_t from,
@@ -71,6 +76,9 @@ bool model_check_point(struct model *model, const struct model_image *image, uin
 bool model_check_read(struct model *model, const uint8_t *data, uint64_t offset, uint64_t length,
 		      uint32_t from, uint32_t to, char *why, size_t why_size);
 
+/* For failures: what is known of a sector, one line a version. */
+void model_print(const struct model *model, uint64_t offset, const struct model_image *image,
+		 FILE *out);
 uint32_t model_writes(const struct model *model);
 
 #endif

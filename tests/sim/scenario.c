@@ -27,7 +27,8 @@ enum fault {
 	DISK_B = 1 << 16,
 	FAIL_OVER = 1 << 17,
 	SWITCH = 1 << 18,
-	FAULTS = 1 << 19,
+	ROLL_BACK = 1 << 19,
+	FAULTS = 1 << 20,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -105,6 +106,7 @@ static void lose_primary_disk(struct world *world)
 
 	world_status(world, 1 - world->primary, &status);
 	if (!secondary_is_good(world) || world->nodes[world->primary].content_lost ||
+	    world->nodes[world->primary].rolling_back ||
 	    replication_applying(world_volume(world, 1 - world->primary)->replication))
 		return;
 	world_crash(world, world->primary, SIM_CRASH_POWER);
@@ -118,7 +120,7 @@ static void lose_primary_disk(struct world *world)
 
 static void lose_secondary_disk(struct world *world)
 {
-	if (world->nodes[world->primary].content_lost)
+	if (world->nodes[world->primary].content_lost || world->nodes[world->primary].rolling_back)
 		return;
 	world_crash(world, 1 - world->primary, SIM_CRASH_POWER);
 	if (!sim_node_dead(world->nodes[1 - world->primary].env))
@@ -136,7 +138,7 @@ static void toggle_connection(struct world *world)
 	struct world_node *n = &world->nodes[index];
 	char why[256] = "";
 
-	if (n->node == NULL || n->restoring || n->content_lost)
+	if (n->node == NULL || n->restoring || n->content_lost || n->rolling_back)
 		return;
 	if (n->disconnected)
 		replication_connect(world_volume(world, index)->replication, why, sizeof(why));
@@ -239,6 +241,8 @@ static void look_after_content(struct world *world)
 		world_restore_from_peer(world, world->primary);
 		return;
 	}
+	if (world->nodes[world->primary].rolling_back)
+		world_roll_back(world);
 	if (world->nodes[other].node != NULL && world->nodes[world->primary].node != NULL &&
 	    !world->nodes[other].disconnected && !world->nodes[world->primary].disconnected &&
 	    (refused(world, other) || refused(world, world->primary) || has_failed(world, other))) {
@@ -303,6 +307,8 @@ static void one_action(struct world *world, unsigned faults)
 		look_after_content(world);
 	if ((faults & FAIL_OVER) && world_chance(world, 1))
 		world_fail_over(world);
+	if ((faults & ROLL_BACK) && (faults & SNAPSHOTS) && world_random(world, 500) == 0)
+		world_roll_back(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
 	if (world_chance(world, 10))
@@ -380,7 +386,8 @@ static void mend(struct world *world)
 static bool content_is_back(struct world *world)
 {
 	look_after_content(world);
-	return !world->nodes[world->primary].content_lost;
+	return !world->nodes[world->primary].content_lost &&
+	       !world->nodes[world->primary].rolling_back;
 }
 
 static bool streaming(struct world *world)

@@ -251,7 +251,7 @@ static void primary_started(struct world *world)
 	char why[1024] = "";
 
 	/* The operator will ask for the restore once more, whatever it has come to. */
-	if (n->content_lost)
+	if (n->content_lost || n->rolling_back)
 		return;
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1: %s", why);
@@ -473,7 +473,7 @@ static bool open_block(struct world *world)
 
 	if (world->block != NULL)
 		return true;
-	if (n->node == NULL || n->content_lost || n->restoring)
+	if (n->node == NULL || n->content_lost || n->restoring || n->rolling_back)
 		return false;
 	world_volume_state(world, world->primary, &state);
 	if (n->disk_errors && state.disk == VOLUME_DISK_FAILED)
@@ -719,6 +719,7 @@ void world_snapshot(struct world *world)
 	struct node_volume *v = world_volume(world, world->primary);
 
 	if (v == NULL || v->writer == NULL || world->snapshot_running ||
+	    world->nodes[world->primary].rolling_back ||
 	    world->nodes[world->primary].content_lost || world->nodes[world->primary].restoring)
 		return;
 	world->snapshot_running = true;
@@ -779,6 +780,67 @@ void world_restore_from_peer(struct world *world, unsigned index)
 	died(world, index);
 }
 
+static void rolled_back(void *context, int error, const char *why)
+{
+	struct ticket ticket;
+	struct world *world;
+	struct world_node *n;
+	struct model_image image;
+	char reason[1024];
+
+	if (!ticket_take(context, &ticket))
+		return;
+	world = ticket.world;
+	n = &world->nodes[ticket.index];
+	n->restoring = false;
+	sim_note(world->sim, "roll-back of node %u: %d %s", ticket.index, error,
+		 why != NULL ? why : "");
+	if (error != 0)
+		return;
+	check_rolled_back(world, &n->roll_back_to);
+	image = world_image(n->env);
+	if (!model_rolled_back(world->model, &image, reason, sizeof(reason)))
+		world_fail(world, "promise 6: %s", reason);
+	n->rolling_back = false;
+	world->roll_backs++;
+}
+
+static void no_progress(void *context, const struct snapshot_progress *progress)
+{
+	(void)context;
+	(void)progress;
+}
+
+void world_roll_back(struct world *world)
+{
+	struct world_node *n = &world->nodes[world->primary];
+	struct node_volume *v = world_volume(world, world->primary);
+	struct volume_state state;
+	char why[256];
+
+	if (v == NULL || n->restoring || n->content_lost || n->disk_errors || world->busy > 0 ||
+	    world->snapshot_running)
+		return;
+	world_volume_state(world, world->primary, &state);
+	if (!n->rolling_back) {
+		if (id128_is_zero(&state.snapshot))
+			return;
+		n->roll_back_to = state.snapshot;
+		n->rolling_back = true;
+	}
+	if (world->block != NULL)
+		world->block->ops->close(world->block);
+	world->block = NULL;
+	if (state.disk == VOLUME_DISK_INCONSISTENT &&
+	    volume_block(v->volume)->ops->open(volume_block(v->volume), why, sizeof(why)) == 0)
+		world_fail(world, "promise 6: a half-restored volume can be opened");
+	n->restoring = true;
+	sim_note(world->sim, "roll-back of node %u begins", world->primary);
+	node_restore_snapshot(v, &n->roll_back_to, no_progress, rolled_back,
+			      ticket_new(world, world->primary));
+	died(world, world->primary);
+}
+
 /* ---- roles ---------------------------------------------------------------------------------------------- */
 
 static void new_primary(struct world *world, unsigned index)
@@ -787,6 +849,7 @@ static void new_primary(struct world *world, unsigned index)
 	model_switched(world->model);
 	drop_clients(world);
 	world->nodes[world->primary].content_lost = false;
+	world->nodes[world->primary].rolling_back = false;
 	world->primary = index;
 	world->switches++;
 	sim_note(world->sim, "node %u is the primary from here on", index);
@@ -828,8 +891,8 @@ void world_switch(struct world *world)
 
 	if (v == NULL || w == NULL || world->busy > 0 || world->snapshot_running ||
 	    world->nodes[from].content_lost || world->nodes[from].restoring ||
-	    world->nodes[to].restoring || world->nodes[from].disk_errors ||
-	    world->nodes[to].disk_errors)
+	    world->nodes[from].rolling_back || world->nodes[to].restoring ||
+	    world->nodes[from].disk_errors || world->nodes[to].disk_errors)
 		return;
 	world_status(world, from, &status);
 	if (status.state != REPLICATION_STREAMING || !status.source)

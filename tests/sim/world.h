@@ -30,6 +30,8 @@ struct world_node {
 	struct config_volume volume;
 	uint32_t incarnation;
 	bool content_lost; /* its disk was lost and has not been restored yet */
+	bool rolling_back; /* is to be set back to roll_back_to; not in use meanwhile */
+	struct id128 roll_back_to;
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
@@ -78,7 +80,8 @@ struct world {
 	unsigned snapshots;
 	int snapshot_error;
 	/* counters, for the end's line */
-	uint64_t steps, requests, crashes, image_checks, refusals, restores, switches, point_checks;
+	uint64_t steps, requests, crashes, image_checks, refusals, restores, switches, roll_backs,
+		point_checks;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -114,6 +117,8 @@ void world_flush(struct world *world);
 bool world_idle(struct world *world); /* no request under way */
 void world_snapshot(struct world *world);
 void world_restore_from_peer(struct world *world, unsigned index);
+/* Sets the primary back to its newest snapshot, in place; or goes on with that after a crash. */
+void world_roll_back(struct world *world);
 /* The secondary takes over from a primary that is down, as it is. */
 void world_fail_over(struct world *world);
 /* A planned change of roles, if it is possible now. */
