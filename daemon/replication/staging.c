@@ -144,6 +144,9 @@ int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, u
 	error = env_file_info(env, staging->file, &info);
 	if (!error)
 		error = env_sync_dir(env, dir);
+	/* A COMMIT that a killed process left in the page cache is durable before it is believed. */
+	if (!error)
+		error = env_file_sync(env, staging->file);
 	if (error)
 		goto fail_file;
 	staging->env = env;

@@ -343,6 +343,10 @@ int maps_load(struct volume *v, char *why, size_t why_size)
 		if (error == 0)
 			return 0;
 	}
+	/* What a killed process wrote is in the page cache, but maybe not on the disk: made durable
+	 * before a bit that is read counts as such. */
+	if (error == 0)
+		error = env_file_sync(v->env, v->maps);
 	if (error != 0) {
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->maps_path,
 			 strerror(-error));
