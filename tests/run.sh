@@ -190,7 +190,8 @@ run_fuzz() {
 
 run_sim() {
 	[ -x "$BUILD/tests/sim/sim" ] || return 0
-	start sim/sim 300 "$BUILD/tests/sim/sim" ${SIM_ARGS:-}
+	start sim/sim 400 bash -c '"$@" && echo "ok seeds" || echo "FAIL seeds"' sim \
+		"$BUILD/tests/sim/sim" ${SIM_ARGS:-}
 }
 
 run_system() {

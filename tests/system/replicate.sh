@@ -30,12 +30,12 @@ relay_signal() { # SIGNAL WORD
 # One pass over the second half in random order; the seed makes the order, so that a later run can
 # verify what an interrupted one has written.
 fio_job() { # OPTIONS...
-	fio --name=half --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
+	fio --name=half --thread --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
 		--bs=4k --rw=randwrite --iodepth=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 \
 		--randseed="$fio_seed" --output-format=json "$@"
 }
 fio_write() {
-	exec fio --name=half --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
+	exec fio --name=half --thread --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
 		--bs=4k --rw=randwrite --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=0 --verify_state_save=0 \
 		--randseed="$fio_seed" --output-format=json --rate_iops=3000 --output="$dir/fio.json" \
 		>"$dir/fio.log" 2>&1
