@@ -92,6 +92,7 @@ struct env_file {
 	int fd;
 	int slot;                  /* registered descriptor, or REAL_NO_SLOT */
 	unsigned under_way;        /* operations */
+	bool in_memory;            /* tmpfs: transfers never wait for a device */
 	struct env_file_info info; /* size_bytes is read anew each time */
 };
 

@@ -58,14 +58,17 @@ static int open_retry(const char *path, int o)
 /* Says whether this description takes O_DIRECT; set after opening, so that a refusal leaves no
  * created file behind. Newer kernels accept it on tmpfs, where there is nothing to go around, and
  * io_uring is then only half as fast. */
-static bool set_direct(int fd, bool block_device)
+static bool on_tmpfs(int fd)
 {
-	int o = fcntl(fd, F_GETFL);
 	struct statfs fs;
 
-	/* (A device's node lies on one as a rule, the device does not.) */
-	if (!block_device && fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC)
-		return false;
+	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+}
+
+static bool set_direct(int fd)
+{
+	int o = fcntl(fd, F_GETFL);
+
 	return o >= 0 && fcntl(fd, F_SETFL, o | O_DIRECT) == 0;
 }
 
@@ -153,7 +156,9 @@ static int look_at(struct env_file *file, unsigned flags)
 		return -EINVAL;
 	file->info.block_device = S_ISBLK(st.st_mode);
 	file->info.align_bytes = 1;
-	if (!(flags & ENV_FILE_DIRECT) || !set_direct(file->fd, file->info.block_device))
+	/* (A device's node lies on one as a rule, the device does not.) */
+	file->in_memory = !file->info.block_device && on_tmpfs(file->fd);
+	if (!(flags & ENV_FILE_DIRECT) || file->in_memory || !set_direct(file->fd))
 		return 0;
 	align = direct_align(file->fd, file->info.block_device);
 	if (align > 0) {
