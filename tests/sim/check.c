@@ -319,7 +319,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	sim_free(sim);
 }
 
-void check_rolled_back(struct world *world, const struct id128 *id)
+void check_rolled_back(struct world *world)
 {
 	struct volume_state state;
 	struct restore restore;
@@ -327,7 +327,7 @@ void check_rolled_back(struct world *world, const struct id128 *id)
 	struct sim *sim;
 
 	world_volume_state(world, world->primary, &state);
-	sim = restore_snapshot(world, &state.uuid, id, false, &env, &restore);
+	sim = restore_snapshot(world, &state.uuid, NULL, false, &env, &restore);
 	if (restore.error != 0)
 		world_fail(world, "promise 6: restored in place, but not once more: %s",
 			   restore.why);

@@ -18,8 +18,8 @@ void check_maps(struct world *world);
 /* Promise 4: restores a snapshot (NULL: the newest) from a copy of the store and checks that it is one
  * instant between two ordinals. */
 void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to);
-/* The primary's disk holds exactly that snapshot. */
-void check_rolled_back(struct world *world, const struct id128 *id);
+/* The primary's disk holds exactly the newest snapshot. */
+void check_rolled_back(struct world *world);
 /* Every snapshot that the store lists can be restored. Returns how many. */
 unsigned check_all_snapshots(struct world *world);
 /* Both disks hold the same. */

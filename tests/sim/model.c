@@ -25,6 +25,7 @@ struct version {
 	uint32_t write;
 	uint32_t epoch; /* 0: none */
 	uint32_t death; /* since then it is known not to be on the primary's disk */
+	bool revived;   /* it was dead and came back: only the epoch's ordinals count */
 	uint32_t crc;
 };
 
@@ -232,17 +233,17 @@ static uint32_t version_ordinal(const struct model *model, const struct version 
 	case SUBMITTED:
 		return write->submitted;
 	case COMPLETED:
-		of_write = write->completed;
+		of_write = version->revived ? MODEL_NEVER : write->completed;
 		if (epoch != NULL)
 			of_epoch = epoch->completed;
 		break;
 	case DURABLE:
-		of_write = write->durable;
+		of_write = version->revived ? MODEL_NEVER : write->durable;
 		if (epoch != NULL)
 			of_epoch = epoch->durable;
 		break;
 	default:
-		of_write = write->on_peer;
+		of_write = version->revived ? MODEL_NEVER : write->on_peer;
 		if (epoch != NULL)
 			of_epoch = epoch->on_peer;
 		break;
@@ -406,6 +407,7 @@ static struct version *settle(struct model *model, const struct model_image *ima
 		memset(content, 0, MODEL_SECTOR);
 	if (version == 0)
 		return NULL;
+	sector->versions[version - 1].revived |= sector->versions[version - 1].death != MODEL_NEVER;
 	sector->versions[version - 1].death = MODEL_NEVER;
 	return &sector->versions[version - 1];
 }
@@ -423,6 +425,7 @@ bool model_resolve(struct model *model, const struct model_image *image, bool lo
 		/* What came from the peer may be what the primary itself had lost. */
 		struct match m = match(model, sector, crc, lost ? 0 : now);
 		struct version *version;
+		uint32_t died_at;
 
 		if (m.first > m.last)
 			return unknown(model, i, image, why, why_size);
@@ -430,8 +433,10 @@ bool model_resolve(struct model *model, const struct model_image *image, bool lo
 			return wrong(model, i, m.last, must,
 				     lost ? "lost with the primary's disk" : "lost in a crash", why,
 				     why_size);
+		died_at = m.last > 0 ? sector->versions[m.last - 1].death : MODEL_NEVER;
 		version = settle(model, image, i, m.last, now);
-		if (version != NULL && version_ordinal(model, version, COMPLETED) == MODEL_NEVER)
+		if (version != NULL && (version_ordinal(model, version, COMPLETED) == MODEL_NEVER ||
+					died_at != MODEL_NEVER))
 			version->epoch = epoch;
 	}
 	return true;
@@ -449,7 +454,8 @@ bool model_rolled_back(struct model *model, const struct model_image *image, cha
 
 		if (m.first > m.last)
 			return unknown(model, i, image, why, why_size);
-		version = settle(model, image, i, m.last, now);
+		/* Which zeroes these are nobody can tell: the initial ones ask for nothing. */
+		version = settle(model, image, i, m.first, now);
 		if (version != NULL)
 			version->epoch = epoch;
 	}
@@ -460,9 +466,10 @@ bool model_rolled_back(struct model *model, const struct model_image *image, cha
 
 /* The latest submission that the image proves to contain. */
 static bool latest(const struct model *model, const struct model_image *image, uint32_t dead_at,
-		   uint32_t *ordinal, char *why, size_t why_size)
+		   uint32_t *ordinal, uint32_t *where, char *why, size_t why_size)
 {
 	*ordinal = 0;
+	*where = 0;
 	for (uint32_t i = 0; i < model->sector_count; i++) {
 		const struct sector *sector = &model->sectors[i];
 		struct match m = match(model, sector, image_crc(model, image, i), dead_at);
@@ -471,10 +478,21 @@ static bool latest(const struct model *model, const struct model_image *image, u
 		if (m.first > m.last)
 			return unknown(model, i, image, why, why_size);
 		s = submitted(model, sector, m.first);
-		if (s > *ordinal)
+		if (s > *ordinal) {
 			*ordinal = s;
+			*where = i;
+		}
 	}
 	return true;
+}
+
+/* The sector that lacks something, and the one that says that it should not. */
+static bool print_both(const struct model *model, uint32_t lacks, uint32_t where,
+		       const struct model_image *image)
+{
+	model_print(model, (uint64_t)lacks * MODEL_SECTOR, image, stderr);
+	model_print(model, (uint64_t)where * MODEL_SECTOR, image, stderr);
+	return false;
 }
 
 bool model_check_local(struct model *model, const struct model_image *image, char *why,
@@ -498,9 +516,9 @@ bool model_check_local(struct model *model, const struct model_image *image, cha
 bool model_check_peer(struct model *model, const struct model_image *image, char *why,
 		      size_t why_size)
 {
-	uint32_t now = model->ordinal, last;
+	uint32_t now = model->ordinal, last, where;
 
-	if (!latest(model, image, 0, &last, why, why_size))
+	if (!latest(model, image, 0, &last, &where, why, why_size))
 		return false;
 	for (uint32_t i = 0; i < model->sector_count; i++) {
 		const struct sector *sector = &model->sectors[i];
@@ -514,7 +532,8 @@ bool model_check_peer(struct model *model, const struct model_image *image, char
 				     why_size);
 		if (m.last < must)
 			return wrong(model, i, m.last, must,
-				     "a mixture: flushed before later writes", why, why_size);
+				     "a mixture: flushed before later writes", why, why_size) ||
+			       print_both(model, i, where, image);
 		m = match(model, sector, image_crc(model, image, i), 0);
 		if (m.last < must_on_peer)
 			return wrong(model, i, m.last, must_on_peer,
@@ -526,9 +545,9 @@ bool model_check_peer(struct model *model, const struct model_image *image, char
 bool model_check_point(struct model *model, const struct model_image *image, uint32_t from,
 		       uint32_t to, char *why, size_t why_size)
 {
-	uint32_t last;
+	uint32_t last, where;
 
-	if (!latest(model, image, from, &last, why, why_size))
+	if (!latest(model, image, from, &last, &where, why, why_size))
 		return false;
 	if (last > to) {
 		snprintf(why, why_size,
@@ -546,7 +565,8 @@ bool model_check_point(struct model *model, const struct model_image *image, uin
 		if (m.last < must)
 			return wrong(model, i, m.last, must,
 				     "not one instant: completed before later writes", why,
-				     why_size);
+				     why_size) ||
+			       print_both(model, i, where, image);
 	}
 	return true;
 }

@@ -427,12 +427,13 @@ static void must_stream(struct world *world)
 	world_volume_state(world, world->primary, &va);
 	world_volume_state(world, 1 - world->primary, &vb);
 	world_fail(world,
-		   "liveness: not streaming after 300 s without faults: a is %s %s %s (%s), b is "
-		   "%s %s "
-		   "%s (%s)",
-		   replication_state_name(a.state), volume_role_name(va.role),
-		   volume_disk_state_name(va.disk), a.refusal, replication_state_name(b.state),
-		   volume_role_name(vb.role), volume_disk_state_name(vb.disk), b.refusal);
+		   "liveness: not streaming after 300 s without faults: the primary%s is %s %s %s "
+		   "(%s), "
+		   "the other %s %s %s (%s)",
+		   a.source ? "" : " (no source)", replication_state_name(a.state),
+		   volume_role_name(va.role), volume_disk_state_name(va.disk), a.refusal,
+		   replication_state_name(b.state), volume_role_name(vb.role),
+		   volume_disk_state_name(vb.disk), b.refusal);
 }
 
 static void must_snapshot(struct world *world)

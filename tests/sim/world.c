@@ -220,7 +220,7 @@ static bool died(struct world *world, unsigned index)
 
 void world_crash(struct world *world, unsigned index, enum sim_crash mode)
 {
-	if (world->nodes[index].node == NULL)
+	if (world->nodes[index].node == NULL || died(world, index))
 		return;
 	sim_crash(world->sim, world->nodes[index].env, mode);
 	forget(world, index);
@@ -243,6 +243,13 @@ void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const 
 		 path != NULL ? " of " : "", path != NULL ? path : "");
 }
 
+static bool recovered(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+
+	return v == NULL || !replication_applying(v->replication);
+}
+
 static void primary_started(struct world *world)
 {
 	struct world_node *n = &world->nodes[world->primary];
@@ -257,7 +264,10 @@ static void primary_started(struct world *world)
 		world_fail(world, "promise 1: %s", why);
 	check_maps(world);
 	world_volume_state(world, world->primary, &state);
-	if (state.role != VOLUME_PRIMARY && /* died in the middle of a change of roles */
+	if (state.role != VOLUME_PRIMARY && !world_wait(world, recovered, 60 * WORLD_SECOND))
+		world_fail(world, "the recovery at start does not end");
+	if (n->node != NULL &&
+	    state.role != VOLUME_PRIMARY && /* died in the middle of a change of roles */
 	    node_promote(world_volume(world, world->primary), true, why, sizeof(why)) != 0 &&
 	    !died(world, world->primary) && !n->disk_errors)
 		world_fail(world, "the primary cannot be promoted again: %s", why);
@@ -786,6 +796,7 @@ static void rolled_back(void *context, int error, const char *why)
 	struct world *world;
 	struct world_node *n;
 	struct model_image image;
+	struct volume_state state;
 	char reason[1024];
 
 	if (!ticket_take(context, &ticket))
@@ -795,9 +806,12 @@ static void rolled_back(void *context, int error, const char *why)
 	n->restoring = false;
 	sim_note(world->sim, "roll-back of node %u: %d %s", ticket.index, error,
 		 why != NULL ? why : "");
+	world_volume_state(world, ticket.index, &state);
+	if (error == -ENOENT && state.disk == VOLUME_DISK_UPTODATE) /* there is no snapshot */
+		n->rolling_back = false;
 	if (error != 0)
 		return;
-	check_rolled_back(world, &n->roll_back_to);
+	check_rolled_back(world);
 	image = world_image(n->env);
 	if (!model_rolled_back(world->model, &image, reason, sizeof(reason)))
 		world_fail(world, "promise 6: %s", reason);
@@ -822,12 +836,9 @@ void world_roll_back(struct world *world)
 	    world->snapshot_running)
 		return;
 	world_volume_state(world, world->primary, &state);
-	if (!n->rolling_back) {
-		if (id128_is_zero(&state.snapshot))
-			return;
-		n->roll_back_to = state.snapshot;
-		n->rolling_back = true;
-	}
+	if (!n->rolling_back && world->snapshots == 0)
+		return;
+	n->rolling_back = true;
 	if (world->block != NULL)
 		world->block->ops->close(world->block);
 	world->block = NULL;
@@ -836,8 +847,7 @@ void world_roll_back(struct world *world)
 		world_fail(world, "promise 6: a half-restored volume can be opened");
 	n->restoring = true;
 	sim_note(world->sim, "roll-back of node %u begins", world->primary);
-	node_restore_snapshot(v, &n->roll_back_to, no_progress, rolled_back,
-			      ticket_new(world, world->primary));
+	node_restore_snapshot(v, NULL, no_progress, rolled_back, ticket_new(world, world->primary));
 	died(world, world->primary);
 }
 

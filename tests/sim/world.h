@@ -30,8 +30,7 @@ struct world_node {
 	struct config_volume volume;
 	uint32_t incarnation;
 	bool content_lost; /* its disk was lost and has not been restored yet */
-	bool rolling_back; /* is to be set back to roll_back_to; not in use meanwhile */
-	struct id128 roll_back_to;
+	bool rolling_back; /* is to be set back to the newest snapshot; not in use meanwhile */
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
