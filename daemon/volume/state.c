@@ -35,6 +35,14 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	int error;
 
 	assert(disk_change_allowed(old.disk, state->disk));
+	/* The peer takes what a former primary wrote for durable here, and its map does not name it:
+	 * left in the disk's cache it could be lost under a cut that is applied later. */
+	if (old.role == VOLUME_PRIMARY && state->role == VOLUME_SECONDARY && v->backing != NULL &&
+	    state->disk != VOLUME_DISK_FAILED && state->disk != VOLUME_DISK_INCONSISTENT) {
+		error = env_file_sync(v->env, v->backing);
+		if (error != 0)
+			return error;
+	}
 	v->state = *state;
 	v->state.lsn = old.lsn;
 	if (state->disk != VOLUME_DISK_FAILED)
