@@ -322,6 +322,7 @@ void replication_role_changed(struct replication *r)
 	if (r->stopping)
 		return;
 	session_end(r, FRAME_ERROR_CLOSING, "its role or state changed");
+	restore_void_if_promoted(r);
 	if (r->operator_off)
 		return;
 	if (r->state == REPLICATION_STANDALONE)

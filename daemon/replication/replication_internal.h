@@ -89,5 +89,6 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 int restore_load(struct replication *r, char *why, size_t why_size);
 void restore_finish(struct replication *r, int error, const char *why);
 void restore_satisfied(struct replication *r);
+void restore_void_if_promoted(struct replication *r);
 
 #endif

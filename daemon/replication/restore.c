@@ -30,6 +30,7 @@ int restore_load(struct replication *r, char *why, size_t why_size)
 	}
 	env_file_close(r->env, file);
 	r->wants = true;
+	restore_void_if_promoted(r);
 	return 0;
 }
 
@@ -48,14 +49,10 @@ static int remember(struct replication *r)
 	return error ? error : env_sync_dir(r->env, volume_state_dir(r->volume));
 }
 
-/* Content came. A crash between the volume's state and this leaves the wish behind, and the content
- * is fetched once more. */
-void restore_satisfied(struct replication *r)
+static void forget(struct replication *r)
 {
 	char path[4096];
 
-	if (!r->wants)
-		return;
 	wanting_path(r, path);
 	int error = env_unlink(r->env, path);
 	if (!error || error == -ENOENT)
@@ -64,9 +61,36 @@ void restore_satisfied(struct replication *r)
 		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s: %s",
 			volume_name(r->volume), path, strerror(-error));
 	r->wants = false;
+}
+
+/* Content came. A crash between the volume's state and this leaves the wish behind, and the content
+ * is fetched once more. */
+void restore_satisfied(struct replication *r)
+{
+	if (!r->wants)
+		return;
+	forget(r);
 	env_log(r->env, ENV_LOG_INFO, "replication: volume %s: restored from the peer",
 		volume_name(r->volume));
 	restore_finish(r, 0, "");
+}
+
+/* A wish from before a promotion (it was cut short by a crash, or left behind by one) must not take a
+ * primary's content away. */
+void restore_void_if_promoted(struct replication *r)
+{
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if (!r->wants || state.role != VOLUME_PRIMARY ||
+	    (state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED))
+		return;
+	env_log(r->env, ENV_LOG_WARNING,
+		"replication: volume %s: was promoted: its content is no longer to come from the "
+		"peer",
+		volume_name(r->volume));
+	forget(r);
+	restore_finish(r, -ECANCELED, "the volume was promoted");
 }
 
 void restore_finish(struct replication *r, int error, const char *why)
