@@ -18,6 +18,7 @@ struct volume_slot {
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
 	struct env_timer watch; /* opens a store that could not be opened; follows the uuid */
 	char *state_dir;
+	struct replication *recovery; /* without a peer: finishes what its staging log holds */
 	bool stopping, writer_gone, replication_gone, volume_gone;
 	node_done_fn job_done;
 	void *job_context;
@@ -165,12 +166,17 @@ static enum replication_protocol protocol_of(char letter)
 	}
 }
 
+/* Without a peer in the config a secondary still needs it: a cut that was half applied when the daemon
+ * ended is known from the staging log alone. */
 static int open_replication(struct volume_slot *slot, char *why, size_t why_size)
 {
 	struct node_volume *v = &slot->pub;
 	const struct config_node *node = &v->node->config->node;
+	bool alone = !v->config->peer && !node->peer_listen;
+	struct volume_state state;
 
-	if (!v->config->peer && !node->peer_listen)
+	volume_get_state(v->volume, &state);
+	if (alone && state.role == VOLUME_PRIMARY)
 		return 0;
 
 	struct replication_config config = {
@@ -182,7 +188,8 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.send_queue_max_bytes = v->config->send_queue_max_bytes,
 	};
 
-	return replication_new(v->volume, &config, true, &v->replication, why, why_size);
+	return replication_new(v->volume, &config, !alone,
+			       alone ? &slot->recovery : &v->replication, why, why_size);
 }
 
 static void volume_discarded(void *context)
@@ -353,6 +360,7 @@ static void replication_freed(void *context)
 
 	slot->replication_gone = true;
 	slot->pub.replication = NULL;
+	slot->recovery = NULL;
 	stop_next(slot);
 }
 
@@ -405,8 +413,9 @@ static void stop_next(struct volume_slot *slot)
 		else
 			writer_freed(slot);
 	} else if (!slot->replication_gone) {
-		if (v->replication)
-			replication_free(v->replication, replication_freed, slot);
+		if (v->replication || slot->recovery)
+			replication_free(v->replication ? v->replication : slot->recovery,
+					 replication_freed, slot);
 		else
 			replication_freed(slot);
 	} else if (!slot->volume_gone) {
@@ -543,7 +552,8 @@ static int may_promote(struct node_volume *v, const struct volume_state *state, 
 		return fail(-EPERM, why, why_size,
 			    "volume %s: disk is %s: it holds no usable content; restore it first",
 			    name, volume_disk_state_name(state->disk));
-	if (v->replication && replication_applying(v->replication))
+	if ((v->replication && replication_applying(v->replication)) ||
+	    (slot_of(v)->recovery && replication_applying(slot_of(v)->recovery)))
 		return fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
 			    name);
 	if (force)
@@ -686,9 +696,14 @@ static void restored(void *context, const struct snapshot_result *result)
 	struct node_volume *v = &slot->pub;
 	char why[256];
 
+	/* A wish for the peer's content from before is void now. */
+	if (v->replication && !result->error)
+		replication_role_changed(v->replication);
 	/* Even after a failure: the link then tells the peer that this disk is inconsistent. */
 	if (v->replication && replication_connect(v->replication, why, sizeof(why)))
 		env_log(v->node->env, ENV_LOG_WARNING, "volume %s: %s", v->config->name, why);
+	else if (v->replication)
+		replication_role_changed(v->replication); /* connected meanwhile: left alone so far */
 	job_finish(slot, result->error, result->why);
 }
 
@@ -698,6 +713,33 @@ static void restore_progress(void *context, const struct snapshot_progress *prog
 
 	if (slot->job_progress)
 		slot->job_progress(slot->job_context, progress);
+}
+
+/* A secondary is restored on its own only if it has nothing to lose and no primary feeds it: the peer is
+ * gone in the middle of a sync. It cannot be promoted as it is, so it becomes primary here; its disk stays
+ * inconsistent, and so unserved, until the snapshot is there. */
+static int restore_on_secondary(struct node_volume *v, struct volume_state *state, char *why,
+				size_t why_size)
+{
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	int error;
+
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	if ((state->disk != VOLUME_DISK_INCONSISTENT && state->disk != VOLUME_DISK_FAILED) ||
+	    (connected(&peer) && peer.peer_role == VOLUME_PRIMARY))
+		return fail(-EPERM, why, why_size,
+			    "volume %s: is secondary on this node; promote it first, or restore "
+			    "on the primary",
+			    v->config->name);
+	state->role = VOLUME_PRIMARY;
+	error = volume_set_state(v->volume, state);
+	if (error)
+		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			    strerror(-error));
+	if (v->replication)
+		replication_role_changed(v->replication);
+	return 0;
 }
 
 static int restore_begin(struct node_volume *v, struct snapshot_target **target, char *why,
@@ -710,11 +752,11 @@ static int restore_begin(struct node_volume *v, struct snapshot_target **target,
 		return fail(-ENODEV, why, why_size, "volume %s: no store%s%s", v->config->name,
 			    v->store_error[0] ? ": " : "", v->store_error);
 	volume_get_state(v->volume, &state);
-	if (state.role != VOLUME_PRIMARY)
-		return fail(-EPERM, why, why_size,
-			    "volume %s: is secondary on this node; promote it first, or restore "
-			    "on the primary",
-			    v->config->name);
+	if (state.role != VOLUME_PRIMARY) {
+		error = restore_on_secondary(v, &state, why, why_size);
+		if (error)
+			return error;
+	}
 	if (state.disk == VOLUME_DISK_FAILED) {
 		error = volume_replace_backing(v->volume, why, why_size);
 		if (error)
