@@ -64,6 +64,6 @@ uint64_t link_received_bytes(const struct link *link);
 void link_check(const struct link *link);
 
 /* Frames that fit the queue; senders keep well below. */
-#define LINK_QUEUE_FRAMES 10240u
+#define LINK_QUEUE_FRAMES 20480u
 
 #endif

@@ -160,6 +160,22 @@ static void send_map(struct replication *r)
 	}
 }
 
+/* The map reaches back to an older generation than the peer has (its CUT_ACK was lost): what it has is
+ * named as the base, before it falls out of the history. */
+static void take_base(struct replication *r)
+{
+	struct volume_state state;
+
+	if (decide_relation(&r->self, &r->peer) != RELATION_A_AHEAD)
+		return;
+	volume_get_state(r->volume, &state);
+	if (id128_equal(&state.generations.base, &r->peer.current))
+		return;
+	state.generations.base = r->peer.current;
+	if (volume_set_state(r->volume, &state))
+		replication_refuse(r, FRAME_ERROR_IO, "cannot persist the volume's state");
+}
+
 static void run(struct replication *r)
 {
 	bool source = r->verdict == VERDICT_CATCH_UP_FROM_A || r->verdict == VERDICT_FULL_FROM_A;
@@ -178,6 +194,8 @@ static void run(struct replication *r)
 	replication_set_state(r, REPLICATION_CATCH_UP);
 	if (source) {
 		r->session = SESSION_SOURCE;
+		if (r->verdict == VERDICT_CATCH_UP_FROM_A)
+			take_base(r);
 		source_attach(r->source, r->link, r->config.protocol,
 			      r->verdict == VERDICT_FULL_FROM_A, r->peer.flags & HELLO_ZERO_DISK);
 		return;

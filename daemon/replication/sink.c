@@ -168,15 +168,16 @@ void sink_submit(struct sink *sink, enum volume_mutation_type type, bool fua, bo
 	volume_apply(sink->volume, &apply->apply);
 }
 
-void sink_begin_applying(struct sink *sink)
+int sink_begin_applying(struct sink *sink)
 {
 	if (sink->applying_begun)
-		return;
+		return 0;
 	int error = volume_begin_applying(sink->volume);
 	if (error)
 		env_log(sink->env, ENV_LOG_ERROR, "replication: volume %s: %s",
 			volume_name(sink->volume), strerror(-error));
 	sink->applying_begun = error == 0;
+	return error;
 }
 
 /* The content is now the source's as of the cut. */
@@ -430,6 +431,11 @@ static void propose(struct sink *sink, const struct frame *frame)
 	}
 	/* Room for the records' heads: 64 bytes for each block of 4 KiB at worst. */
 	uint64_t expected = frame->length + frame->length / 64;
+	/* First of all: without it the snapshots' map would not know of what comes. */
+	if (sink_begin_applying(sink)) {
+		sink_refuse(sink, FRAME_ERROR_IO, "cannot persist the volume's state");
+		return;
+	}
 	forget_cut(sink);
 	sink->round = frame->id;
 	sink->in_place = state.disk == VOLUME_DISK_INCONSISTENT ||
@@ -458,7 +464,6 @@ static void propose(struct sink *sink, const struct frame *frame)
 		sink_refuse(sink, FRAME_ERROR_STAGING, text);
 		return;
 	}
-	sink_begin_applying(sink);
 	sink->phase = SINK_READY;
 	send(sink, (struct frame){.type = FRAME_READY,
 				  .id = sink->round,

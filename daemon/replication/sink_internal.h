@@ -82,7 +82,7 @@ void sink_ack(struct sink *sink, uint64_t first, uint64_t last);
 void sink_submit(struct sink *sink, enum volume_mutation_type type, bool fua, bool punch,
 		 uint64_t lsn, uint64_t offset, uint64_t length, struct buf *buf,
 		 uint64_t sequence);
-void sink_begin_applying(struct sink *sink);
+int sink_begin_applying(struct sink *sink);
 /* The cut is on the volume and durable: persists the state, tells source and owner. -errno. */
 int sink_cut_applied(struct sink *sink);
 void sink_adopt_synced(struct sink *sink);

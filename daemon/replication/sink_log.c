@@ -86,7 +86,12 @@ static void begin_pass(struct sink *sink, enum sink_log log, uint64_t position, 
 
 static void begin_cut_pass(struct sink *sink)
 {
-	sink_begin_applying(sink);
+	int error = sink_begin_applying(sink);
+
+	if (error) {
+		sink_log_stuck(sink, error, "cannot persist the volume's state");
+		return;
+	}
 	begin_pass(sink, SINK_LOG_APPLY_CUT, STAGING_FIRST, 1, sink->commit_position);
 }
 

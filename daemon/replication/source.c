@@ -228,8 +228,8 @@ static int set_base(struct source *source, const struct id128 *generation, bool 
 	volume_get_state(source->volume, &state);
 	*equal = id128_equal(&state.generations.current, generation);
 	struct id128 base = *equal ? (struct id128){} : *generation;
-	if (id128_equal(&state.generations.base, &base))
-		return 0;
+	if (*equal && id128_equal(&state.generations.base, &base))
+		return 0; /* else stored even if it is so: a bump may be on its way to the disk */
 	state.generations.base = base;
 	return volume_set_state(source->volume, &state);
 }
@@ -318,7 +318,9 @@ void source_sent(struct source *source)
 {
 	if (!source->link)
 		return;
-	source_stream_resume(source);
+	source_cut_pump(source); /* before the writers: they would take all the room */
+	if (source->link)
+		source_stream_resume(source);
 	env_defer(source->env, &source->pump_task);
 }
 

@@ -24,7 +24,8 @@ struct source;
  *  CUT       sealed blocks are being sent                  yes                if final
  *  ENDED     waiting for CUT_ACK                           yes                if final
  *  STREAM    in sync                                       between POINTs     yes
- *  DONE      a secondary gave its content; link to end     no                 no
+ *  DONE      a secondary gave its content, or the sealed   while reads end    if final
+ *            blocks cannot be read; link to end
  */
 enum source_phase {
 	SOURCE_OFF,

@@ -95,9 +95,11 @@ static void read_done(struct volume_cut_read *done, int error)
 
 	read->busy = false;
 	source->reads_busy--;
-	if (error && source->link)
+	if (error && source->link) {
+		/* The connection ends only later: no CUT_END may get onto it before. */
+		source->phase = SOURCE_DONE;
 		source_refuse(source, FRAME_ERROR_IO, "cannot read the blocks to be sent");
-	else if (source->phase == SOURCE_CUT) {
+	} else if (source->phase == SOURCE_CUT) {
 		send_content(source, done->buf, done->offset_bytes, done->length_bytes);
 		source->cut_done_bytes += done->length_bytes;
 	}
@@ -119,7 +121,11 @@ static bool start_read(struct source *source)
 	uint64_t start, length;
 	struct source_read *read = unused_read(source);
 
-	if (!read || link_queue_bytes(source->link) >= SOURCE_WINDOW_BYTES)
+	uint64_t window = SOURCE_WINDOW_BYTES;
+	if (source->tapped && window < source->queue_max_bytes / 2)
+		window = source->queue_max_bytes / 2;
+	if (!read || link_queue_bytes(source->link) > window ||
+	    link_queue_frames(source->link) >= SOURCE_RING + 2048)
 		return false;
 	if (!volume_cut_next(source->cut, source->scan_offset, BUF_SIZE_MAX, &start, &length)) {
 		source->scanned = true;

@@ -228,7 +228,9 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 bool staging_has_room(const struct staging *staging, uint32_t payload_bytes)
 {
 	return staging->open && !staging_is_full(staging) &&
-	       staging->end - staging->done + RECORD_BYTES + payload_bytes <= RING_BYTES;
+	       staging->end - staging->done + 2 * RECORD_BYTES + payload_bytes +
+			       sizeof(struct staging_commit_wire) <=
+		       RING_BYTES;
 }
 
 bool staging_is_full(const struct staging *staging)

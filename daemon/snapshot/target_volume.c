@@ -192,7 +192,8 @@ static void new_generation(struct volume_state *state, struct env *env)
 {
 	struct volume_generations *g = &state->generations;
 
-	if (!id128_is_zero(&g->current) && !id128_equal(&g->current, &g->base)) {
+	/* Also if it is the base: a generation in no history counts as older than all of it. */
+	if (!id128_is_zero(&g->current) && !id128_equal(&g->current, &g->history[0])) {
 		memmove(&g->history[1], &g->history[0], sizeof(g->history) - sizeof(g->history[0]));
 		g->history[0] = g->current;
 	}

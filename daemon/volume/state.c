@@ -57,6 +57,9 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->detached = old_detached;
 		return error;
 	}
+	if (id128_is_zero(&state->generations.base) ||
+	    !id128_equal(&old.generations.current, &state->generations.current))
+		v->bumped = false;
 	/* Who waited for the superblock may find what it waits for. */
 	op_gate_all(queue_take(&v->super.waiting));
 	checkpoint_want(v);

@@ -341,7 +341,7 @@ int volume_open(struct env *env, const struct volume_config *config, struct volu
 		volume_free(v);
 		return error;
 	}
-	v->bumped = !id128_is_zero(&v->state.generations.base);
+	v->bumped = false;
 	checkpoint_want(v);
 	*out = v;
 	return 0;
