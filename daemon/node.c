@@ -696,14 +696,12 @@ static void restored(void *context, const struct snapshot_result *result)
 	struct node_volume *v = &slot->pub;
 	char why[256];
 
-	/* A wish for the peer's content from before is void now. */
-	if (v->replication && !result->error)
-		replication_role_changed(v->replication);
 	/* Even after a failure: the link then tells the peer that this disk is inconsistent. */
 	if (v->replication && replication_connect(v->replication, why, sizeof(why)))
 		env_log(v->node->env, ENV_LOG_WARNING, "volume %s: %s", v->config->name, why);
 	else if (v->replication)
-		replication_role_changed(v->replication); /* connected meanwhile: left alone so far */
+		/* Connected meanwhile it was left alone; and an older wish for the peer's content is void. */
+		replication_role_changed(v->replication);
 	job_finish(slot, result->error, result->why);
 }
 

@@ -15,6 +15,31 @@ static void wanting_path(const struct replication *r, char path[4096])
 	snprintf(path, 4096, "%s/wanting", volume_state_dir(r->volume));
 }
 
+static void forget(struct replication *r)
+{
+	char path[4096];
+
+	wanting_path(r, path);
+	int error = env_unlink(r->env, path);
+	if (!error || error == -ENOENT)
+		error = env_sync_dir(r->env, volume_state_dir(r->volume));
+	if (error)
+		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s: %s",
+			volume_name(r->volume), path, strerror(-error));
+	r->wants = false;
+}
+
+/* Content came, and a crash was between the volume's state and the end of the wish. Were the wish taken
+ * at its word, the only good copy could be given up for a peer that has lost its own meanwhile. */
+static void forget_if_granted(struct replication *r)
+{
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if (state.disk == VOLUME_DISK_UPTODATE || state.disk == VOLUME_DISK_OUTDATED)
+		forget(r);
+}
+
 int restore_load(struct replication *r, char *why, size_t why_size)
 {
 	char path[4096];
@@ -30,7 +55,7 @@ int restore_load(struct replication *r, char *why, size_t why_size)
 	}
 	env_file_close(r->env, file);
 	r->wants = true;
-	restore_void_if_promoted(r);
+	forget_if_granted(r);
 	return 0;
 }
 
@@ -49,22 +74,8 @@ static int remember(struct replication *r)
 	return error ? error : env_sync_dir(r->env, volume_state_dir(r->volume));
 }
 
-static void forget(struct replication *r)
-{
-	char path[4096];
-
-	wanting_path(r, path);
-	int error = env_unlink(r->env, path);
-	if (!error || error == -ENOENT)
-		error = env_sync_dir(r->env, volume_state_dir(r->volume));
-	if (error)
-		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s: %s",
-			volume_name(r->volume), path, strerror(-error));
-	r->wants = false;
-}
-
-/* Content came. A crash between the volume's state and this leaves the wish behind, and the content
- * is fetched once more. */
+/* Content came. A crash between the volume's state and this leaves the wish behind for the next start
+ * to forget. */
 void restore_satisfied(struct replication *r)
 {
 	if (!r->wants)
@@ -113,11 +124,14 @@ static int give_up_content(struct replication *r, char *why, size_t why_size)
 			return error;
 		volume_get_state(r->volume, &state);
 	}
-	int error = remember(r);
-	if (!error && state.disk != VOLUME_DISK_INCONSISTENT) {
+	/* In this order: a wish beside good content then is one that was granted. */
+	int error = 0;
+	if (state.disk != VOLUME_DISK_INCONSISTENT) {
 		state.disk = VOLUME_DISK_INCONSISTENT;
 		error = volume_set_state(r->volume, &state);
 	}
+	if (!error)
+		error = remember(r);
 	if (error)
 		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
 	return error;
