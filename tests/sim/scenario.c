@@ -92,10 +92,14 @@ static void start(struct world *world, unsigned faults, unsigned index)
 static bool secondary_is_good(struct world *world)
 {
 	struct volume_state state;
+	uint64_t size;
 
 	if (world->nodes[1 - world->primary].node == NULL)
 		return false;
 	world_volume_state(world, 1 - world->primary, &state);
+	/* It has asked for the other's content itself, and would give its own up. */
+	if (sim_file_size(world->nodes[1 - world->primary].env, "/var/offsite/v/wanting", &size))
+		return false;
 	return state.disk == VOLUME_DISK_UPTODATE && !id128_is_zero(&state.generations.current);
 }
 
