@@ -293,6 +293,8 @@ clients() {
 	fi
 	if [ -n "${as:+x}" ] && [ "$(id -u)" != 0 ]; then
 		skip nbdfuse 'not root: no mount namespace to put the certificates in'
+	elif [ -n "${as:+x}" ] && ! unshare --mount true 2>/dev/null; then
+		skip nbdfuse 'no mount namespace here (a chroot whose root is no mount point?)'
 	elif [ ! -c /dev/fuse ] || ! command -v nbdfuse >/dev/null; then
 		skip nbdfuse 'no /dev/fuse or no nbdfuse'
 	else
