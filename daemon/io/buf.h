@@ -19,9 +19,9 @@
 struct buf_pool;
 
 struct buf {
-	uint8_t *data;         /* BUF_ALIGN-aligned */
-	uint32_t size_bytes;   /* capacity of the class */
-	uint32_t references;   /* changed by buf_get() and buf_put() only */
+	uint8_t *data;       /* BUF_ALIGN-aligned */
+	uint32_t size_bytes; /* capacity of the class */
+	uint32_t references; /* changed by buf_get() and buf_put() only */
 	struct buf_pool *pool;
 	struct buf *next_free; /* private */
 };

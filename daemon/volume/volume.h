@@ -34,7 +34,7 @@ enum volume_consumer {
 };
 #define VOLUME_PEER_BLOCK_BYTES  4096u
 #define VOLUME_STORE_BLOCK_BYTES 65536u
-#define VOLUME_REGION_BYTES	 (1024u * 1024u) /* one intent bit */
+#define VOLUME_REGION_BYTES      (1024u * 1024u) /* one intent bit */
 uint32_t volume_consumer_block_bytes(enum volume_consumer consumer);
 
 enum volume_role { VOLUME_SECONDARY, VOLUME_PRIMARY };
@@ -55,7 +55,7 @@ enum volume_disk_state {
 	VOLUME_DISK_INCONSISTENT,
 	VOLUME_DISK_FAILED,
 };
-const char *volume_role_name(enum volume_role role);	      /* "primary", "secondary" */
+const char *volume_role_name(enum volume_role role);              /* "primary", "secondary" */
 const char *volume_disk_state_name(enum volume_disk_state state); /* "uptodate", ... */
 
 /* Generation identifiers, as in DRBD: what history the content belongs to. Persisted.
@@ -70,11 +70,11 @@ struct volume_generations {
 
 struct volume_config {
 	const char *name;
-	const char *backing;	     /* path of a block device or regular file */
-	const char *state_dir;	     /* this volume's own directory; made if missing */
-	uint64_t size_bytes;	     /* multiple of 4096; 0: the backing's present size. A missing
+	const char *backing;         /* path of a block device or regular file */
+	const char *state_dir;       /* this volume's own directory; made if missing */
+	uint64_t size_bytes;         /* multiple of 4096; 0: the backing's present size. A missing
 				      * regular file is created (sparse) at first start only */
-	enum volume_role role;	     /* at first start; the persisted role counts afterwards */
+	enum volume_role role;       /* at first start; the persisted role counts afterwards */
 	uint32_t block_min_bytes;    /* 1, 512 or 4096; 0: 1 */
 	uint64_t preserve_max_bytes; /* per cut; at the limit the cut is given up. 0: 1 GiB */
 	uint32_t intent_max_regions; /* regions with an intent bit at a time; 0: 4096 */
@@ -108,8 +108,8 @@ struct volume_state {
 	enum volume_role role;
 	enum volume_disk_state disk;
 	struct volume_generations generations;
-	uint64_t lsn;	      /* last issued (primary) or applied (secondary) */
-	uint64_t outdated_ns; /* realtime; since when OUTDATED, else 0 */
+	uint64_t lsn;          /* last issued (primary) or applied (secondary) */
+	uint64_t outdated_ns;  /* realtime; since when OUTDATED, else 0 */
 	struct id128 snapshot; /* the newest snapshot the STORE map is relative to; zero: none */
 	uint64_t snapshot_sequence; /* highest sequence number ever used in the store */
 };
@@ -151,7 +151,7 @@ struct volume_mutation {
 	bool punch; /* ZERO: deallocated */
 	uint64_t lsn;
 	uint64_t offset_bytes, length_bytes; /* multiples of 512 at least; 0 for FLUSH */
-	struct buf *buf;		     /* WRITE: content; take a reference to keep it */
+	struct buf *buf;                     /* WRITE: content; take a reference to keep it */
 };
 
 struct volume_tap {
@@ -196,10 +196,10 @@ bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max
 		     uint64_t *start, uint64_t *length);
 
 struct volume_cut_read {
-	uint64_t offset_bytes;	/* within one sealed run; multiples of the consumer's block, the
+	uint64_t offset_bytes; /* within one sealed run; multiples of the consumer's block, the
 				 * volume's end aside */
-	uint32_t length_bytes;	/* <= BUF_SIZE_MAX */
-	struct buf *buf;	/* the caller's; filled from data on */
+	uint32_t length_bytes; /* <= BUF_SIZE_MAX */
+	struct buf *buf;       /* the caller's; filled from data on */
 	void (*done)(struct volume_cut_read *read, int error); /* never from inside the call */
 	uint64_t priv[40];
 };
@@ -238,9 +238,9 @@ int volume_replace_backing(struct volume *volume, char *why, size_t why_size);
 struct volume_stats {
 	uint64_t reads, read_bytes, writes, written_bytes, flushes, trims;
 	uint64_t io_errors;
-	uint64_t intent_writes;	    /* intent pages written */
-	uint64_t intent_regions;    /* regions with an intent bit now */
-	uint64_t preserved_bytes;   /* copied before write, in all */
+	uint64_t intent_writes;                           /* intent pages written */
+	uint64_t intent_regions;                          /* regions with an intent bit now */
+	uint64_t preserved_bytes;                         /* copied before write, in all */
 	uint64_t preserve_used_bytes, preserve_max_bytes; /* now, over all cuts */
 	uint32_t in_flight, in_flight_max;
 	uint32_t clients; /* exports open */

@@ -631,13 +631,13 @@ static inline void client_disconnect(int fd)
 }
 
 /* Runs the group on both backends. */
-#define harness_run(tests)                                                                         \
-	__extension__({                                                                            \
-		int failed;                                                                        \
-		harness_backend = ENV_BACKEND_URING;                                               \
-		failed = cmocka_run_group_tests_name("io_uring", tests, NULL, NULL);               \
-		harness_backend = ENV_BACKEND_AIO;                                                 \
-		failed + cmocka_run_group_tests_name("libaio", tests, NULL, NULL);                 \
+#define harness_run(tests)                                                           \
+	__extension__({                                                              \
+		int failed;                                                          \
+		harness_backend = ENV_BACKEND_URING;                                 \
+		failed = cmocka_run_group_tests_name("io_uring", tests, NULL, NULL); \
+		harness_backend = ENV_BACKEND_AIO;                                   \
+		failed + cmocka_run_group_tests_name("libaio", tests, NULL, NULL);   \
 	})
 
 #endif
