@@ -68,7 +68,7 @@ static void world_until(struct world *world, const bool *flag)
 #ifdef WORLD_SIM
 	assert_true(sim_run_until(world->sim, flag, 600ull * 1000000000));
 #else
-	alarm(60); /* a hang ends the program, and the runner says so */
+	alarm(30); /* a hang ends the program, and the runner says so */
 	env_run_until(world->env, flag);
 	alarm(0);
 #endif
