@@ -85,6 +85,7 @@ report() { # NAME STATUS SECONDS LIMIT
 		printf 'ok    %-34s %3d ok%s (%d s)\n' "$name" "$ok" \
 			"$([ "$skip" -gt 0 ] && echo ", $skip skipped")" "$seconds"
 		[ "$skip" -gt 0 ] && grep '^SKIP' "$log" | sed 's/^/      /'
+		grep '^note: ' "$log" | sed 's/^/      /'
 	fi
 	return 0
 }
