@@ -19,7 +19,7 @@ struct volume_slot {
 	struct env_timer watch; /* opens a store that could not be opened; follows the uuid */
 	char *state_dir;
 	struct replication *recovery; /* without a peer: finishes what its staging log holds */
-	bool stopping, writer_gone, replication_gone, volume_gone;
+	bool writer_gone, replication_gone, volume_gone;
 	node_done_fn job_done;
 	void *job_context;
 	void (*job_progress)(void *context, const struct snapshot_progress *progress);
@@ -449,7 +449,6 @@ void node_stop(struct node *node, void (*stopped)(void *context), void *context)
 	for (unsigned i = 0; i < count; i++) {
 		env_timer_stop(node->env, &slots[i].watch);
 		env_timer_stop(node->env, &slots[i].pub.schedule);
-		slots[i].stopping = true;
 	}
 	for (unsigned i = 0; i < count; i++) {
 		if (slots[i].pub.busy) {
