@@ -146,16 +146,6 @@ run_unit() {
 	local source name
 	for source in tests/unit/*.c; do
 		name=$(basename "$source" .c)
-		if [ "$name" = io_stream ]; then
-			# Known defect: its bulk transfer stalls now and then on a loaded machine until
-			# its own alarm (SIGALRM). Said aloud, and tried again, until the cause is found.
-			start "unit/$name" 300 bash -c 'for try in 1 2 3 4; do
-				out=$("$0" 2>&1); status=$?
-				[ $status -eq 142 ] || break
-				echo "note: stalled, try $try"
-			done; echo "$out"; exit $status' "$BUILD/tests/unit/$name"
-			continue
-		fi
 		start "unit/$name" "$(limit_of "$source")" "$BUILD/tests/unit/$name"
 	done
 }

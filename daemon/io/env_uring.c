@@ -295,7 +295,7 @@ static void complete_send(struct uring *uring, struct env_op *op, int res)
 	unsigned count = (unsigned)u->message.msg_iovlen;
 	int64_t result;
 
-	if (res > 0) {
+	if (res >= 0) { /* 0: nothing but empty pieces, which advancing drops */
 		u->sent += (unsigned)res;
 		real_iov_advance(&u->message.msg_iov, &count, (unsigned)res);
 		u->message.msg_iovlen = count;

@@ -72,6 +72,26 @@ static void check_hello(struct world *world, struct link *link)
 	assert_int_equal(send.result, 17);
 }
 
+/* Pieces of nothing, alone and around others, are sent at once. */
+static void check_empty_pieces(struct world *world, struct link *link)
+{
+	struct waited send;
+	char text[] = "text", in[8];
+
+	for (int with_text = 0; with_text < 2; with_text++) {
+		struct iovec iov[3] = {{text, 0}, {text, with_text ? 4 : 0}, {text, 0}};
+
+		env_sendv(world->env, fresh(&send), link->near, iov, 3);
+		assert_int_equal(await(world, &send), with_text ? 4 : 0);
+	}
+	struct iovec none = {text, 0};
+
+	env_sendv(world->env, fresh(&send), link->near, &none, 1);
+	assert_int_equal(await(world, &send), 0);
+	env_recv(world->env, fresh(&send), link->far, in, sizeof(in));
+	assert_int_equal(await(world, &send), 4);
+}
+
 static void test_unix(struct world *world)
 {
 	struct link link;
@@ -81,6 +101,7 @@ static void test_unix(struct world *world)
 	assert_string_equal(env_sock_peername(link.near), "unix");
 	assert_string_equal(env_sock_peername(link.far), "unix");
 	check_hello(world, &link);
+	check_empty_pieces(world, &link);
 	link_down(world, &link);
 	assert_int_equal(access(path_in(world, "socket"), F_OK), -1);
 }
