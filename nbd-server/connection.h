@@ -136,6 +136,7 @@ struct nbd_connection {
 	/* transmission: requests */
 	enum nbd_parse parse;
 	struct nbd_slot *filling;
+	uint64_t received_ns; /* the last bytes came, or filling was set */
 	struct nbd_slot *split;
 	uint64_t drain_bytes;
 	struct nbd_slot *drained; /* its error reply goes out when drain_bytes are read */
@@ -189,7 +190,7 @@ void nbd_connection_receive_direct(struct nbd_connection *connection, void *to, 
 void nbd_connection_close(struct nbd_connection *connection);
 /* As close, for a client that broke the protocol: counted, and said at debug level. */
 void nbd_connection_reject(struct nbd_connection *connection, const char *reason);
-/* A connection waits for a buffer: clients that do not read their replies may have to go. */
+/* A connection waits for a buffer: clients that hold theirs without moving may have to go. */
 void nbd_server_watch_stalls(struct nbd_server *server);
 /* A line that a client caused: rate-limited. */
 void nbd_server_log(struct nbd_server *server, enum env_log_level level, const char *format, ...)

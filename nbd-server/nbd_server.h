@@ -24,6 +24,9 @@ struct nbd_server_config {
 	struct tls_context *tls;       /* needed unless OFF */
 	unsigned connections_max;      /* 0: 64 */
 	unsigned handshake_timeout_ms; /* 0: 30,000; a client that takes longer is dropped */
+	unsigned stall_timeout_ms; /* 0: 30,000; while others wait for memory, a client that so long
+	                                  neither reads its replies nor sends the rest of its write is
+	                                  dropped */
 	/* The export of that name; "" asks for the default. NULL: no such export. */
 	struct block *(*find)(void *context, const char *name);
 	/* For LIST: export number index (0...), NULL after the last. */

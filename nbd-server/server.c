@@ -17,8 +17,8 @@
 #define STOP_MS              5000u       /* a stopping server waits so long for slow clients */
 #define EVICT_AGE_NS         1000000000u /* a full server ends handshakes older than that */
 #define LOG_BURST            10u         /* lines a second that clients may cause */
-#define STALL_CHECK_NS       5000000000u
-#define STALL_NS             30000000000u /* a batch so long under way, while others wait for memory */
+#define STALL_MS_DEFAULT \
+	30000u /* a client that does not move so long, while others wait for memory */
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
@@ -132,6 +132,7 @@ static void connection_recv_done(struct env_op *op, int64_t result)
 			nbd_connection_close(connection);
 		return;
 	}
+	connection->received_ns = env_now_ns(connection->env);
 	if (connection->recv_direct)
 		nbd_transmission_direct(connection, (uint32_t)result);
 	else
@@ -246,13 +247,35 @@ static void connection_deadline(struct env_timer *timer)
 		nbd_connection_close(connection);
 }
 
+/* Why a client has to go when its buffers are missed; NULL: it may stay. */
+static const char *connection_stalled(const struct nbd_connection *connection, uint64_t now_ns,
+				      uint64_t limit_ns)
+{
+	if (connection->state < NBD_TRANSMISSION)
+		return NULL;
+	if (connection->send_busy && now_ns - connection->send_started_ns > limit_ns)
+		return "does not read its replies while others wait for memory";
+	if (connection->filling && connection->recv_busy &&
+	    now_ns - connection->received_ns > limit_ns)
+		return "does not send the rest of its write while others wait for memory";
+	return NULL;
+}
+
+static void server_stall_start(struct nbd_server *server)
+{
+	env_timer_start(server->env, &server->stall,
+			(uint64_t)server->config.stall_timeout_ms * 1000000u / 6);
+}
+
 /*
- * A client that stopped reading its replies keeps their buffers. As long as nobody misses them it
- * may: it could be a machine that sleeps.
+ * A client that stopped reading its replies keeps their buffers, one that stopped in the middle of
+ * a payload the buffer it fills. As long as nobody misses them it may: it could be a machine that
+ * sleeps.
  */
 static void server_stall(struct env_timer *timer)
 {
 	struct nbd_server *server = container_of(timer, struct nbd_server, stall);
+	uint64_t limit_ns = (uint64_t)server->config.stall_timeout_ms * 1000000u;
 	uint64_t now_ns = env_now_ns(server->env);
 	bool waiting = false;
 
@@ -261,18 +284,18 @@ static void server_stall(struct env_timer *timer)
 	if (!waiting)
 		return;
 	for (struct nbd_connection *c = server->first; c; c = c->next) {
-		if (c->state >= NBD_TRANSMISSION && c->send_busy &&
-		    now_ns - c->send_started_ns > STALL_NS)
-			nbd_connection_reject(c, "does not read its replies while others wait for "
-						 "memory");
+		const char *stalled = connection_stalled(c, now_ns, limit_ns);
+
+		if (stalled)
+			nbd_connection_reject(c, stalled);
 	}
-	env_timer_start(server->env, &server->stall, STALL_CHECK_NS);
+	server_stall_start(server);
 }
 
 void nbd_server_watch_stalls(struct nbd_server *server)
 {
 	if (!env_timer_active(&server->stall))
-		env_timer_start(server->env, &server->stall, STALL_CHECK_NS);
+		server_stall_start(server);
 }
 
 /* A full table: the oldest client that is still in its handshake makes room. */
@@ -364,6 +387,8 @@ struct nbd_server *nbd_server_new(struct env *env, const struct nbd_server_confi
 	server->config = *config;
 	if (server->config.handshake_timeout_ms == 0)
 		server->config.handshake_timeout_ms = HANDSHAKE_MS_DEFAULT;
+	if (server->config.stall_timeout_ms == 0)
+		server->config.stall_timeout_ms = STALL_MS_DEFAULT;
 	server->stats.connections_max =
 		config->connections_max ? config->connections_max : CONNECTIONS_DEFAULT;
 	buf_pool_arena(config->pool, &arena_bytes);

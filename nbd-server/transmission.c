@@ -334,6 +334,15 @@ static uint32_t rx_available(const struct nbd_connection *connection)
 	return connection->rx_end - connection->rx_start;
 }
 
+static void start_payload(struct nbd_slot *slot)
+{
+	struct nbd_connection *connection = slot->connection;
+
+	connection->filling = slot;
+	connection->received_ns = env_now_ns(connection->env);
+	connection->parse = NBD_PARSE_PAYLOAD;
+}
+
 static void start_split(struct nbd_slot *slot)
 {
 	slot->connection->split = slot;
@@ -343,7 +352,6 @@ static void start_split(struct nbd_slot *slot)
 /* A request that was found to be in order. False: blocked, nothing has happened. */
 static bool start_request(struct nbd_slot *slot)
 {
-	struct nbd_connection *connection = slot->connection;
 	const struct nbd_request *request = &slot->request;
 
 	switch (request->type) {
@@ -363,8 +371,7 @@ static bool start_request(struct nbd_slot *slot)
 		}
 		if (!slot_take_buffer(slot, request->length))
 			return false;
-		connection->filling = slot;
-		connection->parse = NBD_PARSE_PAYLOAD;
+		start_payload(slot);
 		return true;
 	case NBD_CMD_BLOCK_STATUS:
 		return start_block_status(slot);
@@ -531,8 +538,7 @@ static enum step step_split(struct nbd_connection *connection)
 	if (parent->issued == parent->request.length && !is_simple)
 		connection->split = NULL;
 	if (!is_read) {
-		connection->filling = part;
-		connection->parse = NBD_PARSE_PAYLOAD;
+		start_payload(part);
 		return STEP_MORE;
 	}
 	if (!connection->split)

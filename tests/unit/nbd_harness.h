@@ -57,7 +57,7 @@ struct harness {
 	/* set-up, before harness_start() */
 	struct device device;
 	enum nbd_tls_mode tls_mode;
-	unsigned connections_max, handshake_timeout_ms;
+	unsigned connections_max, handshake_timeout_ms, stall_timeout_ms;
 	unsigned pool_counts[3];
 	/* private */
 	char folder[64], path[96], addr[104];
@@ -197,6 +197,7 @@ static inline void harness_started(struct harness *h)
 		.tls = h->tls,
 		.connections_max = h->connections_max,
 		.handshake_timeout_ms = h->handshake_timeout_ms,
+		.stall_timeout_ms = h->stall_timeout_ms,
 		.find = harness_find,
 		.list = harness_list,
 		.context = h,

@@ -245,6 +245,40 @@ static void client_that_never_reads(void **state)
 	harness_end(h);
 }
 
+/* Clients that stop in the middle of a payload hold every large buffer; those that wait for one get it
+ * in the end. */
+static void clients_that_never_send_the_rest(void **state)
+{
+	enum { LARGE = 4 };
+	struct harness *h = harness_new();
+	uint8_t *data = calloc(1, MIB);
+	int mute[LARGE], patient, other;
+
+	h->pool_counts[2] = LARGE;
+	h->stall_timeout_ms = 600;
+	harness_start(h);
+	for (unsigned i = 0; i < LARGE; i++) {
+		mute[i] = client_open(h, CLIENT_SIMPLE);
+		client_request(mute[i], NBD_CMD_WRITE, 0, 1, 0, MIB);
+		client_send(mute[i], data, i % 2 ? MIB / 2 : MIB - 100);
+	}
+	/* Nobody misses them: they may stay. */
+	usleep(900000);
+	patient = client_open(h, CLIENT_SIMPLE);
+	assert_int_equal(harness_stats(h).connections, LARGE + 1);
+	other = client_open(h, CLIENT_SIMPLE);
+	client_write(other, 0, 2, 0, data, MIB);
+	expect_simple(other, 2, 0);
+	for (unsigned i = 0; i < LARGE; i++)
+		client_expect_end(mute[i]);
+	assert_int_equal(h->device.writes_done, 1);
+	expect_alive(patient);
+	client_disconnect(patient);
+	client_disconnect(other);
+	free(data);
+	harness_end(h);
+}
+
 /* ---- several connections ---------------------------------------------------------------------- */
 
 static void flush_covers_all_connections(void **state)
@@ -318,6 +352,7 @@ int main(void)
 		cmocka_unit_test(disconnect_with_requests_under_way),
 		cmocka_unit_test(drop_ends_an_exports_connections),
 		cmocka_unit_test(client_that_never_reads),
+		cmocka_unit_test(clients_that_never_send_the_rest),
 		cmocka_unit_test(flush_covers_all_connections),
 		cmocka_unit_test(stop_finishes_what_is_under_way),
 	};
