@@ -189,6 +189,13 @@ void walk_release(struct walk *walk, struct walk_page *page);
 bool walk_idle(const struct walk *walk); /* nothing is being loaded */
 void walk_end(struct walk *walk);
 
+/* ---- inventory.c ---- */
+
+/* Lists packs and maps, and compares with what the manifest (kept until done) needs. -EBADMSG: of that
+ * something is missing or truncated; why names the first. Other errors are the store's. */
+void inventory_check(struct store *store, const struct manifest *manifest,
+		     void (*done)(void *context, int error, const char *why), void *context);
+
 /* ---- collect.c ---- */
 
 /* Deletes the refs given (may be NULL), then what nothing needs. keep: as in keep_last; 0: no. */

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * restore: writes a snapshot's content to a target, in ascending order, several runs of chunks under
- * way. No byte goes to the target before its chunk's hash was found right. A target that holds
- * something is read first, and only what differs is written.
+ * way. The target is touched only when all objects that the snapshot needs are in the store; no byte goes
+ * to it before its chunk's hash was found right. A target that holds something is read first, and only
+ * what differs is written.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -396,6 +397,25 @@ static void restore_begin(struct restore *r)
 	pump(r);
 }
 
+/* Before the target is touched: what it holds may be the last copy there is. */
+static void restore_counted(void *context, int error, const char *why)
+{
+	struct restore *r = context;
+	char line[WHY_BYTES];
+
+	if (!error) {
+		restore_begin(r);
+		return;
+	}
+	if (error == -EBADMSG)
+		why_set(line, error,
+			"objects of it are missing from the store; nothing was changed: %s", why);
+	else
+		why_set(line, error, "%s", why);
+	restore_fail(r, error, line);
+	restore_end(r);
+}
+
 static void restore_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct restore *r = context;
@@ -407,7 +427,7 @@ static void restore_loaded(void *context, struct manifest *manifest, int error, 
 	}
 	r->manifest = manifest;
 	r->result.info = manifest->info;
-	restore_begin(r);
+	inventory_check(r->repo->store, manifest, restore_counted, r);
 }
 
 static void restore_listed(void *context, struct names *names, int error, const char *why)

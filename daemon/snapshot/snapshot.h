@@ -136,8 +136,9 @@ int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 int snapshot_target_volume(struct volume *volume, struct snapshot_target **target, char *why,
 			   size_t why_size);
 
-/* Restores snapshot id (NULL: the newest) to target. Every chunk's hash is checked before it is
- * written. The target is freed after done. */
+/* Restores snapshot id (NULL: the newest) to target. Objects missing from the store are noticed before
+ * the target is touched (-EBADMSG); every chunk's hash is checked before it is written. The target is
+ * freed after done. */
 void snapshot_restore(struct snapshot_repo *repo, const struct id128 *id,
 		      struct snapshot_target *target,
 		      void (*progress)(void *context, const struct snapshot_progress *progress),

@@ -26,6 +26,7 @@ struct file_target {
 	struct env_file *file;
 	uint64_t size_bytes; /* of a device, else of the file at first */
 	bool device;
+	bool untouched; /* a file made here into which nothing went yet */
 	struct env_op *finish_op;
 	struct env_op op;
 };
@@ -120,6 +121,7 @@ static int file_begin(struct snapshot_target *target, const struct snapshot_info
 			 (unsigned long long)info->size_bytes);
 		return -ENOSPC;
 	}
+	f->untouched = false;
 	if (f->marker)
 		error = marker_write(f, info);
 	if (error) {
@@ -247,6 +249,8 @@ static void file_free(struct snapshot_target *target)
 
 	if (f->file)
 		env_file_close(f->env, f->file);
+	if (f->untouched)
+		env_unlink(f->env, f->work_path);
 	free(f->path);
 	free(f->work_path);
 	free(f->marker);
@@ -291,6 +295,7 @@ static int file_open(struct file_target *f, bool exists, char *why, size_t why_s
 	/* Left by an interrupted restore: what is right already need not be written again. */
 	f->target.compare = exists || info.size_bytes > 0;
 	f->target.known_zero = !f->target.compare;
+	f->untouched = !f->target.compare;
 	return 0;
 }
 

@@ -177,6 +177,62 @@ static void overwriting_is_marked(void **state)
 	assert_int_equal(r.result.written_bytes, 0);
 }
 
+/* A snapshot of which an object is missing or truncated does not cost a target what it holds. */
+static void an_incomplete_snapshot_spares_the_target(void **state)
+{
+	struct world *w = world_of(state);
+	char path[128], other[160];
+	struct snapshot_target *target;
+	struct volume_state before;
+	struct waited r;
+	char why[256];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "%s/disk", w->dir);
+	world_volume(w, 8 << 20, 0, 256 << 10);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, false).result.error, 0);
+	fill(w, 60, 1); /* the last good copy is the volume itself, and what the file holds */
+	for (unsigned o = 0; o < w->m->count; o++) {
+		struct memory_object *object = &w->m->objects[o];
+		char first = object->name[0];
+
+		if (strstr(object->name, "/snapshots/"))
+			continue;
+		if (o % 2)
+			object->size--;
+		else
+			object->name[0] = 'x';
+		file = fopen(path, "w");
+		fputs("the last good copy", file);
+		fclose(file);
+		r = restore_file(w->env, w->repo, NULL, path, true);
+		assert_int_equal(r.result.error, -EBADMSG);
+		assert_non_null(
+			strstr(r.result.why, "missing from the store; nothing was changed"));
+		assert_non_null(strstr(r.result.why, o % 2 ? ": truncated" : ": missing"));
+		file = fopen(path, "r");
+		assert_non_null(fgets(why, sizeof(why), file));
+		fclose(file);
+		assert_string_equal(why, "the last good copy");
+		snprintf(other, sizeof(other), "%s.restoring", path);
+		assert_int_not_equal(access(other, F_OK), 0);
+		snprintf(other, sizeof(other), "%s/new", w->dir);
+		assert_int_equal(restore_file(w->env, w->repo, NULL, other, false).result.error,
+				 -EBADMSG);
+		snprintf(other, sizeof(other), "%s/new.incomplete", w->dir);
+		assert_int_not_equal(access(other, F_OK), 0);
+		before = w->v->state;
+		assert_int_equal(snapshot_target_volume(w->v, &target, why, sizeof(why)), 0);
+		assert_int_equal(restore(w->env, w->repo, NULL, target).result.error, -EBADMSG);
+		assert_memory_equal(&before, &w->v->state, sizeof(before));
+		object->name[0] = first;
+		object->size += o % 2;
+	}
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, true).result.error, 0);
+}
+
 /* A damaged or missing object: verify names it, restore stops or is right, nothing crashes. */
 static void damage(struct world *w, unsigned object, const char *path)
 {
@@ -332,6 +388,7 @@ int main(void)
 		ON_BOTH(delete_fails_at_every_operation),
 		ON_BOTH(restore_fails_and_goes_on),
 		ON_BOTH(overwriting_is_marked),
+		ON_BOTH(an_incomplete_snapshot_spares_the_target),
 		ON_BOTH(every_byte_counts),
 		ON_BOTH(damage_is_told_for_each_snapshot),
 		ON_BOTH(nothing_is_collected_blindly),
