@@ -441,7 +441,7 @@ static void seal_page_loaded(void *context, int error, const char *why)
 
 	if (error) {
 		/* Of the store, for now; or the base is not what it should be, for good. */
-		w->base_damaged = error == -EBADMSG || error == -ENOENT;
+		w->base_damaged |= error == -EBADMSG || error == -ENOENT;
 		page->state = PAGE_FREE;
 		seal_fail(w, error, "%s", why);
 	} else if (w->error) {

@@ -6,13 +6,17 @@
  * relative to. If it is the newest in the store, only what the map marks can differ from it: the others'
  * entries are taken over unseen. In every other case (none, another node wrote one, the newest was
  * deleted, a crash between the manifest and the note of it) all that is allocated is marked, read, and
- * compared by hash with the newest there is; and what is not allocated is zero.
+ * compared by hash with the newest there is; and what is not allocated is zero. What is compared with has
+ * to be whole: a snapshot of which the store lost an object is left aside, else all later ones would lack
+ * the same.
  *
  * Order at the end. The manifest is put when all it needs is in the store. Then the store is asked
  * once more (CONFIRM): with no locks, only so can it be known that no collector ran meanwhile which
  * could not see this manifest: one of another node that wrote a snapshot of its own, or one that
  * began with deleting the snapshot compared with. Then the volume notes the new snapshot, and only then
- * the cut is consumed: a crash in between leaves marks too many, never too few.
+ * the cut is consumed: a crash in between leaves marks too many, never too few. A manifest that a crash
+ * left unconfirmed is confirmed late, by the next run (the snapshot before it is still there), or left
+ * aside; if it turns out to be incomplete, it is deleted once a newer one is whole.
  */
 #include "daemon/snapshot/seal.h"
 
@@ -153,6 +157,71 @@ static void data_begin(struct snapshot_writer *w)
 
 static void base_look(struct snapshot_writer *w);
 
+/* The newest one cannot be relied on: the one before it is tried, and everything compared. */
+static void base_leave(struct snapshot_writer *w, const char *why)
+{
+	env_log(w->env, ENV_LOG_WARNING, "volume %s: snapshot to compare with: %s",
+		volume_name(w->volume), why);
+	w->candidate--;
+	cut_retake_full(w);
+	base_look(w);
+}
+
+static bool names_have(const struct names *names, const struct id128 *snapshot)
+{
+	for (size_t i = 0; i < names->count; i++)
+		if (id128_equal(&names->refs[i].snapshot, snapshot))
+			return true;
+	return false;
+}
+
+/* Put by this node, but never noted: it stopped before CONFIRM, or between that and the note. */
+static bool is_leftover(const struct snapshot_writer *w, const struct manifest *manifest)
+{
+	struct volume_state state;
+
+	volume_get_state(w->volume, &state);
+	return w->candidate == w->names.count &&
+	       manifest->info.sequence <= state.snapshot_sequence &&
+	       !id128_equal(&manifest->info.id, &state.snapshot) &&
+	       !strcmp(manifest->info.node_name, w->node_name);
+}
+
+static void leftover_keep(struct snapshot_writer *w, struct manifest *manifest)
+{
+	manifest_free(w->leftover);
+	w->leftover = manifest;
+}
+
+/* What is missing now would be missing in every snapshot to come. */
+static void base_counted(void *context, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+
+	w->waiting--;
+	if (error && error != -EBADMSG)
+		seal_fail(w, error, "%s", why);
+	if (w->error) {
+		seal_advance(w);
+		return;
+	}
+	if (error) {
+		if (is_leftover(w, w->base))
+			leftover_keep(w, w->base);
+		else
+			manifest_free(w->base);
+		w->base = NULL;
+		base_leave(w, why);
+		return;
+	}
+	if (w->base->info.size_bytes != volume_size_bytes(w->volume))
+		cut_retake_full(w);
+	if (w->error)
+		seal_advance(w);
+	else
+		data_begin(w);
+}
+
 static void base_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct snapshot_writer *w = context;
@@ -165,25 +234,28 @@ static void base_loaded(void *context, struct manifest *manifest, int error, con
 		return;
 	}
 	if (error) {
-		env_log(w->env, ENV_LOG_WARNING, "volume %s: snapshot to compare with: %s",
-			volume_name(w->volume), why);
-		w->candidate--;
-		cut_retake_full(w);
-		base_look(w);
+		base_leave(w, why);
 		return;
 	}
 	if (manifest->info.size_bytes > volume_size_bytes(w->volume)) {
 		manifest_free(manifest); /* not this volume any more, whatever its uuid says */
 		cut_retake_full(w);
-	} else {
-		w->base = manifest;
-		if (manifest->info.size_bytes != volume_size_bytes(w->volume))
-			cut_retake_full(w);
+		if (w->error)
+			seal_advance(w);
+		else
+			data_begin(w);
+		return;
 	}
-	if (w->error)
-		seal_advance(w);
-	else
-		data_begin(w);
+	/* As in was_confirmed(), late: what it shares with one that is gone may go any moment. */
+	if (is_leftover(w, manifest) && !id128_is_zero(&manifest->parent) &&
+	    !names_have(&w->names, &manifest->parent)) {
+		leftover_keep(w, manifest);
+		base_leave(w, "the newest was never confirmed, and the one before it is gone");
+		return;
+	}
+	w->base = manifest;
+	w->waiting++;
+	inventory_check(w->repo->store, manifest, base_counted, w);
 }
 
 /* Loads the newest manifest below w->candidate. */
@@ -312,6 +384,46 @@ static void pruned(void *context, const struct snapshot_result *result)
 	seal_advance(w);
 }
 
+static void prune(struct snapshot_writer *w)
+{
+	if (w->prune && !w->freed) {
+		w->waiting++;
+		collect_run(w->repo, NULL, w->keep_last, pruned, w);
+	}
+	seal_advance(w);
+}
+
+static void leftover_deleted(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
+
+	w->waiting--;
+	if (result < 0)
+		env_log(w->env, ENV_LOG_WARNING, "volume %s: %s: not deleted: %s",
+			volume_name(w->volume), w->manifest_name, store_strerror((int)result));
+	prune(w);
+}
+
+/* Now that there is a newer one which is whole, a leftover that is not goes. */
+static void leftover_counted(void *context, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+	struct snapfmt_ref ref = {w->leftover->info.id, w->leftover->info.sequence, 0};
+
+	w->waiting--;
+	if (error != -EBADMSG) {
+		prune(w);
+		return;
+	}
+	snapfmt_name(SNAPFMT_MANIFEST, &w->repo->volume, &ref, w->manifest_name);
+	env_log(w->env, ENV_LOG_WARNING,
+		"volume %s: %s: was never confirmed and is incomplete: taken back: %s",
+		volume_name(w->volume), w->manifest_name, why);
+	w->waiting++;
+	w->manifest_op.done = leftover_deleted;
+	w->repo->store->ops->delete (w->repo->store, &w->manifest_op, w->manifest_name);
+}
+
 static void confirmed(void *context, struct names *names, int error, const char *why)
 {
 	struct snapshot_writer *w = context;
@@ -328,11 +440,13 @@ static void confirmed(void *context, struct names *names, int error, const char 
 	}
 	note_success(w);
 	set_phase(w, SEAL_PRUNE);
-	if (w->keep_last && !w->freed && names->count > w->keep_last) {
+	w->prune = w->keep_last && names->count > w->keep_last;
+	if (w->leftover) {
 		w->waiting++;
-		collect_run(w->repo, NULL, w->keep_last, pruned, w);
+		inventory_check(w->repo->store, w->leftover, leftover_counted, w);
+	} else {
+		prune(w);
 	}
-	seal_advance(w);
 }
 
 static void manifest_put_done(struct env_op *op, int64_t result)
@@ -403,7 +517,8 @@ static void run_free(struct snapshot_writer *w)
 	names_free(&w->names);
 	manifest_free(w->base);
 	manifest_free(w->next);
-	w->base = w->next = NULL;
+	manifest_free(w->leftover);
+	w->base = w->next = w->leftover = NULL;
 }
 
 static void writer_release(void *context)

@@ -20,6 +20,7 @@
  *  phase     meaning                                                  allowed next
  *  IDLE      nothing under way                                        LOOK
  *  LOOK      the cut is taken; manifests are listed, the base loaded  DATA, UNDO
+ *            and its objects counted
  *  DATA      chunks are read, compared, packed; packs are put         FLUSH, UNDO
  *  FLUSH     all content is read; the last packs and maps are put     MANIFEST, UNDO
  *  MANIFEST  everything it needs is in the store; it is being put     CONFIRM, UNDO
@@ -116,7 +117,9 @@ struct snapshot_writer {
 	struct manifest *base;
 	struct names names; /* while looking for the base */
 	size_t candidate;
-	struct manifest *next; /* the one being written */
+	struct manifest *leftover; /* of this node, never confirmed: not to be relied on */
+	bool prune;                /* there are more than keep_last */
+	struct manifest *next;     /* the one being written */
 
 	uint64_t cursor; /* page number; smaller ones were opened */
 	unsigned base_cursor;

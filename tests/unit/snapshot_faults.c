@@ -381,6 +381,93 @@ static void damaged_base_is_left_behind(void **state)
 	assert_newest_is_now(w);
 }
 
+static void lose_a_pack(struct world *w)
+{
+	unsigned i = 0;
+
+	while (!strstr(w->m->objects[i].name, "/packs/"))
+		i++;
+	memory_remove(w->m, i);
+}
+
+static void forget_snapshot(struct world *w, const struct id128 *id)
+{
+	for (unsigned i = 0; i < w->m->count; i++) {
+		struct snapfmt_ref ref;
+		struct id128 volume;
+		enum snapfmt_kind kind;
+
+		assert_true(snapfmt_name_parse(w->m->objects[i].name, &kind, &volume, &ref));
+		if (kind == SNAPFMT_MANIFEST && id128_equal(&ref.snapshot, id)) {
+			memory_remove(w->m, i);
+			return;
+		}
+	}
+	fail();
+}
+
+/* Of the snapshot compared with the store lost a pack: the next one does not need it. */
+static void a_lost_pack_is_not_inherited(void **state)
+{
+	struct world *w = world_of(state);
+
+	world_volume(w, 8 << 20, 0, 256 << 10);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	lose_a_pack(w);
+	fake_fill(w->v, 1, 1);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_newest_is_now(w);
+	/* The same where the map is not relative to it, and all is compared anyway. */
+	lose_a_pack(w);
+	lose_a_pack(w);
+	memset(&w->v->state.snapshot, 0, sizeof(w->v->state.snapshot));
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_newest_is_now(w);
+	lose_a_pack(w);
+}
+
+/* A crash between the manifest and the note of it, while somebody deletes the snapshot before. */
+static void an_unconfirmed_snapshot_is_not_relied_on(void **state)
+{
+	for (unsigned incomplete = 0; incomplete < 3; incomplete++) {
+		struct world *w = world_of(state);
+		struct id128 first, second, third;
+
+		world_volume(w, 8 << 20, 0, 256 << 10);
+		fill(w, 60, 0);
+		first = create(w->env, w->writer, "").result.info.id;
+		fake_fill(w->v, 1, 1);
+		second = create(w->env, w->writer, "").result.info.id;
+		forget_snapshot(w, &first);
+		/* 2: it was noted, so nothing of this was a crash's doing. */
+		if (incomplete < 2) {
+			w->v->state.snapshot = first;
+			memset(w->v->dirty, 255, w->v->chunks / 8);
+		}
+		if (incomplete)
+			lose_a_pack(w);
+		third = create(w->env, w->writer, "").result.info.id;
+		assert_newest_is_now(w);
+		assert_int_equal(list(w->env, w->repo).listed, incomplete == 1 ? 1 : 2);
+		if (incomplete == 0)
+			assert_all_listed_are_whole(w, 0);
+		if (incomplete != 1)
+			forget_snapshot(w, &second);
+		for (unsigned i = 0; i < w->m->count;) { /* whatever the second had */
+			if (strstr(w->m->objects[i].name, "-") &&
+			    strncmp(strrchr(w->m->objects[i].name, '/') + 1, "0000000000000003",
+				    16))
+				memory_remove(w->m, i);
+			else
+				i++;
+		}
+		assert_all_listed_are_whole(w, 0);
+		assert_true(id128_equal(&list(w->env, w->repo).infos[0].id, &third));
+		world_drop(w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -393,6 +480,8 @@ int main(void)
 		ON_BOTH(damage_is_told_for_each_snapshot),
 		ON_BOTH(nothing_is_collected_blindly),
 		ON_BOTH(damaged_base_is_left_behind),
+		ON_BOTH(a_lost_pack_is_not_inherited),
+		ON_BOTH(an_unconfirmed_snapshot_is_not_relied_on),
 	};
 
 	alarm(300);
