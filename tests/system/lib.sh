@@ -12,6 +12,7 @@
 #   off NODE ARGS...                    the command offsite at that node
 #   volume_is NODE CONDITION            jq condition on the first volume's status
 #   wait_for SECONDS WHAT COMMAND...    polls; on time-out: fail and end of the test
+#   start_relay PORT OPTIONS...         relay.py in front of a port; relay ORDER... (see relay.py)
 #   ok NAME / fail NAME WHY / skip NAME WHY
 #   part FUNCTION ARGS...               runs it for itself: its failure does not end the test
 #   need COMMAND...                     skips the whole test where one is missing
@@ -231,6 +232,18 @@ in_sync() {
 	volume_is "$1" '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'
 }
 uri() { echo "nbd+unix:///${2:-v}?socket=$dir/$1.nbd"; }
+
+# A relay.py in front of $1 (a port), with options; where it listens in $link, orders by `relay`.
+start_relay() { # PORT OPTIONS...
+	link=$(free_port)
+	coproc RELAY { exec python3 "$TOP/tests/system/relay.py" "$link" "$@" --control "$dir/relay.sock"; }
+	relay_pid=$RELAY_PID
+	at_end "kill -CONT $relay_pid 2>/dev/null; kill -KILL $relay_pid 2>/dev/null"
+	read -r -t 10 -u "${RELAY[0]}" || die "the relay does not start"
+}
+relay() { # ORDER...
+	python3 "$TOP/tests/system/relay.py" --send "$dir/relay.sock" "$@" || die "the relay refuses: $*"
+}
 
 # Runs in the background, a process group of its own; its pid in $helper.
 helper_start() {

@@ -14,13 +14,6 @@ rounds=${ROUNDS:-26}
 half_mib=16
 blocks=$((half_mib * 256))
 
-start_relay() {
-	link=$(free_port)
-	coproc RELAY { exec python3 "$TOP/tests/system/relay.py" "$link" "$1"; }
-	relay_pid=$RELAY_PID
-	at_end "kill -CONT $relay_pid 2>/dev/null; kill -KILL $relay_pid 2>/dev/null"
-	read -r -t 10 -u "${RELAY[0]}" || die "the relay does not start"
-}
 relay_signal() { # SIGNAL WORD
 	kill "-$1" "$relay_pid"
 	read -r -t 10 -u "${RELAY[0]}" answer || die "the relay does not answer"
@@ -162,7 +155,7 @@ one_round() {
 run_backend() {
 	current=kills_and_cuts_$io
 	declare -A counts=()
-	rm -rf "$dir"/[ab].* "$dir/log"
+	rm -rf "$dir"/[ab].* "$dir/log" "$dir/relay.sock"
 	link='' pair_config $((2 * half_mib))
 	start_relay "$port_b"
 	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
