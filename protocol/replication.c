@@ -10,6 +10,7 @@ enum shape {
 	STREAM = 4,       /* has a sequence number */
 	PAIRS = 8,        /* payload is made of 16-byte pairs */
 	NO_POSITION = 16, /* offset and length are zero */
+	QUESTION = 32,    /* COMPARE or HASHES */
 };
 
 static const struct {
@@ -36,12 +37,18 @@ static const struct {
 	[FRAME_FLUSH] = {"FLUSH", 0, 0, FRAME_POINT, STREAM | NO_POSITION},
 	[FRAME_SYNCED] = {"SYNCED", 32, 32, 0, NO_POSITION},
 	[FRAME_ACK] = {"ACK", 0, 16 * FRAME_RANGES_MAX, 0, PAIRS | NO_POSITION},
+	[FRAME_COMPARE] = {"COMPARE", 0, 0, FRAME_FINE | FRAME_HOLE, RANGE | QUESTION},
+	[FRAME_HASHES] = {"HASHES", 0, 4096,
+			  FRAME_FINE | FRAME_HOLE | FRAME_LATER | FRAME_UNREADABLE,
+			  RANGE | QUESTION},
 };
+_Static_assert(COMPARE_MAX_BYTES / COMPARE_FINE_BLOCK_BYTES * COMPARE_HASH_BYTES == 4096,
+	       "the hashes of one question fit");
 _Static_assert(16 * FRAME_RANGES_MAX <= 8192, "a range payload fits the smallest buffer");
 
 const char *frame_name(enum frame_type type)
 {
-	return type >= FRAME_HELLO && type < FRAME_TYPES ? types[type].name : "?";
+	return type < FRAME_TYPES && types[type].name ? types[type].name : "?";
 }
 
 bool frame_is_content(enum frame_type type)
@@ -81,6 +88,27 @@ static const char *range_shape_invalid(const struct frame *frame)
 	return NULL;
 }
 
+/* HASHES have one form of answer only: hashes, or the flag that stands for them. */
+static const char *question_invalid(const struct frame *frame)
+{
+	unsigned forms = frame->flags & (FRAME_HOLE | FRAME_LATER | FRAME_UNREADABLE);
+	uint32_t block = compare_block_bytes(frame->flags);
+
+	if (frame->id == 0)
+		return "question zero";
+	if (frame->offset % COMPARE_FINE_BLOCK_BYTES || frame->length % COMPARE_FINE_BLOCK_BYTES)
+		return "range not of whole blocks";
+	if (forms & (forms - 1))
+		return "flags exclude each other";
+	if (frame->length > (forms & FRAME_HOLE ? COMPARE_HOLE_MAX_BYTES : COMPARE_MAX_BYTES))
+		return "range too long";
+	if (frame->type == FRAME_HASHES &&
+	    frame->payload_length !=
+		    (forms ? 0 : (frame->length + block - 1) / block * COMPARE_HASH_BYTES))
+		return "number of hashes and length differ";
+	return NULL;
+}
+
 static const char *shape_invalid(const struct frame *frame)
 {
 	unsigned shape = types[frame->type].shape;
@@ -101,7 +129,8 @@ static const char *shape_invalid(const struct frame *frame)
 		return "sequence zero";
 	if (frame->payload_length == 0 && frame->payload_crc)
 		return "checksum of no payload";
-	return shape & RANGE ? range_shape_invalid(frame) : NULL;
+	const char *invalid = shape & RANGE ? range_shape_invalid(frame) : NULL;
+	return !invalid && shape & QUESTION ? question_invalid(frame) : invalid;
 }
 
 const char *frame_decode(const struct frame_wire *wire, struct frame *frame)
@@ -113,7 +142,7 @@ const char *frame_decode(const struct frame_wire *wire, struct frame *frame)
 	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes not zero";
 	unsigned type = from_be16(wire->type);
-	if (type < FRAME_HELLO || type >= FRAME_TYPES)
+	if (type >= FRAME_TYPES || !types[type].name)
 		return "unknown type";
 	*frame = (struct frame){
 		.type = (enum frame_type)type,

@@ -9,7 +9,7 @@
 #include "protocol/wire.h"
 
 #define FRAME_MAGIC       0x4f465250u /* "OFRP" */
-#define FRAME_VERSION     1u
+#define FRAME_VERSION     2u
 #define FRAME_PAYLOAD_MAX (1024u * 1024u)
 #define FRAME_ALIGN_BYTES 512u /* every offset and length of volume content */
 
@@ -32,16 +32,22 @@ enum frame_type {
 	FRAME_FLUSH,
 	FRAME_SYNCED, /* source: from here on the target has this generation; target: it has */
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
+	FRAME_COMPARE = 19, /* source: id; what are the hashes of [offset, offset+length) here? */
+	FRAME_HASHES, /* target: id; of [offset, offset+length), which is a front part of it */
 	FRAME_TYPES,
 };
 
 enum frame_flags {
-	FRAME_FUA = 1,       /* WRITE, ZERO: durable before it is acknowledged */
-	FRAME_PUNCH = 2,     /* ZERO, CUT_ZERO: deallocate */
-	FRAME_POINT = 4,     /* FLUSH: the source's own */
-	FRAME_LAST = 8,      /* MAP: no more */
-	FRAME_FINAL = 16,    /* CUT_BEGIN: the stream begins right behind this frame */
-	FRAME_IN_PLACE = 32, /* READY: onto the volume, which is inconsistent until CUT_ACK */
+	FRAME_FUA = 1,          /* WRITE, ZERO: durable before it is acknowledged */
+	FRAME_PUNCH = 2,        /* ZERO, CUT_ZERO: deallocate */
+	FRAME_POINT = 4,        /* FLUSH: the source's own */
+	FRAME_LAST = 8,         /* MAP: no more */
+	FRAME_FINAL = 16,       /* CUT_BEGIN: the stream begins right behind this frame */
+	FRAME_IN_PLACE = 32,    /* READY: onto the volume, which is inconsistent until CUT_ACK */
+	FRAME_FINE = 64,        /* COMPARE, HASHES: blocks of 4 KiB, not of 64 KiB */
+	FRAME_HOLE = 128,       /* COMPARE: it reads as zeroes here; HASHES: here too */
+	FRAME_LATER = 256,      /* HASHES: cannot tell now, ask again */
+	FRAME_UNREADABLE = 512, /* HASHES: the disk fails there */
 };
 
 /* The header: the same for all frames. */
@@ -169,6 +175,18 @@ struct frame_range_wire {
 	be64_t second;
 };
 #define FRAME_RANGES_MAX 500u /* in one frame */
+
+/* HASHES: the first 16 bytes of each block's SHA-256, or 16 zero bytes for a block of zeroes. */
+#define COMPARE_BLOCK_BYTES      (64u * 1024)
+#define COMPARE_FINE_BLOCK_BYTES 4096u
+#define COMPARE_MAX_BYTES        (1024u * 1024)
+#define COMPARE_HOLE_MAX_BYTES   (64u * 1024 * 1024)
+#define COMPARE_HASH_BYTES       16u
+#define COMPARES_MAX             16u /* questions without an answer */
+static inline uint32_t compare_block_bytes(unsigned flags)
+{
+	return flags & FRAME_FINE ? COMPARE_FINE_BLOCK_BYTES : COMPARE_BLOCK_BYTES;
+}
 
 /* CUT_BEGIN and SYNCED: the generation of the source's content there. */
 struct frame_generation_wire {
