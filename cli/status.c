@@ -127,12 +127,14 @@ static void print_snapshots(const json_t *snapshots)
 	double every_s = client_number(snapshots, "every_seconds");
 	const char *failure = client_text(snapshots, "last_error", NULL);
 
-	printf("  store       %s\n  snapshot    ", client_text(snapshots, "store", ""));
+	printf("  store       %s%s\n  snapshot    ", client_text(snapshots, "store", ""),
+	       json_is_false(json_object_get(snapshots, "open")) ? "  (not open)" : "");
 	if (json_is_object(newest))
 		printf("%.12s, %s ago", client_text(newest, "id", "?"),
 		       format_duration(client_number(snapshots, "newest_age_seconds")).text);
 	else
-		printf("none yet");
+		printf("%s",
+		       json_is_false(json_object_get(snapshots, "open")) ? "unknown" : "none yet");
 	printf("; changed since: %s", format_bytes(client_number(snapshots, "changed_bytes")).text);
 	if (every_s > 0)
 		printf("; every %s", format_duration(every_s).text);

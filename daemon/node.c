@@ -16,7 +16,10 @@ struct volume_slot {
 	struct node_volume pub;
 	struct id128 repo_uuid;           /* the volume's uuid when repo was made */
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
-	struct env_timer watch; /* opens a store that could not be opened; follows the uuid */
+	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
+	struct env_work opening; /* under way while pub.store_opening */
+	struct store *opened;    /* what it came to: a store, or NULL ... */
+	char opening_why[256];   /* ... and why */
 	char *state_dir;
 	struct replication *recovery; /* without a peer: finishes what its staging log holds */
 	bool writer_gone, replication_gone, volume_gone;
@@ -32,6 +35,7 @@ struct node {
 	struct replication_listener *listener;
 	struct volume_slot *slots;
 	unsigned count;
+	bool stopping;
 	bool abandoned; /* stopped in the middle of a restore: nothing is freed any more */
 	void (*stopped)(void *context);
 	void *stopped_context;
@@ -101,32 +105,84 @@ static void open_repo(struct volume_slot *slot)
 		v->writer = snapshot_writer_new(v->volume, v->repo, &config);
 }
 
+static void close_store(struct volume_slot *slot)
+{
+	for (unsigned i = 0; i < 4; i++)
+		snapshot_repo_free(slot->retired[i]);
+	if (slot->pub.repo)
+		snapshot_repo_free(slot->pub.repo);
+	slot->pub.repo = NULL;
+	if (slot->pub.store)
+		store_close(slot->pub.store);
+	slot->pub.store = NULL;
+}
+
+static void finish_stop(struct node *node);
+
+/* On a helper thread: opening may hang for as long as NFS does. */
+static void opening_run(struct env_work *work)
+{
+	struct volume_slot *slot =
+		(struct volume_slot *)((char *)work - offsetof(struct volume_slot, opening));
+
+	if (store_open(slot->pub.node->env, slot->pub.config->store, &slot->opened,
+		       slot->opening_why, sizeof(slot->opening_why)))
+		slot->opened = NULL;
+}
+
+static void opening_done(struct env_work *work)
+{
+	struct volume_slot *slot =
+		(struct volume_slot *)((char *)work - offsetof(struct volume_slot, opening));
+	struct node_volume *v = &slot->pub;
+
+	v->store_opening = false;
+	if (v->node->stopping) {
+		store_close(slot->opened);
+		if (slot->volume_gone)
+			finish_stop(v->node);
+	} else if (slot->opened) {
+		v->store = slot->opened;
+		v->store_error[0] = '\0';
+		open_repo(slot);
+	} else {
+		if (strcmp(slot->opening_why, v->store_error) != 0)
+			env_log(v->node->env, ENV_LOG_ERROR, "volume %s: %s", v->config->name,
+				slot->opening_why);
+		memcpy(v->store_error, slot->opening_why, sizeof(v->store_error));
+	}
+}
+
 static void open_store(struct volume_slot *slot)
 {
 	struct node_volume *v = &slot->pub;
-	char why[sizeof(v->store_error)] = "";
 
-	if (!v->config->store || !v->volume)
+	if (!v->config->store || !v->volume || v->store_opening)
 		return;
-	if (!v->store && store_open(v->node->env, v->config->store, &v->store, why, sizeof(why))) {
-		v->store = NULL;
-		if (strcmp(why, v->store_error) != 0)
-			env_log(v->node->env, ENV_LOG_ERROR, "volume %s: store %s: %s",
-				v->config->name, v->config->store, why);
-		memcpy(v->store_error, why, sizeof(why));
+	if (v->store) {
+		open_repo(slot);
 		return;
 	}
-	v->store_error[0] = '\0';
-	open_repo(slot);
+	v->store_opening = true;
+	slot->opening.run = opening_run;
+	slot->opening.done = opening_done;
+	env_work_submit(v->node->env, &slot->opening);
 }
 
 static void watch_fire(struct env_timer *timer)
 {
 	struct volume_slot *slot =
 		(struct volume_slot *)((char *)timer - offsetof(struct volume_slot, watch));
+	struct node_volume *v = &slot->pub;
 
+	if (v->store_opening && !v->store_error[0]) {
+		snprintf(v->store_error, sizeof(v->store_error), "store %s: does not answer",
+			 v->config->store);
+		env_log(v->node->env, ENV_LOG_ERROR, "volume %s: %s", v->config->name,
+			v->store_error);
+	}
 	open_store(slot);
-	env_timer_start(slot->pub.node->env, timer, WATCH_PERIOD_NS);
+	env_timer_start(v->node->env, timer, WATCH_PERIOD_NS);
 }
 
 static void scheduled_done(void *context, const struct snapshot_result *result)
@@ -146,9 +202,14 @@ static void schedule_fire(struct env_timer *timer)
 	struct volume_state state;
 
 	volume_get_state(v->volume, &state);
-	if (state.role == VOLUME_PRIMARY && state.disk == VOLUME_DISK_UPTODATE && v->writer &&
-	    !v->busy)
-		snapshot_create(v->writer, "", scheduled_done, slot_of(v));
+	if (state.role == VOLUME_PRIMARY && state.disk == VOLUME_DISK_UPTODATE && !v->busy) {
+		if (v->writer)
+			snapshot_create(v->writer, "", scheduled_done, slot_of(v));
+		else
+			env_log(v->node->env, ENV_LOG_ERROR,
+				"volume %s: scheduled snapshot: not taken: %s", v->config->name,
+				node_store_why(v));
+	}
 	env_timer_start(v->node->env, timer, v->config->snapshot_every_ns);
 }
 
@@ -373,22 +434,10 @@ static void volume_closed(void *context)
 	stop_next(slot);
 }
 
-static void close_store(struct volume_slot *slot)
-{
-	for (unsigned i = 0; i < 4; i++)
-		snapshot_repo_free(slot->retired[i]);
-	if (slot->pub.repo)
-		snapshot_repo_free(slot->pub.repo);
-	slot->pub.repo = NULL;
-	if (slot->pub.store)
-		store_close(slot->pub.store);
-	slot->pub.store = NULL;
-}
-
 static void finish_stop(struct node *node)
 {
 	for (unsigned i = 0; i < node->count; i++)
-		if (!node->slots[i].volume_gone)
+		if (!node->slots[i].volume_gone || node->slots[i].pub.store_opening)
 			return;
 
 	void (*stopped)(void *context) = node->stopped;
@@ -431,6 +480,7 @@ static void stop_next(struct volume_slot *slot)
 
 void node_stop(struct node *node, void (*stopped)(void *context), void *context)
 {
+	node->stopping = true;
 	node->stopped = stopped;
 	node->stopped_context = context;
 	if (node->listener)
@@ -746,8 +796,8 @@ static int restore_begin(struct node_volume *v, struct snapshot_target **target,
 	int error;
 
 	if (!v->repo)
-		return fail(-ENODEV, why, why_size, "volume %s: no store%s%s", v->config->name,
-			    v->store_error[0] ? ": " : "", v->store_error);
+		return fail(-ENODEV, why, why_size, "volume %s: %s", v->config->name,
+			    node_store_why(v));
 	volume_get_state(v->volume, &state);
 	if (state.role != VOLUME_PRIMARY) {
 		error = restore_on_secondary(v, &state, why, why_size);

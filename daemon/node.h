@@ -19,17 +19,27 @@ struct node_volume {
 	const struct config_volume *config;
 	struct volume *volume;           /* NULL: could not be opened; see error */
 	struct replication *replication; /* NULL: neither peer nor peer-listen */
-	struct store *store;             /* NULL: no store */
+	struct store *store;             /* NULL: no store, or not open (yet) */
+	bool store_opening;              /* a helper thread is at it */
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
 	struct env_timer schedule; /* snapshot-every */
 	const char *busy;          /* a long job has the volume: "restore"; NULL: none */
 	char error[256];           /* why volume is NULL, else "" */
-	char store_error[256];     /* why store is NULL though configured, else "" */
+	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 };
 
-/* Opens all volumes and starts replication and schedules. The config stays the caller's and
- * outlives the node. A volume that cannot be opened is left out with its reason, the others run;
+/* Why the volume has no store to work with. */
+static inline const char *node_store_why(const struct node_volume *volume)
+{
+	if (!volume->config->store)
+		return "no store is configured";
+	return volume->store_error[0] ? volume->store_error : "the store is not open yet";
+}
+
+/* Opens all volumes and starts replication and schedules; stores are opened beside, as one that
+ * hangs must not keep a volume from its clients. The config stays the caller's and outlives the
+ * node. A volume that cannot be opened is left out with its reason, the others run;
  * -errno only if the node itself cannot (state directory, peer-listen, keys). */
 int node_start(struct env *env, const struct config *config, struct node **node, char *why,
 	       size_t why_size);

@@ -325,6 +325,17 @@ static bool parse_id(struct control *control, struct control_request *request, c
 	return false;
 }
 
+/* True while the request should wait: the volume's store is being opened, as it is after a start. */
+static bool store_awaited(struct control *control, struct control_request *request,
+			  const struct node_volume *volume)
+{
+	if (!volume->store_opening)
+		return false;
+	if (!request->deadline_ns)
+		request->wait_s = CONTROL_STORE_WAIT_S;
+	return !control_wait_over(control, request);
+}
+
 static enum control_outcome post_snapshot(struct control *control, struct control_request *request)
 {
 	struct job_order order = {.type = JOB_SNAPSHOT_CREATE};
@@ -338,6 +349,8 @@ static enum control_outcome post_snapshot(struct control *control, struct contro
 			       SNAPSHOT_NAME_MAX - 1);
 		return CONTROL_ANSWERED;
 	}
+	if (store_awaited(control, request, order.volume))
+		return CONTROL_WAIT;
 	order.label = label;
 	return start_job(control, request, &order);
 }
@@ -351,6 +364,8 @@ static enum control_outcome delete_snapshot(struct control *control,
 	if (!order.volume || !BODY_UNPACK(control, request, "{}") ||
 	    !parse_id(control, request, request->params[1], &order.snapshot))
 		return CONTROL_ANSWERED;
+	if (store_awaited(control, request, order.volume))
+		return CONTROL_WAIT;
 	return start_job(control, request, &order);
 }
 
@@ -372,6 +387,8 @@ static enum control_outcome post_verify(struct control *control, struct control_
 	order.sample_percent = (unsigned)percent;
 	if (!parse_id(control, request, id, &order.snapshot))
 		return CONTROL_ANSWERED;
+	if (store_awaited(control, request, order.volume))
+		return CONTROL_WAIT;
 	return start_job(control, request, &order);
 }
 
@@ -400,6 +417,8 @@ static enum control_outcome post_restore(struct control *control, struct control
 		order.type = JOB_RESTORE_FROM_PEER;
 	if (!parse_id(control, request, id, &order.snapshot))
 		return CONTROL_ANSWERED;
+	if (order.type == JOB_RESTORE && store_awaited(control, request, order.volume))
+		return CONTROL_WAIT;
 	return start_job(control, request, &order);
 }
 
@@ -441,6 +460,8 @@ static enum control_outcome get_snapshots(struct control *control, struct contro
 
 	if (!volume)
 		return CONTROL_ANSWERED;
+	if (store_awaited(control, request, volume))
+		return CONTROL_WAIT;
 	error = listing_start(control, volume_index(control, volume), request, why, sizeof(why));
 	if (!error)
 		return CONTROL_PENDING;

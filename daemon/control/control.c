@@ -274,6 +274,7 @@ bool control_free(struct control *control)
 	events_free(control->events);
 	watch_free(control->watch);
 	pthread_mutex_destroy(&control->mutex);
+	free(control->listed);
 	free(control->socket_path);
 	free(control);
 	return true;
@@ -281,11 +282,32 @@ bool control_free(struct control *control)
 
 /* ---- start ----------------------------------------------------------------------------------- */
 
+/* What the newest snapshot is, as far as the store says: after a restart nobody else knows. */
+static void learn_snapshots(struct control *control, unsigned index)
+{
+	const struct node_volume *nv = node_volume(control->node, index);
+	char why[512];
+
+	control->listed[index] = nv->repo;
+	if (nv->repo && listing_start(control, index, NULL, why, sizeof(why)))
+		env_log(control->env, ENV_LOG_WARNING, "control: %s", why);
+}
+
+/* A store is opened some time after the start, and a volume that took over its peer's uuid gets
+ * another repository. */
+static void learn_new_stores(struct control *control)
+{
+	for (unsigned i = 0; i < node_volume_count(control->node); i++)
+		if (node_volume(control->node, i)->repo != control->listed[i])
+			learn_snapshots(control, i);
+}
+
 static void tick_fire(struct env_timer *timer)
 {
 	struct control *control =
 		(struct control *)((char *)timer - offsetof(struct control, tick));
 
+	learn_new_stores(control);
 	watch_compare(control->watch);
 	look_again(control);
 	env_timer_start(control->env, &control->tick, CONTROL_TICK_NS);
@@ -299,23 +321,6 @@ static void event_added(void *context)
 		control_wake(control);
 }
 
-/* What the newest snapshot is, as far as the store says: after a restart nobody else knows. volume
- * NULL: of all. */
-static void learn_snapshots(struct control *control, const struct node_volume *volume)
-{
-	char why[512];
-
-	for (unsigned i = 0; i < node_volume_count(control->node); i++) {
-		const struct node_volume *nv = node_volume(control->node, i);
-
-		if ((volume && nv != volume) || !nv->volume || !nv->config->store)
-			continue;
-		if (listing_start(control, i, NULL, why, sizeof(why)))
-			env_log(control->env, ENV_LOG_WARNING, "control: volume %s: %s",
-				nv->config->name, why);
-	}
-}
-
 static void job_finished(void *context, struct job *job)
 {
 	struct control *control = context;
@@ -325,7 +330,9 @@ static void job_finished(void *context, struct job *job)
 		   job->state == JOB_FAILED ? ": " : "",
 		   job->state == JOB_FAILED ? job->result.why : "");
 	if (job->type == JOB_SNAPSHOT_DELETE) {
-		learn_snapshots(control, job->volume);
+		for (unsigned i = 0; i < node_volume_count(control->node); i++)
+			if (node_volume(control->node, i) == job->volume)
+				learn_snapshots(control, i);
 		control_operation_done(control);
 	}
 	control_wake(control);
@@ -355,16 +362,18 @@ static struct control *new_control(struct env *env, const struct control_config 
 	pthread_mutex_init(&control->mutex, NULL);
 	set_instance(control);
 	control->socket_path = strdup(config->socket_path);
+	control->listed = calloc(node_volume_count(config->node) + 1, sizeof(*control->listed));
 	control->events = events_new(event_added, control);
 	control->jobs = jobs_new(env, job_finished, control);
 	if (control->events)
 		control->watch = watch_new(config->node, control->events);
-	if (control->socket_path && control->jobs && control->watch)
+	if (control->socket_path && control->listed && control->jobs && control->watch)
 		return control;
 	if (control->jobs)
 		jobs_free(control->jobs);
 	control->jobs = NULL;
 	events_free(control->events);
+	free(control->listed);
 	free(control->socket_path);
 	free(control);
 	return NULL;
@@ -395,7 +404,7 @@ int control_start(struct env *env, const struct control_config *config, struct c
 		goto free_control;
 	}
 	watch_compare(control->watch);
-	learn_snapshots(control, NULL);
+	learn_new_stores(control);
 	env_timer_start(env, &control->tick, CONTROL_TICK_NS);
 	*out = control;
 	return 0;

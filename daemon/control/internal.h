@@ -18,6 +18,7 @@
 #define CONTROL_CONNECTIONS_MAX 64u
 #define CONTROL_WAIT_MAX_S      60.0
 #define CONTROL_TICK_NS         200000000ull
+#define CONTROL_STORE_WAIT_S    5.0 /* so long a request waits for a store that is being opened */
 #define CONTROL_PARAMS          2
 #define CONTROL_PATH_MAX        512
 
@@ -72,6 +73,8 @@ struct control {
 	struct events *events;
 	struct jobs *jobs;
 	struct watch *watch;
+	const struct snapshot_repo *
+		*listed; /* of each volume: the repository that was listed at first */
 };
 
 /* What became of a request after its handler. */

@@ -81,6 +81,7 @@ static void job_free(struct job *job)
 {
 	assert(job->state != JOB_RUNNING);
 	json_decref(job->damaged);
+	free(job->store_url);
 	free(job);
 }
 
@@ -216,30 +217,61 @@ static void node_done(void *context, int error, const char *why)
 
 /* ---- starting ---------------------------------------------------------------------------- */
 
-/* A store handle of the job's own: a verification may take hours and must not keep the node from
+static struct job *job_of_opening(struct env_work *work)
+{
+	return (struct job *)((char *)work - offsetof(struct job, opening));
+}
+
+/* On a helper thread. */
+static void opening_run(struct env_work *work)
+{
+	struct job *job = job_of_opening(work);
+
+	job->result.error = store_open(job->jobs->env, job->store_url, &job->store, job->result.why,
+				       sizeof(job->result.why));
+	if (job->result.error)
+		job->store = NULL;
+}
+
+static void opening_done(struct env_work *work)
+{
+	struct job *job = job_of_opening(work);
+
+	if (!job->result.error) {
+		job->repo = snapshot_repo_new(job->store, &job->volume_uuid);
+		if (!job->repo)
+			job->result.error = -ENOMEM;
+	}
+	if (job->result.error)
+		job_finish(job);
+	else
+		snapshot_verify(job->repo, id128_is_zero(&job->snapshot) ? NULL : &job->snapshot,
+				job->sample_percent, snapshot_verify_bad, progressed,
+				snapshot_verify_done, job);
+}
+
+/* With a store handle of the job's own: a verification may take hours and must not keep the node from
  * stopping, and it has no cancel. */
-static int open_own_repo(struct job *job, char *why, size_t why_size)
+static int verify_start(struct job *job, char *why, size_t why_size)
 {
 	struct volume_state state;
-	int error =
-		store_open(job->jobs->env, job->volume->config->store, &job->store, why, why_size);
 
-	if (error)
-		return error;
 	volume_get_state(job->volume->volume, &state);
-	job->repo = snapshot_repo_new(job->store, &state.uuid);
-	if (job->repo)
-		return 0;
-	store_close(job->store);
-	job->store = NULL;
-	snprintf(why, why_size, "out of memory");
-	return -ENOMEM;
+	job->volume_uuid = state.uuid;
+	job->store_url = strdup(job->volume->config->store);
+	if (!job->store_url) {
+		snprintf(why, why_size, "out of memory");
+		return -ENOMEM;
+	}
+	job->opening.run = opening_run;
+	job->opening.done = opening_done;
+	env_work_submit(job->jobs->env, &job->opening);
+	return 0;
 }
 
 static int job_run(struct job *job, char *why, size_t why_size)
 {
 	const struct id128 *id = id128_is_zero(&job->snapshot) ? NULL : &job->snapshot;
-	int error;
 
 	switch (job->type) {
 	case JOB_SNAPSHOT_CREATE:
@@ -249,12 +281,7 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		snapshot_delete(job->volume->repo, &job->snapshot, snapshot_done, job);
 		return 0;
 	case JOB_SNAPSHOT_VERIFY:
-		error = open_own_repo(job, why, why_size);
-		if (error)
-			return error;
-		snapshot_verify(job->repo, id, job->sample_percent, snapshot_verify_bad, progressed,
-				snapshot_verify_done, job);
-		return 0;
+		return verify_start(job, why, why_size);
 	case JOB_RESTORE:
 		node_restore_snapshot(job->volume, id, progressed, node_done, job);
 		return 0;
@@ -292,9 +319,7 @@ static int order_invalid(struct jobs *jobs, const struct job_order *order, char 
 			return -EPERM;
 		}
 	} else if (!nv->repo || (order->type == JOB_SNAPSHOT_CREATE && !nv->writer)) {
-		snprintf(why, why_size, "volume %s: no store%s%s", name,
-			 nv->config->store ? ": " : " is configured",
-			 nv->config->store ? nv->store_error : "");
+		snprintf(why, why_size, "volume %s: %s", name, node_store_why(nv));
 		return -EPERM;
 	}
 	return 0;

@@ -51,6 +51,9 @@ struct job {
 	json_t *damaged;            /* JOB_SNAPSHOT_VERIFY: array of what bad() told, or NULL */
 	struct store *store;        /* JOB_SNAPSHOT_VERIFY: its own, so that the node can stop */
 	struct snapshot_repo *repo; /* likewise */
+	struct env_work opening;    /* of store, on a helper thread */
+	char *store_url;            /* for it: the node's config may be gone */
+	struct id128 volume_uuid;
 	struct job *next;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * listing: one listing of a volume's snapshots, with a store handle of its own.
+ * listing: one listing of a volume's snapshots, in the node's repository: the node stops after it
+ * (control->operations).
  */
 #include "daemon/control/internal.h"
 
@@ -13,8 +14,6 @@ struct listing {
 	struct control *control;
 	struct control_request *request; /* NULL: only to learn the newest */
 	unsigned volume_index;
-	struct store *store;
-	struct snapshot_repo *repo;
 	struct snapshot_info newest;
 	json_t *snapshots, *damaged; /* with a request */
 };
@@ -40,10 +39,6 @@ static void listing_damaged(void *context, const char *object, const char *why)
 
 static void listing_free(struct listing *listing)
 {
-	if (listing->repo)
-		snapshot_repo_free(listing->repo);
-	if (listing->store)
-		store_close(listing->store);
 	json_decref(listing->snapshots);
 	json_decref(listing->damaged);
 	free(listing);
@@ -73,12 +68,11 @@ int listing_start(struct control *control, unsigned volume_index, struct control
 		  char *why, size_t why_size)
 {
 	const struct node_volume *volume = node_volume(control->node, volume_index);
-	struct volume_state state;
 	struct listing *listing;
-	int error;
 
-	if (!volume->config->store) {
-		snprintf(why, why_size, "volume %s: no store is configured", volume->config->name);
+	if (!volume->repo) {
+		snprintf(why, why_size, "volume %s: %s", volume->config->name,
+			 node_store_why(volume));
 		return -EPERM;
 	}
 	listing = calloc(1, sizeof(*listing));
@@ -87,21 +81,14 @@ int listing_start(struct control *control, unsigned volume_index, struct control
 	listing->control = control;
 	listing->request = request;
 	listing->volume_index = volume_index;
-	error = store_open(control->env, volume->config->store, &listing->store, why, why_size);
-	if (error) {
-		free(listing);
-		return error;
-	}
-	volume_get_state(volume->volume, &state);
 	listing->snapshots = json_array();
 	listing->damaged = json_array();
-	listing->repo = snapshot_repo_new(listing->store, &state.uuid);
-	if (!listing->repo || !listing->snapshots || !listing->damaged) {
+	if (!listing->snapshots || !listing->damaged) {
 		listing_free(listing);
 		goto no_memory;
 	}
 	control->operations++;
-	snapshot_list(listing->repo, listing_each, listing_damaged, listing_done, listing);
+	snapshot_list(volume->repo, listing_each, listing_damaged, listing_done, listing);
 	return 0;
 no_memory:
 	snprintf(why, why_size, "out of memory");

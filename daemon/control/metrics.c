@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * metrics: the Prometheus text. One table of numbers: name, kind, help, where in a sample, scale.
+ * metrics: the Prometheus text. Tables of numbers: name, kind, help, where in a sample, scale.
  */
 #include "daemon/control/render.h"
 
@@ -9,28 +9,29 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum group { OF_VOLUME, OF_REPLICATION, OF_SNAPSHOTS };
+enum group { OF_ALL, OF_VOLUME, OF_REPLICATION, OF_STORE, OF_SNAPSHOTS };
 
 struct metric {
 	const char *name;
 	const char *kind; /* "counter" or "gauge" */
 	const char *help;
 	enum group group;
-	size_t offset; /* of a uint64_t (or uint32_t: narrow) in struct watch_sample */
-	bool narrow;
+	size_t offset; /* of an unsigned number or bool in the structure ... */
+	size_t width;  /* ... of so many bytes */
 	double scale;
 };
 
-#define AT(field)    offsetof(struct watch_sample, field), false, 1
-#define AT32(field)  offsetof(struct watch_sample, field), true, 1
-#define AT_NS(field) offsetof(struct watch_sample, field), false, 1e-9
+#define WIDTH(field) sizeof(((struct watch_sample *)0)->field)
+#define AT(field)    offsetof(struct watch_sample, field), WIDTH(field), 1
+#define AT_NS(field) offsetof(struct watch_sample, field), WIDTH(field), 1e-9
 
 static const struct metric table[] = {
+	{"offsite_volume_up", "gauge", "1 if the volume is open.", OF_ALL, AT(open)},
 	{"offsite_volume_size_bytes", "gauge", "Size of the volume.", OF_VOLUME, AT(size_bytes)},
 	{"offsite_volume_lsn", "counter", "Writes issued (primary) or applied (secondary).",
 	 OF_VOLUME, AT(state.lsn)},
 	{"offsite_volume_clients", "gauge", "NBD clients that have the volume open.", OF_VOLUME,
-	 AT32(stats.clients)},
+	 AT(stats.clients)},
 	{"offsite_volume_reads_total", "counter", "Read requests.", OF_VOLUME, AT(stats.reads)},
 	{"offsite_volume_read_bytes_total", "counter", "Bytes read.", OF_VOLUME,
 	 AT(stats.read_bytes)},
@@ -54,9 +55,9 @@ static const struct metric table[] = {
 	{"offsite_volume_preserve_max_bytes", "gauge", "Limit of the preserve area.", OF_VOLUME,
 	 AT(stats.preserve_max_bytes)},
 	{"offsite_volume_in_flight", "gauge", "Requests under way.", OF_VOLUME,
-	 AT32(stats.in_flight)},
+	 AT(stats.in_flight)},
 	{"offsite_volume_in_flight_max", "gauge", "Limit of requests under way.", OF_VOLUME,
-	 AT32(stats.in_flight_max)},
+	 AT(stats.in_flight_max)},
 	{"offsite_replication_lag_bytes", "gauge", "Bytes issued and not yet acknowledged.",
 	 OF_REPLICATION, AT(replication.lag_bytes)},
 	{"offsite_replication_lag_seconds", "gauge", "Age of the oldest unacknowledged write.",
@@ -85,16 +86,33 @@ static const struct metric table[] = {
 	 AT(replication.connects)},
 	{"offsite_replication_disconnects_total", "counter", "Connections lost.", OF_REPLICATION,
 	 AT(replication.disconnects)},
+	{"offsite_store_up", "gauge", "1 if the store is open.", OF_STORE, AT(store_up)},
 	{"offsite_snapshot_succeeded_total", "counter", "Snapshots stored since start.",
 	 OF_SNAPSHOTS, AT(writer.succeeded)},
 	{"offsite_snapshot_failed_total", "counter", "Snapshots failed since start.", OF_SNAPSHOTS,
 	 AT(writer.failed)},
+	{"offsite_snapshot_running", "gauge", "1 while a snapshot is being stored.", OF_SNAPSHOTS,
+	 AT(writer.running)},
 	{"offsite_snapshot_changed_bytes", "gauge", "Bytes changed since the last snapshot.",
 	 OF_SNAPSHOTS, AT(dirty_store_bytes)},
 	{"offsite_snapshot_progress_done_bytes", "gauge", "Snapshot under way: bytes done.",
 	 OF_SNAPSHOTS, AT(writer.progress.done_bytes)},
 	{"offsite_snapshot_progress_total_bytes", "gauge", "Snapshot under way: bytes in all.",
 	 OF_SNAPSHOTS, AT(writer.progress.total_bytes)},
+};
+
+#define NBD(field)                                        \
+	OF_ALL, offsetof(struct nbd_server_stats, field), \
+		sizeof(((struct nbd_server_stats *)0)->field), 1
+
+static const struct metric nbd_table[] = {
+	{"offsite_nbd_connections", "gauge", "NBD connections.", NBD(connections)},
+	{"offsite_nbd_connections_max", "gauge", "Limit of NBD connections.", NBD(connections_max)},
+	{"offsite_nbd_accepted_total", "counter", "NBD connections accepted.", NBD(accepted)},
+	{"offsite_nbd_refused_total", "counter", "NBD connections refused.", NBD(refused)},
+	{"offsite_nbd_requests_total", "counter", "NBD requests.", NBD(requests)},
+	{"offsite_nbd_protocol_errors_total", "counter",
+	 "Violations of the NBD protocol by clients.", NBD(protocol_errors)},
 };
 
 /* A label's value: backslash, quote and newline escaped. */
@@ -126,12 +144,31 @@ static void put_name(FILE *out, const char *name, const struct watch_sample *sam
 static bool has_group(const struct watch_sample *sample, enum group group)
 {
 	switch (group) {
+	case OF_ALL:
+		return true;
 	case OF_VOLUME:
 		return sample->open;
 	case OF_REPLICATION:
 		return sample->replicated;
+	case OF_STORE:
+		return sample->volume->config->store != NULL;
 	case OF_SNAPSHOTS:
 		return sample->stored;
+	}
+	abort();
+}
+
+static uint64_t value_of(const void *structure, const struct metric *metric)
+{
+	const char *at = (const char *)structure + metric->offset;
+
+	switch (metric->width) {
+	case sizeof(uint8_t):
+		return *(const uint8_t *)at;
+	case sizeof(uint32_t):
+		return *(const uint32_t *)at;
+	case sizeof(uint64_t):
+		return *(const uint64_t *)at;
 	}
 	abort();
 }
@@ -144,70 +181,86 @@ static void put_table(FILE *out, const struct render_metrics *metrics)
 		put_head(out, metric->name, metric->kind, metric->help);
 		for (unsigned v = 0; v < metrics->count; v++) {
 			const struct watch_sample *sample = &metrics->samples[v];
-			const char *at = (const char *)sample + metric->offset;
-			uint64_t value;
-			uint32_t narrow;
 
 			if (!has_group(sample, metric->group))
 				continue;
-			memcpy(&narrow, at, sizeof(narrow));
-			if (metric->narrow)
-				value = narrow;
-			else
-				memcpy(&value, at, sizeof(value));
 			put_name(out, metric->name, sample);
 			fprintf(out, "} %.*f\n", metric->scale == 1 ? 0 : 6,
-				(double)value * metric->scale);
+				(double)value_of(sample, metric) * metric->scale);
 		}
 	}
 }
 
-/* One line for each possible state, 1 for the present one: what Prometheus calls a state set. */
+/* What Prometheus calls a state set: one line for each possible state, 1 for the present one. */
+struct state_set {
+	const char *name, *label, *help;
+	enum group group;
+	int count;
+	const char *(*word)(int state);
+	int (*state)(const struct watch_sample *sample);
+};
+
+static const char *role_word(int state)
+{
+	return volume_role_name((enum volume_role)state);
+}
+
+static int role_of(const struct watch_sample *sample)
+{
+	return (int)sample->state.role;
+}
+
+static const char *disk_word(int state)
+{
+	return volume_disk_state_name((enum volume_disk_state)state);
+}
+
+static int disk_of(const struct watch_sample *sample)
+{
+	return (int)sample->state.disk;
+}
+
+static const char *link_word(int state)
+{
+	return replication_state_name((enum replication_state)state);
+}
+
+static int link_of(const struct watch_sample *sample)
+{
+	return (int)sample->replication.state;
+}
+
+static const struct state_set state_sets[] = {
+	{"offsite_volume_role", "role", "1 for the present role.", OF_VOLUME, VOLUME_PRIMARY + 1,
+	 role_word, role_of},
+	{"offsite_volume_disk_state", "state", "1 for the present disk state.", OF_VOLUME,
+	 VOLUME_DISK_FAILED + 1, disk_word, disk_of},
+	{"offsite_replication_state", "state", "1 for the present state.", OF_REPLICATION,
+	 REPLICATION_STREAMING + 1, link_word, link_of},
+};
+
 static void put_states(FILE *out, const struct render_metrics *metrics)
 {
-	put_head(out, "offsite_volume_up", "gauge", "1 if the volume is open.");
-	for (unsigned v = 0; v < metrics->count; v++) {
-		put_name(out, "offsite_volume_up", &metrics->samples[v]);
-		fprintf(out, "} %d\n", metrics->samples[v].open);
+	for (unsigned i = 0; i < sizeof(state_sets) / sizeof(state_sets[0]); i++) {
+		const struct state_set *set = &state_sets[i];
+
+		put_head(out, set->name, "gauge", set->help);
+		for (unsigned v = 0; v < metrics->count; v++) {
+			const struct watch_sample *sample = &metrics->samples[v];
+
+			if (!has_group(sample, set->group))
+				continue;
+			for (int state = 0; state < set->count; state++) {
+				put_name(out, set->name, sample);
+				fprintf(out, ",%s=\"%s\"} %d\n", set->label, set->word(state),
+					set->state(sample) == state);
+			}
+		}
 	}
-	put_head(out, "offsite_volume_role", "gauge", "1 for the present role.");
-	for (unsigned v = 0; v < metrics->count; v++)
-		for (int role = VOLUME_SECONDARY; role <= VOLUME_PRIMARY; role++) {
-			if (!metrics->samples[v].open)
-				continue;
-			put_name(out, "offsite_volume_role", &metrics->samples[v]);
-			fprintf(out, ",role=\"%s\"} %d\n", volume_role_name(role),
-				(int)metrics->samples[v].state.role == role);
-		}
-	put_head(out, "offsite_volume_disk_state", "gauge", "1 for the present disk state.");
-	for (unsigned v = 0; v < metrics->count; v++)
-		for (int disk = VOLUME_DISK_UPTODATE; disk <= VOLUME_DISK_FAILED; disk++) {
-			if (!metrics->samples[v].open)
-				continue;
-			put_name(out, "offsite_volume_disk_state", &metrics->samples[v]);
-			fprintf(out, ",state=\"%s\"} %d\n", volume_disk_state_name(disk),
-				(int)metrics->samples[v].state.disk == disk);
-		}
-	put_head(out, "offsite_replication_state", "gauge", "1 for the present state.");
-	for (unsigned v = 0; v < metrics->count; v++)
-		for (int state = 0; state <= REPLICATION_STREAMING; state++) {
-			if (!metrics->samples[v].replicated)
-				continue;
-			put_name(out, "offsite_replication_state", &metrics->samples[v]);
-			fprintf(out, ",state=\"%s\"} %d\n", replication_state_name(state),
-				(int)metrics->samples[v].replication.state == state);
-		}
 }
 
-static void put_snapshots(FILE *out, const struct render_metrics *metrics)
+static void put_snapshot_age(FILE *out, const struct render_metrics *metrics)
 {
-	put_head(out, "offsite_snapshot_running", "gauge", "1 while a snapshot is being stored.");
-	for (unsigned v = 0; v < metrics->count; v++) {
-		if (!metrics->samples[v].stored)
-			continue;
-		put_name(out, "offsite_snapshot_running", &metrics->samples[v]);
-		fprintf(out, "} %d\n", metrics->samples[v].writer.running);
-	}
 	put_head(out, "offsite_snapshot_age_seconds", "gauge",
 		 "Seconds since the newest snapshot's instant; absent while there is none.");
 	for (unsigned v = 0; v < metrics->count; v++) {
@@ -247,19 +300,9 @@ static void put_process(FILE *out, const struct render_metrics *metrics)
 			metrics->jobs_running[type]);
 	if (!metrics->nbd)
 		return;
-	put_one(out, "offsite_nbd_connections", "gauge", "NBD connections.",
-		metrics->nbd->connections);
-	put_one(out, "offsite_nbd_connections_max", "gauge", "Limit of NBD connections.",
-		metrics->nbd->connections_max);
-	put_one(out, "offsite_nbd_accepted_total", "counter", "NBD connections accepted.",
-		(double)metrics->nbd->accepted);
-	put_one(out, "offsite_nbd_refused_total", "counter", "NBD connections refused.",
-		(double)metrics->nbd->refused);
-	put_one(out, "offsite_nbd_requests_total", "counter", "NBD requests.",
-		(double)metrics->nbd->requests);
-	put_one(out, "offsite_nbd_protocol_errors_total", "counter",
-		"Violations of the NBD protocol by clients.",
-		(double)metrics->nbd->protocol_errors);
+	for (unsigned i = 0; i < sizeof(nbd_table) / sizeof(nbd_table[0]); i++)
+		put_one(out, nbd_table[i].name, nbd_table[i].kind, nbd_table[i].help,
+			(double)value_of(metrics->nbd, &nbd_table[i]));
 }
 
 char *render_metrics(const struct render_metrics *metrics)
@@ -273,7 +316,7 @@ char *render_metrics(const struct render_metrics *metrics)
 	put_process(out, metrics);
 	put_states(out, metrics);
 	put_table(out, metrics);
-	put_snapshots(out, metrics);
+	put_snapshot_age(out, metrics);
 	if (fclose(out)) {
 		free(text);
 		return NULL;

@@ -283,10 +283,14 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 {
 	const struct snapshot_writer_status *writer = &sample->writer;
 	const struct config_volume *config = sample->volume->config;
-	bool failed = writer->last.error && (writer->failed || writer->last.why[0]);
+	const char *error = sample->volume->store_error;
 	json_t *json = json_object();
 
-	json_object_set_new(json, "store", render_text(config->store ? config->store : ""));
+	if (!error[0] && writer->last.error && (writer->failed || writer->last.why[0]))
+		error = writer->last.why;
+
+	json_object_set_new(json, "store", render_text(config->store));
+	json_object_set_new(json, "open", json_boolean(sample->store_up));
 	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
 	json_object_set_new(json, "keep_last", number(config->keep_last));
 	json_object_set_new(json, "running", json_boolean(writer->running));
@@ -298,8 +302,7 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 						    : json_null());
 	json_object_set_new(json, "newest_age_seconds",
 			    age(sample->newest.created_ns, realtime_ns));
-	json_object_set_new(json, "last_error",
-			    failed ? render_text(writer->last.why) : json_null());
+	json_object_set_new(json, "last_error", error[0] ? render_text(error) : json_null());
 	json_object_set_new(json, "succeeded", number(writer->succeeded));
 	json_object_set_new(json, "failed", number(writer->failed));
 	json_object_set_new(json, "changed_bytes", number(sample->dirty_store_bytes));
@@ -333,7 +336,7 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 			    sample->replicated ? render_replication(&sample->replication, now_ns)
 					       : json_null());
 	json_object_set_new(json, "snapshots",
-			    sample->stored ? render_snapshots(sample, now_ns, realtime_ns)
-					   : json_null());
+			    nv->config->store ? render_snapshots(sample, now_ns, realtime_ns)
+					      : json_null());
 	return json;
 }

@@ -15,6 +15,7 @@ struct seen {
 	enum replication_state link;
 	enum volume_disk_state peer_disk;
 	char refusal[256];
+	char store_error[256];
 	uint64_t snapshots, snapshots_failed;
 	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
 	struct snapshot_info newest;
@@ -63,6 +64,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		sample->replicated = true;
 		replication_get_status(nv->replication, &sample->replication);
 	}
+	sample->store_up = nv->store != NULL;
 	if (nv->writer) {
 		sample->stored = true;
 		snapshot_writer_status(nv->writer, &sample->writer);
@@ -78,6 +80,17 @@ void watch_saw_newest(struct watch *watch, unsigned index, const struct snapshot
 	assert(index < watch->count);
 	watch->seen[index].newest = *info;
 	watch->seen[index].listed = true;
+}
+
+static void tell_store(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+		       uint64_t when_ns)
+{
+	const struct node_volume *nv = now->volume;
+
+	if (strcmp(nv->store_error, old->store_error) == 0)
+		return;
+	events_add(watch->events, when_ns, "store", nv->config->name, "%s",
+		   nv->store_error[0] ? nv->store_error : "the store is open");
 }
 
 static void tell_snapshots(struct watch *watch, const struct seen *old,
@@ -150,6 +163,7 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->link = now->replication.state;
 	seen->peer_disk = now->replication.peer_disk;
 	memcpy(seen->refusal, now->replication.refusal, sizeof(seen->refusal));
+	memcpy(seen->store_error, now->volume->store_error, sizeof(seen->store_error));
 	if (now->writer.succeeded > seen->snapshots) {
 		seen->listed = false;
 		seen->newest = now->writer.last.info;
@@ -172,6 +186,7 @@ void watch_compare(struct watch *watch)
 		tell_volume(watch, seen, &now, when_ns);
 		if (now.replicated)
 			tell_replication(watch, seen, &now, when_ns);
+		tell_store(watch, seen, &now, when_ns);
 		if (now.stored)
 			tell_snapshots(watch, seen, &now, when_ns);
 		remember(seen, &now);

@@ -15,6 +15,7 @@ struct watch_sample {
 	bool open;       /* state, stats and dirty bytes are filled */
 	bool replicated; /* replication is filled */
 	bool stored;     /* writer is filled */
+	bool store_up;   /* the store is open */
 	struct volume_state state;
 	struct volume_stats stats;
 	uint64_t size_bytes;

@@ -416,6 +416,24 @@ static void a_failed_job_says_why(void **state)
 	json_decref(json);
 }
 
+static bool verification_begun;
+
+static void look_for_verification(void)
+{
+	verification_begun = fake.pending && fake.sample_percent;
+}
+
+/* A verification opens a store of its own first, beside the loop. */
+static void await_verification(void)
+{
+	for (unsigned i = 0; i < 5000 && !verification_begun; i++) {
+		on_loop(look_for_verification);
+		usleep(1000);
+	}
+	assert_true(verification_begun);
+	verification_begun = false;
+}
+
 static void verification_tells_what_is_damaged(void **state)
 {
 	json_t *json, *result;
@@ -425,6 +443,7 @@ static void verification_tells_what_is_damaged(void **state)
 		      "{\"snapshot\":\"a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0\",\"sample_percent\":7}",
 		      202);
 	json_decref(json);
+	await_verification();
 	assert_int_equal(fake.sample_percent, 7);
 	on_loop(finish_well);
 	json = expect("GET", "/v1/jobs/1?wait=5", NULL, 200);
@@ -559,6 +578,7 @@ static void stop_ends_long_polls_and_waits_for_deletions(void **state)
 static void a_running_job_keeps_its_memory(void **state)
 {
 	json_decref(expect("POST", "/v1/volumes/pgdata/verify-snapshots", NULL, 202));
+	await_verification();
 	on_loop(begin_stop);
 	sem_wait(&stopped_sem);
 	on_loop(free_control);

@@ -12,6 +12,8 @@
 #include <sys/stat.h>
 
 #include "daemon/control/control.h"
+#include "daemon/io/env_ops.h"
+#include "daemon/store/file.h"
 #include "tests/unit/control_http.h"
 
 #define SIZE (8u << 20)
@@ -44,6 +46,26 @@ static void stop_call(struct env_task *task)
 
 static struct env_task stop_task = {.call = stop_call};
 
+/* A store whose opening hangs as long as a test wants, as that of a dead NFS server does. */
+static bool store_hangs;
+static sem_t store_answers;
+
+static int hanging_store_open(struct env *e, const char *url, struct store **store, char *why,
+			      size_t why_size)
+{
+	sem_wait(&store_answers);
+	return store_file_open(e, url, url + 5, store, why, why_size);
+}
+
+static struct env_ops hanging_ops;
+
+static void hang_store(void)
+{
+	hanging_ops = *env->ops;
+	hanging_ops.store_open = hanging_store_open;
+	env->ops = &hanging_ops;
+}
+
 static void *loop_main(void *context)
 {
 	struct control_config control_config = {.socket_path = socket_path};
@@ -53,8 +75,11 @@ static void *loop_main(void *context)
 
 	snprintf(path, sizeof(path), "%s/offsite.conf", directory);
 	config = config_load(path, &errors);
-	if (!config || env_real_new(ENV_BACKEND_AUTO, 2, &env, &what) ||
-	    node_start(env, config, &node, why, sizeof(why))) {
+	if (!config || env_real_new(ENV_BACKEND_AUTO, 2, &env, &what))
+		abort();
+	if (store_hangs)
+		hang_store();
+	if (node_start(env, config, &node, why, sizeof(why))) {
 		fprintf(stderr, "%s %s\n", errors ? errors : "", why);
 		abort();
 	}
@@ -105,6 +130,7 @@ static void fill(unsigned char *data)
 static int set_up(void **state)
 {
 	unsigned char *data = malloc(SIZE);
+	struct timespec limit;
 	char text[1024];
 
 	strcpy(directory, "/tmp/control_node.XXXXXX");
@@ -121,9 +147,21 @@ static int set_up(void **state)
 		 directory, socket_path, directory, directory, directory);
 	write_file("offsite.conf", text, strlen(text));
 	sem_init(&loop_ready, 0, 0);
+	sem_init(&store_answers, 0, 0);
 	pthread_create(&loop, NULL, loop_main, NULL);
-	sem_wait(&loop_ready);
+	clock_gettime(CLOCK_REALTIME, &limit);
+	limit.tv_sec += 10;
+	if (sem_timedwait(&loop_ready, &limit)) {
+		fprintf(stderr, "the node does not start\n");
+		abort();
+	}
 	return 0;
+}
+
+static int set_up_hanging(void **state)
+{
+	store_hangs = true;
+	return set_up(state);
 }
 
 static int tear_down(void **state)
@@ -233,9 +271,40 @@ static void roles_change(void **state)
 	json_decref(expect("POST", "/v1/volumes/v/connect", NULL, 409));
 }
 
+/* The volume's part of the status. */
+static json_t *snapshots_of(json_t *status)
+{
+	json_t *volume = json_array_get(json_object_get(status, "volumes"), 0);
+
+	assert_true(json_is_true(json_object_get(volume, "open")));
+	return json_object_get(volume, "snapshots");
+}
+
+static void a_store_that_hangs_stops_nothing_else(void **state)
+{
+	json_t *json = expect("GET", "/v1/status", NULL, 200);
+
+	assert_true(json_is_false(json_object_get(snapshots_of(json), "open")));
+	json_decref(json);
+	/* Who asks for a snapshot meanwhile waits for it, and is told in the end. */
+	json = expect("POST", "/v1/volumes/v/snapshots", NULL, 409);
+	assert_non_null(strstr(json_string_value(json_object_get(json, "error")), "store"));
+	json_decref(json);
+	sem_post(&store_answers);
+	sem_post(&store_answers); /* of the verification */
+	succeed("POST", "/v1/volumes/v/snapshots", NULL);
+	succeed("POST", "/v1/volumes/v/verify-snapshots", NULL);
+	json = expect("GET", "/v1/status", NULL, 200);
+	assert_true(json_is_true(json_object_get(snapshots_of(json), "open")));
+	json_decref(json);
+	store_hangs = false;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(a_store_that_hangs_stops_nothing_else,
+						set_up_hanging, tear_down),
 		cmocka_unit_test_setup_teardown(snapshots_come_go_and_restore, set_up, tear_down),
 		cmocka_unit_test_setup_teardown(roles_change, set_up, tear_down),
 	};

@@ -94,6 +94,17 @@ static void a_volume_has_its_documented_members(void **state)
 	part = json_object_get(json, "snapshots");
 	assert_true(json_is_null(json_object_get(part, "newest")));
 	json_decref(json);
+	/* A store that cannot be opened is there all the same, with its reason. */
+	sample.stored = false;
+	strcpy(fake.volumes[0].store_error, "store file:/store: Permission denied");
+	json = render_volume(&sample, 0, 0);
+	part = json_object_get(json, "snapshots");
+	assert_string_equal(json_string_value(json_object_get(part, "store")), "file:/store");
+	assert_true(json_is_false(json_object_get(part, "open")));
+	assert_string_equal(json_string_value(json_object_get(part, "last_error")),
+			    "store file:/store: Permission denied");
+	json_decref(json);
+	fake.volumes[0].store_error[0] = '\0';
 	/* Not connected: the peer's role is not known. */
 	sample.replication.state = REPLICATION_CONNECTING;
 	json = render_volume(&sample, 0, 0);
@@ -115,6 +126,7 @@ static void metrics_are_grouped_and_escaped(void **state)
 					 .realtime_ns = 20000000000};
 	char *text, *at;
 
+	samples[0].stored = false; /* its store is not open */
 	samples[0].newest.sequence = 1;
 	samples[0].newest.created_ns = 5000000000;
 	text = render_metrics(&metrics);
@@ -127,6 +139,12 @@ static void metrics_are_grouped_and_escaped(void **state)
 		strstr(text, "offsite_replication_lag_seconds{volume=\"pgdata\"} 1.500000\n"));
 	assert_non_null(strstr(text, "\noffsite_snapshot_age_seconds{volume=\"pgdata\"} 15.000\n"));
 	assert_non_null(strstr(text, "\noffsite_nbd_connections 7\n"));
+	assert_non_null(strstr(text, "\noffsite_store_up{volume=\"pgdata\"} 0\n"));
+	assert_null(strstr(text, "offsite_store_up{volume=\"broken\"}"));
+	assert_non_null(strstr(text, "\noffsite_volume_disk_state{volume=\"pgdata\","
+				     "state=\"outdated\"} 0\n"));
+	assert_non_null(strstr(text, "\noffsite_replication_state{volume=\"pgdata\","
+				     "state=\"catch-up\"} 1\n"));
 	/* Every metric is described once. */
 	at = strstr(text, "# TYPE offsite_volume_role ");
 	assert_non_null(at);
