@@ -243,6 +243,12 @@ static enum control_outcome post_connect(struct control *control, struct control
 
 	if (!volume || !BODY_UNPACK(control, request, "{}"))
 		return CONTROL_ANSWERED;
+	/* A restore keeps the peer away until the new content is whole. */
+	if (volume->busy) {
+		control_refuse(control, request, 409, "volume %s: a %s is under way",
+			       volume->config->name, volume->busy);
+		return CONTROL_ANSWERED;
+	}
 	error = replication_connect(volume->replication, why, sizeof(why));
 	return answer_verb(control, request, volume, error, why);
 }

@@ -275,6 +275,18 @@ static void wrong_requests_get_one_clear_line(void **state)
 	expect_error("POST", "/v1/volumes/broken/snapshots", NULL, 409, "not open");
 }
 
+static void be_busy(void)
+{
+	fake.volumes[0].busy = "restore";
+}
+
+static void a_restore_keeps_the_peer_away(void **state)
+{
+	json_decref(expect("POST", "/v1/volumes/pgdata/connect", NULL, 200));
+	on_loop(be_busy);
+	expect_error("POST", "/v1/volumes/pgdata/connect", NULL, 409, "a restore is under way");
+}
+
 static void oversize_is_refused_without_reading_it(void **state)
 {
 	char *body = malloc(70001), *long_path = malloc(5001), *answer, *chunked;
@@ -640,6 +652,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(status_tells_of_node_and_volumes),
 		TEST(wrong_requests_get_one_clear_line),
+		TEST(a_restore_keeps_the_peer_away),
 		TEST(oversize_is_refused_without_reading_it),
 		TEST(random_bytes_hurt_nobody),
 		TEST(verbs_answer_with_the_volume_or_the_reason),
