@@ -128,7 +128,8 @@ struct snapshot_target {
 
 /* A regular file or block device. A new file is written as PATH.incomplete and renamed at the end; an
  * existing file or device needs overwrite, is compared and changed in place, and carries a marker until
- * it is complete: PATH.restoring, or for what lies below /dev /var/lib/offsite/restoring-NAME. An
+ * it is complete: PATH.restoring, or for what lies below /dev /var/lib/offsite/restoring-NAME. When it
+ * is, PATH.restored stays, for the volume that may have it for its backing (volume_restore_mark()). An
  * interrupted restore is run again the same way; it then writes only what is not there yet. */
 int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 			 struct snapshot_target **target, char *why, size_t why_size);

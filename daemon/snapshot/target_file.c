@@ -4,7 +4,8 @@
  *
  * A new file is written as PATH.incomplete and gets its name when it is whole and durable. What exists
  * is changed in place: a marker beside it, durable before the first byte, says that it is a mixture;
- * it goes when everything is durable.
+ * it becomes another when everything is durable, which tells a volume that has this for its backing that
+ * its maps are void (volume_restore_mark()). A new file has that one too: the backing may have been lost.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -14,15 +15,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DEVICE_MARKERS "/var/lib/offsite"
-#define ZERO_BLOCK     (1u << 20)
+#define ZERO_BLOCK (1u << 20)
 
 struct file_target {
 	struct snapshot_target target; /* first */
 	struct env *env;
 	char *path;      /* as it is called in the end */
 	char *work_path; /* PATH.incomplete, or path */
-	char *marker;    /* NULL: a new file */
+	char *marker;    /* "restoring"; NULL: a new file */
+	char *restored;  /* what tells a volume that has this for its backing */
+	struct snapshot_info info;
 	struct env_file *file;
 	uint64_t size_bytes; /* of a device, else of the file at first */
 	bool device;
@@ -71,42 +73,39 @@ static int sync_folder_of(struct env *env, const char *path)
 	return error;
 }
 
-static char *marker_of(const char *path)
+static char *mark_of(const char *path, const char *what)
 {
-	char *marker;
+	char *mark = volume_restore_mark(path, what);
 
-	if (strncmp(path, "/dev/", 5))
-		return text(path, ".restoring", "");
-	marker = text(DEVICE_MARKERS "/restoring-", path + 5, "");
-	for (char *c = marker + strlen(DEVICE_MARKERS) + 1; *c; c++)
-		if (*c == '/')
-			*c = '-';
-	return marker;
+	assert(mark);
+	return mark;
 }
 
 /* ---- begin ----------------------------------------------------------------------------------- */
 
-static int marker_write(struct file_target *f, const struct snapshot_info *info)
+/* Durable when it returns. */
+static int mark_write(struct file_target *f, const char *path, const struct snapshot_info *info)
 {
 	char line[ID128_TEXT_BYTES + 1], id[ID128_TEXT_BYTES];
 	struct env_file *file;
+	char *folder;
 	int error;
 
 	id128_format(&info->id, id);
 	snprintf(line, sizeof(line), "%s\n", id);
-	if (!strncmp(f->marker, DEVICE_MARKERS "/", strlen(DEVICE_MARKERS) + 1)) {
-		error = env_mkdir(f->env, DEVICE_MARKERS);
-		if (error)
-			return error;
-	}
-	error = env_file_open(f->env, f->marker, ENV_FILE_WRITE | ENV_FILE_CREATE, &file);
+	folder = folder_of(path);
+	error = env_mkdir(f->env, folder); /* a device's mark has its own folder */
+	free(folder);
+	if (error)
+		return error;
+	error = env_file_open(f->env, path, ENV_FILE_WRITE | ENV_FILE_CREATE, &file);
 	if (error)
 		return error;
 	error = env_file_pwrite(f->env, file, line, strlen(line), 0);
 	if (!error)
 		error = env_file_sync(f->env, file);
 	env_file_close(f->env, file);
-	return error ? error : sync_folder_of(f->env, f->marker);
+	return error ? error : sync_folder_of(f->env, path);
 }
 
 static int file_begin(struct snapshot_target *target, const struct snapshot_info *info, char *why,
@@ -123,7 +122,8 @@ static int file_begin(struct snapshot_target *target, const struct snapshot_info
 	}
 	f->untouched = false;
 	if (f->marker)
-		error = marker_write(f, info);
+		error = mark_write(f, f->marker, info);
+	f->info = *info;
 	if (error) {
 		snprintf(why, why_size, "%s: %s", f->marker, strerror(-error));
 		return error;
@@ -213,14 +213,20 @@ static int file_complete(struct file_target *f)
 	int error;
 
 	if (f->marker) {
-		error = env_unlink(f->env, f->marker);
-		return error && error != -ENOENT ? error : sync_folder_of(f->env, f->marker);
+		error = env_rename(f->env, f->marker, f->restored);
+		if (error == -ENOENT) /* somebody took it away */
+			return mark_write(f, f->restored, &f->info);
+		return error ? error : sync_folder_of(f->env, f->marker);
 	}
 	/* Somebody may have made one of that name meanwhile. */
 	if (!env_file_open(f->env, f->path, ENV_FILE_READ, &other)) {
 		env_file_close(f->env, other);
 		return -EEXIST;
 	}
+	/* It may take the place of a backing that was lost. */
+	error = mark_write(f, f->restored, &f->info);
+	if (error)
+		return error;
 	error = env_rename(f->env, f->work_path, f->path);
 	return error ? error : sync_folder_of(f->env, f->path);
 }
@@ -254,6 +260,7 @@ static void file_free(struct snapshot_target *target)
 	free(f->path);
 	free(f->work_path);
 	free(f->marker);
+	free(f->restored);
 	free(f);
 }
 
@@ -329,7 +336,8 @@ int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 		.env = env,
 		.path = text(path, "", ""),
 		.work_path = text(path, exists ? "" : ".incomplete", ""),
-		.marker = exists ? marker_of(path) : NULL,
+		.marker = exists ? mark_of(path, "restoring") : NULL,
+		.restored = mark_of(path, "restored"),
 	};
 	error = file_open(f, exists, why, why_size);
 	if (error) {

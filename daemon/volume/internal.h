@@ -307,6 +307,15 @@ static inline uint64_t round_up(uint64_t value, uint32_t align)
 	return (value + align - 1) & ~((uint64_t)align - 1);
 }
 
+/* restored.c */
+/* 0, or -EBUSY and why: a restore onto the backing was not completed. */
+int restored_refuse(struct volume *volume, char *why, size_t why_size);
+/* 1: a restore wrote onto the backing; the state in memory says so now, for maps_load() and
+ * super_store(). 0: none did. -errno and why: who knows. */
+int restored_look(struct volume *volume, char *why, size_t why_size);
+/* Takes the mark away, durably. */
+int restored_forget(struct volume *volume);
+
 /* volume.c */
 /* Opens the backing; create: a missing regular file is made. On failure -errno and why. */
 int backing_open(struct volume *volume, bool create, char *why, size_t why_size);

@@ -252,6 +252,9 @@ static int create(struct volume *v, char *why, size_t why_size)
 	error = maps_init(v);
 	if (error != 0)
 		return fail(v, error, "memory for the maps", why, why_size);
+	error = restored_forget(v); /* a new volume knows nothing of what was before */
+	if (error != 0)
+		return fail(v, error, "mark of a restore", why, why_size);
 	error = super_create(v);
 	if (error != 0)
 		return fail(v, error, v->super_path, why, why_size);
@@ -260,7 +263,7 @@ static int create(struct volume *v, char *why, size_t why_size)
 
 static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 {
-	int error;
+	int error, restored = 0;
 
 	if (v->config.size_bytes != 0 && v->config.size_bytes != v->size_bytes) {
 		snprintf(why, why_size,
@@ -284,12 +287,19 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 	}
 	if (flags & METADATA_CREATING)
 		return finish_creation(v, why, why_size);
+	if (v->backing != NULL)
+		restored = restored_look(v, why, why_size);
+	if (restored < 0)
+		return restored;
 	error = maps_load(v, why, why_size);
 	if (error != 0)
 		return error;
 	/* Not clean from here on, and LSNs that were never given out before. */
 	error = super_store(v, 0);
-	return error != 0 ? fail(v, error, v->super_path, why, why_size) : 0;
+	if (error != 0)
+		return fail(v, error, v->super_path, why, why_size);
+	error = restored ? restored_forget(v) : 0;
+	return error != 0 ? fail(v, error, "mark of a restore", why, why_size) : 0;
 }
 
 static int open_files(struct volume *v, char *why, size_t why_size)
@@ -299,6 +309,9 @@ static int open_files(struct volume *v, char *why, size_t why_size)
 
 	if (error != 0)
 		return fail(v, error, v->state_dir, why, why_size);
+	error = restored_refuse(v, why, why_size);
+	if (error != 0)
+		return error;
 	error = super_load(v, &flags, why, why_size);
 	if (error == -ENOENT)
 		return create(v, why, why_size);

@@ -83,9 +83,16 @@ struct volume_config {
 /* Opens, and at first start creates, a volume. On failure -errno and one line in why
  * (e.g. "volume pgdata: /srv/pg.img: in use by another process"). A backing that is missing, too
  * small or unreadable is no failure once metadata exists: the volume opens with disk state FAILED.
- * Recovers the dirty maps. Blocking; start-up only. */
+ * One that a restore left half done is a failure (-EBUSY): see volume_restore_mark(). Recovers the dirty maps. Blocking; start-up only. */
 int volume_open(struct env *env, const struct volume_config *config, struct volume **volume,
 		char *why, size_t why_size);
+
+/* Where a restore onto a backing that no volume has open leaves its mark (by free()), NULL: no memory.
+ * what: "restoring", durable before the first byte: the volume is refused; "restored", durable before
+ * that one goes: the next volume_open() finds everything changed (both maps, snapshot, generation;
+ * UPTODATE), durably, and removes it. Beside the backing, or for what lies below /dev in
+ * /var/lib/offsite; by the name that the configuration uses. */
+char *volume_restore_mark(const char *backing, const char *what);
 
 /* Waits for requests in flight, stores maps and the superblock cleanly, then calls closed().
  * The tap must be removed and cuts finished before. */

@@ -21,6 +21,9 @@ fill() { # NODE: random content in scattered places, the image of it in $dir/wan
 	nbdcopy "$dir/want.img" "$(uri "$1")" || die "nbdcopy"
 }
 same() { cmp "$1" "$2" >"$dir/cmp.out" 2>&1 || die "$3: $(cat "$dir/cmp.out")"; }
+snapshot_of() { # LABEL
+	off a snapshot list v --json | jq -r ".. | objects | select(.label? == \"$1\") | .id" | head -n 1
+}
 restore() { "$build/offsite" restore --store "file:$dir/store" "$@" >"$dir/restore.log" 2>&1; }
 
 run_backend() {
@@ -36,7 +39,7 @@ run_backend() {
 	cp "$dir/want.img" "$dir/first.img"
 	fill a
 	off a snapshot create v --label second >/dev/null 2>&1 || die "snapshot"
-	id=$(off a snapshot list v --json | jq -r '.. | objects | select(.label? == "first") | .id' | head -n 1)
+	id=$(snapshot_of first)
 
 	current=to_a_file_$io
 	restore --to "$dir/back.img" || die "$(tail -n 2 "$dir/restore.log")"
@@ -49,7 +52,7 @@ run_backend() {
 	current=to_a_device_$io
 	truncate -s ${size}M "$dir/disk.img"
 	if device=$(losetup -f --show "$dir/disk.img" 2>/dev/null); then
-		at_end "losetup -d $device 2>/dev/null"
+		at_end "losetup -d $device 2>/dev/null; rm -f /var/lib/offsite/restored-${device#/dev/}"
 		restore --to "$device" --force || die "$(tail -n 2 "$dir/restore.log")"
 		sync "$device"
 		same "$device" "$dir/want.img" "device"
@@ -108,6 +111,31 @@ run_backend() {
 	wait_for 30 "in sync after a restore" in_sync a
 	same "$dir/a.img" "$dir/want.img" "the disk"
 	same "$dir/b.img" "$dir/want.img" "the peer"
+	ok "$current"
+
+	# Onto the backing of a stopped daemon: it knows when it starts, and so do the peer and the store.
+	current=onto_the_backing_$io
+	stop a
+	restore --to "$dir/a.img" --force --snapshot "$id" || die "$(tail -n 2 "$dir/restore.log")"
+	start a
+	wait_for 30 "in sync after a restore" in_sync a
+	same "$dir/b.img" "$dir/first.img" "the peer"
+	[ ! -e "$dir/a.img.restored" ] || die "the mark is still there"
+	off a snapshot create v --label third >/dev/null 2>&1 || die "snapshot"
+	rm -f "$dir/back.img"
+	restore --to "$dir/back.img" || die "$(tail -n 2 "$dir/restore.log")"
+	same "$dir/back.img" "$dir/first.img" "the snapshot taken afterwards"
+	stop a
+	mv "$dir/back.img.restored" "$dir/a.img.restoring"
+	start a
+	off a status 2>&1 | grep -q "a.img: a restore onto it was interrupted" || die "$(off a status 2>&1)"
+	stop a
+	restore --to "$dir/a.img" --force --snapshot latest || die "$(tail -n 2 "$dir/restore.log")"
+	start a
+	wait_for 30 "in sync after a restore" in_sync a
+	off a restore v --snapshot "$(snapshot_of second)" >"$dir/restore.log" 2>&1 ||
+		die "$(tail -n 2 "$dir/restore.log")"
+	wait_for 30 "in sync after a restore" in_sync a
 	ok "$current"
 
 	current=from_the_peer_$io

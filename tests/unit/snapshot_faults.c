@@ -146,13 +146,14 @@ static void restore_fails_and_goes_on(void **state)
 static void overwriting_is_marked(void **state)
 {
 	struct world *w = world_of(state);
-	char path[128], marker[128], why[256];
+	char path[128], marker[128], restored[128], why[256];
 	struct snapshot_target *target;
 	struct waited r;
 	FILE *file;
 
 	snprintf(path, sizeof(path), "%s/disk", w->dir);
 	snprintf(marker, sizeof(marker), "%s/disk.restoring", w->dir);
+	snprintf(restored, sizeof(restored), "%s/disk.restored", w->dir);
 	world_volume(w, 8 << 20, 0, 0);
 	fill(w, 60, 0);
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
@@ -166,15 +167,22 @@ static void overwriting_is_marked(void **state)
 	arm(w->m, OP_GET, 4, false);
 	assert_int_equal(restore_file(w->env, w->repo, NULL, path, true).result.error, -EIO);
 	assert_int_equal(access(marker, F_OK), 0);
+	assert_int_not_equal(access(restored, F_OK), 0);
 	arm(w->m, 0, 0, false);
 	r = restore_file(w->env, w->repo, NULL, path, true);
 	assert_int_equal(r.result.error, 0);
 	assert_int_not_equal(access(marker, F_OK), 0);
+	assert_int_equal(access(restored, F_OK), 0); /* a volume on it has to know */
 	assert_int_equal(file_differs(w->v, path), 0);
 	/* What is right already is not written again. */
 	r = restore_file(w->env, w->repo, NULL, path, true);
 	assert_int_equal(r.result.error, 0);
 	assert_int_equal(r.result.written_bytes, 0);
+	/* In place of one that was lost. */
+	unlink(path);
+	unlink(restored);
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, false).result.error, 0);
+	assert_int_equal(access(restored, F_OK), 0);
 }
 
 /* A snapshot of which an object is missing or truncated does not cost a target what it holds. */

@@ -316,6 +316,56 @@ static void two_tebibytes_are_trimmed_quickly(void **state)
 	close_it(f);
 }
 
+static void touch(const char *path)
+{
+	int fd = open(path, O_WRONLY | O_CREAT, 0600);
+
+	assert_true(fd >= 0);
+	close(fd);
+}
+
+/* A restore from outside wrote onto the backing: the maps are void, the history is another one. */
+static void a_backing_restored_from_outside_is_noticed(void **state)
+{
+	struct fixture *f = begin(state);
+	struct volume_state before, after, again;
+	char mark[128], why[256] = "";
+
+	open_it(f);
+	volume_get_state(f->volume, &before);
+	before.snapshot = (struct id128){{7}};
+	before.generations.current = (struct id128){{5}};
+	assert_int_equal(volume_set_state(f->volume, &before), 0);
+	close_it(f);
+
+	snprintf(mark, sizeof(mark), "%s.restoring", f->backing);
+	touch(mark);
+	assert_int_equal(volume_open(f->env, &f->config, &f->volume, why, sizeof(why)), -EBUSY);
+	assert_non_null(strstr(why, "interrupted"));
+	assert_int_equal(unlink(mark), 0);
+
+	snprintf(mark, sizeof(mark), "%s.restored", f->backing);
+	touch(mark);
+	open_it(f);
+	assert_int_equal(access(mark, F_OK), -1);
+	volume_get_state(f->volume, &after);
+	assert_true(id128_is_zero(&after.snapshot));
+	assert_int_equal(after.disk, VOLUME_DISK_UPTODATE);
+	assert_false(id128_equal(&after.generations.current, &before.generations.current));
+	assert_true(id128_equal(&after.generations.base, &before.generations.current));
+	assert_true(id128_equal(&after.generations.history[0], &before.generations.current));
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		assert_int_equal(volume_dirty_bytes(f->volume, c), SIZE);
+	close_it(f);
+
+	open_it(f); /* once */
+	volume_get_state(f->volume, &again);
+	assert_true(id128_equal(&after.generations.current, &again.generations.current));
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		assert_int_equal(volume_dirty_bytes(f->volume, c), SIZE);
+	close_it(f);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -327,6 +377,10 @@ int main(void)
 		 teardown, NULL},
 		{"libaio: cuts_keep_their_content", cuts_keep_their_content, setup_aio, teardown,
 		 NULL},
+		{"io_uring: a_backing_restored_from_outside_is_noticed",
+		 a_backing_restored_from_outside_is_noticed, setup_uring, teardown, NULL},
+		{"libaio: a_backing_restored_from_outside_is_noticed",
+		 a_backing_restored_from_outside_is_noticed, setup_aio, teardown, NULL},
 		{"io_uring: two_tebibytes_are_trimmed_quickly", two_tebibytes_are_trimmed_quickly,
 		 setup_uring, teardown, NULL},
 		{"libaio: two_tebibytes_are_trimmed_quickly", two_tebibytes_are_trimmed_quickly,
