@@ -25,6 +25,11 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 		.outdated_ns = to_be64(super->outdated_ns),
 		.snapshot = super->snapshot,
 		.snapshot_sequence = to_be64(super->snapshot_sequence),
+		.heard_ns = to_be64(super->heard_ns),
+		.heard_lsn = to_be64(super->heard_lsn),
+		.received_lsn = to_be64(super->received_lsn),
+		.missing_bytes = to_be64(super->missing_bytes),
+		.behind_ns = to_be64(super->behind_ns),
 	};
 	memcpy(wire->history, super->history, sizeof(wire->history));
 	memcpy(wire->backing, super->backing, strnlen(super->backing, METADATA_BACKING_BYTES - 1));
@@ -86,6 +91,11 @@ const char *metadata_super_decode(const struct metadata_super_wire *wire,
 		.outdated_ns = from_be64(wire->outdated_ns),
 		.snapshot = wire->snapshot,
 		.snapshot_sequence = from_be64(wire->snapshot_sequence),
+		.heard_ns = from_be64(wire->heard_ns),
+		.heard_lsn = from_be64(wire->heard_lsn),
+		.received_lsn = from_be64(wire->received_lsn),
+		.missing_bytes = from_be64(wire->missing_bytes),
+		.behind_ns = from_be64(wire->behind_ns),
 	};
 	memcpy(super->history, wire->history, sizeof(super->history));
 	memcpy(super->backing, wire->backing, sizeof(super->backing));

@@ -31,7 +31,10 @@ enum metadata_flags {
 	METADATA_STORE_ALL = 8,       /* likewise the store's */
 	METADATA_STORE_DETACHED = 16, /* content changes by another's hand: the store's map does not
 				       * follow, everything counts as dirty whatever is consumed */
-	METADATA_FLAGS_ALL = 31,
+	METADATA_PEER_NEEDED = 32, /* a primary whose clients wait while the peer does not follow */
+	METADATA_HEARD_STREAMING =
+		64, /* when the primary was last heard, its stream was received */
+	METADATA_FLAGS_ALL = 127,
 };
 
 enum metadata_role { METADATA_SECONDARY, METADATA_PRIMARY, METADATA_ROLES };
@@ -64,7 +67,12 @@ struct metadata_super_wire {
 	struct id128 snapshot;
 	be64_t snapshot_sequence;
 	char backing[METADATA_BACKING_BYTES]; /* informational; NUL-terminated, NUL-padded */
-	uint8_t reserved[2796];
+	be64_t heard_ns;
+	be64_t heard_lsn;
+	be64_t received_lsn;
+	be64_t missing_bytes;
+	be64_t behind_ns;
+	uint8_t reserved[2756];
 	be32_t crc; /* CRC32C of the 4092 bytes before */
 };
 _Static_assert(sizeof(struct metadata_super_wire) == METADATA_SUPER_BYTES, "layout");
@@ -76,6 +84,7 @@ _Static_assert(offsetof(struct metadata_super_wire, history) == 104, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, lsn) == 232, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, snapshot) == 248, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, backing) == 272, "layout");
+_Static_assert(offsetof(struct metadata_super_wire, heard_ns) == 1296, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, crc) == 4092, "layout");
 
 struct metadata_super {
@@ -90,6 +99,7 @@ struct metadata_super {
 	struct id128 snapshot;
 	uint64_t snapshot_sequence;
 	char backing[METADATA_BACKING_BYTES];
+	uint64_t heard_ns, heard_lsn, received_lsn, missing_bytes, behind_ns;
 };
 
 void metadata_super_encode(const struct metadata_super *super, struct metadata_super_wire *wire);

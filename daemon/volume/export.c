@@ -325,11 +325,31 @@ struct block *volume_block(struct volume *v)
 	return &v->block;
 }
 
-void volume_suspend(struct volume *v, bool suspend)
+void volume_suspend(struct volume *v, enum volume_suspender who, bool suspend)
 {
-	v->suspended = suspend;
-	if (!suspend)
+	unsigned before = v->suspended;
+
+	v->suspended = suspend ? before | who : before & ~(unsigned)who;
+	if (before != 0 && v->suspended == 0)
 		export_resume(v);
+}
+
+unsigned volume_suspended(const struct volume *v)
+{
+	return v->suspended;
+}
+
+void volume_fail_held(struct volume *v, int error)
+{
+	struct op_queue held = queue_take(&v->held), gate = queue_take(&v->wait_resume);
+	struct op *op;
+
+	while ((op = queue_pop(&gate)) != NULL)
+		op_complete_later(op, error);
+	while ((op = queue_pop(&held)) != NULL)
+		op_complete_later(op, error);
+	if (v->tap == NULL)
+		tap_fail_all(v, error);
 }
 
 /* ---- the modules above ------------------------------------------------------------------------- */

@@ -206,7 +206,8 @@ struct volume {
 	enum volume_disk_state disk_recorded; /* in the superblock while state.disk is FAILED */
 	bool detached;                        /* see METADATA_STORE_DETACHED */
 	bool in_sync, bumped;
-	bool suspended, closing, crashed;
+	bool closing, crashed;
+	unsigned suspended; /* by whom: enum volume_suspender */
 
 	struct env_file *backing, *maps;
 	struct super super;
@@ -373,6 +374,8 @@ void op_complete_later(struct op *op, int error);
 void op_complete(struct op *op, int error);
 void reader_start(struct volume *volume, struct reader *reader);
 void reader_end(struct volume *volume, struct reader *reader);
+/* Who waits for a tap that is gone ends with error. */
+void tap_fail_all(struct volume *volume, int error);
 void request_init(struct volume *volume);
 
 /* sync.c */

@@ -759,7 +759,7 @@ void volume_tap_done(struct volume *v, uint64_t token)
 		op_gate_all(queue_take(&v->wait_tap));
 }
 
-void volume_tap_release_all(struct volume *v)
+static void release_all(struct volume *v, int error)
 {
 	struct op_queue done = {0};
 	struct op *op;
@@ -768,12 +768,24 @@ void volume_tap_release_all(struct volume *v)
 		if (v->tokens[i].op == NULL)
 			continue;
 		op = token_free(v, i);
+		if (error != 0)
+			op->error = error;
 		if (op->local_done && op->tap_waits == 0)
 			queue_push(&done, op);
 	}
 	while ((op = queue_pop(&done)) != NULL)
 		op_complete(op, op->error);
 	op_gate_all(queue_take(&v->wait_tap));
+}
+
+void volume_tap_release_all(struct volume *v)
+{
+	release_all(v, 0);
+}
+
+void tap_fail_all(struct volume *v, int error)
+{
+	release_all(v, error);
 }
 
 void request_init(struct volume *v)

@@ -20,7 +20,7 @@ static bool disk_change_allowed(enum volume_disk_state from, enum volume_disk_st
 	static const bool allowed[4][4] = {
 		[VOLUME_DISK_UPTODATE] = {true, true, true, true},
 		[VOLUME_DISK_OUTDATED] = {true, true, true, true},
-		[VOLUME_DISK_INCONSISTENT] = {true, false, true, true},
+		[VOLUME_DISK_INCONSISTENT] = {true, true, true, true},
 		[VOLUME_DISK_FAILED] = {true, false, true, true},
 	};
 
@@ -64,6 +64,12 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	op_gate_all(queue_take(&v->super.waiting));
 	checkpoint_want(v);
 	return 0;
+}
+
+void volume_note_contact(struct volume *v, const struct volume_contact *contact)
+{
+	v->state.contact = *contact;
+	super_store_later(v);
 }
 
 void volume_set_peer_in_sync(struct volume *v, bool in_sync)

@@ -19,8 +19,11 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		   struct metadata_super_wire *wire)
 {
 	const struct volume_state *state = &v->state;
+	const struct volume_contact *contact = &state->contact;
 	struct metadata_super super = {
-		.flags = flags | (v->detached ? METADATA_STORE_DETACHED : 0) |
+		.flags = flags | (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
+			 (contact->streaming ? METADATA_HEARD_STREAMING : 0) |
+			 (v->detached ? METADATA_STORE_DETACHED : 0) |
 			 (v->consumers[VOLUME_PEER].all_dirty ? METADATA_PEER_ALL : 0) |
 			 (v->consumers[VOLUME_STORE].all_dirty ? METADATA_STORE_ALL : 0),
 		.sequence = sequence,
@@ -35,6 +38,11 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.outdated_ns = state->outdated_ns,
 		.snapshot = state->snapshot,
 		.snapshot_sequence = state->snapshot_sequence,
+		.heard_ns = contact->heard_ns,
+		.heard_lsn = contact->heard_lsn,
+		.received_lsn = contact->received_lsn,
+		.missing_bytes = contact->missing_bytes,
+		.behind_ns = contact->behind_ns,
 	};
 
 	_Static_assert(VOLUME_HISTORY == METADATA_HISTORY, "same history");
@@ -190,6 +198,13 @@ static void take(struct volume *v, const struct metadata_super *super)
 		.outdated_ns = super->outdated_ns,
 		.snapshot = super->snapshot,
 		.snapshot_sequence = super->snapshot_sequence,
+		.contact = {.heard_ns = super->heard_ns,
+			    .heard_lsn = super->heard_lsn,
+			    .received_lsn = super->received_lsn,
+			    .missing_bytes = super->missing_bytes,
+			    .behind_ns = super->behind_ns,
+			    .streaming = super->flags & METADATA_HEARD_STREAMING},
+		.peer_needed = super->flags & METADATA_PEER_NEEDED,
 	};
 	memcpy(v->state.generations.history, super->history, sizeof(v->state.generations.history));
 	v->disk_recorded = v->state.disk;

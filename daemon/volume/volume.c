@@ -415,6 +415,7 @@ void volume_close(struct volume *v, void (*closed)(void *context), void *context
 	while ((op = queue_pop(&held)) != NULL)
 		op_complete_later(op, -ESHUTDOWN);
 	op_gate_all(queue_take(&v->wait_resume));
+	tap_fail_all(v, -ESHUTDOWN);
 	op_ended(v);
 }
 

@@ -44,7 +44,7 @@ enum volume_role { VOLUME_SECONDARY, VOLUME_PRIMARY };
  *  state         meaning                                         allowed next
  *  UPTODATE      a state the primary had (or is)                 INCONSISTENT, OUTDATED, FAILED
  *  OUTDATED      consistent, known to be behind the peer         UPTODATE, INCONSISTENT, FAILED
- *  INCONSISTENT  a mixture (first sync, restore, in-place        UPTODATE, FAILED
+ *  INCONSISTENT  a mixture (first sync, restore, in-place        UPTODATE, OUTDATED, FAILED
  *                catch-up under way); never served or promoted
  *  FAILED        the backing is missing or gave an I/O error     INCONSISTENT, UPTODATE
  *                (not persisted: found anew at each open)
@@ -109,6 +109,17 @@ struct block *volume_block(struct volume *volume);
 
 /* ---- state ------------------------------------------------------------------------------- */
 
+/* What a secondary knows of the primary it follows: enough to say what its promotion would lose.
+ * All zero when this node was itself the last primary it knows of. */
+struct volume_contact {
+	uint64_t heard_ns;      /* realtime; the last word from it */
+	uint64_t heard_lsn;     /* the last LSN it had issued then, as far as it said */
+	uint64_t received_lsn;  /* the last of them that came here */
+	uint64_t missing_bytes; /* written there, and known not to have come */
+	uint64_t behind_ns;     /* realtime; since when something is missing, 0: nothing is */
+	bool streaming;         /* its stream was received then */
+};
+
 struct volume_state {
 	struct id128 uuid; /* the same on both nodes and in the store; a volume that never had a
 			    * peer, store or write may adopt the other's */
@@ -119,11 +130,17 @@ struct volume_state {
 	uint64_t outdated_ns;  /* realtime; since when OUTDATED, else 0 */
 	struct id128 snapshot; /* the newest snapshot the STORE map is relative to; zero: none */
 	uint64_t snapshot_sequence; /* highest sequence number ever used in the store */
+	struct volume_contact contact;
+	/* Primary: clients wait while the peer does not stream (on-peer-loss = suspend). */
+	bool peer_needed;
 };
 void volume_get_state(const struct volume *volume, struct volume_state *state);
 /* Persists before it returns (blocking, durable). -errno: nothing changed. The dirty maps and lsn
  * are not touched; the caller sees to allowed transitions (asserted by the table above). */
 int volume_set_state(struct volume *volume, const struct volume_state *state);
+
+/* Takes the contact over, and to the disk in a while: nothing waits for it. */
+void volume_note_contact(struct volume *volume, const struct volume_contact *contact);
 
 /* What a first write without a synchronised peer does: before a write is issued while `in_sync` is
  * false and no bump was made since it became false, the generation is bumped durably
@@ -144,8 +161,17 @@ uint64_t volume_dirty_bytes(const struct volume *volume, enum volume_consumer co
 bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
 		       uint64_t *start, uint64_t *length);
 
+/* Who wants requests held: they are as long as one of them does. */
+enum volume_suspender {
+	VOLUME_SUSPEND_OPERATOR = 1,
+	VOLUME_SUSPEND_PEER = 2,    /* on-peer-loss = suspend, and the peer does not stream */
+	VOLUME_SUSPEND_HISTORY = 4, /* a new generation cannot be made durable */
+};
 /* New requests from clients are held (not failed) until resumed; requests issued go on. */
-void volume_suspend(struct volume *volume, bool suspend);
+void volume_suspend(struct volume *volume, enum volume_suspender who, bool suspend);
+unsigned volume_suspended(const struct volume *volume); /* by whom: enum volume_suspender */
+/* Requests that are held, or wait for the tap without a tap, end with error: the clients go. */
+void volume_fail_held(struct volume *volume, int error);
 
 /* ---- the peer tap: streaming ---------------------------------------------------------------- */
 

@@ -454,21 +454,72 @@ static void suspension_holds_and_keeps_order(void **s)
 	struct request *first, *second, *read;
 
 	open_it(f);
-	volume_suspend(f->volume, true);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, true);
 	first = submit(f, BLOCK_WRITE, 0, 0, 4096, 1);
 	second = submit(f, BLOCK_WRITE, 0, 0, 4096, 2);
 	read = submit(f, BLOCK_READ, 0, MIB, 4096, 2);
 	pass(f, MINUTE);
 	assert_false(first->wait.done || second->wait.done || read->wait.done);
-	volume_suspend(f->volume, false);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, false);
 	assert_int_equal(finish(f, second), 0);
 	assert_int_equal(finish(f, first), 0);
 	assert_int_equal(finish(f, read), 0);
 	assert_true(reads_as(f, 0, 4096, 2));
-	volume_suspend(f->volume, true);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, true);
 	first = submit(f, BLOCK_WRITE, 0, 0, 4096, 1);
 	close_it(f);
 	assert_int_equal(finish(f, first), -ESHUTDOWN);
+}
+
+static void each_who_suspended_has_to_resume(void **s)
+{
+	struct fixture *f = *s;
+	struct request *held;
+
+	open_it(f);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, true);
+	volume_suspend(f->volume, VOLUME_SUSPEND_PEER, true);
+	held = submit(f, BLOCK_WRITE, 0, 0, 4096, 1);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, false);
+	assert_int_equal(volume_suspended(f->volume), VOLUME_SUSPEND_PEER);
+	pass(f, MINUTE);
+	assert_false(held->wait.done);
+	volume_fail_held(f->volume, -EIO);
+	assert_int_equal(finish(f, held), -EIO);
+	held = submit(f, BLOCK_WRITE, 0, 0, 4096, 2);
+	volume_suspend(f->volume, VOLUME_SUSPEND_PEER, false);
+	assert_int_equal(finish(f, held), 0);
+	assert_true(reads_as(f, 0, 4096, 2));
+	close_it(f);
+}
+
+static void what_is_known_of_the_primary_is_kept(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_contact contact = {.heard_ns = 5,
+					 .heard_lsn = 90,
+					 .received_lsn = 80,
+					 .missing_bytes = 4096,
+					 .behind_ns = 3,
+					 .streaming = true};
+
+	open_it(f);
+	volume_note_contact(f->volume, &contact);
+	pass(f, MINUTE);
+	volume_get_state(f->volume, &f->state);
+	f->state.peer_needed = true;
+	assert_int_equal(volume_set_state(f->volume, &f->state), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	volume_get_state(f->volume, &f->state);
+	assert_int_equal(f->state.contact.heard_ns, contact.heard_ns);
+	assert_int_equal(f->state.contact.heard_lsn, contact.heard_lsn);
+	assert_int_equal(f->state.contact.received_lsn, contact.received_lsn);
+	assert_int_equal(f->state.contact.missing_bytes, contact.missing_bytes);
+	assert_int_equal(f->state.contact.behind_ns, contact.behind_ns);
+	assert_true(f->state.contact.streaming);
+	assert_true(f->state.peer_needed);
+	close_it(f);
 }
 
 /* ---- generations ---------------------------------------------------------------------------------- */
@@ -848,6 +899,8 @@ int main(void)
 		TEST(bad_requests_are_refused),
 		TEST(zeroes_without_help_of_the_backing),
 		TEST(extents_say_what_is_a_hole),
+		TEST(each_who_suspended_has_to_resume),
+		TEST(what_is_known_of_the_primary_is_kept),
 		TEST(suspension_holds_and_keeps_order),
 		TEST(generations_are_bumped_once_per_loss),
 		TEST(marks_are_durable),

@@ -13,7 +13,7 @@
 static struct metadata_super example(void)
 {
 	struct metadata_super super = {
-		.flags = METADATA_CLEAN | METADATA_STORE_ALL,
+		.flags = METADATA_CLEAN | METADATA_STORE_ALL | METADATA_HEARD_STREAMING,
 		.sequence = 7,
 		.size_bytes = 0x123456789000,
 		.role = METADATA_PRIMARY,
@@ -22,6 +22,11 @@ static struct metadata_super example(void)
 		.outdated_ns = 1700000000000000000,
 		.snapshot_sequence = 42,
 		.backing = "/srv/pg.img",
+		.heard_ns = 1700000001000000000,
+		.heard_lsn = 88410,
+		.received_lsn = 88120,
+		.missing_bytes = 12897485,
+		.behind_ns = 1700000000500000000,
 	};
 
 	memset(&super.uuid, 0x11, 16);
@@ -37,7 +42,7 @@ static void golden_superblock(void **state)
 {
 	static const uint8_t head[72] = {
 		0x4f, 0x46, 0x53, 0x53, 0x55, 0x50, 0x30, 0x31, 0,    0,    0,    1,
-		0,    0,    0,    10,   0,    0,    0,    0,    0,    0,    0,    7,
+		0,    0,    0,    74,   0,    0,    0,    0,    0,    0,    0,    7,
 		0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11,
 		0x11, 0x11, 0x11, 0x11, 0,    0,    0x12, 0x34, 0x56, 0x78, 0x90, 0,
 		0,    0,    0x10, 0,    0,    1,    0,    0,    0,    0x10, 0,    0,
@@ -58,7 +63,9 @@ static void golden_superblock(void **state)
 	assert_int_equal(bytes[248], 0x66);
 	assert_int_equal(bytes[271], 42);
 	assert_string_equal((const char *)bytes + 272, "/srv/pg.img");
-	assert_int_equal(from_be32(wire.crc), 0xaa24d26b);
+	assert_int_equal(bytes[1311], 0x5a);
+	assert_int_equal(bytes[1319], 0x38);
+	assert_int_equal(from_be32(wire.crc), 0xec088beb);
 }
 
 static void golden_page(void **state)
@@ -128,7 +135,8 @@ static void nonsense_is_refused(void **state)
 {
 	struct metadata_super super = example(), back;
 	struct metadata_super_wire good, wire;
-	static const unsigned offsets[] = {11, 12, 40, 47, 50, 54, 58, 62, 64, 66, 68, 1295, 3000};
+	static const unsigned offsets[] = {11, 12, 40, 47, 50,   54,   58,
+					   62, 64, 66, 68, 1295, 1336, 3000};
 
 	(void)state;
 	metadata_super_encode(&super, &good);

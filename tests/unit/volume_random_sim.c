@@ -558,7 +558,7 @@ static void after_open(struct world *w, bool crashed)
 static void suspend(struct world *w, bool suspended)
 {
 	w->suspended = suspended;
-	volume_suspend(w->volume, suspended);
+	volume_suspend(w->volume, VOLUME_SUSPEND_OPERATOR, suspended);
 }
 
 static void step(struct world *w)
