@@ -278,6 +278,21 @@ static void base_look(struct snapshot_writer *w)
 		      base_loaded, w);
 }
 
+/* What would be written now would land below the mount point. */
+static bool is_mount_missing(struct snapshot_writer *w, const struct volume_state *state)
+{
+	char id[ID128_TEXT_BYTES];
+
+	if (w->names.count || !w->repo->store->blank || id128_is_zero(&state->snapshot))
+		return false;
+	id128_format(&state->snapshot, id);
+	seal_fail(w, -ENOENT,
+		  "volume %s: store %s is empty, but snapshot %.8s was stored here: is it mounted? "
+		  "(a new, empty one is taken as soon as any file lies in it)",
+		  volume_name(w->volume), w->repo->store->url, id);
+	return true;
+}
+
 static void look_listed(void *context, struct names *names, int error, const char *why)
 {
 	struct snapshot_writer *w = context;
@@ -293,6 +308,10 @@ static void look_listed(void *context, struct names *names, int error, const cha
 	w->names = *names;
 	*names = (struct names){NULL, NULL, 0};
 	volume_get_state(w->volume, &state);
+	if (is_mount_missing(w, &state)) {
+		seal_advance(w);
+		return;
+	}
 	if (!w->names.count ||
 	    !id128_equal(&w->names.refs[w->names.count - 1].snapshot, &state.snapshot))
 		cut_retake_full(w);

@@ -58,6 +58,7 @@ struct task {
 	void *context;
 	struct found *found;
 	size_t found_count, found_room;
+	bool blank;
 };
 
 static int fsync_folder(int root, const char *path)
@@ -349,6 +350,28 @@ static int found_compare(const void *a, const void *b)
 	return strcmp(((const struct found *)a)->name, ((const struct found *)b)->name);
 }
 
+/* No entry at all: the first put makes TMP_FOLDER, and nothing takes it away. */
+static bool root_is_blank(int root)
+{
+	struct dirent *entry;
+	bool blank = true;
+	DIR *dir;
+	int fd = openat(root, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	if (fd < 0)
+		return false;
+	dir = fdopendir(fd);
+	if (!dir) {
+		close(fd);
+		return false;
+	}
+	while (blank && (entry = readdir(dir)))
+		blank = !strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..") ||
+			!strcmp(entry->d_name, "lost+found");
+	closedir(dir);
+	return blank;
+}
+
 static void list_run(struct task *task)
 {
 	char folder[PATH_MAX];
@@ -359,6 +382,7 @@ static void list_run(struct task *task)
 	task->result = walk(task, folder);
 	if (task->found_count)
 		qsort(task->found, task->found_count, sizeof(*task->found), found_compare);
+	task->blank = !task->found_count && root_is_blank(task->file->root);
 }
 
 /* ---- tasks ---------------------------------------------------------------------------------- */
@@ -401,8 +425,10 @@ static void task_done(struct env_work *work)
 
 			task->each(task->context, &object);
 		}
-	if (task->type == TASK_LIST && !result)
+	if (task->type == TASK_LIST && !result) {
+		task->file->store.blank = task->blank;
 		result = (int64_t)task->found_count;
+	}
 	for (size_t i = 0; i < task->found_count; i++)
 		free(task->found[i].name);
 	free(task->found);

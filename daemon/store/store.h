@@ -44,6 +44,9 @@ struct store {
 	const struct store_ops *ops;
 	struct env *env;
 	const char *url; /* as opened; owned by the store */
+	/* Set by each list: this place shows no trace of ever having been a store, as where something
+	 * is not mounted. Not merely one whose last object was deleted. */
+	bool blank;
 };
 
 /* Opens "file:/directory" (made if missing; a bare absolute path is the same). On failure -errno

@@ -516,6 +516,50 @@ static void directory_store(void **state)
 	store_close(store);
 }
 
+/* The directory of the store is empty, as the mount point of what is not mounted: nothing goes there. */
+static void store_not_mounted(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_repo *repo;
+	struct snapshot_writer *writer;
+	struct store *store;
+	char path[96], moved[96], why[256];
+	struct waited c;
+	struct id128 first;
+
+	world_volume(w, 64 << 20, 0, 0);
+	fill_some(w, 20, 1);
+	snprintf(path, sizeof(path), "%s/store", w->dir);
+	snprintf(moved, sizeof(moved), "%s/elsewhere", w->dir);
+	for (unsigned mounted = 2; mounted < 3; mounted--) {
+		assert_int_equal(store_open(w->env, path, &store, why, sizeof(why)), 0);
+		repo = snapshot_repo_new(store, &w->v->state.uuid);
+		writer = snapshot_writer_new(w->v, repo, &(struct snapshot_writer_config){0});
+		first = w->v->state.snapshot;
+		fake_fill(w->v, 3, mounted);
+		c = create(w->env, writer, "");
+		if (mounted == 1) {
+			assert_int_equal(c.result.error, -ENOENT);
+			assert_non_null(strstr(c.result.why, "is it mounted?"));
+			assert_true(id128_equal(&first, &w->v->state.snapshot));
+			assert_int_equal(rmdir(path), 0); /* it is still empty */
+			assert_int_equal(rename(moved, path), 0);
+		} else {
+			assert_string_equal(c.result.why, "");
+		}
+		if (!mounted) /* the last one gone on purpose is another matter */
+			for (struct waited l = list(w->env, repo); l.listed; l = list(w->env, repo))
+				delete (w->env, repo, &l.infos[0].id);
+		if (!mounted)
+			assert_string_equal(create(w->env, writer, "").result.why, "");
+		writer_free(w->env, writer);
+		snapshot_repo_free(repo);
+		store_close(store);
+		if (mounted == 2)
+			assert_int_equal(rename(path, moved), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -537,6 +581,7 @@ int main(void)
 		ON_BOTH(volume_restored_in_place),
 		ON_BOTH(volumes_and_list),
 		ON_BOTH(directory_store),
+		ON_BOTH(store_not_mounted),
 	};
 
 	alarm(300);
