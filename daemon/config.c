@@ -37,6 +37,7 @@ enum option_type {
 	TYPE_LISTEN,    /* char *: address, port 0 allowed */
 	TYPE_ADDRESS,   /* char *: address */
 	TYPE_ADDRESSES, /* char **: listening addresses separated by blanks */
+	TYPE_HOST,      /* char *: host name or address without a port */
 	TYPE_STORE,     /* char *: URL of an object store */
 	TYPE_SIZE,      /* uint64_t, bytes */
 	TYPE_BLOCKS,    /* uint64_t, bytes, multiple of 4096 */
@@ -108,7 +109,10 @@ static const struct option options[] = {
 	NODE("nbd-psk-file", TYPE_PATH, nbd_psk_file, NULL,
 	     "keys of the NBD clients, a line IDENTITY:HEXKEY each", NO_LIMITS),
 	NODE("nbd-verify-client", TYPE_YESNO, nbd_verify_client, "no",
-	     "demand a certificate signed by tls-ca from NBD clients", choices_yesno, 0, 0),
+	     "demand a certificate signed by nbd-ca from NBD clients", choices_yesno, 0, 0),
+	NODE("nbd-ca", TYPE_PATH, nbd_ca, NULL,
+	     "CA (PEM) of the NBD clients; tls-ca by default, unless the peers have certificates of it",
+	     NO_LIMITS),
 	NODE("io", TYPE_CHOICE, io, "auto",
 	     "kernel interface: auto, uring (io_uring), aio (libaio)", choices_io, 0, 0),
 	NODE("log-level", TYPE_CHOICE, log_level, "info",
@@ -126,6 +130,9 @@ static const struct option options[] = {
 	       "role at the first start: primary or secondary; later the last one counts",
 	       choices_role, 0, 0),
 	VOLUME("peer", TYPE_ADDRESS, peer, NULL, "the other node's peer-listen: HOST:PORT",
+	       NO_LIMITS),
+	VOLUME("peer-name", TYPE_HOST, peer_name, NULL,
+	       "name or address that the peer's certificate must carry; the host of peer by default",
 	       NO_LIMITS),
 	VOLUME("protocol", TYPE_LETTER, protocol, "C",
 	       "a write is acknowledged when: A locally durable, B received by the peer, C durable there",
@@ -384,6 +391,9 @@ static const char *set_option(const struct option *option, void *base, const cha
 	case TYPE_LISTEN:
 	case TYPE_ADDRESS:
 		wrong = config_address_invalid(text, option->type == TYPE_LISTEN);
+		break;
+	case TYPE_HOST:
+		wrong = config_host_invalid(text);
 		break;
 	case TYPE_STORE:
 		wrong = config_store_invalid(text);
@@ -648,6 +658,55 @@ static bool was_given(const struct section *section, const char *name)
 	return section->option_line[option - options] != 0;
 }
 
+/* The other node proves itself by a certificate, here or there. */
+static bool peers_by_certificate(const struct parser *p)
+{
+	const struct config_node *node = &p->config->node;
+	bool peers = node->peer_listen != NULL;
+
+	for (unsigned i = 0; i < p->config->volume_count; i++)
+		peers = peers || p->config->volumes[i].peer;
+	return peers && !node->peer_plaintext && !node->psk_file && node->tls_cert && node->tls_ca;
+}
+
+/* Whatever else a certificate of the right CA is good for: the peer's carries the peer's name. */
+static void check_peer_names(struct parser *p)
+{
+	bool certificates = peers_by_certificate(p);
+
+	for (unsigned i = 0; i < p->config->volume_count; i++) {
+		const struct config_volume *volume = &p->config->volumes[i];
+		const struct section *s = &p->volumes[i];
+
+		if (certificates && !volume->peer_name && !was_given(s, "peer-name") &&
+		    (volume->peer || p->config->node.peer_listen))
+			complain(p, volume->peer ? line_of(s, "peer") : s->line, s,
+				 "peer-name is missing: the name in the certificate of the other "
+				 "node");
+		if (!certificates && was_given(s, "peer-name"))
+			complain(p, line_of(s, "peer-name"), s,
+				 "peer-name has no effect: the peers do not prove themselves by "
+				 "certificates");
+	}
+}
+
+static void default_names(struct parser *p)
+{
+	struct config_node *node = &p->config->node;
+	char host[CONFIG_HOST_BYTES_MAX + 1];
+
+	if (!node->nbd_ca && node->tls_ca && !was_given(&p->node, "nbd-ca") &&
+	    set_text(&node->nbd_ca, node->tls_ca))
+		complain(p, 0, NULL, "out of memory");
+	for (unsigned i = 0; i < p->config->volume_count; i++) {
+		struct config_volume *volume = &p->config->volumes[i];
+
+		if (volume->peer && !volume->peer_name && !was_given(&p->volumes[i], "peer-name") &&
+		    config_address_host(volume->peer, host) && set_text(&volume->peer_name, host))
+			complain(p, 0, NULL, "out of memory");
+	}
+}
+
 static void check_nbd_tls(struct parser *p)
 {
 	const struct config_node *node = &p->config->node;
@@ -663,9 +722,17 @@ static void check_nbd_tls(struct parser *p)
 	if (node->nbd_verify_client && node->nbd_tls == CONFIG_TLS_OFF)
 		complain(p, line_of(s, "nbd-verify-client"), s,
 			 "nbd-verify-client has no effect: set nbd-tls = require (or on)");
-	if (node->nbd_verify_client && !node->tls_ca)
+	if (node->nbd_verify_client && !node->nbd_ca)
 		complain(p, line_of(s, "nbd-verify-client"), s,
-			 "nbd-verify-client needs tls-ca, the CA of the clients");
+			 "nbd-verify-client needs tls-ca (or nbd-ca), the CA of the clients");
+	if (was_given(s, "nbd-ca") && !node->nbd_verify_client)
+		complain(p, line_of(s, "nbd-ca"), s,
+			 "nbd-ca has no effect: set nbd-verify-client = yes");
+	if (node->nbd_verify_client && peers_by_certificate(p) && node->nbd_ca && node->tls_ca &&
+	    strcmp(node->nbd_ca, node->tls_ca) == 0)
+		complain(p, line_of(s, "nbd-verify-client"), s,
+			 "nbd-verify-client: an NBD client's certificate must not do for a peer: "
+			 "set nbd-ca to another CA than tls-ca, or give the peers a psk-file");
 	if (node->nbd_verify_client && !node->tls_cert)
 		complain(p, line_of(s, "nbd-verify-client"), s,
 			 "nbd-verify-client needs tls-cert and tls-key");
@@ -767,9 +834,11 @@ static void parse(struct parser *p)
 	default_node_name(p);
 	for (unsigned i = 0; i < p->config->volume_count; i++)
 		fill_defaults(p, &p->volumes[i]);
+	default_names(p);
 	check_certificates(p);
 	check_nbd_tls(p);
 	check_peer_tls(p);
+	check_peer_names(p);
 	check_addresses(p);
 	check_volumes(p);
 }

@@ -26,7 +26,8 @@ struct config_node {
 	char *tls_cert, *tls_key, *tls_ca; /* certificates, for peers and NBD alike */
 	enum config_nbd_tls nbd_tls;       /* nbd-tls */
 	char *nbd_psk_file;                /* nbd-psk-file: IDENTITY:HEXKEY lines for NBD clients */
-	bool nbd_verify_client;            /* nbd-verify-client: demand a certificate from tls-ca */
+	bool nbd_verify_client;            /* nbd-verify-client: demand a certificate of nbd-ca */
+	char *nbd_ca;                      /* nbd-ca, else tls-ca; NULL: neither */
 	enum config_io io;                 /* io */
 	unsigned log_level; /* log-level = error|warning|info|debug (enum env_log_level) */
 	unsigned threads;   /* threads: helpers; 0: number of cores, at most 4 */
@@ -38,6 +39,7 @@ struct config_volume {
 	uint64_t size_bytes;           /* size; 0: the backing's */
 	bool primary;                  /* role = primary|secondary, at first start */
 	char *peer;                    /* peer: HOST:PORT, or NULL */
+	char *peer_name;               /* peer-name, else the host of peer; NULL: neither */
 	char protocol;                 /* protocol = A|B|C */
 	uint64_t staging_max_bytes;    /* staging-max */
 	uint64_t preserve_max_bytes;   /* preserve-max */

@@ -2,6 +2,7 @@
 #include "daemon/config_values.h"
 
 #include <ctype.h>
+#include <stddef.h>
 #include <string.h>
 #include <sys/un.h>
 
@@ -75,6 +76,38 @@ const char *config_address_invalid(const char *text, bool zero_allowed)
 				return "not a host name or address";
 	}
 	return port_invalid(colon + 1, zero_allowed);
+}
+
+const char *config_host_invalid(const char *text)
+{
+	if (!*text || strlen(text) > CONFIG_HOST_BYTES_MAX)
+		return "a host name has 1 to 253 characters";
+	for (const char *c = text; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr(".-_:", *c))
+			return "not a host name or address";
+	return NULL;
+}
+
+bool config_address_host(const char *address, char host[CONFIG_HOST_BYTES_MAX + 1])
+{
+	const char *end;
+
+	if (strncmp(address, "unix:", 5) == 0)
+		return false;
+	if (strncmp(address, "tcp:", 4) == 0)
+		address += 4;
+	end = strrchr(address, ':');
+	if (address[0] == '[') {
+		address++;
+		end--;
+	}
+	if (memchr(address, '%', (size_t)(end - address)))
+		end = strchr(address, '%');
+	if (end - address > (ptrdiff_t)CONFIG_HOST_BYTES_MAX)
+		return false;
+	memcpy(host, address, (size_t)(end - address));
+	host[end - address] = '\0';
+	return true;
 }
 
 const char *config_store_invalid(const char *text)

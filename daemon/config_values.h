@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #define CONFIG_NAME_BYTES_MAX 48u
+#define CONFIG_HOST_BYTES_MAX 253u
 
 /* [A-Za-z0-9._-]{1,48}, but "." and "..". */
 const char *config_name_invalid(const char *text);
@@ -18,6 +19,10 @@ const char *config_path_invalid(const char *text);
 const char *config_socket_invalid(const char *text);
 /* The forms of env_addr_check(). zero_allowed: port 0, for listening on any free one. */
 const char *config_address_invalid(const char *text, bool zero_allowed);
+/* A host name or address, without a port. */
+const char *config_host_invalid(const char *text);
+/* The host of a good address; false: it has none (a unix socket), or a monstrous one. */
+bool config_address_host(const char *address, char host[CONFIG_HOST_BYTES_MAX + 1]);
 /* The form of a store's URL; whether it can be opened is another matter. */
 const char *config_store_invalid(const char *text);
 /* Digits with K, M, G, T or P behind them (KiB, ...: the same), powers of 1024. */

@@ -234,7 +234,7 @@ static int make_nbd_tls(struct daemon *daemon, char *why, size_t why_size)
 		.role = TLS_SERVER,
 		.cert_file = node->tls_cert,
 		.key_file = node->tls_key,
-		.ca_file = node->nbd_verify_client ? node->tls_ca : NULL,
+		.ca_file = node->nbd_verify_client ? node->nbd_ca : NULL,
 		.psk_file = node->nbd_psk_file,
 	};
 

@@ -20,6 +20,7 @@ struct volume_slot {
 	struct env_work opening; /* under way while pub.store_opening */
 	struct store *opened;    /* what it came to: a store, or NULL ... */
 	char opening_why[256];   /* ... and why */
+	struct tls_context *tls_client; /* looks for this volume's peer-name */
 	char *state_dir;
 	struct replication *recovery; /* without a peer: finishes what its staging log holds */
 	bool writer_gone, replication_gone, volume_gone;
@@ -31,7 +32,7 @@ struct volume_slot {
 struct node {
 	struct env *env;
 	const struct config *config;
-	struct tls_context *tls_client, *tls_server;
+	struct tls_context *tls_server;
 	struct replication_listener *listener;
 	struct volume_slot *slots;
 	unsigned count;
@@ -227,6 +228,11 @@ static enum replication_protocol protocol_of(char letter)
 	}
 }
 
+static bool peers_by_certificate(const struct config_node *node)
+{
+	return !node->peer_plaintext && !node->psk_file && node->tls_cert;
+}
+
 /* Without a peer in the config a secondary still needs it: a cut that was half applied when the daemon
  * ended is known from the staging log alone. */
 static int open_replication(struct volume_slot *slot, char *why, size_t why_size)
@@ -244,7 +250,8 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.node_name = node->name,
 		.peer_addr = v->config->peer,
 		.protocol = protocol_of(v->config->protocol),
-		.tls_client = v->node->tls_client,
+		.tls_client = slot->tls_client,
+		.peer_cert_name = peers_by_certificate(node) ? v->config->peer_name : NULL,
 		.staging_max_bytes = v->config->staging_max_bytes,
 		.send_queue_max_bytes = v->config->send_queue_max_bytes,
 	};
@@ -308,7 +315,7 @@ static int open_tls(struct node *node, char *why, size_t why_size)
 		.psk_file = c->psk_file,
 		.tls13_only = true,
 	};
-	int error;
+	int error = 0;
 
 	if (c->peer_plaintext || (!c->psk_file && !c->tls_cert))
 		return 0;
@@ -316,10 +323,17 @@ static int open_tls(struct node *node, char *why, size_t why_size)
 	if (c->psk_file)
 		tls.cert_file = tls.key_file = tls.ca_file = NULL;
 	tls.role = TLS_CLIENT;
-	error = tls_context_new(&tls, &node->tls_client, why, why_size);
+	for (unsigned i = 0; i < node->count && !error; i++) {
+		const struct config_volume *volume = node->slots[i].pub.config;
+
+		tls.verify_name = peers_by_certificate(c) ? volume->peer_name : NULL;
+		if (volume->peer)
+			error = tls_context_new(&tls, &node->slots[i].tls_client, why, why_size);
+	}
 	if (error)
 		return error;
 	tls.role = TLS_SERVER;
+	tls.verify_name = NULL; /* asked when the volume is known */
 	return tls_context_new(&tls, &node->tls_server, why, why_size);
 }
 
@@ -332,9 +346,10 @@ static struct replication *find_replication(void *context, const char *volume_na
 
 static void free_node(struct node *node)
 {
-	for (unsigned i = 0; i < node->count; i++)
+	for (unsigned i = 0; i < node->count; i++) {
 		free(node->slots[i].state_dir);
-	tls_context_free(node->tls_client);
+		tls_context_free(node->slots[i].tls_client);
+	}
 	tls_context_free(node->tls_server);
 	free(node->slots);
 	free(node);

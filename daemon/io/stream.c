@@ -558,6 +558,11 @@ const char *stream_identity(const struct stream *stream)
 	return stream->identity;
 }
 
+bool stream_has_name(const struct stream *stream, const char *name)
+{
+	return stream->ssl && tls_has_name(stream->ssl, name);
+}
+
 const char *stream_peername(const struct stream *stream)
 {
 	return env_sock_peername(stream->sock);

@@ -52,6 +52,8 @@ void stream_sendv(struct stream *stream, struct env_op *op, struct iovec *iov, u
 bool stream_is_tls(const struct stream *stream);
 /* Who the other side proved to be: PSK identity or certificate subject; "" when plain. */
 const char *stream_identity(const struct stream *stream);
+/* True if the other side has shown a certificate for that host name or address. */
+bool stream_has_name(const struct stream *stream, const char *name);
 const char *stream_peername(const struct stream *stream);
 /* One line on why the last operation failed ("" when nothing is known beyond the errno). */
 const char *stream_error(const struct stream *stream);

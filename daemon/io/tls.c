@@ -544,6 +544,17 @@ static void certificate_subject(X509 *certificate, char *text, size_t text_size)
 			*c = '?';
 }
 
+bool tls_has_name(SSL *ssl, const char *name)
+{
+	X509 *certificate = SSL_get0_peer_certificate(ssl);
+
+	if (!certificate)
+		return false;
+	if (is_ip_address(name))
+		return X509_check_ip_asc(certificate, name, 0) == 1;
+	return X509_check_host(certificate, name, 0, 0, NULL) == 1;
+}
+
 /* TLS 1.3 presents an external key as a resumption; there are no tickets here, so nothing else
  * can be resumed. */
 static bool psk_was_used(SSL *ssl)

@@ -36,6 +36,8 @@ bool tls_context_has_psk(const struct tls_context *tls);
  * identity: the PSK identity or the certificate's subject. */
 const char *tls_check_proof(SSL *ssl, const struct tls_proof *proof,
 			    char identity[TLS_IDENTITY_BYTES]);
+/* The other side's certificate is for that host name or address. */
+bool tls_has_name(SSL *ssl, const char *name);
 /* Why the SSL call that just failed did so, from OpenSSL's error queue (which is emptied):
  * one line in text, and -EACCES or -EPROTO. */
 int tls_explain_failure(SSL *ssl, const struct tls_proof *proof, char *text, size_t text_size);

@@ -600,6 +600,16 @@ bool link_is_tls(const struct link *link)
 	return link->stream && stream_is_tls(link->stream);
 }
 
+bool link_has_name(const struct link *link, const char *name)
+{
+	return link->stream && stream_has_name(link->stream, name);
+}
+
+const char *link_identity(const struct link *link)
+{
+	return link->stream ? stream_identity(link->stream) : "";
+}
+
 const char *link_peername(const struct link *link)
 {
 	return link->stream ? stream_peername(link->stream) : "";

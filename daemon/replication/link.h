@@ -58,6 +58,9 @@ void link_resume(struct link *link);
 uint64_t link_queue_bytes(const struct link *link);
 unsigned link_queue_frames(const struct link *link);
 bool link_is_tls(const struct link *link);
+/* The other side's certificate is for that name, and who it says it is. */
+bool link_has_name(const struct link *link, const char *name);
+const char *link_identity(const struct link *link);
 const char *link_peername(const struct link *link);
 uint64_t link_sent_bytes(const struct link *link);
 uint64_t link_received_bytes(const struct link *link);

@@ -68,7 +68,7 @@ static void pending_frame(void *owner, const struct frame *frame, const void *pa
 	struct replication_listener *listener = pending->listener;
 	struct link *link = pending->link;
 	struct hello hello;
-	char text[160];
+	char text[200];
 
 	buf_put(buf);
 	if (frame->type != FRAME_HELLO) {
@@ -90,6 +90,13 @@ static void pending_frame(void *owner, const struct frame *frame, const void *pa
 	struct replication *replication = listener->find(listener->context, hello.volume);
 	if (!replication) {
 		snprintf(text, sizeof(text), "no replicated volume %s here", hello.volume);
+		refuse(pending, FRAME_ERROR_NO_VOLUME, text);
+		return;
+	}
+	if (!replication_admits(replication, link)) {
+		snprintf(text, sizeof(text),
+			 "volume %.48s: certificate '%.60s' does not carry the peer's name",
+			 hello.volume, link_identity(link));
 		refuse(pending, FRAME_ERROR_NO_VOLUME, text);
 		return;
 	}

@@ -43,6 +43,7 @@ struct replication_config {
 	const char *peer_addr; /* NULL: only accept */
 	enum replication_protocol protocol;
 	struct tls_context *tls_client; /* NULL: plaintext */
+	const char *peer_cert_name;     /* accept only a certificate for it; NULL: any */
 	uint64_t staging_max_bytes;     /* 0: 1 GiB */
 	uint64_t send_queue_max_bytes;  /* 0: 32 MiB; full: writers wait */
 	unsigned ping_interval_ms;      /* 0: 5000 */
@@ -102,7 +103,8 @@ void replication_check(const struct replication *replication); /* invariants */
 struct replication_listener;
 
 /* Accepts peers on addr. find() gives the replication of a volume by name (NULL: none here); the
- * listener reads HELLO and hands the stream over. tls_server NULL: plaintext. */
+ * listener reads HELLO, compares the certificate with the replication's peer_cert_name and hands the
+ * stream over. tls_server NULL: plaintext. */
 int replication_listen(struct env *env, const char *addr, struct tls_context *tls_server,
 		       struct replication *(*find)(void *context, const char *volume_name),
 		       void *context, struct replication_listener **listener, char *why,

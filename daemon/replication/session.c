@@ -445,6 +445,11 @@ static enum frame_error accept_invalid(const struct replication *r, const struct
 	return 0;
 }
 
+bool replication_admits(const struct replication *r, const struct link *link)
+{
+	return !r->config.peer_cert_name || link_has_name(link, r->config.peer_cert_name);
+}
+
 void replication_accept(struct replication *r, struct link *link, const struct hello *hello)
 {
 	const char *text;

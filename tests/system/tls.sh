@@ -16,12 +16,13 @@ authority() {
 leaf() { # NAME CA: openssl 3.0 has no -CA for req
 	openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" \
 		-keyout "$dir/$1.key" -out "$dir/$1.csr" 2>/dev/null &&
-		printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >"$dir/ext" &&
+		printf 'subjectAltName=DNS:localhost,IP:127.0.0.1,DNS:%s.test\n' "$1" >"$dir/ext" &&
 		openssl x509 -req -in "$dir/$1.csr" -CA "$dir/$2.crt" -CAkey "$dir/$2.key" -CAcreateserial \
 			-days 2 -extfile "$dir/ext" -out "$dir/$1.crt" 2>/dev/null || die "openssl"
 }
-with_certificates() { # NODE NAME CA
+with_certificates() { # NODE NAME CA PEER-NAME
 	sed -i "s|^psk-file = .*|tls-cert = $dir/$2.crt\ntls-key = $dir/$2.key\ntls-ca = $dir/$3.crt|" "$dir/$1.conf"
+	[ -z "${4:-}" ] || echo "peer-name = $4" >>"$dir/$1.conf"
 }
 fresh() {
 	rm -rf "$dir"/[ab].state "$dir"/[ab].img "$dir"/[ab].log
@@ -67,7 +68,7 @@ peers_by_certificate() {
 	current=peers_by_certificate_$io
 	fresh
 	with_certificates a one ca
-	with_certificates b two ca
+	with_certificates b two ca one.test
 	replicates
 }
 
@@ -84,7 +85,24 @@ foreign_certificate_is_refused() {
 	current=foreign_certificate_is_refused_$io
 	fresh
 	with_certificates a stranger ca
-	with_certificates b two ca
+	with_certificates b two ca one.test
+	refused 'certificate'
+}
+
+# The right authority is not enough: it signs for others, too.
+other_name_is_refused_by_the_listener() {
+	current=other_name_is_refused_by_the_listener_$io
+	fresh
+	with_certificates a one ca
+	with_certificates b two ca two.test
+	refused "certificate '.*one.*' does not carry the peer's name"
+}
+
+other_name_is_refused_by_the_caller() {
+	current=other_name_is_refused_by_the_caller_$io
+	fresh
+	with_certificates a one ca one.test
+	with_certificates b two ca one.test
 	refused 'certificate'
 }
 
@@ -128,13 +146,16 @@ nbd_by_certificate() {
 	current=nbd_by_certificate_$io
 	fresh
 	with_certificates a one ca
-	with_certificates b two ca
+	with_certificates b two ca one.test
 	sed -i "s|^nbd-listen = .*|&\nnbd-tls = require\nnbd-verify-client = yes|" "$dir/a.conf"
+	"$build/offsite" config check "$dir/a.conf" >"$dir/check.out" 2>&1 &&
+		die "the peers' authority was taken for NBD clients"
+	sed -i "s|^nbd-verify-client = .*|&\nnbd-ca = $dir/otherca.crt|" "$dir/a.conf"
 	rm -rf "$dir/pki"
 	mkdir "$dir/pki"
 	cp "$dir/ca.crt" "$dir/pki/ca-cert.pem"
-	cp "$dir/two.crt" "$dir/pki/client-cert.pem"
-	cp "$dir/two.key" "$dir/pki/client-key.pem"
+	cp "$dir/stranger.crt" "$dir/pki/client-cert.pem"
+	cp "$dir/stranger.key" "$dir/pki/client-key.pem"
 	start b
 	start a
 	wait_for 30 "the first sync" in_sync a
@@ -142,8 +163,8 @@ nbd_by_certificate() {
 		>"$dir/nbdinfo.out" 2>&1 ||
 		nbdinfo "nbds+unix://localhost/v?socket=$dir/a.nbd&tls-certificates=$dir/pki" \
 			>"$dir/nbdinfo.out" 2>&1 || die "nbdinfo: $(tail -n 1 "$dir/nbdinfo.out")"
-	cp "$dir/stranger.crt" "$dir/pki/client-cert.pem"
-	cp "$dir/stranger.key" "$dir/pki/client-key.pem"
+	cp "$dir/two.crt" "$dir/pki/client-cert.pem"
+	cp "$dir/two.key" "$dir/pki/client-key.pem"
 	timeout 20 nbdinfo "nbds+unix://localhost/v?socket=$dir/a.nbd&tls-certificates=$dir/pki" \
 		>"$dir/nbdinfo.out" 2>&1
 	[ $? -eq 1 ] || die "a foreign certificate was not refused at once"
@@ -155,7 +176,7 @@ nbd_by_certificate() {
 
 head -c 8M /dev/urandom >"$dir/want"
 for io in $(backends); do
-	for one in peers_by_key peers_by_certificate wrong_key_is_refused foreign_certificate_is_refused plaintext_peer_is_refused nbd_by_key nbd_by_certificate; do
+	for one in peers_by_key peers_by_certificate wrong_key_is_refused foreign_certificate_is_refused other_name_is_refused_by_the_listener other_name_is_refused_by_the_caller plaintext_peer_is_refused nbd_by_key nbd_by_certificate; do
 		part "$one"
 	done
 done

@@ -129,6 +129,33 @@ static void test_defaults(void **state)
 	config_free(config);
 }
 
+#define CERTIFICATES "tls-cert = /c\ntls-key = /k\ntls-ca = /ca\n"
+
+/* Whose certificate is expected, and which CA is whose. */
+static void test_names_of_peers(void **state)
+{
+	struct config *config = load_good(
+		NODE CERTIFICATES "peer-listen = 0.0.0.0:1\nnbd-tls = require\n"
+				  "nbd-verify-client = yes\nnbd-ca = /nca\n" VOLUME
+				  "peer = cloud.example.org:1\n"
+				  "[volume w]\nbacking = /w\npeer = tcp:[fe80::1%eth0]:1\n"
+				  "[volume x]\nbacking = /x\npeer = 10.0.0.1:1\npeer-name = ec2\n"
+				  "[volume y]\nbacking = /y\npeer-name = ::1\n");
+
+	assert_string_equal(config->volumes[0].peer_name, "cloud.example.org");
+	assert_string_equal(config->volumes[1].peer_name, "fe80::1");
+	assert_string_equal(config->volumes[2].peer_name, "ec2");
+	assert_string_equal(config->volumes[3].peer_name, "::1");
+	assert_string_equal(config->node.nbd_ca, "/nca");
+	config_free(config);
+	/* Nothing mixes where the peers have a key, or where there are none. */
+	config = load_good(NODE CERTIFICATES "psk-file = /k\nnbd-tls = on\n"
+					     "nbd-verify-client = yes\n" VOLUME "peer = h:1\n");
+	assert_string_equal(config->node.nbd_ca, "/ca");
+	config_free(config);
+	config_free(load_good(NODE CERTIFICATES "nbd-tls = on\nnbd-verify-client = yes\n" VOLUME));
+}
+
 static void test_example(void **state)
 {
 	char *errors = NULL;
@@ -225,6 +252,15 @@ static const struct bad bad[] = {
 	{NODE "tls-cert = /c\ntls-key = /k\n" VOLUME "peer = h:1\n", "peer needs psk-file"},
 	{NODE "psk-file = /k\npeer-plaintext = yes\n" VOLUME,
 	 ":4: [node] peer-plaintext = yes contradicts"},
+	{NODE CERTIFICATES "peer-listen = h:1\n" VOLUME, ":7: [volume v] peer-name is missing"},
+	{NODE CERTIFICATES VOLUME "peer = unix:/p\n", ":8: [volume v] peer-name is missing"},
+	{NODE CERTIFICATES VOLUME "peer = h:1\npeer-name = a b\n",
+	 "peer-name = a b: not a host name or address"},
+	{NODE "psk-file = /k\n" VOLUME "peer = h:1\npeer-name = h\n",
+	 ":7: [volume v] peer-name has no effect"},
+	{NODE CERTIFICATES "nbd-tls = on\nnbd-verify-client = yes\n" VOLUME "peer = h:1\n",
+	 ":7: [node] nbd-verify-client: an NBD client's certificate must not do for a peer"},
+	{NODE "nbd-ca = /c\n" VOLUME, ":3: [node] nbd-ca has no effect"},
 	{NODE "state-dir = /a\1b\n" VOLUME, ":3: [node] a control character in the line"},
 };
 
@@ -341,6 +377,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_all_options),
 		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_names_of_peers),
 		cmocka_unit_test(test_example),
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_all_errors_are_collected),
