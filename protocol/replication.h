@@ -96,8 +96,9 @@ const char *frame_range_invalid(const struct frame *frame, uint64_t volume_size_
 enum hello_flags {
 	HELLO_WANTS = 1,     /* my content is lost or given up: send me yours */
 	HELLO_ZERO_DISK = 2, /* my whole disk reads as zeroes */
+	HELLO_VACANT = 4,    /* primary that nobody has open */
 };
-#define HELLO_FLAGS_KNOWN 3u
+#define HELLO_FLAGS_KNOWN 7u
 
 /* Features the sender can use; those unknown to the receiver are ignored. */
 #define HELLO_FEATURES 0u

@@ -6,7 +6,7 @@
 
 enum { UPTODATE, OUTDATED, INCONSISTENT, FAILED }; /* hello.disk */
 
-enum standing decide_standing(unsigned role, unsigned disk, bool wants)
+enum standing decide_standing(unsigned role, unsigned disk, bool wants, bool vacant)
 {
 	/* A primary that is inconsistent without wanting the peer's content is being restored from
 	 * elsewhere (a snapshot): it must be left alone. */
@@ -14,10 +14,15 @@ enum standing decide_standing(unsigned role, unsigned disk, bool wants)
 		{STANDING_SECONDARY, STANDING_SECONDARY, STANDING_INCOMPLETE, STANDING_UNUSABLE},
 		{STANDING_PRIMARY, STANDING_PRIMARY, STANDING_UNUSABLE, STANDING_UNUSABLE},
 	};
+	/* A mixture's map says nothing. Good content that is given up is what its map says it is. */
+	static const enum standing giving_up[4] = {STANDING_DISCARDS, STANDING_DISCARDS,
+						   STANDING_WANTS, STANDING_UNUSABLE};
 
 	assert(role < 2 && disk < 4);
 	if (wants)
-		return disk == FAILED ? STANDING_UNUSABLE : STANDING_WANTS;
+		return giving_up[disk];
+	if (vacant && table[role][disk] == STANDING_PRIMARY)
+		return STANDING_VACANT;
 	return table[role][disk];
 }
 
@@ -50,17 +55,38 @@ static enum descent descent(const struct hello *younger, const struct id128 *gen
 	return base < 0 || at < base ? COVERED : FAR;
 }
 
-static bool have_common_ancestor(const struct hello *a, const struct hello *b)
+/* Whether both descend from generation, and both maps reach back to it. */
+static bool both_cover(const struct hello *a, const struct hello *b, const struct id128 *generation)
 {
-	if (!id128_is_zero(&a->base) &&
-	    (id128_equal(&a->base, &b->base) || history_index(b, &a->base) >= 0))
-		return true;
-	if (!id128_is_zero(&b->base) && history_index(a, &b->base) >= 0)
-		return true;
+	return descent(a, generation) == COVERED && descent(b, generation) == COVERED;
+}
+
+static enum relation diverged(const struct hello *a, const struct hello *b)
+{
+	if (both_cover(a, b, &a->base) || both_cover(a, b, &b->base))
+		return RELATION_DIVERGED_NEAR;
 	for (int i = 0; i < HELLO_HISTORY; i++)
-		if (!id128_is_zero(&a->history[i]) && history_index(b, &a->history[i]) >= 0)
-			return true;
-	return false;
+		if (both_cover(a, b, &a->history[i]))
+			return RELATION_DIVERGED_NEAR;
+	return RELATION_DIVERGED_FAR;
+}
+
+struct id128 decide_common(const struct hello *a, const struct hello *b)
+{
+	const struct id128 *youngest[] = {&a->current, &b->current};
+
+	for (unsigned i = 0; i < 2; i++)
+		if (descent(i ? a : b, youngest[i]) != NONE ||
+		    id128_equal(&a->current, &b->current))
+			return *youngest[i];
+	for (int i = 0; i < HELLO_HISTORY; i++)
+		if (descent(b, &a->history[i]) != NONE)
+			return a->history[i];
+	if (descent(b, &a->base) != NONE)
+		return a->base;
+	if (descent(a, &b->base) != NONE)
+		return b->base;
+	return (struct id128){};
 }
 
 enum relation decide_relation(const struct hello *a, const struct hello *b)
@@ -77,19 +103,25 @@ enum relation decide_relation(const struct hello *a, const struct hello *b)
 		return RELATION_EQUAL;
 	enum descent a_from_b = descent(a, &b->current), b_from_a = descent(b, &a->current);
 	if (a_from_b != NONE && b_from_a != NONE)
-		return RELATION_DIVERGED;
+		return RELATION_DIVERGED_FAR;
 	if (a_from_b != NONE)
 		return a_from_b == COVERED ? RELATION_A_AHEAD : RELATION_A_FAR;
 	if (b_from_a != NONE)
 		return b_from_a == COVERED ? RELATION_B_AHEAD : RELATION_B_FAR;
-	return have_common_ancestor(a, b) ? RELATION_DIVERGED : RELATION_UNRELATED;
+	struct id128 common = decide_common(a, b);
+	return id128_is_zero(&common) ? RELATION_UNRELATED : diverged(a, b);
 }
 
 #define S(x)         (1u << STANDING_##x)
 #define R(x)         (1u << RELATION_##x)
 #define ANY_STANDING ((1u << STANDINGS) - 1)
 #define ANY_RELATION ((1u << RELATIONS) - 1)
-#define GOOD         (S(PRIMARY) | S(SECONDARY))
+#define ANY_PRIMARY  (S(PRIMARY) | S(VACANT))
+#define GOOD         (ANY_PRIMARY | S(SECONDARY))
+#define GIVES_UP     (S(DISCARDS) | S(WANTS))
+#define DIVERGED     (R(DIVERGED_NEAR) | R(DIVERGED_FAR))
+#define NEAR         (R(EQUAL) | R(A_AHEAD) | R(B_AHEAD) | R(DIVERGED_NEAR))
+#define NO_KIN       (R(UNRELATED) | R(A_BLANK) | R(B_BLANK) | R(BOTH_BLANK))
 #define USABLE       (ANY_STANDING & ~S(UNUSABLE))
 #define HAS_A        (ANY_RELATION & ~(R(A_BLANK) | R(BOTH_BLANK)))
 #define HAS_B        (ANY_RELATION & ~(R(B_BLANK) | R(BOTH_BLANK)))
@@ -102,37 +134,49 @@ static const struct {
 	{S(UNUSABLE), ANY_STANDING, ANY_RELATION, VERDICT_IDLE},
 	{USABLE, S(UNUSABLE), ANY_RELATION, VERDICT_IDLE},
 
-	{S(PRIMARY), S(PRIMARY), ANY_RELATION, VERDICT_BOTH_PRIMARY},
-	{S(SECONDARY), S(SECONDARY), ANY_RELATION, VERDICT_IDLE},
+	/* Two primaries. One that nobody uses gives way to one that went on from it. */
+	{S(VACANT), ANY_PRIMARY, R(B_AHEAD) | R(B_FAR), VERDICT_A_YIELDS},
+	{S(VACANT), S(PRIMARY), R(EQUAL), VERDICT_A_YIELDS},
+	{S(VACANT), S(VACANT), R(EQUAL) | NO_KIN, VERDICT_BOTH_PRIMARY},
+	{S(VACANT), S(PRIMARY), R(A_AHEAD) | R(A_FAR) | NO_KIN, VERDICT_BOTH_PRIMARY},
+	{ANY_PRIMARY, S(VACANT), R(A_AHEAD) | R(A_FAR), VERDICT_B_YIELDS},
+	{S(PRIMARY), S(VACANT), R(EQUAL), VERDICT_B_YIELDS},
+	{S(PRIMARY), S(VACANT), R(B_AHEAD) | R(B_FAR) | NO_KIN, VERDICT_BOTH_PRIMARY},
+	{S(PRIMARY), S(PRIMARY), ANY_RELATION & ~DIVERGED, VERDICT_BOTH_PRIMARY},
+	{GOOD, GOOD, DIVERGED, VERDICT_SPLIT_BRAIN},
+	{S(SECONDARY), S(SECONDARY), ANY_RELATION & ~DIVERGED, VERDICT_IDLE},
 
-	{S(PRIMARY), S(SECONDARY), R(EQUAL) | R(A_AHEAD), VERDICT_CATCH_UP_FROM_A},
-	{S(PRIMARY), S(SECONDARY), R(A_FAR) | R(B_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
-	{S(PRIMARY), S(SECONDARY), R(B_AHEAD) | R(B_FAR), VERDICT_A_BEHIND},
-	{S(PRIMARY), S(SECONDARY), R(DIVERGED), VERDICT_SPLIT_BRAIN},
-	{S(PRIMARY), S(SECONDARY), R(UNRELATED) | R(A_BLANK), VERDICT_UNRELATED},
+	{ANY_PRIMARY, S(SECONDARY), R(EQUAL) | R(A_AHEAD), VERDICT_CATCH_UP_FROM_A},
+	{ANY_PRIMARY, S(SECONDARY), R(A_FAR) | R(B_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
+	{ANY_PRIMARY, S(SECONDARY), R(B_AHEAD) | R(B_FAR), VERDICT_A_BEHIND},
+	{ANY_PRIMARY, S(SECONDARY), R(UNRELATED) | R(A_BLANK), VERDICT_UNRELATED},
 
-	{S(SECONDARY), S(PRIMARY), R(EQUAL) | R(B_AHEAD), VERDICT_CATCH_UP_FROM_B},
-	{S(SECONDARY), S(PRIMARY), R(B_FAR) | R(A_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
-	{S(SECONDARY), S(PRIMARY), R(A_AHEAD) | R(A_FAR), VERDICT_B_BEHIND},
-	{S(SECONDARY), S(PRIMARY), R(DIVERGED), VERDICT_SPLIT_BRAIN},
-	{S(SECONDARY), S(PRIMARY), R(UNRELATED) | R(B_BLANK), VERDICT_UNRELATED},
+	{S(SECONDARY), ANY_PRIMARY, R(EQUAL) | R(B_AHEAD), VERDICT_CATCH_UP_FROM_B},
+	{S(SECONDARY), ANY_PRIMARY, R(B_FAR) | R(A_BLANK) | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
+	{S(SECONDARY), ANY_PRIMARY, R(A_AHEAD) | R(A_FAR), VERDICT_B_BEHIND},
+	{S(SECONDARY), ANY_PRIMARY, R(UNRELATED) | R(B_BLANK), VERDICT_UNRELATED},
 
 	/* An incomplete side has nothing of its own to lose. But a primary that is blank may be one
 	 * whose disk was replaced: its emptiness is not spread over what is left of the data. */
-	{S(PRIMARY), S(INCOMPLETE), HAS_A | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
-	{S(PRIMARY), S(INCOMPLETE), R(A_BLANK), VERDICT_UNRELATED},
-	{S(INCOMPLETE), S(PRIMARY), HAS_B | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
-	{S(INCOMPLETE), S(PRIMARY), R(B_BLANK), VERDICT_UNRELATED},
+	{ANY_PRIMARY, S(INCOMPLETE), HAS_A | R(BOTH_BLANK), VERDICT_FULL_FROM_A},
+	{ANY_PRIMARY, S(INCOMPLETE), R(A_BLANK), VERDICT_UNRELATED},
+	{S(INCOMPLETE), ANY_PRIMARY, HAS_B | R(BOTH_BLANK), VERDICT_FULL_FROM_B},
+	{S(INCOMPLETE), ANY_PRIMARY, R(B_BLANK), VERDICT_UNRELATED},
 	{S(INCOMPLETE), S(INCOMPLETE) | S(SECONDARY), ANY_RELATION, VERDICT_IDLE},
 	{S(SECONDARY), S(INCOMPLETE), ANY_RELATION, VERDICT_IDLE},
 
-	/* The operator's word: give up what is here. */
+	/* The operator's word: give up what is here. Where the maps reach, the union of them is all
+	 * that has to come. */
+	{S(DISCARDS), GOOD, NEAR, VERDICT_CATCH_UP_FROM_B},
+	{S(DISCARDS), GOOD, HAS_B & ~NEAR, VERDICT_FULL_FROM_B},
 	{S(WANTS), GOOD, HAS_B, VERDICT_FULL_FROM_B},
-	{S(WANTS), GOOD, R(B_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{GIVES_UP, GOOD, R(B_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{GOOD, S(DISCARDS), NEAR, VERDICT_CATCH_UP_FROM_A},
+	{GOOD, S(DISCARDS), HAS_A & ~NEAR, VERDICT_FULL_FROM_A},
 	{GOOD, S(WANTS), HAS_A, VERDICT_FULL_FROM_A},
-	{GOOD, S(WANTS), R(A_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
-	{S(WANTS), S(WANTS) | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
-	{S(INCOMPLETE), S(WANTS), ANY_RELATION, VERDICT_NO_SOURCE},
+	{GOOD, GIVES_UP, R(A_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{GIVES_UP, GIVES_UP | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
+	{S(INCOMPLETE), GIVES_UP, ANY_RELATION, VERDICT_NO_SOURCE},
 };
 
 static bool rule_matches(unsigned i, enum standing a, enum standing b, enum relation relation)
@@ -158,11 +202,15 @@ enum verdict decide_verdict(enum standing a, enum standing b, enum relation rela
 	return VERDICT_IDLE;
 }
 
+static enum standing standing(const struct hello *hello)
+{
+	return decide_standing(hello->role, hello->disk, hello->flags & HELLO_WANTS,
+			       hello->flags & HELLO_VACANT);
+}
+
 enum verdict decide(const struct hello *self, const struct hello *peer)
 {
-	return decide_verdict(decide_standing(self->role, self->disk, self->flags & HELLO_WANTS),
-			      decide_standing(peer->role, peer->disk, peer->flags & HELLO_WANTS),
-			      decide_relation(self, peer));
+	return decide_verdict(standing(self), standing(peer), decide_relation(self, peer));
 }
 
 static const struct {
@@ -180,8 +228,7 @@ static const struct {
 	[VERDICT_SPLIT_BRAIN] =
 		{VERDICT_SPLIT_BRAIN, FRAME_ERROR_SPLIT_BRAIN,
 		 "split brain: both nodes took writes apart from each other; nothing "
-		 "was changed; choose the one whose writes are given up and restore "
-		 "it from its peer"},
+		 "was changed; see `offsite resolve`"},
 	[VERDICT_A_BEHIND] = {VERDICT_B_BEHIND, FRAME_ERROR_BEHIND,
 			      "this primary is behind its secondary, which took writes later: "
 			      "demote this node and promote the other, or restore one from its "
@@ -195,6 +242,8 @@ static const struct {
 		 "is given up and restore it from its peer"},
 	[VERDICT_NO_SOURCE] = {VERDICT_NO_SOURCE, FRAME_ERROR_NO_SOURCE,
 			       "content is wanted from the peer, but that side has none"},
+	[VERDICT_A_YIELDS] = {VERDICT_B_YIELDS, 0, "the peer was promoted: this node steps down"},
+	[VERDICT_B_YIELDS] = {VERDICT_A_YIELDS, 0, "this node was promoted: the peer steps down"},
 };
 
 enum verdict decide_mirror(enum verdict verdict)
@@ -210,7 +259,8 @@ enum relation decide_mirror_relation(enum relation relation)
 		[RELATION_B_AHEAD] = RELATION_A_AHEAD,
 		[RELATION_A_FAR] = RELATION_B_FAR,
 		[RELATION_B_FAR] = RELATION_A_FAR,
-		[RELATION_DIVERGED] = RELATION_DIVERGED,
+		[RELATION_DIVERGED_NEAR] = RELATION_DIVERGED_NEAR,
+		[RELATION_DIVERGED_FAR] = RELATION_DIVERGED_FAR,
 		[RELATION_UNRELATED] = RELATION_UNRELATED,
 		[RELATION_A_BLANK] = RELATION_B_BLANK,
 		[RELATION_B_BLANK] = RELATION_A_BLANK,

@@ -12,9 +12,11 @@
 #include "protocol/replication.h"
 
 enum standing {
-	STANDING_PRIMARY,    /* primary with good content */
-	STANDING_SECONDARY,  /* secondary with good content */
-	STANDING_WANTS,      /* asks for the other's content, whatever it has */
+	STANDING_PRIMARY,   /* primary with good content */
+	STANDING_VACANT,    /* likewise, but nobody has it open: it may step down */
+	STANDING_SECONDARY, /* secondary with good content */
+	STANDING_DISCARDS,  /* good content; what it changed itself is given up for the other's */
+	STANDING_WANTS, /* asks for the other's content, whatever it has; its map says nothing */
 	STANDING_INCOMPLETE, /* secondary with a mixture: a target only */
 	STANDING_UNUSABLE,   /* can neither give nor take now */
 	STANDINGS,
@@ -27,9 +29,11 @@ enum relation {
 	RELATION_B_AHEAD,
 	RELATION_A_FAR, /* a descends from b's, but the map does not reach back so far */
 	RELATION_B_FAR,
-	RELATION_DIVERGED,  /* both changed since a common generation */
-	RELATION_UNRELATED, /* nothing in common */
-	RELATION_A_BLANK,   /* never written */
+	RELATION_DIVERGED_NEAR, /* both changed since a generation that both dirty maps reach back to:
+				 * the union of the maps names every difference */
+	RELATION_DIVERGED_FAR, /* both changed since a common generation; the maps do not say what */
+	RELATION_UNRELATED,    /* nothing in common */
+	RELATION_A_BLANK,      /* never written */
 	RELATION_B_BLANK,
 	RELATION_BOTH_BLANK,
 	RELATIONS,
@@ -47,10 +51,12 @@ enum verdict {
 	VERDICT_B_BEHIND,
 	VERDICT_UNRELATED,
 	VERDICT_NO_SOURCE,
+	VERDICT_A_YIELDS, /* a becomes secondary, then anew: b was promoted, and a has nothing alone */
+	VERDICT_B_YIELDS,
 	VERDICTS,
 };
 
-enum standing decide_standing(unsigned role, unsigned disk, bool wants);
+enum standing decide_standing(unsigned role, unsigned disk, bool wants, bool vacant);
 enum relation decide_relation(const struct hello *a, const struct hello *b);
 enum verdict decide_verdict(enum standing a, enum standing b, enum relation relation);
 /* How many rows of the table match: exactly one, for every combination (tested). */
@@ -64,5 +70,7 @@ enum relation decide_mirror_relation(enum relation relation);
 enum frame_error decide_refusal(enum verdict verdict);
 /* For people: what it means and what to do. */
 const char *decide_text(enum verdict verdict);
+/* The youngest generation that both descend from, as far as their histories tell; zero: none. */
+struct id128 decide_common(const struct hello *a, const struct hello *b);
 
 #endif

@@ -260,7 +260,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	r->operator_off = !connect;
 	r->state = connect ? REPLICATION_CONNECTING : REPLICATION_STANDALONE;
 	r->recovering = true;
-	sink_recover(r->sink);
+	sink_recover(r->sink, r->wants);
 	*replication = r;
 	return 0;
 }

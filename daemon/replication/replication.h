@@ -75,6 +75,13 @@ void replication_restore_from_peer(struct replication *replication,
 				   void (*done)(void *context, int error, const char *why),
 				   void *context);
 
+/* This secondary's own changes are given up for the peer's content; its disk is good and its map
+ * believed. The content stays whole (OUTDATED) until the peer's is here, at the cost of what both
+ * changed. done as above. -EPERM for a primary or a disk that is not good. */
+void replication_discard_changes(struct replication *replication,
+				 void (*done)(void *context, int error, const char *why),
+				 void *context);
+
 struct replication_status {
 	enum replication_state state;
 	bool source; /* CATCH_UP, STREAMING: this side sends */

@@ -62,6 +62,7 @@ struct replication {
 
 	/* restore from the peer */
 	bool wants;
+	struct id128 gives_up; /* zero: everything, else the changes of this generation */
 	void (*restore_done)(void *context, int error, const char *why);
 	void *restore_context;
 
@@ -89,6 +90,7 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 int restore_load(struct replication *r, char *why, size_t why_size);
 void restore_finish(struct replication *r, int error, const char *why);
 void restore_satisfied(struct replication *r);
+void restore_recheck(struct replication *r); /* satisfied while there was no link? */
 void restore_void_if_promoted(struct replication *r);
 
 #endif

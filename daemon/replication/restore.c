@@ -1,77 +1,72 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * restore: the operator's word that this node's content is given up and the peer's is wanted. It
- * outlives restarts as the file `wanting` in the volume's state directory.
+ * outlives restarts as the file `wanting` in the volume's state directory (protocol/split.md).
+ *
+ *   all of it       the disk was lost or replaced: INCONSISTENT; nothing here is believed, the map
+ *                   included; a full sync
+ *   its changes     the disk is good, but its history is given up: OUTDATED, readable and whole until
+ *                   the peer's content is; a catch-up over both maps where they reach back far enough
  */
 #include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/replication/record.h"
 #include "daemon/replication/replication_internal.h"
+#include "protocol/split.h"
 
-static void wanting_path(const struct replication *r, char path[4096])
-{
-	snprintf(path, 4096, "%s/wanting", volume_state_dir(r->volume));
-}
+#define WISH "wanting"
 
 static void forget(struct replication *r)
 {
-	char path[4096];
-
-	wanting_path(r, path);
-	int error = env_unlink(r->env, path);
-	if (!error || error == -ENOENT)
-		error = env_sync_dir(r->env, volume_state_dir(r->volume));
+	int error = record_remove(r->volume, WISH);
 	if (error)
-		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s: %s",
-			volume_name(r->volume), path, strerror(-error));
+		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s/" WISH ": %s",
+			volume_name(r->volume), volume_state_dir(r->volume), strerror(-error));
 	r->wants = false;
+	r->gives_up = (struct id128){};
 }
 
-/* Content came, and a crash was between the volume's state and the end of the wish. Were the wish taken
- * at its word, the only good copy could be given up for a peer that has lost its own meanwhile. */
-static void forget_if_granted(struct replication *r)
+/* Whether what was wanted is here. A crash may be between the volume's state and the end of the wish.
+ * Were the wish taken at its word then, the only good copy could be given up for a peer that has lost
+ * its own meanwhile. */
+static bool granted(const struct replication *r)
 {
 	struct volume_state state;
 
 	volume_get_state(r->volume, &state);
-	if (state.disk == VOLUME_DISK_UPTODATE || state.disk == VOLUME_DISK_OUTDATED)
-		forget(r);
+	if (state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED)
+		return false;
+	return !id128_equal(&state.generations.current, &r->gives_up);
 }
 
 int restore_load(struct replication *r, char *why, size_t why_size)
 {
-	char path[4096];
-	struct env_file *file;
+	struct split_wish_wire wire;
+	int error = record_read(r->volume, WISH, &wire, sizeof(wire));
 
-	wanting_path(r, path);
-	int error = env_file_open(r->env, path, ENV_FILE_READ, &file);
 	if (error == -ENOENT)
 		return 0;
-	if (error) {
-		snprintf(why, why_size, "%s: %s", path, strerror(-error));
+	if (error && error != -EBADMSG) {
+		snprintf(why, why_size, "%s/" WISH ": %s", volume_state_dir(r->volume),
+			 strerror(-error));
 		return error;
 	}
-	env_file_close(r->env, file);
+	/* Empty, or not readable: the disk's state alone then tells whether the wish still stands. */
+	if (error || split_wish_decode(&wire, &r->gives_up))
+		r->gives_up = (struct id128){};
 	r->wants = true;
-	forget_if_granted(r);
+	if (granted(r))
+		forget(r);
 	return 0;
 }
 
-static int remember(struct replication *r)
+void restore_recheck(struct replication *r)
 {
-	char path[4096];
-	struct env_file *file;
-
-	wanting_path(r, path);
-	int error = env_file_open(r->env, path, ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE,
-				  &file);
-	if (error)
-		return error;
-	error = env_file_sync(r->env, file);
-	env_file_close(r->env, file);
-	return error ? error : env_sync_dir(r->env, volume_state_dir(r->volume));
+	if (r->wants && !sink_is_applying(r->sink) && granted(r))
+		restore_satisfied(r);
 }
 
 /* Content came. A crash between the volume's state and this leaves the wish behind for the next start
@@ -131,15 +126,45 @@ static int give_up_content(struct replication *r, char *why, size_t why_size)
 		error = volume_set_state(r->volume, &state);
 	}
 	if (!error)
-		error = remember(r);
+		error = record_write(r->volume, WISH, "", 0);
 	if (error)
 		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
 	return error;
 }
 
-void replication_restore_from_peer(struct replication *r,
-				   void (*done)(void *context, int error, const char *why),
-				   void *context)
+/* The content stays what it is until the peer's is here: OUTDATED, so that nobody promotes it by
+ * mistake. */
+static int give_up_changes(struct replication *r, char *why, size_t why_size)
+{
+	struct split_wish_wire wire;
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if (state.role != VOLUME_SECONDARY ||
+	    (state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED)) {
+		snprintf(why, why_size,
+			 "volume %s: only a secondary with usable content can give "
+			 "its changes up; this is a %s, disk %s",
+			 volume_name(r->volume), volume_role_name(state.role),
+			 volume_disk_state_name(state.disk));
+		return -EPERM;
+	}
+	split_wish_encode(&state.generations.current, &wire);
+	int error = record_write(r->volume, WISH, &wire, sizeof(wire));
+	if (!error && state.disk != VOLUME_DISK_OUTDATED) {
+		state.disk = VOLUME_DISK_OUTDATED;
+		state.outdated_ns = env_realtime_ns(r->env);
+		error = volume_set_state(r->volume, &state);
+	}
+	if (error)
+		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
+	else
+		r->gives_up = state.generations.current;
+	return error;
+}
+
+static void want(struct replication *r, int (*give_up)(struct replication *, char *, size_t),
+		 void (*done)(void *context, int error, const char *why), void *context)
 {
 	char why[256] = "";
 
@@ -147,9 +172,8 @@ void replication_restore_from_peer(struct replication *r,
 		done(context, -EBUSY, "a restore from the peer is under way");
 		return;
 	}
-	session_end(r, FRAME_ERROR_CLOSING, "its content is to be restored from the peer");
-	sink_discard(r->sink);
-	int error = give_up_content(r, why, sizeof(why));
+	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
+	int error = give_up(r, why, sizeof(why));
 	if (error) {
 		done(context, error, why);
 		replication_retry(r);
@@ -164,4 +188,25 @@ void replication_restore_from_peer(struct replication *r,
 		replication_set_state(r, REPLICATION_CONNECTING);
 	r->backoff_ms = 0;
 	replication_retry(r);
+}
+
+static int give_up_all(struct replication *r, char *why, size_t why_size)
+{
+	sink_discard(r->sink);
+	r->gives_up = (struct id128){};
+	return give_up_content(r, why, why_size);
+}
+
+void replication_restore_from_peer(struct replication *r,
+				   void (*done)(void *context, int error, const char *why),
+				   void *context)
+{
+	want(r, give_up_all, done, context);
+}
+
+void replication_discard_changes(struct replication *r,
+				 void (*done)(void *context, int error, const char *why),
+				 void *context)
+{
+	want(r, give_up_changes, done, context);
 }

@@ -36,6 +36,7 @@ static void make_hello(struct replication *r)
 	struct volume_state state;
 	struct hello *hello = &r->self;
 
+	restore_recheck(r);
 	volume_get_state(r->volume, &state);
 	*hello = (struct hello){
 		.version = FRAME_VERSION,
@@ -237,6 +238,7 @@ static void idle_(void *owner)
 
 	if (r->recovering && !r->stopping && sink_is_idle(r->sink))
 		r->recovering = false;
+	restore_recheck(r);
 	if (r->stopping)
 		env_defer(r->env, &r->end_task);
 	else

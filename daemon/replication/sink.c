@@ -180,6 +180,23 @@ int sink_begin_applying(struct sink *sink)
 	return error;
 }
 
+/* What this side wrote since its base is given up: no later content descends from it. */
+static void forget_own(struct volume_generations *generations)
+{
+	unsigned own = 0, left;
+
+	while (own < VOLUME_HISTORY && !id128_equal(&generations->history[own], &generations->base))
+		own++;
+	if (id128_is_zero(&generations->base))
+		return;
+	if (own == VOLUME_HISTORY) /* it fell out of the history: older than all of it */
+		generations->history[--own] = generations->base;
+	left = VOLUME_HISTORY - own;
+	memmove(generations->history, generations->history + own,
+		left * sizeof(generations->history[0]));
+	memset(generations->history + left, 0, own * sizeof(generations->history[0]));
+}
+
 /* The content is now the source's as of the cut. */
 int sink_cut_applied(struct sink *sink)
 {
@@ -187,14 +204,17 @@ int sink_cut_applied(struct sink *sink)
 	bool was_in_place = sink->in_place;
 
 	volume_get_state(sink->volume, &state);
-	generations_push(&state.generations, &state.generations.current);
+	if (sink->wants)
+		forget_own(&state.generations);
+	else
+		generations_push(&state.generations, &state.generations.current);
 	state.generations.current = sink->commit.generation;
 	state.generations.base = (struct id128){};
 	if (!id128_equal(&state.uuid, &sink->commit.uuid)) {
 		state.uuid = sink->commit.uuid;
 		state.snapshot = (struct id128){};
 	}
-	if (sink->final || was_in_place) {
+	if (sink->final || was_in_place || sink->wants) {
 		state.disk = VOLUME_DISK_UPTODATE;
 		state.outdated_ns = 0;
 	}
@@ -338,8 +358,9 @@ void sink_free(struct sink *sink)
 	free(sink);
 }
 
-void sink_recover(struct sink *sink)
+void sink_recover(struct sink *sink, bool wants)
 {
+	sink->wants = wants;
 	if (staging_recover(sink->staging, &sink->log_generation) == NULL)
 		sink->log = SINK_LOG_SCAN;
 	sink_step_later(sink);

@@ -65,15 +65,17 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 	     size_t why_size);
 /* Idle, detached, or stuck. */
 void sink_free(struct sink *sink);
-/* Looks for a committed cut of an earlier run and applies it; idle() follows, possibly from inside. */
-void sink_recover(struct sink *sink);
+/* Looks for a committed cut of an earlier run and applies it; idle() follows, possibly from inside.
+ * wants: as with sink_attach(). */
+void sink_recover(struct sink *sink, bool wants);
 /* No new application is begun; sink_is_quiet() becomes true. What is committed is found again. */
 void sink_stop(struct sink *sink);
 bool sink_is_quiet(const struct sink *sink);
 /* The committed cut is void: the whole content is to be replaced. */
 void sink_discard(struct sink *sink);
 
-/* wants: the content is given up, the role does not matter. */
+/* wants: what this side has is given up for the source's content, the role does not matter, and its own
+ * generations since the base are no ancestors of what comes. */
 void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid, bool wants);
 void sink_detach(struct sink *sink);
 bool sink_is_idle(const struct sink *sink);

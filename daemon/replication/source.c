@@ -196,6 +196,8 @@ static void on_map(struct source *source, const struct frame *frame, const void 
 
 static void on_ready(struct source *source, const struct frame *frame, const void *payload)
 {
+	struct volume_state state;
+
 	if (frame->id != source->round) {
 		source_refuse(source, FRAME_ERROR_PROTOCOL, "READY for another round");
 		return;
@@ -205,7 +207,9 @@ static void on_ready(struct source *source, const struct frame *frame, const voi
 		source->staged_rounds++;
 	else if (source->round > 1)
 		source->zero_disk = false;
-	source->final = !source->in_place &&
+	volume_get_state(source->volume, &state);
+	/* A secondary has nothing to stream. */
+	source->final = !source->in_place && state.role == VOLUME_PRIMARY &&
 			(source->staged_rounds >= SOURCE_STAGED_MAX ||
 			 volume_dirty_bytes(source->volume, VOLUME_PEER) <= SOURCE_FINAL_BYTES);
 	begin_cut(source);

@@ -41,10 +41,42 @@ static void good_content_is_overwritten_by_descendants_only(void **state)
 				enum verdict v = decide_verdict(a, b, r);
 				if (v == VERDICT_FULL_FROM_A || v == VERDICT_CATCH_UP_FROM_A) {
 					assert_true(from_a & 1u << r);
-					assert_int_equal(a, STANDING_PRIMARY);
+					assert_true(a <= STANDING_VACANT);
 					assert_int_equal(b, STANDING_SECONDARY);
 				}
 			}
+}
+
+/* Nobody steps down who is in use, or who has anything that the other has not; never both. */
+static void only_the_unused_yield_to_what_went_on(void **state)
+{
+	for (unsigned a = 0; a < STANDINGS; a++)
+		for (unsigned b = 0; b < STANDINGS; b++)
+			for (unsigned r = 0; r < RELATIONS; r++) {
+				if (decide_verdict(a, b, r) != VERDICT_A_YIELDS)
+					continue;
+				assert_int_equal(a, STANDING_VACANT);
+				assert_true(b <= STANDING_VACANT);
+				assert_true(r == RELATION_B_AHEAD || r == RELATION_B_FAR ||
+					    (r == RELATION_EQUAL && b == STANDING_PRIMARY));
+			}
+}
+
+/* Where both have good content and both histories went on, nothing but an operator's word moves it. */
+static void diverged_is_split_brain_until_one_gives_up(void **state)
+{
+	static const unsigned relations[] = {RELATION_DIVERGED_NEAR, RELATION_DIVERGED_FAR};
+
+	for (unsigned i = 0; i < 2; i++)
+		for (unsigned a = 0; a <= STANDING_SECONDARY; a++) {
+			for (unsigned b = 0; b <= STANDING_SECONDARY; b++)
+				assert_int_equal(decide_verdict(a, b, relations[i]),
+						 VERDICT_SPLIT_BRAIN);
+			assert_int_equal(decide_verdict(STANDING_DISCARDS, a, relations[i]),
+					 i ? VERDICT_FULL_FROM_B : VERDICT_CATCH_UP_FROM_B);
+			assert_int_equal(decide_verdict(STANDING_WANTS, a, relations[i]),
+					 VERDICT_FULL_FROM_B);
+		}
 }
 
 static struct id128 id(uint8_t n)
@@ -79,10 +111,18 @@ static void relations(void **state)
 		/* an old copy of the disk */
 		{4, 3, {3, 2, 1}, 1, 0, {}, RELATION_A_FAR},
 		{4, 0, {3, 2, 1}, 1, 0, {}, RELATION_A_FAR},
-		{2, 1, {1}, 3, 1, {1}, RELATION_DIVERGED},
-		{2, 0, {1}, 3, 1, {1}, RELATION_DIVERGED},
-		{2, 0, {1}, 3, 0, {1}, RELATION_DIVERGED},
-		{2, 3, {}, 3, 2, {}, RELATION_DIVERGED},
+		{2, 1, {1}, 3, 1, {1}, RELATION_DIVERGED_NEAR},
+		/* one took writes of several generations */
+		{5, 1, {4, 2, 1}, 3, 1, {1}, RELATION_DIVERGED_NEAR},
+		/* a cut's generation adopted, its acknowledgement lost, and both went on */
+		{4, 1, {3, 2, 1}, 5, 3, {3}, RELATION_DIVERGED_NEAR},
+		/* base fell out of the history, what is common did not */
+		{20, 1, {19, 18, 17, 16, 15, 14, 13, 12}, 30, 17, {17}, RELATION_DIVERGED_NEAR},
+		/* a map that does not reach back to what is common */
+		{2, 0, {1}, 3, 1, {1}, RELATION_DIVERGED_FAR},
+		{2, 0, {1}, 3, 0, {1}, RELATION_DIVERGED_FAR},
+		{5, 4, {4, 2, 1}, 3, 1, {1}, RELATION_DIVERGED_FAR},
+		{2, 3, {}, 3, 2, {}, RELATION_DIVERGED_FAR},
 		{2, 1, {1}, 4, 3, {3}, RELATION_UNRELATED},
 		{2, 0, {}, 4, 0, {}, RELATION_UNRELATED},
 	};
@@ -93,6 +133,9 @@ static void relations(void **state)
 		assert_int_equal(decide_relation(&a, &b), cases[i].relation);
 		assert_int_equal(decide_relation(&b, &a),
 				 decide_mirror_relation(cases[i].relation));
+		struct id128 common = decide_common(&a, &b);
+		bool kin = cases[i].relation < RELATION_UNRELATED;
+		assert_int_equal(!id128_is_zero(&common), kin);
 	}
 	struct hello a = hello(1, 0, NULL), b = a;
 	b.uuid = id(98);
@@ -101,18 +144,23 @@ static void relations(void **state)
 
 static void standings(void **state)
 {
-	for (unsigned role = 0; role < 2; role++)
-		for (unsigned disk = 0; disk < 4; disk++)
-			for (unsigned wants = 0; wants < 2; wants++) {
-				enum standing s = decide_standing(role, disk, wants);
-				assert_true(s < STANDINGS);
-				if (s <= STANDING_SECONDARY) /* a possible source */
-					assert_true(disk < 2 && !wants);
-				if (s == STANDING_PRIMARY)
-					assert_int_equal(role, 1);
-			}
-	assert_int_equal(decide_standing(1, 2, false), STANDING_UNUSABLE);
-	assert_int_equal(decide_standing(1, 2, true), STANDING_WANTS);
+	for (unsigned i = 0; i < 32; i++) {
+		unsigned role = i & 1, disk = i >> 1 & 3;
+		bool wants = i & 8, vacant = i & 16;
+		enum standing s = decide_standing(role, disk, wants, vacant);
+		assert_true(s < STANDINGS);
+		if (s <= STANDING_SECONDARY) /* a possible source */
+			assert_true(disk < 2 && !wants);
+		if (s <= STANDING_VACANT)
+			assert_int_equal(role, 1);
+		if (s == STANDING_DISCARDS) /* its map is believed */
+			assert_true(disk < 2 && wants);
+	}
+	assert_int_equal(decide_standing(1, 2, false, true), STANDING_UNUSABLE);
+	assert_int_equal(decide_standing(1, 2, true, false), STANDING_WANTS);
+	assert_int_equal(decide_standing(0, 1, true, false), STANDING_DISCARDS);
+	assert_int_equal(decide_standing(1, 0, false, true), STANDING_VACANT);
+	assert_int_equal(decide_standing(0, 0, false, true), STANDING_SECONDARY);
 }
 
 int main(void)
@@ -121,6 +169,8 @@ int main(void)
 		cmocka_unit_test(table_is_total_and_unambiguous),
 		cmocka_unit_test(both_sides_decide_the_same),
 		cmocka_unit_test(good_content_is_overwritten_by_descendants_only),
+		cmocka_unit_test(only_the_unused_yield_to_what_went_on),
+		cmocka_unit_test(diverged_is_split_brain_until_one_gives_up),
 		cmocka_unit_test(relations),
 		cmocka_unit_test(standings),
 	};
