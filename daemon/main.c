@@ -34,6 +34,7 @@ struct daemon {
 	struct tls_context *nbd_tls;
 	struct nbd_server *nbd;
 	struct control *control;
+	bool abandoned;          /* a restore was under way when the node stopped */
 	struct env_timer linger; /* between the last stop and the end of the loop */
 	struct env_task stop;    /* posted by the signal thread */
 	sigset_t signals;
@@ -352,7 +353,7 @@ static void control_stopped(void *context)
 	struct daemon *daemon = context;
 
 	if (daemon->node)
-		node_stop(daemon->node, node_stopped, daemon);
+		daemon->abandoned = node_stop(daemon->node, node_stopped, daemon);
 	else
 		all_stopped(daemon);
 }
@@ -382,10 +383,11 @@ static void stop_call(struct env_task *task)
 	daemon_stop((struct daemon *)((char *)task - offsetof(struct daemon, stop)));
 }
 
-/* Frees all; everything has stopped. */
+/* Frees all; everything has stopped. Not if a job goes on with what would be freed: of an abandoned
+ * restore not even its end can be told from here. What has to be durable is. */
 static void daemon_free(struct daemon *daemon)
 {
-	if (!control_free(daemon->control)) {
+	if (daemon->abandoned || !control_free(daemon->control)) {
 		env_log(daemon->env, ENV_LOG_INFO, "offsited: left a job unfinished");
 		_exit(EXIT_FINE);
 	}

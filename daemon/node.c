@@ -493,7 +493,7 @@ static void stop_next(struct volume_slot *slot)
 	}
 }
 
-void node_stop(struct node *node, void (*stopped)(void *context), void *context)
+bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 {
 	node->stopping = true;
 	node->stopped = stopped;
@@ -503,7 +503,7 @@ void node_stop(struct node *node, void (*stopped)(void *context), void *context)
 	node->listener = NULL;
 	if (node->count == 0) {
 		finish_stop(node);
-		return;
+		return false;
 	}
 
 	/* The last slot's stop may free the node: not read after its call. */
@@ -531,6 +531,7 @@ void node_stop(struct node *node, void (*stopped)(void *context), void *context)
 			stop_next(&slots[i]);
 	if (abandoned)
 		finish_stop(node);
+	return abandoned;
 }
 
 /* ---- finding -------------------------------------------------------------------------------- */

@@ -43,8 +43,10 @@ static inline const char *node_store_why(const struct node_volume *volume)
  * -errno only if the node itself cannot (state directory, peer-listen, keys). */
 int node_start(struct env *env, const struct config *config, struct node **node, char *why,
 	       size_t why_size);
-/* Stops everything in order, cleanly, then calls stopped(). */
-void node_stop(struct node *node, void (*stopped)(void *context), void *context);
+/* Stops everything in order, cleanly, then calls stopped(), from inside the call or later. True: a restore
+ * under way is abandoned; it may still use its volume, the node and the environment, none of which may
+ * be freed any more: all that is left to do after stopped() is to end the process. */
+bool node_stop(struct node *node, void (*stopped)(void *context), void *context);
 
 struct env *node_env(struct node *node);
 const struct config *node_config(struct node *node);

@@ -103,6 +103,23 @@ run_backend() {
 	same "$dir/b.img" "$dir/first.img" "the peer"
 	ok "$current"
 
+	# Stopped while it is under way, so that it ends while the daemon does: nothing is freed under it.
+	current=in_place_and_stop_$io
+	for attempt in $(seq 6); do
+		off a restore v --snapshot "$(snapshot_of $([ $((attempt % 2)) = 0 ] && echo first || echo second))" \
+			>"$dir/restore.log" 2>&1 &
+		status=$!
+		pause_ms "$(between 1 150)"
+		stop a
+		wait $status
+		start a
+	done
+	off a restore v --snapshot "$id" >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
+	wait_for 30 "in sync after a restore" in_sync a
+	same "$dir/a.img" "$dir/first.img" "the disk"
+	same "$dir/b.img" "$dir/first.img" "the peer"
+	ok "$current"
+
 	current=in_place_stopped_$io
 	stop a
 	"$build/offsite" --config "$dir/a.conf" restore v >"$dir/restore.log" 2>&1 ||
