@@ -41,6 +41,8 @@ static const struct {
 	[FRAME_HASHES] = {"HASHES", 0, 4096,
 			  FRAME_FINE | FRAME_HOLE | FRAME_LATER | FRAME_UNREADABLE,
 			  RANGE | QUESTION},
+	[FRAME_STATE] = {"STATE", sizeof(struct frame_state_wire), sizeof(struct frame_state_wire),
+			 0, NO_POSITION},
 };
 _Static_assert(COMPARE_MAX_BYTES / COMPARE_FINE_BLOCK_BYTES * COMPARE_HASH_BYTES == 4096,
 	       "the hashes of one question fit");
@@ -232,6 +234,44 @@ const char *hello_decode(const void *payload, size_t length, struct hello *hello
 	memcpy(hello->node, wire.node, sizeof(wire.node));
 	memcpy(hello->volume, wire.volume, sizeof(wire.volume));
 	memcpy(hello->history, wire.history, sizeof(wire.history));
+	return NULL;
+}
+
+void frame_state_encode(const struct frame_state *state, struct frame_state_wire *wire)
+{
+	*wire = (struct frame_state_wire){
+		.lsn = to_be64(state->lsn),
+		.streamed_bytes = to_be64(state->streamed_bytes),
+		.lag_ns = to_be64(state->lag_ns),
+		.dirty_bytes = to_be64(state->dirty_bytes),
+		.role = (uint8_t)state->role,
+		.disk = (uint8_t)state->disk,
+		.protocol = (uint8_t)state->protocol,
+		.flags = (uint8_t)state->flags,
+	};
+}
+
+const char *frame_state_decode(const void *payload, size_t length, struct frame_state *state)
+{
+	struct frame_state_wire wire;
+
+	if (length != sizeof(wire))
+		return "STATE of a wrong length";
+	memcpy(&wire, payload, sizeof(wire));
+	if (wire.role > 1 || wire.disk > 3 || wire.protocol > 2)
+		return "STATE: unknown role, disk state or protocol";
+	if (!bytes_are_zero(wire.reserved, sizeof(wire.reserved)))
+		return "STATE: reserved bytes not zero";
+	*state = (struct frame_state){
+		.lsn = from_be64(wire.lsn),
+		.streamed_bytes = from_be64(wire.streamed_bytes),
+		.lag_ns = from_be64(wire.lag_ns),
+		.dirty_bytes = from_be64(wire.dirty_bytes),
+		.role = wire.role,
+		.disk = wire.disk,
+		.protocol = wire.protocol,
+		.flags = wire.flags & (FRAME_STATE_STREAMING | FRAME_STATE_SUSPENDED),
+	};
 	return NULL;
 }
 

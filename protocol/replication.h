@@ -33,7 +33,8 @@ enum frame_type {
 	FRAME_SYNCED, /* source: from here on the target has this generation; target: it has */
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
 	FRAME_COMPARE = 19, /* source: id; what are the hashes of [offset, offset+length) here? */
-	FRAME_HASHES, /* target: id; of [offset, offset+length), which is a front part of it */
+	FRAME_HASHES,     /* target: id; of [offset, offset+length), which is a front part of it */
+	FRAME_STATE = 27, /* how far I am; not part of the order of other frames */
 	FRAME_TYPES,
 };
 
@@ -169,6 +170,28 @@ const char *frame_error_decode(const void *payload, size_t length, enum frame_er
 			       char text[FRAME_ERROR_TEXT_MAX + 1]);
 /* Whether trying again without an operator's action is pointless. */
 bool frame_error_is_final(enum frame_error code);
+
+/* STATE: what one side tells the other about itself now and then. */
+enum frame_state_flags {
+	FRAME_STATE_STREAMING = 1, /* source: its clients wait as the protocol says */
+	FRAME_STATE_SUSPENDED = 2, /* its clients wait for the other side to follow */
+};
+struct frame_state_wire {
+	be64_t lsn;            /* source: last issued; target: last received */
+	be64_t streamed_bytes; /* source: of WRITE and ZERO issued on this connection */
+	be64_t lag_ns;         /* source: age of the oldest of them not carried out; 0: none */
+	be64_t dirty_bytes;    /* source: marked for the target */
+	uint8_t role, disk, protocol, flags; /* as in HELLO; flags: enum frame_state_flags */
+	uint8_t reserved[12];
+};
+_Static_assert(sizeof(struct frame_state_wire) == 48, "layout");
+struct frame_state {
+	uint64_t lsn, streamed_bytes, lag_ns, dirty_bytes;
+	unsigned role, disk, protocol, flags;
+};
+void frame_state_encode(const struct frame_state *state, struct frame_state_wire *wire);
+/* NULL, or why it is invalid. Unknown flags are ignored. */
+const char *frame_state_decode(const void *payload, size_t length, struct frame_state *state);
 
 /* MAP: offset and length of runs in bytes. ACK: first and last sequence. */
 struct frame_range_wire {

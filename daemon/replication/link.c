@@ -51,7 +51,9 @@ struct link {
 	struct env_timer tick;
 	uint64_t received_at_ns, ping_id;
 	uint64_t pong_id;
-	bool pong_due;
+	bool pong_due, urgent_due;
+	struct frame urgent;
+	uint8_t urgent_payload[LINK_URGENT_BYTES];
 
 	/* queue: a ring of entries; [head, head+in_batch) is being sent */
 	struct entry *queue;
@@ -356,6 +358,40 @@ bool link_send_control(struct link *link, struct frame *frame, const void *paylo
 	return true;
 }
 
+void link_send_urgent(struct link *link, const struct frame *frame, const void *payload,
+		      uint32_t length)
+{
+	assert(length <= LINK_URGENT_BYTES);
+	if (link->dead || link->refused || link->closing)
+		return;
+	link->urgent = *frame;
+	link->urgent.payload_length = length;
+	memcpy(link->urgent_payload, payload, length);
+	link->urgent_due = true;
+	env_defer(link->env, &link->flush_task);
+}
+
+/* To the front of the queue, while no batch of it is under way. */
+static void queue_urgent(struct link *link)
+{
+	struct buf *buf;
+
+	if (!link->urgent_due || link->refused || link->count == LINK_QUEUE_FRAMES)
+		return;
+	buf = buf_alloc(link->control_pool, LINK_URGENT_BYTES);
+	if (!buf)
+		return; /* what is being sent gives some back */
+	link->urgent_due = false;
+	memcpy(buf->data, link->urgent_payload, link->urgent.payload_length);
+	link->urgent.payload_crc = crc32c(0, buf->data, link->urgent.payload_length);
+	link->head = (link->head + LINK_QUEUE_FRAMES - 1) % LINK_QUEUE_FRAMES;
+	link->count++;
+	struct entry *entry = &link->queue[link->head];
+	*entry = (struct entry){.buf = buf, .payload_length = link->urgent.payload_length};
+	frame_encode(&link->urgent, &entry->header);
+	link->queue_bytes += sizeof(entry->header) + entry->payload_length;
+}
+
 void link_refuse(struct link *link, enum frame_error code, const char *text)
 {
 	struct frame_error_wire wire;
@@ -378,8 +414,10 @@ static void start_send(struct link *link)
 		link->pong_due = false;
 		link_send_control(link, &pong, NULL, 0);
 	}
-	if (link->sending || link->handshaking || link->closed || link->dead || !link->count ||
-	    !link->started)
+	if (link->sending || link->handshaking || link->closed || link->dead || !link->started)
+		return;
+	queue_urgent(link);
+	if (!link->count)
 		return;
 	link->batch_bytes = 0;
 	link->in_batch = 0;
@@ -623,6 +661,11 @@ uint64_t link_sent_bytes(const struct link *link)
 uint64_t link_received_bytes(const struct link *link)
 {
 	return link->received_bytes;
+}
+
+uint64_t link_heard_ns(const struct link *link)
+{
+	return link->received_at_ns;
 }
 
 void link_check(const struct link *link)

@@ -48,6 +48,10 @@ void link_send(struct link *link, struct frame *frame, struct buf *buf, uint32_t
 /* As link_send(), with a payload of up to 8 KiB that is copied. False: no room now, try later. */
 bool link_send_control(struct link *link, struct frame *frame, const void *payload,
 		       uint32_t length);
+/* Sends a frame ahead of all that is queued. One that has not left yet is replaced. */
+#define LINK_URGENT_BYTES 64u
+void link_send_urgent(struct link *link, const struct frame *frame, const void *payload,
+		      uint32_t length);
 /* Throws the queue away and queues an ERROR. */
 void link_refuse(struct link *link, enum frame_error code, const char *text);
 /* The connection has become useless; dead() follows in a later turn. */
@@ -64,6 +68,8 @@ const char *link_identity(const struct link *link);
 const char *link_peername(const struct link *link);
 uint64_t link_sent_bytes(const struct link *link);
 uint64_t link_received_bytes(const struct link *link);
+/* When something came last; env_now_ns(). */
+uint64_t link_heard_ns(const struct link *link);
 void link_check(const struct link *link);
 
 /* Frames that fit the queue; senders keep well below. */

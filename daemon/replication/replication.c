@@ -188,6 +188,7 @@ static void end(struct env_task *task)
 	void (*freed)(void *) = r->freed;
 	void *context = r->freed_context;
 	env_timer_stop(r->env, &r->retry_timer);
+	env_timer_stop(r->env, &r->state_timer);
 	env_defer_cancel(r->env, &r->drop_task);
 	free_memory(r);
 	if (freed)
@@ -251,6 +252,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	r->retry_timer.fire = retry_fire;
 	r->drop_task.call = drop_now;
 	r->end_task.call = end;
+	contact_init(r);
 	env_random(r->env, &r->instance, sizeof(r->instance));
 	int error = make_parts(r, why, why_size);
 	if (error) {
@@ -300,6 +302,7 @@ int replication_connect(struct replication *r, char *why, size_t why_size)
 int replication_disconnect(struct replication *r, char *why, size_t why_size)
 {
 	r->operator_off = true;
+	contact_left(r);
 	session_end(r, FRAME_ERROR_STANDALONE, "disconnected by the operator");
 	if (r->connect_busy)
 		r->connect_abandoned = true;
@@ -369,6 +372,15 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.connects = r->connects,
 		.disconnects = r->disconnects,
 	};
+	if (r->has_heard) {
+		status->peer_role = (enum volume_role)r->heard.role;
+		status->peer_disk = (enum volume_disk_state)r->heard.disk;
+		status->peer_suspended = r->heard.flags & FRAME_STATE_SUSPENDED;
+	}
+	status->peer_known = r->link && r->session >= SESSION_SOURCE;
+	status->seen_ns = r->seen_ns;
+	status->seen_role = r->seen_role;
+	status->seen_disk = r->seen_disk;
 	if (r->state == REPLICATION_STREAMING) /* in sync since: the peer's disk followed */
 		status->peer_disk = VOLUME_DISK_UPTODATE;
 	snprintf(status->peer_name, sizeof(status->peer_name), "%s", r->peer.node);

@@ -89,8 +89,13 @@ struct replication_status {
 	bool tls;
 	char peer_name[64]; /* "" until known */
 	char peer_addr[96];
+	bool peer_known; /* connected; else what the peer is is unknown */
 	enum volume_role peer_role;
 	enum volume_disk_state peer_disk;
+	bool peer_suspended; /* its clients wait for this side to follow */
+	uint64_t seen_ns;    /* realtime; what it was when the last connection ended; 0: none did */
+	enum volume_role seen_role;
+	enum volume_disk_state seen_disk;
 	char refusal[256];            /* why STANDALONE, or why the last attempt failed; "" */
 	uint64_t sent_lsn, acked_lsn; /* source; sink: received, durable */
 	uint64_t lag_bytes, lag_ns; /* source: issued but not yet acknowledged; age of the oldest */
@@ -103,6 +108,27 @@ struct replication_status {
 };
 void replication_get_status(const struct replication *replication,
 			    struct replication_status *status);
+
+/* What would be lost, or put at risk, if this secondary became primary now. */
+enum replication_risk {
+	REPLICATION_RISK_NONE,
+	REPLICATION_RISK_BEHIND, /* something is known to be missing here */
+	REPLICATION_RISK_UNHEARD, /* nothing is, but it was not in sync when the peer was last heard */
+	REPLICATION_RISK_PEER, /* the connected peer is secondary, and has writes that this side lacks */
+};
+struct replication_loss {
+	enum replication_risk risk;
+	bool connected;
+	char peer_name[64];           /* "" unknown */
+	uint64_t since_ns;            /* realtime; 0: unknown */
+	uint64_t heard_ns;            /* realtime; when the primary was last heard; 0: unknown */
+	uint64_t bytes;               /* 0: unknown */
+	uint64_t first_lsn, last_lsn; /* 0: unknown */
+};
+void replication_get_loss(struct replication *replication, struct replication_loss *loss);
+/* For people: "the peer's writes since 2026-11-21 13:02:11 UTC (41 s), 12.3 MiB, LSN 88121..88410". */
+void replication_loss_text(const struct replication_loss *loss, char *text, size_t size);
+
 void replication_check(const struct replication *replication); /* invariants */
 
 /* ---- the node's listening side ---------------------------------------------------------------- */

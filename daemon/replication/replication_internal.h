@@ -60,6 +60,16 @@ struct replication {
 	enum frame_error drop_code; /* 0: none */
 	char drop_text[FRAME_ERROR_TEXT_MAX + 1];
 
+	/* contact.c */
+	struct volume_contact contact;  /* of the primary that is or was followed */
+	uint64_t contact_noted_ns;      /* when it was last given to the volume */
+	struct frame_state told, heard; /* last sent, last received on this connection */
+	bool has_told, has_heard;
+	struct env_timer state_timer;
+	uint64_t seen_ns; /* realtime; the peer at the end of the last connection; 0: none yet */
+	enum volume_role seen_role;
+	enum volume_disk_state seen_disk;
+
 	/* restore from the peer */
 	bool wants;
 	struct id128 gives_up; /* zero: everything, else the changes of this generation */
@@ -85,6 +95,19 @@ extern const struct sink_ops replication_sink_ops;
 extern const struct source_ops replication_source_ops;
 void session_open(struct replication *r, struct stream *stream);
 void session_end(struct replication *r, enum frame_error code, const char *text);
+
+/* contact.c */
+void contact_init(struct replication *r);
+void contact_begin(struct replication *r); /* the connection is at work */
+void contact_end(struct replication *r);   /* it is about to end */
+void contact_streaming(struct replication *r);
+/* The connection is ended by someone's word, and the primary goes on without this node. */
+void contact_left(struct replication *r);
+void contact_frame(struct replication *r, const struct frame *frame, const void *payload);
+
+/* session.c */
+/* What this side would say in HELLO now. */
+void session_hello(struct replication *r, struct hello *hello);
 
 /* restore.c */
 int restore_load(struct replication *r, char *why, size_t why_size);

@@ -31,10 +31,9 @@ static bool disk_is_zero(struct replication *r)
 	return true;
 }
 
-static void make_hello(struct replication *r)
+void session_hello(struct replication *r, struct hello *hello)
 {
 	struct volume_state state;
-	struct hello *hello = &r->self;
 
 	restore_recheck(r);
 	volume_get_state(r->volume, &state);
@@ -43,7 +42,7 @@ static void make_hello(struct replication *r)
 		.features = HELLO_FEATURES,
 		.uuid = state.uuid,
 		.instance = r->instance,
-		.attempt = ++r->attempt,
+		.attempt = r->attempt,
 		.size_bytes = volume_size_bytes(r->volume),
 		.dirty_bytes = volume_dirty_bytes(r->volume, VOLUME_PEER),
 		.role = state.role == VOLUME_PRIMARY,
@@ -57,6 +56,16 @@ static void make_hello(struct replication *r)
 	memcpy(hello->history, state.generations.history, sizeof(hello->history));
 	snprintf(hello->node, sizeof(hello->node), "%s", r->node_name);
 	snprintf(hello->volume, sizeof(hello->volume), "%s", volume_name(r->volume));
+}
+
+static void make_hello(struct replication *r)
+{
+	struct volume_state state;
+	struct hello *hello = &r->self;
+
+	r->attempt++;
+	session_hello(r, hello);
+	volume_get_state(r->volume, &state);
 	if (id128_is_zero(&state.generations.current) && state.disk == VOLUME_DISK_UPTODATE &&
 	    state.role == VOLUME_SECONDARY && disk_is_zero(r))
 		hello->flags |= HELLO_ZERO_DISK;
@@ -190,6 +199,7 @@ static void run(struct replication *r)
 	if (r->verdict == VERDICT_IDLE) {
 		r->session = SESSION_IDLE;
 		replication_set_state(r, REPLICATION_IDLE);
+		contact_begin(r);
 		return;
 	}
 	replication_set_state(r, REPLICATION_CATCH_UP);
@@ -199,10 +209,12 @@ static void run(struct replication *r)
 			take_base(r);
 		source_attach(r->source, r->link, r->config.protocol,
 			      r->verdict == VERDICT_FULL_FROM_A, r->peer.flags & HELLO_ZERO_DISK);
+		contact_begin(r);
 		return;
 	}
 	r->session = SESSION_SINK;
 	sink_attach(r->sink, r->link, &r->peer.uuid, r->wants);
+	contact_begin(r);
 	r->mapping = true;
 	r->map_offset = 0;
 	send_map(r);
@@ -213,17 +225,20 @@ static void sink_cut_applied_(void *owner, bool final)
 	struct replication *r = owner;
 
 	restore_satisfied(r);
-	if (final && r->state == REPLICATION_CATCH_UP)
+	if (final && r->state == REPLICATION_CATCH_UP) {
 		replication_set_state(r, REPLICATION_STREAMING);
+		contact_streaming(r);
+	}
 }
 
 static void source_cut_acknowledged_(void *owner, bool streaming)
 {
 	struct replication *r = owner;
 
-	if (streaming)
+	if (streaming) {
 		replication_set_state(r, REPLICATION_STREAMING);
-	else if (r->self.role != VOLUME_PRIMARY) /* a reverse sync is done: decide anew */
+		contact_streaming(r);
+	} else if (r->self.role != VOLUME_PRIMARY) /* a reverse sync is done: decide anew */
 		replication_refuse(r, FRAME_ERROR_CLOSING, "restored from this side");
 }
 
@@ -265,6 +280,8 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 
 	if (r->drop_code)
 		return false;
+	if (frame->type == FRAME_STATE && r->session >= SESSION_START)
+		return true;
 	switch (r->session) {
 	case SESSION_HELLO:
 		if (frame->type == FRAME_HELLO)
@@ -300,6 +317,8 @@ static void take_error(struct replication *r, const struct frame *frame, const v
 		     code == FRAME_ERROR_BUSY;
 	const char *name = r->peer.node[0] ? r->peer.node : link_peername(r->link);
 	snprintf(why, sizeof(why), "peer %s: %s", name, text);
+	if (code == FRAME_ERROR_STANDALONE)
+		contact_left(r);
 	session_end(r, 0, NULL);
 	replication_lost(r, frame_error_is_final(code), code == FRAME_ERROR_CLOSING,
 			 quiet ? "" : why);
@@ -313,6 +332,10 @@ static void session_frame(void *owner, const struct frame *frame, const void *pa
 
 	if (frame->type == FRAME_ERROR) {
 		take_error(r, frame, payload);
+		return;
+	}
+	if (frame->type == FRAME_STATE) {
+		contact_frame(r, frame, payload);
 		return;
 	}
 	switch (r->session) {
@@ -408,6 +431,7 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 	env_defer_cancel(r->env, &r->drop_task);
 	if (!link)
 		return;
+	contact_end(r);
 	if (r->state >= REPLICATION_IDLE)
 		r->disconnects++;
 	r->sent_bytes += link_sent_bytes(link);

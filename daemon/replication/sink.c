@@ -405,6 +405,7 @@ void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid,
 	sink->wants = wants;
 	sink->barrier = sink->flush_waiting = sink->have_synced = false;
 	sink->received_sequence = sink->received_lsn = sink->sent_received = 0;
+	sink->streamed_bytes = 0;
 	sink->log_last_sequence = sink->log_acked = 0;
 	sink->ack_count = 0;
 	sink->applying_begun = false;
@@ -601,6 +602,7 @@ static void on_stream(struct sink *sink, const struct frame *frame, const void *
 	}
 	sink->received_sequence = frame->id;
 	sink->received_lsn = frame->lsn;
+	sink->streamed_bytes += frame->length;
 	env_defer(sink->env, &sink->ack_task);
 	if (sink->log == SINK_LOG_NONE)
 		apply_stream(sink, frame, buf);
@@ -688,6 +690,7 @@ void sink_get_status(const struct sink *sink, struct sink_status *status)
 	*status = (struct sink_status){
 		.phase = sink->phase,
 		.received_lsn = sink->received_lsn,
+		.streamed_bytes = sink->streamed_bytes,
 		.durable_lsn = sink->durable_lsn,
 		.cut_done_bytes = sink->cut_bytes,
 		.cut_total_bytes = sink->cut_total_bytes,

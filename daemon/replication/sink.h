@@ -89,7 +89,7 @@ void sink_sent(struct sink *sink);
 
 struct sink_status {
 	enum sink_phase phase;
-	uint64_t received_lsn, durable_lsn;
+	uint64_t received_lsn, durable_lsn, streamed_bytes;
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns;
 	uint64_t cuts, staged_bytes;
 };

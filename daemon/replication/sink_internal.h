@@ -50,6 +50,7 @@ struct sink {
 	struct id128 synced_generation;
 
 	/* acknowledgements */
+	uint64_t streamed_bytes; /* of WRITE and ZERO received on this link */
 	uint64_t received_sequence, received_lsn, durable_lsn, sent_received;
 	struct frame_range_wire ack_wire[FRAME_RANGES_MAX];
 	struct {

@@ -373,6 +373,7 @@ void source_get_status(const struct source *source, struct source_status *status
 		.sent_lsn = source->sent_lsn,
 		.acked_lsn = source->acked_lsn,
 		.lag_bytes = source->lag_bytes,
+		.streamed_bytes = source->streamed_bytes,
 		.cut_done_bytes = source->cut_done_bytes,
 		.cut_total_bytes = source->cut_total_bytes,
 		.cut_started_ns = source->cut_started_ns,

@@ -63,7 +63,7 @@ void source_sent(struct source *source);
 
 struct source_status {
 	enum source_phase phase;
-	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_ns;
+	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_ns, streamed_bytes;
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
 };
 void source_get_status(const struct source *source, struct source_status *status);

@@ -64,6 +64,7 @@ struct source {
 	struct source_entry ring[SOURCE_RING];
 	uint64_t oldest, next, received;
 	uint64_t sent_lsn, acked_lsn, lag_bytes, since_point_bytes;
+	uint64_t streamed_bytes; /* on this link */
 	struct env_timer point_timer;
 	struct env_task pump_task, idle_task;
 };

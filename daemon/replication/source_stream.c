@@ -30,6 +30,7 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 	};
 	source->sent_lsn = frame->lsn;
 	source->lag_bytes += frame->length;
+	source->streamed_bytes += frame->length;
 	source->since_point_bytes += frame->length;
 	link_send(source->link, frame, buf ? buf_get(buf) : NULL, 0);
 	return entry;
@@ -148,7 +149,7 @@ void source_stream_reset(struct source *source)
 	env_timer_stop(source->env, &source->point_timer);
 	source->oldest = source->next = 1;
 	source->received = 0;
-	source->lag_bytes = source->since_point_bytes = 0;
+	source->lag_bytes = source->since_point_bytes = source->streamed_bytes = 0;
 	source->full_queue = false;
 }
 

@@ -54,6 +54,20 @@ static void fuzz_staging(const uint8_t *data, size_t size)
 	(void)staging_header_decode(&header, 1 << 30, &id, &generation);
 }
 
+static void fuzz_state(const uint8_t *data, size_t size)
+{
+	struct frame_state_wire wire, again;
+	struct frame_state state, back;
+
+	if (frame_state_decode(data, size, &state))
+		return;
+	memcpy(&wire, data, sizeof(wire));
+	frame_state_encode(&state, &again);
+	if (frame_state_decode(&again, sizeof(again), &back) ||
+	    memcmp(&state, &back, sizeof(state)))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[FRAME_ERROR_TEXT_MAX + 1];
@@ -62,7 +76,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0)
 		return 0;
-	switch (data[0] % 4) {
+	switch (data[0] % 5) {
 	case 0:
 		fuzz_frame(data + 1, size - 1);
 		break;
@@ -71,6 +85,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2:
 		(void)frame_error_decode(data + 1, size - 1, &code, text);
+		break;
+	case 4:
+		fuzz_state(data + 1, size - 1);
 		break;
 	case 3:
 		if (hello_decode(data + 1, size - 1, &a))

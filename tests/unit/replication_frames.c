@@ -48,6 +48,9 @@ static struct frame sample(enum frame_type type)
 	case FRAME_ERROR:
 		frame.payload_length = sizeof(struct frame_error_wire);
 		break;
+	case FRAME_STATE:
+		frame.payload_length = sizeof(struct frame_state_wire);
+		break;
 	case FRAME_CUT_BEGIN:
 	case FRAME_SYNCED:
 		frame.payload_length = 32;
@@ -246,6 +249,38 @@ static void hello_round_trips_and_is_checked(void **state)
 	assert_non_null(hello_decode(&bad, sizeof(bad), &back));
 }
 
+static void state_round_trips_and_is_checked(void **unused)
+{
+	struct frame_state state = {.lsn = 88410,
+				    .streamed_bytes = 0x0102030405060708,
+				    .lag_ns = 1500000000,
+				    .dirty_bytes = 8192,
+				    .role = 1,
+				    .disk = 0,
+				    .protocol = 2,
+				    .flags = FRAME_STATE_STREAMING};
+	struct frame_state back;
+	struct frame_state_wire wire, bad;
+	char text[2 * sizeof(wire) + 1];
+
+	frame_state_encode(&state, &wire);
+	hex(&wire, sizeof(wire), text);
+	assert_string_equal(text, "000000000001595a0102030405060708"
+				  "0000000059682f000000000000002000"
+				  "01000201000000000000000000000000");
+	assert_null(frame_state_decode(&wire, sizeof(wire), &back));
+	assert_memory_equal(&state, &back, sizeof(state));
+	assert_non_null(frame_state_decode(&wire, sizeof(wire) - 1, &back));
+	bad = wire, bad.role = 2;
+	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
+	bad = wire, bad.disk = 4;
+	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
+	bad = wire, bad.protocol = 3;
+	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
+	bad = wire, bad.reserved[11] = 1;
+	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
+}
+
 static void error_text_is_tamed(void **state)
 {
 	struct frame_error_wire wire;
@@ -276,6 +311,7 @@ int main(void)
 		cmocka_unit_test(bad_frames_are_refused),
 		cmocka_unit_test(ranges_stay_within_the_volume),
 		cmocka_unit_test(hello_round_trips_and_is_checked),
+		cmocka_unit_test(state_round_trips_and_is_checked),
 		cmocka_unit_test(error_text_is_tamed),
 	};
 
