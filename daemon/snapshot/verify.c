@@ -4,7 +4,8 @@
  * header, index), then its map pages, then its chunks or a random part of them. Snapshots share most of
  * what they need, so what was seen is remembered: a bit a chunk, and a bit for 64 bytes of a maps object
  * (no page is shorter). A page that leads to something bad is looked at again for each snapshot that has
- * it, as each is hit.
+ * it, as each is hit. Snapshots may be deleted meanwhile: damage is told only after one more look whether
+ * the snapshot that is hit still exists.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -27,6 +28,12 @@ struct checked {
 	uint64_t reported;             /* number of the snapshot that it was last reported for */
 	uint8_t *seen, *tainted;       /* bits; tainted: bad, or leads to something bad */
 	char why[WHY_BYTES];
+};
+
+/* Damage found in the present snapshot; told when it is known that nobody deleted it meanwhile. */
+struct finding {
+	struct checked *checked; /* NULL: the manifest itself */
+	char *why;
 };
 
 struct verify;
@@ -58,6 +65,9 @@ struct verify {
 	struct manifest *manifest;
 	struct checked *objects; /* sorted */
 	size_t object_count;
+
+	struct finding *findings;
+	size_t finding_count, finding_room;
 
 	size_t examine; /* index in manifest->objects */
 	struct env_op op;
@@ -134,24 +144,85 @@ static void checked_merge(struct verify *v)
 	v->object_count = n;
 }
 
-/* Tells that an object is bad for the present snapshot; once. */
+/* ---- findings --------------------------------------------------------------------------------- */
+
+static void finding_add(struct verify *v, struct checked *c, const char *why)
+{
+	struct finding *finding = array_add((void **)&v->findings, &v->finding_count,
+					    &v->finding_room, sizeof(*finding));
+
+	finding->checked = c;
+	finding->why = must_alloc(strlen(why) + 1);
+	memcpy(finding->why, why, strlen(why) + 1);
+}
+
+/* An object is bad for the present snapshot; noted once. */
 static void report(struct verify *v, struct checked *c, const char *why)
 {
-	char name[SNAPFMT_NAME_BYTES];
-
 	if (c->reported == v->number)
 		return;
 	c->reported = v->number;
-	if (!c->counted) {
-		c->counted = true;
-		v->result.bad_objects++;
+	if (!c->why[0])
 		why_set(c->why, 0, "%s", why);
+	finding_add(v, c, why);
+}
+
+static void finding_tell(struct verify *v, const struct finding *finding)
+{
+	struct checked *c = finding->checked;
+	const char *why = finding->why;
+	char name[SNAPFMT_NAME_BYTES];
+
+	if (!c || !c->counted)
+		v->result.bad_objects++;
+	if (c) {
+		c->counted = true;
+		snapfmt_name(c->object.kind, &v->repo->volume, &c->object.ref, name);
+	} else {
+		snapfmt_name(SNAPFMT_MANIFEST, &v->repo->volume, &v->names.refs[v->next - 1], name);
 	}
-	snapfmt_name(c->object.kind, &v->repo->volume, &c->object.ref, name);
 	/* Reasons begin with the object's name, which is told apart. */
 	if (!strncmp(why, name, strlen(name)) && why[strlen(name)] == ':')
 		why += strlen(name) + 2;
-	v->bad(v->context, name, why, &v->manifest->info);
+	v->bad(v->context, name, why, c ? &v->manifest->info : NULL);
+}
+
+static void snapshot_over(struct verify *v)
+{
+	for (size_t i = 0; i < v->finding_count; i++)
+		free(v->findings[i].why);
+	v->finding_count = 0;
+	manifest_free(v->manifest);
+	v->manifest = NULL;
+	manifests_next(v);
+}
+
+/* What a snapshot lacks that was deleted (by a prune, say) while it was looked at is no damage. */
+static void findings_listed(void *context, struct names *names, int error, const char *why)
+{
+	struct verify *v = context;
+	const struct id128 *snapshot = &v->names.refs[v->next - 1].snapshot;
+	char id[ID128_TEXT_BYTES];
+	bool there = error != 0; /* nobody knows */
+
+	for (size_t i = 0; i < names->count; i++)
+		there = there || id128_equal(&names->refs[i].snapshot, snapshot);
+	for (size_t i = 0; there && i < v->finding_count; i++)
+		finding_tell(v, &v->findings[i]);
+	if (!there && !id128_is_zero(&v->id)) {
+		id128_format(&v->id, id);
+		v->result.error = why_set(v->result.why, -ENOENT,
+					  "%s: was deleted from the store meanwhile", id);
+	}
+	snapshot_over(v);
+}
+
+static void findings_settle(struct verify *v)
+{
+	if (v->finding_count)
+		names_list(v->repo->store, &v->repo->volume, findings_listed, v);
+	else
+		snapshot_over(v);
 }
 
 /* ---- chunks ----------------------------------------------------------------------------------- */
@@ -306,9 +377,7 @@ static void snapshot_finish(struct verify *v)
 	}
 	v->progress.done_bytes = v->total_before += m->info.size_bytes;
 	walk_end(&v->walk);
-	manifest_free(v->manifest);
-	v->manifest = NULL;
-	manifests_next(v);
+	findings_settle(v);
 }
 
 static void pump(struct verify *v)
@@ -460,6 +529,7 @@ static void verify_end(struct verify *v)
 		free(v->objects[i].tainted);
 	}
 	free(v->objects);
+	free(v->findings);
 	for (unsigned i = 0; i < SLOTS; i++)
 		free(v->slots[i].out);
 	names_free(&v->names);
@@ -471,16 +541,11 @@ static void verify_end(struct verify *v)
 static void manifest_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct verify *v = context;
-	char name[SNAPFMT_NAME_BYTES];
 
-	snapfmt_name(SNAPFMT_MANIFEST, &v->repo->volume, &v->names.refs[v->next - 1], name);
 	v->number++;
 	if (error) {
-		if (!strncmp(why, name, strlen(name)) && why[strlen(name)] == ':')
-			why += strlen(name) + 2;
-		v->result.bad_objects++;
-		v->bad(v->context, name, why, NULL);
-		manifests_next(v);
+		finding_add(v, NULL, why);
+		findings_settle(v);
 		return;
 	}
 	v->manifest = manifest;

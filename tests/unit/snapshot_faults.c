@@ -476,6 +476,53 @@ static void an_unconfirmed_snapshot_is_not_relied_on(void **state)
 	}
 }
 
+/* At a read of a pack: all that the first snapshot alone has goes; with context the manifest too. */
+static void first_goes_now(struct memory_store *m, const char *name)
+{
+	if (!strstr(name, "/packs/"))
+		return;
+	m->on_get = NULL;
+	for (unsigned i = 0; i < m->count;) {
+		const char *last = strrchr(m->objects[i].name, '/');
+		bool manifest = strstr(m->objects[i].name, "/snapshots/") != NULL;
+
+		if (!strncmp(last + 1, "0000000000000001", 16) && (m->context || !manifest))
+			memory_remove(m, i);
+		else
+			i++;
+	}
+}
+
+static void what_is_deleted_meanwhile_is_no_damage(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited v = {.done = false};
+
+	for (unsigned deleted = 0; deleted < 3; deleted++) {
+		struct id128 first;
+
+		world_volume(w, 8 << 20, 0, 256 << 10);
+		fill(w, 60, 0);
+		first = create(w->env, w->writer, "").result.info.id;
+		for (unsigned i = 0; i < w->v->chunks; i++)
+			fake_fill(w->v, i, 1000 + i);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+		w->m->context = deleted ? w : NULL;
+		w->m->on_get = first_goes_now;
+		v = (struct waited){.done = false};
+		snapshot_verify(w->repo, deleted == 2 ? &first : NULL, 100, waited_bad, NULL,
+				waited_done, &v);
+		env_run_until(w->env, &v.done);
+		assert_null(w->m->on_get);
+		assert_int_equal(v.result.error, deleted == 0   ? -EBADMSG
+						 : deleted == 1 ? 0
+								: -ENOENT);
+		assert_int_equal(v.bad != 0, deleted == 0);
+		assert_int_equal(v.result.bad_objects != 0, deleted == 0);
+		world_drop(w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -490,6 +537,7 @@ int main(void)
 		ON_BOTH(damaged_base_is_left_behind),
 		ON_BOTH(a_lost_pack_is_not_inherited),
 		ON_BOTH(an_unconfirmed_snapshot_is_not_relied_on),
+		ON_BOTH(what_is_deleted_meanwhile_is_no_damage),
 	};
 
 	alarm(300);

@@ -443,6 +443,7 @@ struct memory_store {
 	int fail_error;
 	bool fail_effect, failed;
 	void (*on_put)(struct memory_store *m, const char *name); /* before it takes effect */
+	void (*on_get)(struct memory_store *m, const char *name);
 	void *context;
 };
 
@@ -506,9 +507,12 @@ static void memory_get(struct store *store, struct env_op *op, const char *name,
 		       size_t length, uint64_t offset)
 {
 	struct memory_store *m = (struct memory_store *)store;
-	int i = memory_find(m, name);
+	int i;
 	size_t n = 0;
 
+	if (m->on_get)
+		m->on_get(m, name);
+	i = memory_find(m, name);
 	m->gets++;
 	if (fails(m, OP_GET)) {
 		complete(store->env, op, m->fail_error);
