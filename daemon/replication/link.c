@@ -232,7 +232,7 @@ struct link *link_new(struct env *env, struct stream *stream, const struct link_
 	struct link *link = calloc(1, sizeof(*link));
 	if (!link)
 		goto fail_stream;
-	link->queue = calloc(LINK_QUEUE_FRAMES, sizeof(*link->queue));
+	link->queue = malloc(LINK_QUEUE_FRAMES * sizeof(*link->queue));
 	if (!link->queue)
 		goto fail_link;
 	link->control_pool = buf_pool_new((unsigned[3]){CONTROL_BUFS, 0, 0});
