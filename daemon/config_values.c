@@ -116,7 +116,7 @@ const char *config_store_invalid(const char *text)
 		return text[5] == '/' ? config_path_invalid(text + 5)
 				      : "the directory must be absolute: file:/DIRECTORY";
 	if (strncmp(text, "s3:", 3) == 0)
-		return NULL;
+		return "buckets are not part of this version: file:/DIRECTORY";
 	return "not the address of a store (file:/DIRECTORY)";
 }
 

@@ -273,6 +273,7 @@ static void open_volume(struct volume_slot *slot)
 	struct volume_config config = {
 		.name = c->name,
 		.backing = c->backing,
+		.description = c->description,
 		.state_dir = slot->state_dir,
 		.size_bytes = c->size_bytes,
 		.role = c->primary ? VOLUME_PRIMARY : VOLUME_SECONDARY,

@@ -35,7 +35,8 @@ struct nbd_server_config {
 };
 
 struct nbd_server *nbd_server_new(struct env *env, const struct nbd_server_config *config);
-/* Adds a listening address ("unix:/path", "HOST:PORT"). -errno and why. */
+/* Adds a listening address ("unix:/path", whose folder is made if missing, or "HOST:PORT"). -errno
+ * and why. */
 int nbd_server_listen(struct nbd_server *server, const char *addr, char *why, size_t why_size);
 /* The real address of listener number index, or NULL. */
 const char *nbd_server_addr(struct nbd_server *server, unsigned index);

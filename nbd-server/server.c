@@ -412,6 +412,8 @@ int nbd_server_listen(struct nbd_server *server, const char *addr, char *why, si
 		return -ENOMEM;
 	}
 	server->listeners = listeners;
+	if (strncmp(addr, "unix:", 5) == 0)
+		env_mkdir_parent(server->env, addr + 5);
 	error = env_listen(server->env, addr, server_accept, server,
 			   &server->listeners[server->listener_count]);
 	if (error) {

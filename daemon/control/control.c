@@ -42,18 +42,6 @@ static int clear_stale(const char *path, const struct sockaddr_un *address)
 	return error;
 }
 
-static void make_parent(struct env *env, const char *path)
-{
-	char *copy = strdup(path);
-	char *slash = copy ? strrchr(copy, '/') : NULL;
-
-	if (slash && slash != copy) {
-		*slash = 0;
-		env_mkdir(env, copy); /* bind() tells if it is not there */
-	}
-	free(copy);
-}
-
 int control_listen_unix(struct env *env, const char *path, int *listen_fd, char *why,
 			size_t why_size)
 {
@@ -66,7 +54,7 @@ int control_listen_unix(struct env *env, const char *path, int *listen_fd, char 
 		return -ENAMETOOLONG;
 	}
 	strcpy(address.sun_path, path);
-	make_parent(env, path);
+	env_mkdir_parent(env, path);
 	error = clear_stale(path, &address);
 	if (error) {
 		snprintf(why, why_size, "control socket %s: %s", path,

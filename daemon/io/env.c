@@ -6,6 +6,8 @@
 #include "daemon/io/env.h"
 #include <assert.h>
 #include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
 #include "daemon/io/env_ops.h"
 
 void env_free(struct env *env)
@@ -140,6 +142,18 @@ int env_file_next_data(struct env *env, struct env_file *file, uint64_t offset, 
 int env_mkdir(struct env *env, const char *path)
 {
 	return env->ops->mkdir(env, path);
+}
+
+void env_mkdir_parent(struct env *env, const char *path)
+{
+	char *copy = strdup(path);
+	char *slash = copy ? strrchr(copy, '/') : NULL;
+
+	if (slash && slash != copy) {
+		*slash = '\0';
+		env_mkdir(env, copy);
+	}
+	free(copy);
 }
 
 int env_unlink(struct env *env, const char *path)

@@ -172,7 +172,9 @@ int env_file_sync(struct env *env, struct env_file *file);
 int env_file_next_data(struct env *env, struct env_file *file, uint64_t offset, uint64_t *start,
 		       uint64_t *end);
 
-int env_mkdir(struct env *env, const char *path);  /* with parents, 0700; existing is fine */
+int env_mkdir(struct env *env, const char *path); /* with parents, 0700; existing is fine */
+/* The folder that path stands in. Only a try: whoever needs it finds out. */
+void env_mkdir_parent(struct env *env, const char *path);
 int env_unlink(struct env *env, const char *path); /* -ENOENT if not there */
 int env_rename(struct env *env, const char *from, const char *to);
 int env_sync_dir(struct env *env, const char *path); /* fsync of the directory */

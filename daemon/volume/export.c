@@ -393,6 +393,5 @@ void export_init(struct volume *v)
 	v->read_waiter.resume = read_resume;
 	v->block.ops = &volume_block_ops;
 	v->block.name = v->name;
-	snprintf(v->description, sizeof(v->description), "offsite volume %.64s", v->name);
 	v->block.description = v->description;
 }

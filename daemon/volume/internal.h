@@ -196,8 +196,8 @@ struct volume {
 	struct block block;
 	struct env *env;
 	char *name, *backing_path, *state_dir, *super_path, *maps_path;
-	char description[96];
-	char failure[256]; /* why FAILED, or why FLUSH fails; "" */
+	char description[200]; /* a line of the config fits */
+	char failure[256];     /* why FAILED, or why FLUSH fails; "" */
 	struct volume_config config;
 	uint64_t size_bytes;
 	uint32_t align_bytes;                 /* of mutations: >= 512 */

@@ -70,6 +70,11 @@ static int make_paths(struct volume *v, const struct volume_config *config)
 	v->config.name = v->name;
 	v->config.backing = v->backing_path;
 	v->config.state_dir = v->state_dir;
+	v->config.description = NULL;
+	if (config->description)
+		snprintf(v->description, sizeof(v->description), "%s", config->description);
+	else
+		snprintf(v->description, sizeof(v->description), "offsite volume %s", config->name);
 	if (v->config.block_min_bytes == 0)
 		v->config.block_min_bytes = 1;
 	if (v->config.preserve_max_bytes == 0)
@@ -193,6 +198,9 @@ int backing_open(struct volume *v, bool create, char *why, size_t why_size)
 	if (error == -EWOULDBLOCK || error == -EBUSY)
 		snprintf(why, why_size, "volume %s: %s: in use by another process", v->name,
 			 v->backing_path);
+	else if (error == -ENOENT && create && v->size_bytes != 0)
+		snprintf(why, why_size, "volume %s: %s: the folder to make it in does not exist",
+			 v->name, v->backing_path);
 	else if (error == -ENOENT && create)
 		snprintf(why, why_size, "volume %s: %s: does not exist; give a size to make it",
 			 v->name, v->backing_path);

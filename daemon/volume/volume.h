@@ -72,6 +72,7 @@ struct volume_config {
 	const char *name;
 	const char *backing;         /* path of a block device or regular file */
 	const char *state_dir;       /* this volume's own directory; made if missing */
+	const char *description;     /* one line for clients; NULL: "offsite volume NAME" */
 	uint64_t size_bytes;         /* multiple of 4096; 0: the backing's present size. A missing
 				      * regular file is created (sparse) at first start only */
 	enum volume_role role;       /* at first start; the persisted role counts afterwards */

@@ -214,6 +214,8 @@ static const struct bad bad[] = {
 	 ":5: [volume v] compression-level = 20: out of range (1 to 19)"},
 	{NODE VOLUME "keep-last = few\n", "keep-last = few: not a number (0 to 1000000)"},
 	{NODE VOLUME "store = /srv\n", "store = /srv: not the address of a store"},
+	{NODE VOLUME "store = s3:bucket\n", "store = s3:bucket: buckets are not part of"},
+	{NODE VOLUME "store = s3:\n", "store = s3:: buckets are not part of"},
 	{NODE VOLUME "store = file:srv\n", "the directory must be absolute"},
 	{NODE VOLUME "peer = host\n", "peer = host: not of the form HOST:PORT"},
 	{NODE VOLUME "peer = host:\n", "the port is missing"},
