@@ -11,6 +11,7 @@ enum shape {
 	PAIRS = 8,        /* payload is made of 16-byte pairs */
 	NO_POSITION = 16, /* offset and length are zero */
 	QUESTION = 32,    /* COMPARE or HASHES */
+	READING = 64,     /* READ or READ_DATA: content, or a flag that stands for it */
 };
 
 static const struct {
@@ -41,6 +42,9 @@ static const struct {
 	[FRAME_HASHES] = {"HASHES", 0, 4096,
 			  FRAME_FINE | FRAME_HOLE | FRAME_LATER | FRAME_UNREADABLE,
 			  RANGE | QUESTION},
+	[FRAME_READ] = {"READ", 0, 0, 0, RANGE | READING},
+	[FRAME_READ_DATA] = {"READ_DATA", 0, FRAME_PAYLOAD_MAX, FRAME_HOLE | FRAME_UNREADABLE,
+			     RANGE | READING},
 	[FRAME_STATE] = {"STATE", sizeof(struct frame_state_wire), sizeof(struct frame_state_wire),
 			 0, NO_POSITION},
 };
@@ -55,7 +59,7 @@ const char *frame_name(enum frame_type type)
 
 bool frame_is_content(enum frame_type type)
 {
-	return types[type].shape & CONTENT;
+	return types[type].shape & CONTENT || type == FRAME_READ_DATA;
 }
 
 bool frame_is_stream(enum frame_type type)
@@ -111,6 +115,21 @@ static const char *question_invalid(const struct frame *frame)
 	return NULL;
 }
 
+static const char *reading_invalid(const struct frame *frame)
+{
+	unsigned forms = frame->flags & (FRAME_HOLE | FRAME_UNREADABLE);
+
+	if (frame->id == 0)
+		return "question zero";
+	if (frame->length > FRAME_PAYLOAD_MAX)
+		return "range too long";
+	if (forms == (FRAME_HOLE | FRAME_UNREADABLE))
+		return "flags exclude each other";
+	if (frame->type == FRAME_READ_DATA && frame->payload_length != (forms ? 0 : frame->length))
+		return "payload and length differ";
+	return NULL;
+}
+
 static const char *shape_invalid(const struct frame *frame)
 {
 	unsigned shape = types[frame->type].shape;
@@ -132,6 +151,8 @@ static const char *shape_invalid(const struct frame *frame)
 	if (frame->payload_length == 0 && frame->payload_crc)
 		return "checksum of no payload";
 	const char *invalid = shape & RANGE ? range_shape_invalid(frame) : NULL;
+	if (!invalid && shape & READING)
+		invalid = reading_invalid(frame);
 	return !invalid && shape & QUESTION ? question_invalid(frame) : invalid;
 }
 

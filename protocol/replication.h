@@ -34,6 +34,8 @@ enum frame_type {
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
 	FRAME_COMPARE = 19, /* source: id; what are the hashes of [offset, offset+length) here? */
 	FRAME_HASHES,     /* target: id; of [offset, offset+length), which is a front part of it */
+	FRAME_READ = 24,  /* source: id; what is the content of [offset, offset+length) here? */
+	FRAME_READ_DATA,  /* target: id; of the same range */
 	FRAME_STATE = 27, /* how far I am; not part of the order of other frames */
 	FRAME_TYPES,
 };
@@ -46,9 +48,9 @@ enum frame_flags {
 	FRAME_FINAL = 16,       /* CUT_BEGIN: the stream begins right behind this frame */
 	FRAME_IN_PLACE = 32,    /* READY: onto the volume, which is inconsistent until CUT_ACK */
 	FRAME_FINE = 64,        /* COMPARE, HASHES: blocks of 4 KiB, not of 64 KiB */
-	FRAME_HOLE = 128,       /* COMPARE: it reads as zeroes here; HASHES: here too */
+	FRAME_HOLE = 128,       /* COMPARE: it reads as zeroes here; HASHES: here too; READ_DATA */
 	FRAME_LATER = 256,      /* HASHES: cannot tell now, ask again */
-	FRAME_UNREADABLE = 512, /* HASHES: the disk fails there */
+	FRAME_UNREADABLE = 512, /* HASHES, READ_DATA: the disk fails there */
 };
 
 /* The header: the same for all frames. */
@@ -211,6 +213,8 @@ static inline uint32_t compare_block_bytes(unsigned flags)
 {
 	return flags & FRAME_FINE ? COMPARE_FINE_BLOCK_BYTES : COMPARE_BLOCK_BYTES;
 }
+
+#define READS_MAX 16u /* READs without an answer */
 
 /* CUT_BEGIN and SYNCED: the generation of the source's content there. */
 struct frame_generation_wire {

@@ -341,6 +341,11 @@ bool replication_applying(const struct replication *r)
 	return r->recovering || sink_is_applying(r->sink);
 }
 
+void replication_read(struct replication *r, struct volume_origin_read *read)
+{
+	source_read(r->source, read);
+}
+
 /* ---- status --------------------------------------------------------------------------------- */
 
 void replication_get_status(const struct replication *r, struct replication_status *status)

@@ -82,6 +82,10 @@ void replication_discard_changes(struct replication *replication,
 				 void (*done)(void *context, int error, const char *why),
 				 void *context);
 
+/* Asks the peer for its content, behind all that was written here before; this side must be the source.
+ * Waits for the stream. -ENOTCONN without a connection as source, and when it is lost. */
+void replication_read(struct replication *replication, struct volume_origin_read *read);
+
 struct replication_status {
 	enum replication_state state;
 	bool source; /* CATCH_UP, STREAMING: this side sends */

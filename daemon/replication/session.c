@@ -292,7 +292,7 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 			return true;
 		break;
 	case SESSION_SOURCE:
-		return source_admit(r->source, frame);
+		return source_admit(r->source, frame, buf);
 	case SESSION_SINK:
 		return sink_admit(r->sink, frame, buf);
 	case SESSION_IDLE:

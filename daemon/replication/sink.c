@@ -104,6 +104,7 @@ static void send_acks(struct env_task *task)
 void sink_sent(struct sink *sink)
 {
 	env_defer(sink->env, &sink->ack_task);
+	sink_step_later(sink); /* a READ may wait for room in the queue */
 }
 
 static void send(struct sink *sink, struct frame frame)
@@ -351,7 +352,7 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 
 void sink_free(struct sink *sink)
 {
-	assert(!sink->in_flight && !sink->link);
+	assert(!sink->in_flight && !sink->reads_busy && !sink->link);
 	env_defer_cancel(sink->env, &sink->step_task);
 	env_defer_cancel(sink->env, &sink->ack_task);
 	staging_close(sink->staging);
@@ -374,7 +375,7 @@ void sink_stop(struct sink *sink)
 
 bool sink_is_quiet(const struct sink *sink)
 {
-	return !sink->in_flight && staging_is_idle(sink->staging);
+	return !sink->in_flight && !sink->reads_busy && staging_is_idle(sink->staging);
 }
 
 void sink_discard(struct sink *sink)
@@ -640,6 +641,7 @@ static const struct {
 	[FRAME_ZERO] = {P(CUT) | P(COMMIT) | P(STREAM), on_stream},
 	[FRAME_FLUSH] = {P(CUT) | P(COMMIT) | P(STREAM), on_stream},
 	[FRAME_SYNCED] = {P(STREAM), on_synced},
+	[FRAME_READ] = {P(WAIT) | P(STREAM), sink_on_read},
 };
 
 bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
@@ -660,6 +662,12 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 	bool cut = frame->type == FRAME_CUT_DATA || frame->type == FRAME_CUT_ZERO;
 	if (frame->type == FRAME_PROPOSE) /* the log of the last round is being emptied */
 		return sink_is_idle(sink);
+	if (frame->type == FRAME_READ) {
+		if (!sink_read_admit(sink))
+			return false;
+		*buf = buf_alloc(sink->pool, (uint32_t)frame->length);
+		return *buf != NULL;
+	}
 	if (!stream && !cut)
 		return frame->type != FRAME_SYNCED || !sink->have_synced;
 	if (sink->hold && stream)

@@ -7,12 +7,20 @@
 #include "daemon/replication/staging.h"
 
 #define SINK_APPLIES 256u
+#define SINK_READS   READS_MAX
 
 struct sink_apply {
 	struct volume_apply apply;
 	struct sink *sink;
 	uint64_t sequence; /* to acknowledge; 0: none */
 	struct sink_apply *next;
+};
+
+struct sink_read {
+	struct block_request request;
+	struct sink *sink;
+	uint64_t id;
+	bool busy;
 };
 
 struct sink {
@@ -73,6 +81,10 @@ struct sink {
 	const uint8_t *record_payload;
 	struct id128 log_generation;
 
+	/* READ */
+	struct sink_read reads[SINK_READS];
+	unsigned reads_busy;
+
 	struct env_task step_task, ack_task;
 	uint64_t cuts;
 };
@@ -89,6 +101,11 @@ int sink_cut_applied(struct sink *sink);
 void sink_adopt_synced(struct sink *sink);
 /* The link is to go, with this told to the other side; no frame is taken any more. */
 void sink_refuse(struct sink *sink, enum frame_error code, const char *text);
+
+/* sink_read.c */
+bool sink_read_admit(struct sink *sink);
+void sink_on_read(struct sink *sink, const struct frame *frame, const void *payload,
+		  struct buf *buf);
 
 /* sink_log.c */
 extern const struct staging_ops sink_staging_ops;

@@ -29,6 +29,8 @@ static void pump(struct env_task *task)
 		volume_cut_finish(source->cut, false);
 		source->cut = NULL;
 	}
+	if (!source->link)
+		source_reads_fail(source); /* asked since */
 	if (!source->link && source_is_idle(source))
 		source->ops->idle(source->owner);
 }
@@ -48,6 +50,7 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->queue_max_bytes = queue_max_bytes;
 	source->pump_task.call = pump;
 	source_stream_init(source);
+	source_reads_init(source);
 	source_stream_reset(source);
 	return source;
 }
@@ -57,6 +60,7 @@ void source_free(struct source *source)
 	assert(source_is_idle(source) && !source->link);
 	env_timer_stop(source->env, &source->point_timer);
 	env_defer_cancel(source->env, &source->pump_task);
+	source_reads_fail(source);
 	free(source);
 }
 
@@ -97,7 +101,7 @@ void source_attach(struct source *source, struct link *link, enum replication_pr
 	source->protocol = protocol;
 	source->full = full;
 	source->zero_disk = zero_disk;
-	source->round = 0;
+	source->round = source->question_id = 0;
 	source->staged_rounds = 0;
 	source->final = source->in_place = false;
 	source_stream_reset(source);
@@ -300,14 +304,15 @@ static const struct {
 	[FRAME_CUT_ACK] = {P(ENDED), on_cut_ack},
 	[FRAME_ACK] = {P(CUT) | P(ENDED) | P(STREAM), source_stream_ack},
 	[FRAME_SYNCED] = {P(STREAM), on_synced},
+	[FRAME_READ_DATA] = {~P(OFF), source_read_data},
 };
 
-bool source_admit(struct source *source, const struct frame *frame)
+bool source_admit(struct source *source, const struct frame *frame, struct buf **buf)
 {
 	if (source->phase == SOURCE_OFF)
 		return false;
 	if (handlers[frame->type].call && handlers[frame->type].phases & 1u << source->phase)
-		return true;
+		return frame->type != FRAME_READ_DATA || source_read_admit(source, frame, buf);
 	source_refuse(source, FRAME_ERROR_PROTOCOL, "frame out of place");
 	return false;
 }
@@ -322,6 +327,7 @@ void source_sent(struct source *source)
 {
 	if (!source->link)
 		return;
+	source_reads_resume(source);
 	source_cut_pump(source); /* before the writers: they would take all the room */
 	if (source->link)
 		source_stream_resume(source);
@@ -363,6 +369,7 @@ void source_detach(struct source *source)
 		volume_set_tap(source->volume, NULL);
 		volume_tap_release_all(source->volume);
 	}
+	source_reads_fail(source);
 	env_defer(source->env, &source->pump_task);
 }
 

@@ -57,9 +57,14 @@ void source_detach(struct source *source);
 bool source_is_idle(const struct source *source);
 void source_set_protocol(struct source *source, enum replication_protocol protocol);
 
-bool source_admit(struct source *source, const struct frame *frame);
+bool source_admit(struct source *source, const struct frame *frame, struct buf **buf);
 void source_frame(struct source *source, const struct frame *frame, const void *payload);
 void source_sent(struct source *source);
+
+/* Asks the target for its content, at the point of the write order at which the question is sent, not
+ * before this call: whatever was issued before is in the answer. Sent before the first cut and in the stream;
+ * waits for one of them. -ENOTCONN without a link, and when it is lost. */
+void source_read(struct source *source, struct volume_origin_read *read);
 
 struct source_status {
 	enum source_phase phase;

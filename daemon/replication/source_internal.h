@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's inside, shared by source.c (rounds, generations), source_stream.c, source_cut.c. */
+/* The source's inside, shared by source.c (rounds, generations), source_stream.c, source_cut.c,
+ * source_read.c. */
 #ifndef OFFSITE_REPLICATION_SOURCE_INTERNAL_H
 #define OFFSITE_REPLICATION_SOURCE_INTERNAL_H
 
@@ -28,6 +29,13 @@ struct source_read {
 	struct volume_cut_read read;
 	struct source *source;
 	bool busy;
+};
+
+/* A READ without an answer. */
+struct source_question {
+	struct volume_origin_read *read; /* NULL: unused */
+	struct buf *buf;                 /* for the answer */
+	uint64_t id;
 };
 
 struct source {
@@ -67,10 +75,22 @@ struct source {
 	uint64_t streamed_bytes; /* on this link */
 	struct env_timer point_timer;
 	struct env_task pump_task, idle_task;
+
+	/* reading at the target */
+	struct source_question questions[READS_MAX];
+	struct volume_origin_read *reads_first, *reads_last; /* not asked yet */
+	uint64_t question_id;
+	struct env_task ask_task;
 };
 
 /* source.c */
 void source_refuse(struct source *source, enum frame_error code, const char *text);
+/* source_read.c */
+void source_reads_init(struct source *source);
+void source_reads_resume(struct source *source); /* something was sent, or the phase allows it */
+void source_reads_fail(struct source *source);
+bool source_read_admit(struct source *source, const struct frame *frame, struct buf **buf);
+void source_read_data(struct source *source, const struct frame *frame, const void *payload);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
 void source_cut_reset(struct source *source);

@@ -156,6 +156,7 @@ void source_stream_reset(struct source *source)
 void source_stream_begin(struct source *source)
 {
 	env_timer_start(source->env, &source->point_timer, SOURCE_POINT_NS);
+	source_reads_resume(source);
 }
 
 static void release(struct source *source, struct source_entry *entry)

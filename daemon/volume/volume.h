@@ -174,6 +174,20 @@ unsigned volume_suspended(const struct volume *volume); /* by whom: enum volume_
 /* Requests that are held, or wait for the tap without a tap, end with error: the clients go. */
 void volume_fail_held(struct volume *volume, int error);
 
+/* ---- origins: where content is that the local disk lacks --------------------------------------- */
+
+/* One question for content, in the caller's memory. */
+struct volume_origin_read {
+	uint64_t offset_bytes; /* multiples of 512 */
+	uint32_t length_bytes; /* 1..BUF_SIZE_MAX */
+	uint8_t *data;
+	/* Never from inside the call. 0; -EIO: the origin cannot read it; -ENOTCONN: the origin is
+	 * gone for now, to be asked again when there is one. */
+	void (*done)(struct volume_origin_read *read, int error);
+	struct volume_origin_read *next; /* the origin's */
+	uint64_t priv[16];               /* the origin's */
+};
+
 /* ---- the peer tap: streaming ---------------------------------------------------------------- */
 
 enum volume_mutation_type { VOLUME_WRITE, VOLUME_ZERO, VOLUME_FLUSH };

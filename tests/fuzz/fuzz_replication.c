@@ -27,6 +27,7 @@ static void fuzz_frame(const uint8_t *data, size_t size)
 		abort();
 	if (frame.payload_length > FRAME_PAYLOAD_MAX ||
 	    (frame.type == FRAME_HASHES && frame.payload_length > 4096) ||
+	    (frame.type == FRAME_READ && frame.length > FRAME_PAYLOAD_MAX) ||
 	    (frame.type == FRAME_COMPARE && frame.length > COMPARE_HOLE_MAX_BYTES))
 		abort();
 	if (!frame_range_invalid(&frame, 1 << 30) &&

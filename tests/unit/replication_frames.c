@@ -64,6 +64,13 @@ static struct frame sample(enum frame_type type)
 		frame.length = 1024;
 		frame.offset = 512;
 		break;
+	case FRAME_READ_DATA:
+		frame.payload_length = 1024;
+		/* fall through */
+	case FRAME_READ:
+		frame.length = 1024;
+		frame.offset = 512;
+		break;
 	case FRAME_HASHES:
 		frame.payload_length = 32;
 		/* fall through */
@@ -121,6 +128,31 @@ static void golden_compare_and_hashes_headers(void **state)
 				  "00000000000000000000000000100000"
 				  "000000000010000000000100deadbeef"
 				  "000000000000000000000000feb2b4ad");
+}
+
+static void golden_read_and_read_data_headers(void **state)
+{
+	struct frame frame = {.type = FRAME_READ, .id = 5, .offset = 0x100000, .length = 0x10000};
+	struct frame_wire wire;
+	char text[2 * sizeof(wire) + 1];
+
+	frame_encode(&frame, &wire);
+	hex(&wire, sizeof(wire), text);
+	assert_string_equal(text, "4f465250001800000000000000000005"
+				  "00000000000000000000000000100000"
+				  "00000000000100000000000000000000"
+				  "0000000000000000000000002b41a964");
+	frame = (struct frame){.type = FRAME_READ_DATA,
+			       .flags = FRAME_HOLE,
+			       .id = 5,
+			       .offset = 0x100000,
+			       .length = 0x10000};
+	frame_encode(&frame, &wire);
+	hex(&wire, sizeof(wire), text);
+	assert_string_equal(text, "4f465250001900800000000000000005"
+				  "00000000000000000000000000100000"
+				  "00000000000100000000000000000000"
+				  "000000000000000000000000a38550ed");
 }
 
 static const char *decode(struct frame frame)
@@ -191,6 +223,24 @@ static void bad_frames_are_refused(void **state)
 	frame.payload_length = 0;
 	assert_null(decode(frame));
 	frame.flags = FRAME_LATER | FRAME_HOLE;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ), frame.id = 0;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ), frame.length = FRAME_PAYLOAD_MAX + 512;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ), frame.flags = FRAME_HOLE;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ), frame.payload_length = 1024;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ_DATA), frame.length = 2048;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ_DATA), frame.flags = FRAME_HOLE;
+	assert_non_null(decode(frame));
+	frame.payload_length = 0;
+	assert_null(decode(frame));
+	frame.flags = FRAME_HOLE | FRAME_UNREADABLE;
+	assert_non_null(decode(frame));
+	frame = sample(FRAME_READ_DATA), frame.payload_length = 0;
 	assert_non_null(decode(frame));
 	frame = sample(FRAME_FLUSH), frame.type = 21; /* never given out */
 	assert_non_null(decode(frame));
@@ -306,6 +356,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(golden_write_header),
 		cmocka_unit_test(golden_compare_and_hashes_headers),
+		cmocka_unit_test(golden_read_and_read_data_headers),
 		cmocka_unit_test(every_type_round_trips),
 		cmocka_unit_test(every_flipped_bit_is_noticed),
 		cmocka_unit_test(bad_frames_are_refused),

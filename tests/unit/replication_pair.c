@@ -28,6 +28,78 @@ static void first_sync_then_stream(void **unused)
 	}
 }
 
+struct question {
+	struct volume_origin_read read;
+	bool done;
+	int error;
+};
+
+static void question_done(struct volume_origin_read *read, int error)
+{
+	struct question *q = (struct question *)read;
+
+	q->done = true;
+	q->error = error;
+}
+
+/* READs put between writes see what was issued before them, and nothing of what comes later. */
+static void reads_at_the_peer_are_in_order(void **unused)
+{
+	enum { QUESTIONS = 40, LENGTH = 65536 };
+	struct world w;
+	struct question *questions = calloc(QUESTIONS, sizeof(*questions));
+	struct io *ios = calloc(QUESTIONS, sizeof(*ios));
+
+	world_open(&w);
+	world_start(&w);
+	questions[0].read = (struct volume_origin_read){
+		.length_bytes = 512, .data = malloc(LENGTH), .done = question_done};
+	replication_read(w.b.replication, &questions[0].read); /* no source */
+	WAIT(&w, questions[0].done);
+	assert_int_equal(questions[0].error, -ENOTCONN);
+	free(questions[0].read.data);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	for (unsigned i = 0; i < QUESTIONS; i++) {
+		struct io *io = &ios[i];
+		io->request = (struct block_request){.op = BLOCK_WRITE,
+						     .offset_bytes = 512 * (i % 5),
+						     .length_bytes = 4096,
+						     .done = io_done};
+		WAIT(&w, (io->request.buf = buf_alloc(w.pool, 4096)) != NULL);
+		memset(io->request.buf->data, (int)i + 1, 4096);
+		volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &io->request);
+		WAIT(&w, io->done);
+		buf_put(io->request.buf);
+		memset(w.model + 512 * (i % 5), (int)i + 1, 4096);
+		questions[i] =
+			(struct question){.read = {.length_bytes = LENGTH, .data = malloc(LENGTH)}};
+		questions[i].read.done = question_done;
+		replication_read(w.a.replication, &questions[i].read);
+		/* Answered or not: whatever is issued later than it is sent may not be in it. */
+		if (i % 7 == 0 || i == QUESTIONS - 1) {
+			WAIT(&w, questions[i].done);
+			assert_int_equal(questions[i].error, 0);
+			assert_memory_equal(questions[i].read.data, w.model, LENGTH);
+		}
+	}
+	for (unsigned i = 0; i < QUESTIONS; i++) {
+		assert_true(questions[i].done && questions[i].error == 0);
+		/* It has its own write at least. */
+		assert_true(questions[i].read.data[512 * (i % 5)] >= i + 1);
+	}
+	disconnect(&w.b);
+	questions[0].done = false;
+	replication_read(w.a.replication, &questions[0].read);
+	WAIT(&w, questions[0].done);
+	assert_int_equal(questions[0].error, -ENOTCONN);
+	for (unsigned i = 0; i < QUESTIONS; i++)
+		free(questions[i].read.data);
+	free(questions);
+	free(ios);
+	world_close(&w);
+}
+
 static void catch_up_sends_what_changed(void **unused)
 {
 	struct world w;
@@ -636,6 +708,7 @@ static int run(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(first_sync_then_stream),
+		cmocka_unit_test(reads_at_the_peer_are_in_order),
 		cmocka_unit_test(catch_up_sends_what_changed),
 		cmocka_unit_test(restarts_of_either_side),
 		cmocka_unit_test(writers_go_on_during_catch_up),
