@@ -151,7 +151,7 @@ run_unit() {
 }
 
 run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
-	local corpus scratch
+	local corpus scratch kept=()
 	scratch=$(mktemp -d /tmp/offsite-fuzz-XXXXXX)
 	corpus=tests/fuzz/corpus/$2
 	mkdir "$scratch/new"
@@ -161,8 +161,9 @@ run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
 		rm -rf "$scratch"
 		return 1
 	fi
+	[ -d "$corpus" ] && kept=("$corpus")
 	if "$1" -max_total_time="$FUZZ_SECONDS" -max_len=8192 -rss_limit_mb=4096 \
-		-artifact_prefix="$scratch/" "$scratch/new" $([ -d "$corpus" ] && echo "$corpus"); then
+		-artifact_prefix="$scratch/" "$scratch/new" "${kept[@]}"; then
 		echo "ok $2"
 	else
 		for file in "$scratch"/crash-* "$scratch"/leak-* "$scratch"/timeout-* "$scratch"/oom-*; do
@@ -184,6 +185,7 @@ run_fuzz() {
 			skip_all "fuzz/$name" "needs clang"
 			continue
 		fi
+		# shellcheck disable=SC2016 # for the other shell
 		start "fuzz/$name" $((FUZZ_SECONDS + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
 			"$FUZZ_BUILD/tests/fuzz/$name" "$name"
 	done

@@ -51,7 +51,7 @@ description_is_shown() {
 missing_folder_is_said() {
 	local error
 	current=missing_folder_is_said
-	rm -rf "$dir/var"
+	rm -rf "${dir:?}/var"
 	node_config "$dir/none/v.img"
 	start_x
 	error=$(off_x status --json | jq -r '.volumes[0].error')

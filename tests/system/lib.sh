@@ -94,6 +94,7 @@ finish() {
 }
 
 # A part of the test that fails for itself: what it starts ends with it, the next parts still run.
+# shellcheck disable=SC2030,SC2031 # helpers is its own there, which is what is wanted
 part() { # FUNCTION ARGUMENTS...
 	(
 		helpers=() cleanups=() pid_of=()
@@ -246,6 +247,7 @@ relay() { # ORDER...
 }
 
 # Runs in the background, a process group of its own; its pid in $helper.
+# shellcheck disable=SC2031
 helper_start() {
 	set -m
 	"$@" &

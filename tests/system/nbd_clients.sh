@@ -229,10 +229,11 @@ nbdfuse_exposes_with_certificates() {
 	cp -r "$dir/pki" "$dir/etc/pki/libnbd"
 	export dir uri
 	export -f nbdfuse_exposes refused
+	# shellcheck disable=SC2016 # for the other shell
 	unshare --mount bash -c 'set -e -o pipefail
 		mount -t overlay overlay -o lowerdir="$dir/etc:/etc" /etc
 		nbdfuse_exposes'
-	rm -rf "$dir/etc"
+	rm -rf "${dir:?}/etc"
 }
 
 wrong_key_is_refused() {

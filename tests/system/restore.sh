@@ -106,7 +106,8 @@ run_backend() {
 	# Stopped while it is under way, so that it ends while the daemon does: nothing is freed under it.
 	current=in_place_and_stop_$io
 	for attempt in $(seq 6); do
-		off a restore v --snapshot "$(snapshot_of $([ $((attempt % 2)) = 0 ] && echo first || echo second))" \
+		[ $((attempt % 2)) = 0 ] && label=first || label=second
+		off a restore v --snapshot "$(snapshot_of $label)" \
 			>"$dir/restore.log" 2>&1 &
 		status=$!
 		pause_ms "$(between 1 150)"
