@@ -52,10 +52,19 @@ static void fetch_got(struct env_op *op, int64_t result)
 		fetch_finish(job, 0, NULL);
 }
 
+static void fetch_no_memory(void *context)
+{
+	fetch_finish(context, -ENOMEM, "too large for this machine's memory");
+}
+
 static void fetch_get(struct fetch_job *job, uint64_t offset)
 {
+	/* As large as the object says it is. */
 	job->data = malloc(job->length ? job->length : 1);
-	assert(job->data);
+	if (!job->data) {
+		call_later(job->store->env, fetch_no_memory, job);
+		return;
+	}
 	job->op.done = fetch_got;
 	job->store->ops->get(job->store, &job->op, job->name, job->data, job->length, offset);
 }

@@ -32,7 +32,8 @@ int why_set(char why[WHY_BYTES], int error, const char *format, ...)
 /* Calls call(context) in a later turn. */
 void call_later(struct env *env, void (*call)(void *context), void *context);
 
-/* Never NULL: a process that cannot have some KiB has nothing better to do. */
+/* Zeroed. Never NULL: a process that cannot have some KiB has nothing better to do. Not for what has the
+ * size that an object of the store says. */
 void *must_alloc(size_t size_bytes);
 
 /* Appends room for one element of size bytes; returns it, zeroed. */

@@ -86,6 +86,11 @@ static void inventory_list(struct inventory *i, enum snapfmt_kind kind)
 	i->store->ops->list(i->store, &i->op, i->prefix, inventory_each, i);
 }
 
+static void inventory_no_memory(void *context)
+{
+	inventory_finish(context, -ENOMEM, "manifest: too many objects for this machine's memory");
+}
+
 void inventory_check(struct store *store, const struct manifest *manifest,
 		     void (*done)(void *context, int error, const char *why), void *context)
 {
@@ -94,9 +99,12 @@ void inventory_check(struct store *store, const struct manifest *manifest,
 	*i = (struct inventory){
 		.store = store,
 		.manifest = manifest,
-		.sizes = must_alloc(manifest->object_count * sizeof(*i->sizes)),
+		.sizes = calloc(manifest->object_count + 1, sizeof(*i->sizes)),
 		.done = done,
 		.context = context,
 	};
-	inventory_list(i, SNAPFMT_PACK);
+	if (i->sizes)
+		inventory_list(i, SNAPFMT_PACK);
+	else
+		call_later(store->env, inventory_no_memory, i);
 }

@@ -225,6 +225,7 @@ const char *manifest_peek(const uint8_t *head, size_t length, uint64_t object_si
 	return why;
 }
 
+/* NULL: no memory. */
 static struct manifest *body_decode(const struct snapfmt_facts_wire *facts, const uint8_t *body)
 {
 	struct manifest *manifest = must_alloc(sizeof(*manifest));
@@ -235,8 +236,12 @@ static struct manifest *body_decode(const struct snapfmt_facts_wire *facts, cons
 	manifest->parent = facts->parent;
 	manifest->object_count = from_be32(facts->object_count);
 	manifest->page_count = from_be32(facts->page_count);
-	manifest->objects = must_alloc(manifest->object_count * sizeof(*manifest->objects));
-	manifest->pages = must_alloc(manifest->page_count * sizeof(*manifest->pages));
+	manifest->objects = calloc(manifest->object_count + 1, sizeof(*manifest->objects));
+	manifest->pages = calloc(manifest->page_count + 1, sizeof(*manifest->pages));
+	if (!manifest->objects || !manifest->pages) {
+		manifest_free(manifest);
+		return NULL;
+	}
 	for (unsigned i = 0; i < manifest->object_count; i++) {
 		const struct snapfmt_source_wire *source = &s[from_be32(o[i].source)];
 
@@ -290,8 +295,14 @@ const char *manifest_decode(const uint8_t *data, size_t length, const struct id1
 	if (!why)
 		why = snapfmt_body_invalid(facts, body ? body : stored);
 	if (!why) {
-		*manifest = body_decode(facts, body ? body : stored);
-		facts_decode(facts, &header, &(*manifest)->info);
+		struct manifest *decoded = body_decode(facts, body ? body : stored);
+
+		if (decoded) {
+			facts_decode(facts, &header, &decoded->info);
+			*manifest = decoded;
+		} else {
+			why = "body too large for this machine's memory";
+		}
 	}
 	free(body);
 	return why;

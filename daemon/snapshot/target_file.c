@@ -317,7 +317,7 @@ int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 		error = -EEXIST;
 	if (error) {
 		snprintf(why, why_size, "%s: %s", path,
-			 error == -EEXIST ? "exists; it is overwritten only on demand (--overwrite)"
+			 error == -EEXIST ? "exists; it is overwritten only with --force"
 					  : strerror(-error));
 		return error;
 	}

@@ -152,6 +152,21 @@ static int fsync_parent(int root, const char *name)
 	return fsync_folder(root, path);
 }
 
+/* EPERM of a link has two reasons: nobody may, or the file system (FAT, some network ones) cannot. */
+static int link_error(const struct task *task, int error)
+{
+	int root = task->file->root;
+	char probe[sizeof(task->tmp) + 8];
+
+	if (error != -EPERM)
+		return error;
+	snprintf(probe, sizeof(probe), "%s.link", task->tmp);
+	if (linkat(root, task->tmp, root, probe, 0))
+		return errno == EPERM ? -EOPNOTSUPP : error;
+	unlinkat(root, probe, 0);
+	return error;
+}
+
 static int put_whole(const struct task *task, int fd)
 {
 	int root = task->file->root;
@@ -169,6 +184,7 @@ static int put_whole(const struct task *task, int fd)
 			if (!error && linkat(root, task->tmp, root, task->name, 0))
 				error = -errno;
 		}
+		error = link_error(task, error);
 	}
 	if (!error && !MUTATE(store_put_no_fsync))
 		error = fsync_parent(root, task->name);
@@ -266,6 +282,9 @@ static void delete_run(struct task *task)
 		return;
 	}
 	task->result = fsync_parent(root, task->name);
+	if (task->result == -ENOENT)
+		task->result =
+			0; /* another delete took the empty folder away, and made that durable */
 	snprintf(path, sizeof(path), "%s", task->name);
 	while ((slash = strrchr(path, '/'))) {
 		*slash = '\0';

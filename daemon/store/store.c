@@ -72,6 +72,8 @@ const char *store_strerror(int error)
 	case EACCES:
 	case EPERM:
 		return "the store denies access";
+	case EOPNOTSUPP:
+		return "the store's file system has no hard links, which a store needs";
 	case EROFS:
 		return "the store is read-only";
 	case EIO:

@@ -6,6 +6,7 @@
 #include "tests/unit/snapshot_fixture.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 static void fill(struct world *w, unsigned count, uint64_t seed)
@@ -164,6 +165,7 @@ static void overwriting_is_marked(void **state)
 	assert_int_equal(snapshot_target_file(w->env, path, false, &target, why, sizeof(why)),
 			 -EEXIST);
 	assert_non_null(strstr(why, "exists"));
+	assert_non_null(strstr(why, "--force"));
 	arm(w->m, OP_GET, 4, false);
 	assert_int_equal(restore_file(w->env, w->repo, NULL, path, true).result.error, -EIO);
 	assert_int_equal(access(marker, F_OK), 0);
@@ -523,6 +525,43 @@ static void what_is_deleted_meanwhile_is_no_damage(void **state)
 	}
 }
 
+#ifdef __SANITIZE_ADDRESS__
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
+/* An object that claims a size for which there is no memory is an error, not the end. */
+static void an_object_too_large_for_memory(void **state)
+{
+	struct world *w = world_of(state);
+	struct rlimit limit, small;
+	struct memory_object *manifest;
+	struct waited r;
+	char path[128];
+	size_t size;
+
+	if (SANITIZED)
+		skip(); /* the sanitizer needs the address space */
+	snprintf(path, sizeof(path), "%s/disk", w->dir);
+	world_volume(w, 8 << 20, 0, 0);
+	fill(w, 10, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	manifest = &w->m->objects[w->m->count - 1];
+	size = manifest->size;
+	manifest->size = 1900u << 20;
+	assert_int_equal(getrlimit(RLIMIT_AS, &limit), 0);
+	small = limit;
+	small.rlim_cur = 1500u << 20;
+	assert_int_equal(setrlimit(RLIMIT_AS, &small), 0);
+	r = restore_file(w->env, w->repo, NULL, path, false);
+	assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+	manifest->size = size;
+	assert_int_equal(r.result.error, -ENOMEM);
+	assert_non_null(strstr(r.result.why, "too large for this machine's memory"));
+	assert_int_equal(restore_file(w->env, w->repo, NULL, path, false).result.error, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -538,6 +577,7 @@ int main(void)
 		ON_BOTH(a_lost_pack_is_not_inherited),
 		ON_BOTH(an_unconfirmed_snapshot_is_not_relied_on),
 		ON_BOTH(what_is_deleted_meanwhile_is_no_damage),
+		ON_BOTH(an_object_too_large_for_memory),
 	};
 
 	alarm(300);

@@ -9,8 +9,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "daemon/store/store.h"
@@ -319,6 +324,80 @@ static void full_disk(void **state)
 	open_store(w, w->path);
 }
 
+/* The folder that all are in goes with the last: none of them fails for it. */
+static void many_are_deleted_at_once(void **state)
+{
+	struct world *w = world_of(state);
+
+	for (unsigned round = 0; round < 100; round++) {
+		struct call calls[8];
+		char names[8][16];
+
+		for (unsigned i = 0; i < 8; i++) {
+			snprintf(names[i], sizeof(names[i]), "a/b/c%u", i);
+			assert_int_equal(put(w, names[i], "x", ""), 0);
+		}
+		for (unsigned i = 0; i < 8; i++) {
+			calls[i] = (struct call){.op.done = call_done};
+			w->store->ops->delete (w->store, &calls[i].op, names[i]);
+		}
+		for (unsigned i = 0; i < 8; i++) {
+			env_run_until(w->env, &calls[i].done);
+			assert_int_equal(calls[i].result, 0);
+		}
+	}
+}
+
+/* Every link fails with EPERM from here on, as on FAT; in this process and what it starts. */
+static bool forbid_links(void)
+{
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_linkat, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {sizeof(filter) / sizeof(*filter), filter};
+
+	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+	       !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static int put_without_links(const char *path)
+{
+	struct world w = {.env = NULL};
+	char why[256];
+	int64_t result;
+
+	if (!forbid_links())
+		return 77;
+	if (env_real_new(ENV_BACKEND_AIO, 1, &w.env, (const char *[1]){NULL}))
+		return 77;
+	if (store_open(w.env, path, &w.store, why, sizeof(why)))
+		return 1;
+	result = put(&w, "a/b", "x", "");
+	store_close(w.store);
+	env_free(w.env);
+	return result == -EOPNOTSUPP ? 0 : 2;
+}
+
+static void no_hard_links(void **state)
+{
+	struct world *w = world_of(state);
+	int status;
+	pid_t child = fork();
+
+	if (!child)
+		_exit(put_without_links(w->path));
+	assert_int_equal(waitpid(child, &status, 0), child);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+		print_message("SKIP: no seccomp or no libaio here\n");
+		skip();
+	}
+	assert_int_equal(status, 0);
+	assert_non_null(strstr(store_strerror(-EOPNOTSUPP), "no hard links"));
+}
+
 static void what_cannot_be_opened(void **state)
 {
 	struct world *w = world_of(state);
@@ -354,6 +433,8 @@ int main(void)
 		ON_BOTH(names_are_checked),
 		ON_BOTH(leftovers_go_after_a_day),
 		ON_BOTH(full_disk),
+		ON_BOTH(many_are_deleted_at_once),
+		ON_BOTH(no_hard_links),
 		ON_BOTH(what_cannot_be_opened),
 	};
 
