@@ -65,7 +65,7 @@ struct world {
 	struct volume_tap tap;
 	uint64_t size;
 	uint32_t align;
-	bool trims, tap_waits, suspended;
+	bool trims, tap_waits, suspended, in_sync;
 	uint8_t *client; /* content by submission order */
 	uint8_t *issued; /* content by write order */
 	uint8_t *base;   /* content at the last open */
@@ -666,12 +666,11 @@ static void crash(struct world *w)
 	after_open(w, true);
 }
 
-static void run(uint64_t seed)
+static struct world *world_new(uint64_t seed)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	unsigned counts[3] = {256, 128, 96}, depth, turns;
+	unsigned counts[3] = {256, 128, 96};
 	struct sim_disk_options disk;
-	bool in_sync = false;
 
 	w->seed = seed;
 	w->sim = sim_new(seed);
@@ -707,57 +706,11 @@ static void run(uint64_t seed)
 	};
 	env_mkdir(w->env, "/disk");
 	open_volume(w);
-	depth = 1 + (unsigned)rnd(w, REQUESTS);
-	turns = 300 + (unsigned)rnd(w, 900);
-	for (unsigned i = 0; i < turns; i++) {
-		if (w->in_flight < depth && w->entry_count < ENTRIES_MAX - 600)
-			submit_random(w);
-		for (unsigned k = (unsigned)rnd(w, 12); k > 0 && !sim_node_dead(w->env); k--)
-			step(w);
-		if (!sim_node_dead(w->env)) {
-			some_acks(w);
-			if (rnd(w, 5) == 0)
-				cut_turn(w, (enum volume_consumer)rnd(w, VOLUME_CONSUMERS));
-			if (rnd(w, w->suspended ? 20 : 100) == 0)
-				suspend(w, !w->suspended);
-			if (rnd(w, 40) == 0) {
-				in_sync = !in_sync;
-				volume_set_peer_in_sync(w->volume, in_sync);
-			}
-			/* Lets regions become idle and be retired. */
-			if (rnd(w, 100) == 0)
-				sim_run_until(w->sim, NULL, 7ull * 1000000000);
-		}
-		if (rnd(w, 150) == 0) {
-			w->crash_mode = (enum sim_crash)rnd(w, 4);
-			sim_crash_after_ios(w->sim, w->env, 1 + rnd(w, 40), w->crash_mode);
-		}
-		if (sim_node_dead(w->env) || rnd(w, 250) == 0 ||
-		    w->entry_count >= ENTRIES_MAX - 600) {
-			in_sync = false;
-			crash(w);
-		} else if (rnd(w, 300) == 0) {
-			in_sync = false;
-			sim_crash_after_ios(w->sim, w->env, 0, SIM_CRASH_KILL);
-			suspend(w, false);
-			restart_cleanly(w);
-		}
-	}
-	if (!sim_node_dead(w->env)) {
-		sim_crash_after_ios(w->sim, w->env, 0, SIM_CRASH_KILL);
-		suspend(w, false);
-		restart_cleanly(w);
-		volume_set_tap(w->volume, NULL);
-		w->closed = false;
-		volume_close(w->volume, closed, w);
-		if (!sim_run_until(w->sim, &w->closed, 60ull * 1000000000))
-			fail(w, "close does not end");
-	}
-	if (getenv("VERBOSE"))
-		printf("seed %llu: %llu requests, %llu reads checked, %llu cuts, %llu crashes\n",
-		       (unsigned long long)seed, (unsigned long long)w->done_ops,
-		       (unsigned long long)w->checked_reads, (unsigned long long)w->checked_cuts,
-		       (unsigned long long)w->crashes);
+	return w;
+}
+
+static void world_free(struct world *w)
+{
 	forget_entries(w);
 	for (unsigned i = 0; i < REQUESTS; i++)
 		free(w->requests[i].expect);
@@ -769,6 +722,78 @@ static void run(uint64_t seed)
 	buf_pool_free(w->pool);
 	sim_free(w->sim);
 	free(w);
+}
+
+/* What happens to a volume that runs. */
+static void life_turn(struct world *w)
+{
+	some_acks(w);
+	if (rnd(w, 5) == 0)
+		cut_turn(w, (enum volume_consumer)rnd(w, VOLUME_CONSUMERS));
+	if (rnd(w, w->suspended ? 20 : 100) == 0)
+		suspend(w, !w->suspended);
+	if (rnd(w, 40) == 0) {
+		w->in_sync = !w->in_sync;
+		volume_set_peer_in_sync(w->volume, w->in_sync);
+	}
+	/* Lets regions become idle and be retired. */
+	if (rnd(w, 100) == 0)
+		sim_run_until(w->sim, NULL, 7ull * 1000000000);
+}
+
+/* Now and then it crashes, at once or some requests later, or is closed and opened. */
+static void death_turn(struct world *w)
+{
+	if (rnd(w, 150) == 0) {
+		w->crash_mode = (enum sim_crash)rnd(w, 4);
+		sim_crash_after_ios(w->sim, w->env, 1 + rnd(w, 40), w->crash_mode);
+	}
+	if (sim_node_dead(w->env) || rnd(w, 250) == 0 || w->entry_count >= ENTRIES_MAX - 600) {
+		w->in_sync = false;
+		crash(w);
+	} else if (rnd(w, 300) == 0) {
+		w->in_sync = false;
+		sim_crash_after_ios(w->sim, w->env, 0, SIM_CRASH_KILL);
+		suspend(w, false);
+		restart_cleanly(w);
+	}
+}
+
+static void end_cleanly(struct world *w)
+{
+	sim_crash_after_ios(w->sim, w->env, 0, SIM_CRASH_KILL);
+	suspend(w, false);
+	restart_cleanly(w);
+	volume_set_tap(w->volume, NULL);
+	w->closed = false;
+	volume_close(w->volume, closed, w);
+	if (!sim_run_until(w->sim, &w->closed, 60ull * 1000000000))
+		fail(w, "close does not end");
+}
+
+static void run(uint64_t seed)
+{
+	struct world *w = world_new(seed);
+	unsigned depth = 1 + (unsigned)rnd(w, REQUESTS);
+	unsigned turns = 300 + (unsigned)rnd(w, 900);
+
+	for (unsigned i = 0; i < turns; i++) {
+		if (w->in_flight < depth && w->entry_count < ENTRIES_MAX - 600)
+			submit_random(w);
+		for (unsigned k = (unsigned)rnd(w, 12); k > 0 && !sim_node_dead(w->env); k--)
+			step(w);
+		if (!sim_node_dead(w->env))
+			life_turn(w);
+		death_turn(w);
+	}
+	if (!sim_node_dead(w->env))
+		end_cleanly(w);
+	if (getenv("VERBOSE"))
+		printf("seed %llu: %llu requests, %llu reads checked, %llu cuts, %llu crashes\n",
+		       (unsigned long long)seed, (unsigned long long)w->done_ops,
+		       (unsigned long long)w->checked_reads, (unsigned long long)w->checked_cuts,
+		       (unsigned long long)w->crashes);
+	world_free(w);
 }
 
 #ifdef OFFSITE_MUTATIONS
