@@ -105,6 +105,10 @@ struct replication_status {
 	uint64_t lag_bytes, lag_ns; /* source: issued but not yet acknowledged; age of the oldest */
 	uint64_t out_of_sync_bytes; /* dirty for the peer */
 	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
+	/* A full sync compares first: of so many bytes, so many are compared; they differ in, were
+	 * read here, were holes here. Of this connection. */
+	uint64_t compare_total_bytes, compared_bytes, compare_differ_bytes;
+	uint64_t compare_read_bytes, compare_skipped_bytes;
 	uint64_t cuts; /* applied since start */
 	uint64_t sent_bytes, received_bytes, staged_bytes;
 	uint64_t queue_bytes; /* send queue now */

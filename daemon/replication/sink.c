@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/replication/answer.h"
 #include "daemon/replication/fault.h"
 #include "daemon/replication/sink_internal.h"
 
@@ -103,6 +104,7 @@ static void send_acks(struct env_task *task)
 
 void sink_sent(struct sink *sink)
 {
+	answer_sent(sink->answer);
 	env_defer(sink->env, &sink->ack_task);
 	sink_step_later(sink); /* a READ may wait for room in the queue */
 }
@@ -316,6 +318,11 @@ static void step(struct env_task *task)
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
+static void answer_idle(void *owner)
+{
+	sink_step_later(owner);
+}
+
 int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_bytes,
 	     const struct sink_ops *ops, void *owner, struct sink **result, char *why,
 	     size_t why_size)
@@ -346,6 +353,13 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 		free(sink);
 		return error;
 	}
+	sink->answer = answer_new(volume, answer_idle, sink);
+	if (!sink->answer) {
+		staging_close(sink->staging);
+		free(sink);
+		snprintf(why, why_size, "no memory");
+		return -ENOMEM;
+	}
 	*result = sink;
 	return 0;
 }
@@ -356,6 +370,7 @@ void sink_free(struct sink *sink)
 	env_defer_cancel(sink->env, &sink->step_task);
 	env_defer_cancel(sink->env, &sink->ack_task);
 	staging_close(sink->staging);
+	answer_free(sink->answer);
 	free(sink);
 }
 
@@ -373,9 +388,14 @@ void sink_stop(struct sink *sink)
 	sink_step_later(sink);
 }
 
-bool sink_is_quiet(const struct sink *sink)
+static bool writes_nothing(const struct sink *sink)
 {
 	return !sink->in_flight && !sink->reads_busy && staging_is_idle(sink->staging);
+}
+
+bool sink_is_quiet(const struct sink *sink)
+{
+	return writes_nothing(sink) && answer_is_idle(sink->answer);
 }
 
 void sink_discard(struct sink *sink)
@@ -411,10 +431,13 @@ void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid,
 	sink->ack_count = 0;
 	sink->applying_begun = false;
 	sink->cut_total_bytes = 0;
+	answer_attach(sink->answer, link);
 }
 
 void sink_detach(struct sink *sink)
 {
+	if (sink->link)
+		answer_detach(sink->answer);
 	sink->link = NULL;
 	sink->phase = SINK_OFF;
 	sink->flush_waiting = sink->have_synced = false;
@@ -626,6 +649,14 @@ static void on_synced(struct sink *sink, const struct frame *frame, const void *
 	sink_step_later(sink);
 }
 
+/* The place in the order is the volume's: what came before has been submitted to it. */
+static void on_compare(struct sink *sink, const struct frame *frame, const void *payload,
+		       struct buf *buf)
+{
+	if (!answer_question(sink->answer, frame, sink->log != SINK_LOG_NONE))
+		sink_refuse(sink, FRAME_ERROR_PROTOCOL, "too many COMPAREs without an answer");
+}
+
 #define P(x) (1u << SINK_##x)
 static const struct {
 	unsigned phases;
@@ -642,6 +673,7 @@ static const struct {
 	[FRAME_FLUSH] = {P(CUT) | P(COMMIT) | P(STREAM), on_stream},
 	[FRAME_SYNCED] = {P(STREAM), on_synced},
 	[FRAME_READ] = {P(WAIT) | P(STREAM), sink_on_read},
+	[FRAME_COMPARE] = {P(WAIT) | P(STREAM), on_compare},
 };
 
 bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
@@ -668,6 +700,8 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 		*buf = buf_alloc(sink->pool, (uint32_t)frame->length);
 		return *buf != NULL;
 	}
+	if (frame->type == FRAME_COMPARE && sink->phase == SINK_WAIT)
+		return sink->log == SINK_LOG_NONE && writes_nothing(sink);
 	if (!stream && !cut)
 		return frame->type != FRAME_SYNCED || !sink->have_synced;
 	if (sink->hold && stream)
@@ -714,6 +748,7 @@ void sink_check(const struct sink *sink)
 
 	for (const struct sink_apply *apply = sink->free_applies; apply; apply = apply->next)
 		unused++;
+	answer_check(sink->answer);
 	assert(unused + sink->in_flight == SINK_APPLIES);
 	assert((sink->link != NULL) || sink->phase == SINK_OFF);
 	assert(sink->phase != SINK_CUT || sink->in_place || sink->log == SINK_LOG_COLLECT);

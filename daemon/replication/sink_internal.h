@@ -31,6 +31,7 @@ struct sink {
 	void *owner;
 	uint64_t size_bytes, staging_max_bytes;
 	struct staging *staging;
+	struct answer *answer;
 
 	/* the link */
 	struct link *link;

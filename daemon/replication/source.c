@@ -49,6 +49,11 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->size_bytes = volume_size_bytes(volume);
 	source->queue_max_bytes = queue_max_bytes;
 	source->pump_task.call = pump;
+	source->compare = compare_new(volume);
+	if (!source->compare) {
+		free(source);
+		return NULL;
+	}
 	source_stream_init(source);
 	source_reads_init(source);
 	source_stream_reset(source);
@@ -61,12 +66,13 @@ void source_free(struct source *source)
 	env_timer_stop(source->env, &source->point_timer);
 	env_defer_cancel(source->env, &source->pump_task);
 	source_reads_fail(source);
+	compare_free(source->compare);
 	free(source);
 }
 
 bool source_is_idle(const struct source *source)
 {
-	return !source->cut && !source->reads_busy;
+	return !source->cut && !source->reads_busy && compare_is_idle(source->compare);
 }
 
 void source_set_protocol(struct source *source, enum replication_protocol protocol)
@@ -76,7 +82,7 @@ void source_set_protocol(struct source *source, enum replication_protocol protoc
 
 /* ---- rounds --------------------------------------------------------------------------------- */
 
-static void propose(struct source *source)
+void source_propose(struct source *source)
 {
 	source->cut_total_bytes = volume_dirty_bytes(source->volume, VOLUME_PEER);
 	struct frame frame = {
@@ -103,6 +109,8 @@ void source_attach(struct source *source, struct link *link, enum replication_pr
 	source->zero_disk = zero_disk;
 	source->round = source->question_id = 0;
 	source->staged_rounds = 0;
+	source->compared = (struct compare_status){};
+	source->compare_total_bytes = 0;
 	source->final = source->in_place = false;
 	source_stream_reset(source);
 	if (full)
@@ -194,8 +202,12 @@ static void on_map(struct source *source, const struct frame *frame, const void 
 			return;
 		}
 	}
-	if (frame->flags & FRAME_LAST)
-		propose(source);
+	if (!(frame->flags & FRAME_LAST))
+		return;
+	if (source->full && !source->zero_disk)
+		source_compare_begin(source);
+	else
+		source_propose(source);
 }
 
 static void on_ready(struct source *source, const struct frame *frame, const void *payload)
@@ -263,7 +275,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		volume_get_state(source->volume, &state);
 		source->phase = SOURCE_DONE;
 		if (state.role == VOLUME_PRIMARY)
-			propose(source);
+			source_propose(source);
 		source->ops->cut_acknowledged(source->owner, false);
 		return;
 	}
@@ -294,6 +306,14 @@ static void on_synced(struct source *source, const struct frame *frame, const vo
 		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
 }
 
+static void on_hashes(struct source *source, const struct frame *frame, const void *payload)
+{
+	const char *invalid = compare_hashes(source->compare, frame, payload);
+
+	if (invalid)
+		source_refuse(source, FRAME_ERROR_PROTOCOL, invalid);
+}
+
 #define P(x) (1u << SOURCE_##x)
 static const struct {
 	unsigned phases;
@@ -305,6 +325,7 @@ static const struct {
 	[FRAME_ACK] = {P(CUT) | P(ENDED) | P(STREAM), source_stream_ack},
 	[FRAME_SYNCED] = {P(STREAM), on_synced},
 	[FRAME_READ_DATA] = {~P(OFF), source_read_data},
+	[FRAME_HASHES] = {P(COMPARE) | P(STREAM), on_hashes},
 };
 
 bool source_admit(struct source *source, const struct frame *frame, struct buf **buf)
@@ -353,6 +374,8 @@ void source_detach(struct source *source)
 	bool streamed = source->phase == SOURCE_STREAM;
 	bool point = streamed && source->cut;
 
+	compare_stop(source->compare);
+
 	source->link = NULL;
 	source->phase = SOURCE_OFF;
 	if (point) {
@@ -373,6 +396,11 @@ void source_detach(struct source *source)
 	env_defer(source->env, &source->pump_task);
 }
 
+struct compare *source_compare(struct source *source)
+{
+	return source->compare;
+}
+
 void source_get_status(const struct source *source, struct source_status *status)
 {
 	*status = (struct source_status){
@@ -385,7 +413,11 @@ void source_get_status(const struct source *source, struct source_status *status
 		.cut_total_bytes = source->cut_total_bytes,
 		.cut_started_ns = source->cut_started_ns,
 		.cuts = source->cuts,
+		.compare = source->compared,
+		.compare_total_bytes = source->compare_total_bytes,
 	};
+	if (source->phase == SOURCE_COMPARE)
+		compare_get_status(source->compare, &status->compare);
 	if (source->lag_bytes)
 		status->lag_ns = env_now_ns(source->env) -
 				 source->ring[source->oldest % SOURCE_RING].issued_at_ns;
@@ -399,6 +431,8 @@ void source_check(const struct source *source)
 	assert(source->received < source->next);
 	assert(source->link || (source->phase == SOURCE_OFF && !source->tapped));
 	assert(source->tapped || source->phase != SOURCE_STREAM);
+	compare_check(source->compare);
+	assert(source->phase != SOURCE_COMPARE || source->cut);
 	assert(source->phase != SOURCE_CUT || source->cut);
 	assert(source->phase != SOURCE_ENDED || (source->cut && !source->reads_busy));
 	for (uint64_t s = source->oldest; s < source->next; s++)

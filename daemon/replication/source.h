@@ -10,6 +10,7 @@
 #ifndef OFFSITE_REPLICATION_SOURCE_H
 #define OFFSITE_REPLICATION_SOURCE_H
 
+#include "daemon/replication/compare.h"
 #include "daemon/replication/link.h"
 #include "daemon/replication/replication.h"
 #include "daemon/volume/volume.h"
@@ -20,6 +21,7 @@ struct source;
  *  phase     meaning                                       a cut exists       the tap is set
  *  OFF       no link                                       while reads end    no
  *  MAP       the target tells what it changed itself       no                 no
+ *  COMPARE   full: what is equal already is found out      bits only          no
  *  PROPOSED  waiting for READY                             no                 no
  *  CUT       sealed blocks are being sent                  yes                if final
  *  ENDED     waiting for CUT_ACK                           yes                if final
@@ -30,6 +32,7 @@ struct source;
 enum source_phase {
 	SOURCE_OFF,
 	SOURCE_MAP,
+	SOURCE_COMPARE,
 	SOURCE_PROPOSED,
 	SOURCE_CUT,
 	SOURCE_ENDED,
@@ -49,13 +52,17 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 			  const struct source_ops *ops, void *owner);
 void source_free(struct source *source); /* idle */
 
-/* full: everything is marked first; zero_disk: the target's disk reads as zeroes. */
+/* full: everything is marked first, then what is equal by hashes is not sent; zero_disk: the target's
+ * disk reads as zeroes, so there is nothing to compare. */
 void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
 		   bool full, bool zero_disk);
 /* The peer is lost: clients wait for it no more, later writes are tracked. */
 void source_detach(struct source *source);
 bool source_is_idle(const struct source *source);
 void source_set_protocol(struct source *source, enum replication_protocol protocol);
+
+/* Free for its user while the source is streaming. */
+struct compare *source_compare(struct source *source);
 
 bool source_admit(struct source *source, const struct frame *frame, struct buf **buf);
 void source_frame(struct source *source, const struct frame *frame, const void *payload);
@@ -70,6 +77,8 @@ struct source_status {
 	enum source_phase phase;
 	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_ns, streamed_bytes;
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
+	struct compare_status compare; /* of this connection's full sync */
+	uint64_t compare_total_bytes;
 };
 void source_get_status(const struct source *source, struct source_status *status);
 void source_check(const struct source *source);

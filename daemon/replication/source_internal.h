@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The source's inside, shared by source.c (rounds, generations), source_stream.c, source_cut.c,
- * source_read.c. */
+ * source_read.c, source_compare.c. */
 #ifndef OFFSITE_REPLICATION_SOURCE_INTERNAL_H
 #define OFFSITE_REPLICATION_SOURCE_INTERNAL_H
 
@@ -58,6 +58,11 @@ struct source {
 	struct volume_cut *cut; /* catch-up's, or the stream's POINT: bits only */
 	struct id128 cut_generation;
 
+	/* a full sync's comparison */
+	struct compare *compare;
+	struct compare_status compared;
+	uint64_t compare_total_bytes;
+
 	/* sending the cut */
 	struct source_read reads[SOURCE_READS];
 	unsigned reads_busy;
@@ -91,6 +96,9 @@ void source_reads_resume(struct source *source); /* something was sent, or the p
 void source_reads_fail(struct source *source);
 bool source_read_admit(struct source *source, const struct frame *frame, struct buf **buf);
 void source_read_data(struct source *source, const struct frame *frame, const void *payload);
+void source_propose(struct source *source);
+/* source_compare.c */
+void source_compare_begin(struct source *source);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
 void source_cut_reset(struct source *source);

@@ -455,6 +455,20 @@ bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max
 	return true;
 }
 
+void volume_cut_narrow(struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	struct volume *v = cut->volume;
+	uint64_t size = cut_block(cut), first = offset / size;
+	uint64_t count = (offset + length + size - 1) / size - first;
+
+	assert(cut->active && cut->bits_only);
+	assert(offset % size == 0 && length > 0 && offset + length <= v->size_bytes);
+	assert((offset + length) % size == 0 || offset + length == v->size_bytes);
+	if (dirty_clear(&cut->sealed, first, count, &v->consumers[cut->consumer].active,
+			&v->consumers[cut->consumer].both) > 0)
+		maps_loosened_range(v, cut->consumer, first, count);
+}
+
 /* Where a local write failed this side differs from what was streamed: not equal by a flush point. */
 static void keep_failed(struct volume_cut *cut)
 {

@@ -54,6 +54,30 @@ uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,
 	return fresh;
 }
 
+uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,
+		     const struct dirty_map *other, uint64_t *overlap)
+{
+	uint64_t gone = 0;
+
+	assert(count > 0 && first < map->blocks && count <= map->blocks - first);
+	for (uint64_t w = first / 64; w <= (first + count - 1) / 64; w++) {
+		uint64_t taken = bits_mask(w, first, count) & map->words[w];
+
+		if (taken == 0)
+			continue;
+		*overlap -= (uint64_t)__builtin_popcountll(taken & other->words[w]);
+		gone += (uint64_t)__builtin_popcountll(taken);
+		map->words[w] &= ~taken;
+		if (map->words[w] != 0)
+			continue;
+		bits_clear(map->groups, w);
+		if (map->groups[w / 64] == 0)
+			bits_clear(map->summary, w / 64);
+	}
+	map->count -= gone;
+	return gone;
+}
+
 void dirty_clear_all(struct dirty_map *map)
 {
 	uint64_t groups = BITS_WORDS(BITS_WORDS(map->blocks));

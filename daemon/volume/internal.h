@@ -11,6 +11,7 @@
  *   sync.c        fsync of the backing, shared by all who wait
  *   cut.c         cuts, copy before write, reading sealed blocks
  *   export.c      struct block, reads, volume_read(), volume_apply()
+ *   hold.c        ranges held at one point of the write order
  */
 #ifndef OFFSITE_VOLUME_INTERNAL_H
 #define OFFSITE_VOLUME_INTERNAL_H
@@ -32,8 +33,8 @@
 
 /* ---- one operation, in the private part of its owner's request --------------------------- */
 
-enum op_kind { OP_READ, OP_WRITE, OP_ZERO, OP_FLUSH };
-enum op_owner { OWNER_CLIENT, OWNER_READER, OWNER_APPLY };
+enum op_kind { OP_READ, OP_WRITE, OP_ZERO, OP_FLUSH, OP_HOLD };
+enum op_owner { OWNER_CLIENT, OWNER_READER, OWNER_APPLY, OWNER_HOLD };
 
 struct op {
 	struct env_op io;
@@ -265,6 +266,12 @@ static inline struct volume *volume_of_block(struct block *block)
 	return (struct volume *)((char *)block - offsetof(struct volume, block));
 }
 
+/* A change of the content that begins here, not at the peer: intent, dirty bits, a generation. */
+static inline bool op_is_own(const struct op *op)
+{
+	return op->owner == OWNER_CLIENT || op->owner == OWNER_HOLD;
+}
+
 static inline void queue_push(struct op_queue *queue, struct op *op)
 {
 	op->next = NULL;
@@ -348,6 +355,9 @@ void maps_mark(struct volume *volume, enum volume_consumer consumer, uint64_t of
 void maps_all_stale(struct volume *volume, enum volume_consumer consumer);
 /* Pages whose stored bits may be more than is dirty now are to be stored again. */
 void maps_loosened(struct volume *volume, enum volume_consumer consumer);
+/* Likewise those of the given blocks. */
+void maps_loosened_range(struct volume *volume, enum volume_consumer consumer, uint64_t first,
+			 uint64_t count);
 
 /* intent.c */
 /* True if every region of the range has a durable intent bit. Else the op was queued. */
@@ -388,6 +398,10 @@ bool cut_ready(struct volume *volume, struct op *op);
 void cut_init(struct volume *volume);
 void cut_release(struct volume *volume);
 void cut_check(const struct volume *volume);
+
+/* hold.c */
+void hold_granted(struct op *op);
+void hold_written(struct op *op, int error);
 
 /* export.c */
 void export_init(struct volume *volume);

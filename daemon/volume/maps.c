@@ -153,6 +153,17 @@ void maps_loosened(struct volume *v, enum volume_consumer c)
 	checkpoint_want(v);
 }
 
+void maps_loosened_range(struct volume *v, enum volume_consumer c, uint64_t first, uint64_t count)
+{
+	struct consumer *consumer = &v->consumers[c];
+
+	for (uint64_t p = first / METADATA_PAGE_BITS; p <= (first + count - 1) / METADATA_PAGE_BITS;
+	     p++)
+		if (bits_test(consumer->stored_any, p))
+			bits_set(consumer->stale, p);
+	checkpoint_want(v);
+}
+
 /* ---- blocking: creation, recovery, close ---------------------------------------------------- */
 
 static uint64_t page_offset(uint64_t page)

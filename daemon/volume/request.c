@@ -43,7 +43,9 @@ void op_complete(struct op *op, int error)
 	struct volume *v = op->volume;
 
 	assert(!op->locked && !op->issued && op->bounce == NULL && op->tap_waits == 0);
-	if (op->owner != OWNER_APPLY) {
+	if (op->owner == OWNER_HOLD) {
+		hold_written(op, error);
+	} else if (op->owner != OWNER_APPLY) {
 		struct block_request *request = request_of(op);
 
 		if (op->owner == OWNER_CLIENT)
@@ -123,7 +125,9 @@ static void op_lock(struct op *op)
 
 void op_lock_granted(struct op *op)
 {
-	if (op->kind == OP_READ)
+	if (op->kind == OP_HOLD)
+		hold_granted(op);
+	else if (op->kind == OP_READ)
 		read_start(op);
 	else
 		next_piece(op);
@@ -387,7 +391,7 @@ static bool super_ready(struct volume *v, struct op *op)
 {
 	struct super *super = &v->super;
 	uint64_t lsn = op->owner == OWNER_APPLY ? apply_of(op)->mutation.lsn : v->state.lsn + 1;
-	bool changes = op->owner == OWNER_CLIENT && op->kind != OP_FLUSH;
+	bool changes = op_is_own(op) && op->kind != OP_FLUSH;
 
 	if (changes &&
 	    ((!v->in_sync && !v->bumped) || id128_is_zero(&v->state.generations.current)))
@@ -409,7 +413,7 @@ static bool super_ready(struct volume *v, struct op *op)
 
 static bool tap_ready(struct volume *v, struct op *op)
 {
-	if (v->tap == NULL || op->owner != OWNER_CLIENT)
+	if (v->tap == NULL || !op_is_own(op))
 		return true;
 	if (v->token_free != 0 && v->tap->ready(v->tap))
 		return true;
@@ -594,7 +598,11 @@ void op_gate(struct op *op)
 {
 	struct volume *v = op->volume;
 
-	if (v->suspended && op->owner == OWNER_CLIENT) {
+	if (op->owner == OWNER_HOLD && v->state.role != VOLUME_PRIMARY) {
+		op_complete_later(op, -EPERM);
+		return;
+	}
+	if (v->suspended && op_is_own(op)) {
 		if (v->closing)
 			op_complete_later(op, -ESHUTDOWN);
 		else
@@ -609,7 +617,7 @@ void op_gate(struct op *op)
 	}
 	if (!super_ready(v, op))
 		return;
-	if (op->kind != OP_FLUSH && op->owner == OWNER_CLIENT && !intent_ready(v, op))
+	if (op->kind != OP_FLUSH && op_is_own(op) && !intent_ready(v, op))
 		return;
 	if (!tap_ready(v, op))
 		return;
@@ -635,7 +643,7 @@ static void landed_badly(struct op *op, int error)
 	volume_log_error(v, "write", op->piece_offset, error);
 	v->stats.io_errors++;
 	op->error = -EIO;
-	if (op->owner != OWNER_CLIENT)
+	if (!op_is_own(op))
 		return;
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 		maps_mark(v, (enum volume_consumer)c, op->piece_offset, op->piece_length, true);
@@ -670,7 +678,7 @@ static void piece_done(struct op *op, int error)
 
 	assert(op->issued);
 	op->issued = false;
-	if (op->owner == OWNER_CLIENT)
+	if (op_is_own(op))
 		intent_touch(v, start, op->piece_length);
 	if (error != 0)
 		landed_badly(op, error);

@@ -256,6 +256,11 @@ struct volume_cut_read {
  * (they stay sealed until the cut is finished). Several may be under way. */
 void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read);
 
+/* The consumer turned out to have [offset, offset + length) already, as it is at this point of the
+ * write order or (a hold) was when nothing of it was under way: those blocks are no longer sealed.
+ * BITS_ONLY. Multiples of the block, the volume's end aside. */
+void volume_cut_narrow(struct volume_cut *cut, uint64_t offset, uint64_t length);
+
 /* Ends the cut. consumed: the consumer holds all of it durably; the sealed bits are dropped.
  * Otherwise they are merged back into the active map. No cut_read may be under way. */
 void volume_cut_finish(struct volume_cut *cut, bool consumed);
@@ -276,6 +281,26 @@ void volume_apply(struct volume *volume, struct volume_apply *apply);
 int volume_begin_applying(struct volume *volume);
 /* Reads content through the same ordering (verification, reverse sync). done never from inside. */
 void volume_read(struct volume *volume, struct block_request *request);
+
+/* Keeps a range still at one point of the write order: granted when all that overlaps and was asked
+ * for before has landed; what comes behind waits until the end. So what is read, and what the tap
+ * was given up to granted(), are the same. Keep it short: clients wait. */
+struct volume_hold {
+	uint64_t offset_bytes, length_bytes;       /* multiples of VOLUME_PEER_BLOCK_BYTES */
+	void (*granted)(struct volume_hold *hold); /* possibly from inside volume_hold() */
+	/* Of the read or the write under way. Of a write possibly from inside the call. */
+	void (*done)(struct volume_hold *hold, int error);
+	uint64_t priv[48];
+};
+void volume_hold(struct volume *volume, struct volume_hold *hold);
+/* Reads its first length_bytes into buf, which has room for them. One at a time. */
+void volume_hold_read(struct volume_hold *hold, uint32_t length_bytes, struct buf *buf);
+/* Ends the hold; done() is not called. */
+void volume_hold_release(struct volume_hold *hold);
+/* Ends the hold with a write of all of it: as a client's, with the next LSN, marked and given to the
+ * tap. Nobody has waited for it since the range was granted, so it cannot undo a client's write.
+ * done() when it is complete as a client's would be; -EPERM unless primary. */
+void volume_hold_write(struct volume_hold *hold, struct buf *buf);
 
 /* Opens a backing again that was missing or failed, creating a missing regular file at the volume's
  * size; the disk state becomes INCONSISTENT, durably. For restore. -EBUSY unless FAILED or unused. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A world of two nodes with one volume, in one process: on a real environment, or with WORLD_SIM in
- * the simulator. For replication_pair.c, which is the only one to include it.
+ * the simulator. For replication_pair.c and replication_compare_sim.c.
  */
 #ifndef OFFSITE_TESTS_REPLICATION_PAIR_H
 #define OFFSITE_TESTS_REPLICATION_PAIR_H
@@ -440,7 +440,7 @@ static void expect_same(struct world *w, struct node *primary, int line)
 	assert_int_equal(b.disk, VOLUME_DISK_UPTODATE);
 }
 
-static void set_role(struct node *n, enum volume_role role)
+static inline void set_role(struct node *n, enum volume_role role)
 {
 	struct volume_state s = state(n);
 
