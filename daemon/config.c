@@ -143,6 +143,8 @@ static const struct option options[] = {
 	       "most space for blocks that a running snapshot or catch-up still needs", NO_LIMITS),
 	VOLUME("send-queue-max", TYPE_SIZE, send_queue_max_bytes, "32M",
 	       "most data on its way to the peer; beyond it writers wait", NO_LIMITS),
+	VOLUME("peer-timeout", TYPE_NUMBER, peer_timeout_s, "15",
+	       "seconds without a word from the peer after which it counts as lost", NULL, 1, 3600),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),

@@ -254,6 +254,8 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.peer_cert_name = peers_by_certificate(node) ? v->config->peer_name : NULL,
 		.staging_max_bytes = v->config->staging_max_bytes,
 		.send_queue_max_bytes = v->config->send_queue_max_bytes,
+		.peer_timeout_ms = v->config->peer_timeout_s * 1000,
+		.ping_interval_ms = v->config->peer_timeout_s * 1000 / 3,
 	};
 
 	return replication_new(v->volume, &config, !alone,
