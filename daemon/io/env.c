@@ -163,7 +163,12 @@ int env_unlink(struct env *env, const char *path)
 
 int env_rename(struct env *env, const char *from, const char *to)
 {
-	return env->ops->rename(env, from, to);
+	return env->ops->rename(env, from, to, true);
+}
+
+int env_rename_new(struct env *env, const char *from, const char *to)
+{
+	return env->ops->rename(env, from, to, false);
 }
 
 int env_sync_dir(struct env *env, const char *path)

@@ -77,6 +77,7 @@ struct env_file_info {
 			       * of it; 1 without O_DIRECT, else 512..4096 */
 	bool direct;          /* O_DIRECT is really in force */
 	bool block_device;
+	uint64_t fs, inode; /* which file it is, whatever it is called */
 };
 
 enum env_write_flags {
@@ -177,6 +178,8 @@ int env_mkdir(struct env *env, const char *path); /* with parents, 0700; existin
 void env_mkdir_parent(struct env *env, const char *path);
 int env_unlink(struct env *env, const char *path); /* -ENOENT if not there */
 int env_rename(struct env *env, const char *from, const char *to);
+/* The same, but -EEXIST if there is something of the name `to`. */
+int env_rename_new(struct env *env, const char *from, const char *to);
 int env_sync_dir(struct env *env, const char *path); /* fsync of the directory */
 
 /* ---- files: asynchronous ------------------------------------------------------------------- */

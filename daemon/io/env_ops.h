@@ -44,7 +44,7 @@ struct env_ops {
 			      uint64_t *start, uint64_t *end);
 	int (*mkdir)(struct env *env, const char *path);
 	int (*unlink)(struct env *env, const char *path);
-	int (*rename)(struct env *env, const char *from, const char *to);
+	int (*rename)(struct env *env, const char *from, const char *to, bool replace);
 	int (*sync_dir)(struct env *env, const char *path);
 
 	void (*read)(struct env *env, struct env_op *op, struct env_file *file, void *buf,

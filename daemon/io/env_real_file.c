@@ -155,6 +155,8 @@ static int look_at(struct env_file *file, unsigned flags)
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return -EINVAL;
 	file->info.block_device = S_ISBLK(st.st_mode);
+	file->info.fs = st.st_dev;
+	file->info.inode = st.st_ino;
 	file->info.align_bytes = 1;
 	/* (A device's node lies on one as a rule, the device does not.) */
 	file->in_memory = !file->info.block_device && on_tmpfs(file->fd);
@@ -497,8 +499,19 @@ int real_unlink(struct env *env, const char *path)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
-int real_rename(struct env *env, const char *from, const char *to)
+int real_rename(struct env *env, const char *from, const char *to, bool replace)
 {
+	struct stat st;
+
+	if (replace)
+		return rename(from, to) < 0 ? -errno : 0;
+	if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) == 0)
+		return 0;
+	if (errno != EINVAL && errno != ENOSYS)
+		return -errno;
+	/* A file system that cannot tell (NFS): nearly as good. */
+	if (lstat(to, &st) == 0)
+		return -EEXIST;
 	return rename(from, to) < 0 ? -errno : 0;
 }
 

@@ -209,7 +209,6 @@ static int file_next_data(struct snapshot_target *target, uint64_t offset, uint6
 
 static int file_complete(struct file_target *f)
 {
-	struct env_file *other;
 	int error;
 
 	if (f->marker) {
@@ -218,16 +217,12 @@ static int file_complete(struct file_target *f)
 			return mark_write(f, f->restored, &f->info);
 		return error ? error : sync_folder_of(f->env, f->marker);
 	}
-	/* Somebody may have made one of that name meanwhile. */
-	if (!env_file_open(f->env, f->path, ENV_FILE_READ, &other)) {
-		env_file_close(f->env, other);
-		return -EEXIST;
-	}
 	/* It may take the place of a backing that was lost. */
 	error = mark_write(f, f->restored, &f->info);
 	if (error)
 		return error;
-	error = env_rename(f->env, f->work_path, f->path);
+	/* Somebody may have made one of that name meanwhile. */
+	error = env_rename_new(f->env, f->work_path, f->path);
 	return error ? error : sync_folder_of(f->env, f->path);
 }
 
@@ -253,10 +248,10 @@ static void file_free(struct snapshot_target *target)
 {
 	struct file_target *f = (struct file_target *)target;
 
+	if (f->untouched) /* before the lock goes */
+		env_unlink(f->env, f->work_path);
 	if (f->file)
 		env_file_close(f->env, f->file);
-	if (f->untouched)
-		env_unlink(f->env, f->work_path);
 	free(f->path);
 	free(f->work_path);
 	free(f->marker);
@@ -278,6 +273,22 @@ static int look(struct env *env, const char *path, bool *exists)
 	return error == -ENOENT ? 0 : error;
 }
 
+/* The lock may have been waited for, until another restore was complete and gave the file its name. */
+static int still_named(struct file_target *f, const struct env_file_info *info)
+{
+	struct env_file_info named;
+	struct env_file *file;
+	int error = env_file_open(f->env, f->work_path, ENV_FILE_READ, &file);
+
+	if (error)
+		return error == -ENOENT ? -EWOULDBLOCK : error;
+	error = env_file_info(f->env, file, &named);
+	env_file_close(f->env, file);
+	if (!error && (named.fs != info->fs || named.inode != info->inode))
+		error = -EWOULDBLOCK;
+	return error;
+}
+
 static int file_open(struct file_target *f, bool exists, char *why, size_t why_size)
 {
 	unsigned flags = ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_DIRECT | ENV_FILE_LOCK;
@@ -287,6 +298,8 @@ static int file_open(struct file_target *f, bool exists, char *why, size_t why_s
 
 	if (!error)
 		error = env_file_info(f->env, f->file, &info);
+	if (!error)
+		error = still_named(f, &info);
 	if (error) {
 		const char *reason = strerror(-error);
 

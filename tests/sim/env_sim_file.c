@@ -356,7 +356,7 @@ static int unlink_file(struct env *e, const char *path)
 	return error;
 }
 
-static int rename_file(struct env *e, const char *from, const char *to)
+static int rename_file(struct env *e, const char *from, const char *to, bool replace)
 {
 	struct sim_env *env = sim_env_of(e);
 	char *clean_from, *clean_to;
@@ -368,7 +368,9 @@ static int rename_file(struct env *e, const char *from, const char *to)
 	clean_from = path_clean(from);
 	clean_to = path_clean(to);
 	name = name_find(disk_of(env)->now, clean_from);
-	if (name != NULL && parent_exists(disk_of(env), clean_to)) {
+	if (name != NULL && !replace && name_find(disk_of(env)->now, clean_to) != NULL) {
+		error = -EEXIST;
+	} else if (name != NULL && parent_exists(disk_of(env), clean_to)) {
 		name_change_add(disk_of(env), clean_from, clean_to, name->inode);
 		error = 0;
 	}

@@ -4,6 +4,7 @@
  * object. What is listed is always whole; what comes back is right or does not come back.
  */
 #include "tests/unit/snapshot_fixture.h"
+#include "daemon/io/env_ops.h"
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -525,6 +526,63 @@ static void what_is_deleted_meanwhile_is_no_damage(void **state)
 	}
 }
 
+/* Another restore to the same name, at the two moments that matter. The environment's own calls, with
+ * something happening around them. */
+static const struct env_ops *plain;
+static struct env_ops meddling;
+static char meddle_path[128];
+
+static int open_late(struct env *env, const char *path, unsigned flags, struct env_file **file)
+{
+	int error = plain->file_open(env, path, flags, file);
+
+	if (!error && flags & ENV_FILE_LOCK && strstr(path, ".incomplete"))
+		assert_int_equal(rename(path, meddle_path), 0); /* the other one is complete */
+	return error;
+}
+
+static int rename_late(struct env *env, const char *from, const char *to, bool replace)
+{
+	FILE *file = fopen(meddle_path, "w");
+
+	fputs("somebody else's", file);
+	fclose(file);
+	return plain->rename(env, from, to, replace);
+}
+
+static void two_restores_to_one_name(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_target *target;
+	char why[256] = "", other[160];
+	FILE *file;
+
+	snprintf(meddle_path, sizeof(meddle_path), "%s/disk", w->dir);
+	snprintf(other, sizeof(other), "%s.incomplete", meddle_path);
+	world_volume(w, 8 << 20, 0, 0);
+	fill(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	plain = w->env->ops;
+	meddling = *plain;
+	w->env->ops = &meddling;
+	meddling.file_open = open_late;
+	assert_int_equal(
+		snapshot_target_file(w->env, meddle_path, false, &target, why, sizeof(why)),
+		-EWOULDBLOCK);
+	assert_non_null(strstr(why, "another restore"));
+	unlink(meddle_path);
+	meddling.file_open = plain->file_open;
+	meddling.rename = rename_late;
+	assert_int_equal(restore_file(w->env, w->repo, NULL, meddle_path, false).result.error,
+			 -EEXIST);
+	w->env->ops = plain;
+	file = fopen(meddle_path, "r");
+	assert_non_null(fgets(why, sizeof(why), file));
+	fclose(file);
+	assert_string_equal(why, "somebody else's");
+	unlink(other);
+}
+
 #ifdef __SANITIZE_ADDRESS__
 #define SANITIZED 1
 #else
@@ -578,6 +636,7 @@ int main(void)
 		ON_BOTH(an_unconfirmed_snapshot_is_not_relied_on),
 		ON_BOTH(what_is_deleted_meanwhile_is_no_damage),
 		ON_BOTH(an_object_too_large_for_memory),
+		ON_BOTH(two_restores_to_one_name),
 	};
 
 	alarm(300);
