@@ -21,6 +21,7 @@
 
 #include "daemon/snapshot/snapshot.h"
 #include "protocol/snapshot.h"
+#include "tests/unit/on_backends.h"
 
 #define CHUNK ((uint64_t)SNAPSHOT_CHUNK_BYTES)
 
@@ -768,53 +769,29 @@ static void world_drop(struct world *w)
 static int world_setup(void **state, enum env_backend backend)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	const char *why;
 
-	snprintf(w->dir, sizeof(w->dir), "/tmp/offsite-snapshot-XXXXXX");
-	assert_non_null(mkdtemp(w->dir));
-	if (env_real_new(backend, 2, &w->env, &why)) {
-		print_message("SKIP: %s\n", why);
-		rmdir(w->dir);
+	if (!backend_begin(backend, "/tmp/offsite-snapshot-XXXXXX", &w->env, w->dir)) {
 		free(w);
 		*state = NULL;
 		return 0;
 	}
-	env_log_level(w->env, ENV_LOG_ERROR);
 	*state = w;
 	return 0;
 }
 
-static int setup_uring(void **state)
-{
-	return world_setup(state, ENV_BACKEND_URING);
-}
-
-static int setup_aio(void **state)
-{
-	return world_setup(state, ENV_BACKEND_AIO);
-}
+SETUP_ON_BOTH(world_setup)
 
 static int world_teardown(void **state)
 {
 	struct world *w = *state;
-	char command[96];
 
 	if (!w)
 		return 0;
 	if (w->v)
 		world_drop(w);
-	env_free(w->env);
-	snprintf(command, sizeof(command), "rm -rf '%s'", w->dir);
-	assert_int_equal(system(command), 0);
+	backend_end(w->env, w->dir);
 	free(w);
 	return 0;
-}
-
-static struct world *world_of(void **state)
-{
-	if (!*state)
-		skip();
-	return *state;
 }
 
 #define ON_BOTH(test)                                                    \

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "daemon/snapshot/snapshot.h"
+#include "tests/unit/on_backends.h"
 
 #define MIB   (1024ull * 1024)
 #define CHUNK ((uint64_t)SNAPSHOT_CHUNK_BYTES)
@@ -147,18 +148,12 @@ static int setup(void **state, enum env_backend backend)
 {
 	const unsigned counts[3] = {16, 16, 16};
 	struct world *w = calloc(1, sizeof(*w));
-	const char *why;
 
 	*state = NULL;
-	snprintf(w->dir, sizeof(w->dir), "/var/tmp/offsite-snapshot-XXXXXX");
-	assert_non_null(mkdtemp(w->dir));
-	if (env_real_new(backend, 2, &w->env, &why)) {
-		print_message("SKIP: %s\n", why);
-		rmdir(w->dir);
+	if (!backend_begin(backend, "/var/tmp/offsite-snapshot-XXXXXX", &w->env, w->dir)) {
 		free(w);
 		return 0;
 	}
-	env_log_level(w->env, ENV_LOG_ERROR);
 	w->size = getenv("BENCH_MIB") ? strtoull(getenv("BENCH_MIB"), NULL, 0) * MIB : 160 * MIB;
 	w->pool = buf_pool_new(counts);
 	w->model = calloc(1, w->size);
@@ -167,38 +162,20 @@ static int setup(void **state, enum env_backend backend)
 	return 0;
 }
 
-static int setup_uring(void **state)
-{
-	return setup(state, ENV_BACKEND_URING);
-}
-
-static int setup_aio(void **state)
-{
-	return setup(state, ENV_BACKEND_AIO);
-}
+SETUP_ON_BOTH(setup)
 
 static int teardown(void **state)
 {
 	struct world *w = *state;
-	char command[96];
 
 	if (!w)
 		return 0;
 	world_close(w);
 	buf_pool_free(w->pool);
-	env_free(w->env);
 	free(w->model);
-	snprintf(command, sizeof(command), "rm -rf '%s'", w->dir);
-	assert_int_equal(system(command), 0);
+	backend_end(w->env, w->dir);
 	free(w);
 	return 0;
-}
-
-static struct world *world_of(void **state)
-{
-	if (!*state)
-		skip();
-	return *state;
 }
 
 static struct snapshot_info create(struct world *w)

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "daemon/store/store.h"
+#include "tests/unit/on_backends.h"
 
 struct world {
 	struct env *env;
@@ -103,13 +104,6 @@ static int64_t list(struct world *w, const char *prefix, char *text)
 	return call.result;
 }
 
-static struct world *world_of(void **state)
-{
-	if (!*state)
-		skip();
-	return *state;
-}
-
 static void open_store(struct world *w, const char *path)
 {
 	char url[128], why[256] = "";
@@ -123,14 +117,9 @@ static void open_store(struct world *w, const char *path)
 static int setup(void **state, enum env_backend backend)
 {
 	struct world *w = calloc(1, sizeof(*w));
-	const char *why;
 
 	*state = NULL;
-	snprintf(w->dir, sizeof(w->dir), "/tmp/offsite-store-XXXXXX");
-	assert_non_null(mkdtemp(w->dir));
-	if (env_real_new(backend, 2, &w->env, &why)) {
-		print_message("SKIP: %s\n", why);
-		rmdir(w->dir);
+	if (!backend_begin(backend, "/tmp/offsite-store-XXXXXX", &w->env, w->dir)) {
 		free(w);
 		return 0;
 	}
@@ -140,27 +129,16 @@ static int setup(void **state, enum env_backend backend)
 	return 0;
 }
 
-static int setup_uring(void **state)
-{
-	return setup(state, ENV_BACKEND_URING);
-}
-
-static int setup_aio(void **state)
-{
-	return setup(state, ENV_BACKEND_AIO);
-}
+SETUP_ON_BOTH(setup)
 
 static int teardown(void **state)
 {
 	struct world *w = *state;
-	char command[96];
 
 	if (!w)
 		return 0;
 	store_close(w->store);
-	env_free(w->env);
-	snprintf(command, sizeof(command), "rm -rf '%s'", w->dir);
-	assert_int_equal(system(command), 0);
+	backend_end(w->env, w->dir);
 	free(w);
 	return 0;
 }
