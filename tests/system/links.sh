@@ -61,7 +61,7 @@ acknowledged_on() { # NODE
 writes_go_on() {
 	local before
 	before=$(volume_get a .stats.writes)
-	wait_for "${1:-8}" "$current: the client's writes go on" volume_is a ".stats.writes > $before + 20"
+	wait_for 8 "$current: the client's writes go on" volume_is a ".stats.writes > $before + 20"
 }
 together_again() {
 	pause_ms 300
