@@ -99,15 +99,17 @@ static void print_replication(const json_t *replication)
 	print_word("", client_text(replication, "state", "?"));
 	if (client_text(replication, "direction", NULL))
 		printf(" as %s", client_text(replication, "direction", ""));
-	if (client_text(replication, "peer_role", NULL)) {
-		print_word("role", client_text(replication, "peer_role", ""));
-		print_word("disk", client_text(replication, "peer_disk", ""));
-	}
+	print_word("role", client_text(replication, "peer_role", "unknown"));
+	print_word("disk", client_text(replication, "peer_disk", "unknown"));
 	printf("  protocol:%s", client_text(replication, "protocol", "?"));
-	if (client_text(replication, "peer_role", NULL))
+	if (strcmp(client_text(replication, "peer_role", "unknown"), "unknown") != 0)
 		printf("  %s",
 		       json_is_true(json_object_get(replication, "tls")) ? "tls" : "plaintext");
 	putchar('\n');
+	if (client_text(replication, "peer_seen", NULL))
+		printf("  last seen   %s: %s, disk %s\n", client_text(replication, "peer_seen", ""),
+		       client_text(replication, "peer_seen_role", "?"),
+		       client_text(replication, "peer_seen_disk", "?"));
 	if (refusal)
 		printf("  %srefused     %s%s\n", format_colour(stdout, FORMAT_BAD), refusal,
 		       format_end(stdout));
@@ -166,7 +168,13 @@ static void print_volume(const json_t *volume)
 	printf("  clients:%.0f", client_number(volume, "clients"));
 	if (client_text(volume, "busy", NULL))
 		printf("  %s under way", client_text(volume, "busy", ""));
+	if (client_text(volume, "outdated_since", NULL))
+		printf("  since %s", client_text(volume, "outdated_since", ""));
 	printf("\n  backing     %s\n", client_text(volume, "backing", ""));
+	if (client_text(volume, "at_risk", NULL))
+		printf("  %sat risk     a promotion here would lose %s%s\n",
+		       format_colour(stdout, FORMAT_WARN), client_text(volume, "at_risk", ""),
+		       format_end(stdout));
 	if (json_is_object(replication))
 		print_replication(replication);
 	if (json_is_object(snapshots))

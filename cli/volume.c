@@ -19,17 +19,23 @@ const char help_disconnect[] =
 	"lack is tracked.\n";
 
 const char help_promote[] =
-	"Usage: offsite promote VOLUME [--force]\n"
+	"Usage: offsite promote VOLUME [--force] [--no-fence]\n"
 	"Makes a volume primary on this node: clients may open it. Refused (exit code 4) while\n"
-	"the peer is primary or the disk here is not up to date.\n"
+	"the peer is primary; while the peer has, or may have, writes that are not here, which "
+	"are\n"
+	"then named; and when fence-command does not succeed, which runs if the peer is not\n"
+	"connected.\n"
 	"\n"
-	"  --force   also when the disk is outdated: what only the peer has is lost. Never when\n"
-	"            the disk is inconsistent: restore it first\n";
+	"  --force      also when the peer's writes are lost by it. Never when the disk is\n"
+	"               inconsistent: restore it first\n"
+	"  --no-fence   without fence-command: the peer is known to be dead\n";
 
 const char help_demote[] =
-	"Usage: offsite demote VOLUME\n"
-	"Makes a volume secondary on this node. Refused (exit code 4) while clients have it open\n"
-	"or the peer still lacks something.\n";
+	"Usage: offsite demote VOLUME [--force]\n"
+	"Makes a volume secondary on this node, once the peer has all that was written. Refused\n"
+	"(exit code 4) while clients have it open, or the peer does not get there in 10 seconds.\n"
+	"\n"
+	"  --force   disconnects the clients; what was acknowledged to them is kept\n";
 
 static void print_result(const json_t *volume)
 {
@@ -41,52 +47,69 @@ static void print_result(const json_t *volume)
 	       json_is_object(replication) ? client_text(replication, "state", "?") : "");
 }
 
-static int verb(struct cli *cli, int argc, char **argv, const char *help, bool forcible)
+enum { OPTION_FORCE = 'F', OPTION_NO_FENCE = 'N' };
+
+static int verb(struct cli *cli, int argc, char **argv, const char *help,
+		const struct option *options)
 {
-	static const struct option plain[] = {CLI_OPTIONS_COMMON};
-	static const struct option with_force[] = {{"force", no_argument, NULL, 'F'},
-						   CLI_OPTIONS_COMMON};
-	json_t *body, *volume;
+	json_t *body = json_object(), *volume;
 	char rest[32], *path;
-	bool force = false;
 	int option, code;
 
-	while ((option = getopt_long(argc, argv, "h", forcible ? with_force : plain, NULL)) != -1) {
-		if (option == 'F')
-			force = true;
-		else if ((code = cli_common_option(cli, option, help)) >= 0)
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (option == OPTION_FORCE)
+			json_object_set_new(body, "force", json_true());
+		else if (option == OPTION_NO_FENCE)
+			json_object_set_new(body, "no_fence", json_true());
+		else if ((code = cli_common_option(cli, option, help)) >= 0) {
+			json_decref(body);
 			return code;
+		}
 	}
-	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+	if (!cli_arguments(argc, 1, 1, "VOLUME")) {
+		json_decref(body);
 		return CLI_USAGE;
+	}
 	snprintf(rest, sizeof(rest), "/%s", argv[0]);
 	path = client_volume_path(argv[optind], rest);
-	body = forcible ? json_pack("{s:b}", "force", force) : NULL;
 	code = client_call(cli, "POST", path, body, &volume);
 	free(path);
 	if (code)
 		return code;
 	print_result(volume);
+	if (options[0].val == OPTION_FORCE && client_text(volume, "lost", NULL))
+		printf("lost: %s\n", client_text(volume, "lost", ""));
 	json_decref(volume);
 	return CLI_FINE;
 }
 
 int cmd_connect(struct cli *cli, int argc, char **argv)
 {
-	return verb(cli, argc, argv, help_connect, false);
+	static const struct option options[] = {CLI_OPTIONS_COMMON};
+
+	return verb(cli, argc, argv, help_connect, options);
 }
 
 int cmd_disconnect(struct cli *cli, int argc, char **argv)
 {
-	return verb(cli, argc, argv, help_disconnect, false);
+	static const struct option options[] = {CLI_OPTIONS_COMMON};
+
+	return verb(cli, argc, argv, help_disconnect, options);
 }
 
 int cmd_promote(struct cli *cli, int argc, char **argv)
 {
-	return verb(cli, argc, argv, help_promote, true);
+	static const struct option options[] = {{"force", no_argument, NULL, OPTION_FORCE},
+						{"no-fence", no_argument, NULL, OPTION_NO_FENCE},
+						CLI_OPTIONS_COMMON};
+
+	return verb(cli, argc, argv, help_promote, options);
 }
 
 int cmd_demote(struct cli *cli, int argc, char **argv)
 {
-	return verb(cli, argc, argv, help_demote, false);
+	static const struct option options[] = {{"force", no_argument, NULL, OPTION_FORCE},
+						CLI_OPTIONS_COMMON};
+
+	return verb(cli, argc, argv, help_demote, options);
 }

@@ -145,6 +145,12 @@ static const struct option options[] = {
 	       "most data on its way to the peer; beyond it writers wait", NO_LIMITS),
 	VOLUME("peer-timeout", TYPE_NUMBER, peer_timeout_s, "15",
 	       "seconds without a word from the peer after which it counts as lost", NULL, 1, 3600),
+	VOLUME("fence-command", TYPE_PATH, fence_command, NULL,
+	       "program that has to succeed before a promotion while the peer is not connected",
+	       NO_LIMITS),
+	VOLUME("fence-timeout", TYPE_DURATION, fence_timeout_ns, "30s",
+	       "how long fence-command may take; then it is killed and the promotion refused",
+	       NO_LIMITS),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),
@@ -808,6 +814,9 @@ static void check_volumes(struct parser *p)
 		if (volume->snapshot_every_ns && !volume->store && !was_given(s, "store"))
 			complain(p, line_of(s, "snapshot-every"), s,
 				 "snapshot-every needs a store");
+		if (!volume->fence_timeout_ns)
+			complain(p, line_of(s, "fence-timeout"), s,
+				 "fence-timeout = 0: no program could end in time");
 		for (unsigned j = 0; j < i && volume->backing; j++)
 			if (config->volumes[j].backing &&
 			    strcmp(config->volumes[j].backing, volume->backing) == 0)

@@ -45,6 +45,8 @@ struct config_volume {
 	uint64_t preserve_max_bytes;   /* preserve-max */
 	uint64_t send_queue_max_bytes; /* send-queue-max */
 	unsigned peer_timeout_s;       /* peer-timeout; 0: the default */
+	char *fence_command;           /* fence-command, or NULL */
+	uint64_t fence_timeout_ns;     /* fence-timeout */
 	unsigned block_min_bytes;      /* block-size = 1|512|4096 */
 	char *store;                   /* store: URL, or NULL */
 	uint64_t snapshot_every_ns;    /* snapshot-every; 0: never */

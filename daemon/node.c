@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/node.h"
+#include "daemon/node_internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -47,8 +47,7 @@ static struct volume_slot *slot_of(struct node_volume *volume)
 	return (struct volume_slot *)((char *)volume - offsetof(struct volume_slot, pub));
 }
 
-__attribute__((format(printf, 4, 5))) static int fail(int error, char *why, size_t why_size,
-						      const char *format, ...)
+int node_fail(int error, char *why, size_t why_size, const char *format, ...)
 {
 	va_list args;
 
@@ -387,18 +386,18 @@ int node_start(struct env *env, const struct config *config, struct node **out, 
 	int error;
 
 	if (!node)
-		return fail(-ENOMEM, why, why_size, "out of memory");
+		return node_fail(-ENOMEM, why, why_size, "out of memory");
 	node->env = env;
 	node->config = config;
 	error = make_slots(node);
 	if (error) {
-		fail(error, why, why_size, "out of memory");
+		node_fail(error, why, why_size, "out of memory");
 		goto fail_node;
 	}
 	error = env_mkdir(env, config->node.state_dir);
 	if (error) {
-		fail(error, why, why_size, "state-dir %s: %s", config->node.state_dir,
-		     strerror(-error));
+		node_fail(error, why, why_size, "state-dir %s: %s", config->node.state_dir,
+			  strerror(-error));
 		goto fail_node;
 	}
 	error = open_tls(node, why, why_size);
@@ -474,7 +473,9 @@ static void stop_next(struct volume_slot *slot)
 {
 	struct node_volume *v = &slot->pub;
 
-	if (!slot->writer_gone) {
+	if (v->promotion) {
+		roles_cancel(v);
+	} else if (!slot->writer_gone) {
 		if (v->writer)
 			snapshot_writer_free(v->writer, writer_freed, slot);
 		else
@@ -537,6 +538,12 @@ bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 	return abandoned;
 }
 
+void node_stop_go_on(struct node_volume *v)
+{
+	if (v->node->stopping)
+		stop_next(slot_of(v));
+}
+
 /* ---- finding -------------------------------------------------------------------------------- */
 
 struct env *node_env(struct node *node)
@@ -585,139 +592,30 @@ const char *node_peer_addr(struct node *node)
 	return node->listener ? replication_listener_addr(node->listener) : NULL;
 }
 
-/* ---- roles ---------------------------------------------------------------------------------- */
-
-static bool connected(const struct replication_status *status)
-{
-	return status->state == REPLICATION_IDLE || status->state == REPLICATION_CATCH_UP ||
-	       status->state == REPLICATION_STREAMING;
-}
-
-static int check_usable(struct node_volume *v, char *why, size_t why_size)
+int node_check_usable(struct node_volume *v, char *why, size_t why_size)
 {
 	if (!v->volume)
-		return fail(-ENODEV, why, why_size, "volume %s: not available: %s", v->config->name,
-			    v->error);
-	if (v->busy)
-		return fail(-EBUSY, why, why_size, "volume %s: a %s is under way", v->config->name,
-			    v->busy);
+		return node_fail(-ENODEV, why, why_size, "volume %s: not available: %s",
+				 v->config->name, v->error);
+	if (v->busy || v->promotion)
+		return node_fail(-EBUSY, why, why_size, "volume %s: a %s is under way",
+				 v->config->name, v->busy ? v->busy : "promotion");
 	return 0;
 }
 
-static int may_promote(struct node_volume *v, const struct volume_state *state, bool force,
-		       char *why, size_t why_size)
+bool node_is_applying(const struct node_volume *v)
 {
-	const char *name = v->config->name;
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	const struct volume_slot *slot =
+		(const struct volume_slot *)((const char *)v - offsetof(struct volume_slot, pub));
 
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
-	if (connected(&peer) && peer.peer_role == VOLUME_PRIMARY)
-		return fail(-EPERM, why, why_size,
-			    "volume %s: peer %s is primary; demote it there first", name,
-			    peer.peer_name);
-	if (state->disk == VOLUME_DISK_FAILED || state->disk == VOLUME_DISK_INCONSISTENT)
-		return fail(-EPERM, why, why_size,
-			    "volume %s: disk is %s: it holds no usable content; restore it first",
-			    name, volume_disk_state_name(state->disk));
-	if ((v->replication && replication_applying(v->replication)) ||
-	    (slot_of(v)->recovery && replication_applying(slot_of(v)->recovery)))
-		return fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
-			    name);
-	if (force)
-		return 0;
-	if (state->disk != VOLUME_DISK_UPTODATE)
-		return fail(-EPERM, why, why_size,
-			    "volume %s: disk is %s: the peer has newer writes, which would be "
-			    "lost; use --force to promote all the same",
-			    name, volume_disk_state_name(state->disk));
-	if (v->config->peer && !v->config->primary && id128_is_zero(&state->generations.current))
-		return fail(-EPERM, why, why_size,
-			    "volume %s: never synchronised with its peer; use --force to start "
-			    "from the empty disk",
-			    name);
-	return 0;
+	return (v->replication && replication_applying(v->replication)) ||
+	       (slot->recovery && replication_applying(slot->recovery));
 }
 
-int node_promote(struct node_volume *v, bool force, char *why, size_t why_size)
+void node_open_store(struct node_volume *v)
 {
-	struct volume_state state;
-	int error = check_usable(v, why, why_size);
-
-	if (error)
-		return error;
-	volume_get_state(v->volume, &state);
-	if (state.role == VOLUME_PRIMARY)
-		return 0;
-	error = may_promote(v, &state, force, why, why_size);
-	if (error)
-		return error;
-	state.role = VOLUME_PRIMARY;
-	if (state.disk == VOLUME_DISK_OUTDATED) {
-		state.disk = VOLUME_DISK_UPTODATE;
-		state.outdated_ns = 0;
-	}
-	error = volume_set_state(v->volume, &state);
-	if (error)
-		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
-			    strerror(-error));
 	if (v->config->store)
 		open_store(slot_of(v));
-	if (v->replication)
-		replication_role_changed(v->replication);
-	env_log(v->node->env, ENV_LOG_INFO, "volume %s: promoted to primary%s", v->config->name,
-		force ? " (forced)" : "");
-	return 0;
-}
-
-static int may_demote(struct node_volume *v, char *why, size_t why_size)
-{
-	const char *name = v->config->name;
-	struct volume_stats stats;
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
-	struct snapshot_writer_status snapshot = {.running = false};
-
-	volume_get_stats(v->volume, &stats);
-	if (stats.clients > 0)
-		return fail(-EBUSY, why, why_size, "volume %s: %u client%s still ha%s it open",
-			    name, stats.clients, stats.clients == 1 ? "" : "s",
-			    stats.clients == 1 ? "s" : "ve");
-	if (v->writer)
-		snapshot_writer_status(v->writer, &snapshot);
-	if (snapshot.running)
-		return fail(-EAGAIN, why, why_size, "volume %s: a snapshot is being taken", name);
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
-	/* What the peer lacks now would be rolled back when the peer is promoted next. */
-	if (connected(&peer) && peer.source && peer.out_of_sync_bytes > 0)
-		return fail(-EAGAIN, why, why_size,
-			    "volume %s: %llu bytes are still on their way to the peer", name,
-			    (unsigned long long)peer.out_of_sync_bytes);
-	return 0;
-}
-
-int node_demote(struct node_volume *v, char *why, size_t why_size)
-{
-	struct volume_state state;
-	int error = check_usable(v, why, why_size);
-
-	if (error)
-		return error;
-	volume_get_state(v->volume, &state);
-	if (state.role == VOLUME_SECONDARY)
-		return 0;
-	error = may_demote(v, why, why_size);
-	if (error)
-		return error;
-	state.role = VOLUME_SECONDARY;
-	error = volume_set_state(v->volume, &state);
-	if (error)
-		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
-			    strerror(-error));
-	if (v->replication)
-		replication_role_changed(v->replication);
-	env_log(v->node->env, ENV_LOG_INFO, "volume %s: demoted to secondary", v->config->name);
-	return 0;
 }
 
 /* ---- restore -------------------------------------------------------------------------------- */
@@ -738,20 +636,20 @@ static int job_begin(struct node_volume *v, const char *what, node_done_fn done,
 	struct volume_slot *slot = slot_of(v);
 	struct volume_stats stats;
 	struct snapshot_writer_status snapshot = {.running = false};
-	int error = check_usable(v, why, why_size);
+	int error = node_check_usable(v, why, why_size);
 
 	if (error)
 		return error;
 	volume_get_stats(v->volume, &stats);
 	if (stats.clients > 0)
-		return fail(-EBUSY, why, why_size,
-			    "volume %s: clients have it open; detach them before a restore",
-			    v->config->name);
+		return node_fail(-EBUSY, why, why_size,
+				 "volume %s: clients have it open; detach them before a restore",
+				 v->config->name);
 	if (v->writer)
 		snapshot_writer_status(v->writer, &snapshot);
 	if (snapshot.running)
-		return fail(-EBUSY, why, why_size, "volume %s: a snapshot is being taken",
-			    v->config->name);
+		return node_fail(-EBUSY, why, why_size, "volume %s: a snapshot is being taken",
+				 v->config->name);
 	v->busy = what;
 	slot->job_done = done;
 	slot->job_context = context;
@@ -793,16 +691,17 @@ static int restore_on_secondary(struct node_volume *v, struct volume_state *stat
 	if (v->replication)
 		replication_get_status(v->replication, &peer);
 	if ((state->disk != VOLUME_DISK_INCONSISTENT && state->disk != VOLUME_DISK_FAILED) ||
-	    (connected(&peer) && peer.peer_role == VOLUME_PRIMARY))
-		return fail(-EPERM, why, why_size,
-			    "volume %s: is secondary on this node; promote it first, or restore "
-			    "on the primary",
-			    v->config->name);
+	    (node_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY))
+		return node_fail(
+			-EPERM, why, why_size,
+			"volume %s: is secondary on this node; promote it first, or restore "
+			"on the primary",
+			v->config->name);
 	state->role = VOLUME_PRIMARY;
 	error = volume_set_state(v->volume, state);
 	if (error)
-		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
-			    strerror(-error));
+		return node_fail(error, why, why_size, "volume %s: role not stored: %s",
+				 v->config->name, strerror(-error));
 	if (v->replication)
 		replication_role_changed(v->replication);
 	return 0;
@@ -815,8 +714,8 @@ static int restore_begin(struct node_volume *v, struct snapshot_target **target,
 	int error;
 
 	if (!v->repo)
-		return fail(-ENODEV, why, why_size, "volume %s: %s", v->config->name,
-			    node_store_why(v));
+		return node_fail(-ENODEV, why, why_size, "volume %s: %s", v->config->name,
+				 node_store_why(v));
 	volume_get_state(v->volume, &state);
 	if (state.role != VOLUME_PRIMARY) {
 		error = restore_on_secondary(v, &state, why, why_size);
@@ -891,8 +790,8 @@ void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *cont
 	}
 	volume_get_state(v->volume, &state);
 	if (!v->replication)
-		error = fail(-ENODEV, why, sizeof(why), "volume %s: no peer is configured",
-			     v->config->name);
+		error = node_fail(-ENODEV, why, sizeof(why), "volume %s: no peer is configured",
+				  v->config->name);
 	if (!error && state.disk == VOLUME_DISK_FAILED) {
 		error = volume_replace_backing(v->volume, why, sizeof(why));
 		volume_get_state(v->volume, &state);
@@ -902,8 +801,8 @@ void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *cont
 		state.role = VOLUME_SECONDARY;
 		error = volume_set_state(v->volume, &state);
 		if (error)
-			fail(error, why, sizeof(why), "volume %s: role not stored: %s",
-			     v->config->name, strerror(-error));
+			node_fail(error, why, sizeof(why), "volume %s: role not stored: %s",
+				  v->config->name, strerror(-error));
 	}
 	if (error) {
 		job_finish(slot, error, why);

@@ -23,9 +23,12 @@ struct node_volume {
 	bool store_opening;              /* a helper thread is at it */
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
-	struct env_timer schedule; /* snapshot-every */
-	const char *busy;          /* a long job has the volume: "restore"; NULL: none */
-	char error[256];           /* why volume is NULL, else "" */
+	struct env_timer schedule;   /* snapshot-every */
+	const char *busy;            /* a long job has the volume: "restore"; NULL: none */
+	struct promotion *promotion; /* one waits for its fence; NULL: none */
+	unsigned losses;             /* promotions by force since start that gave something up */
+	char lost[320];              /* what the last of them gave up, else "" */
+	char error[256];             /* why volume is NULL, else "" */
 	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 };
 
@@ -60,11 +63,22 @@ const char *node_peer_addr(struct node *node);
 
 typedef void (*node_done_fn)(void *context, int error, const char *why);
 
-/* Makes the volume primary here. Refused (-EPERM and why) while the connected peer is primary, or the
- * disk is not UPTODATE or never held the peer's content; force overrides all but a connected primary
- * and an INCONSISTENT or FAILED disk. -EAGAIN while staged data is being applied: try again a little
- * later. Durable before it returns. */
+/* Makes the volume primary here. Refused (-EPERM and why) while the connected peer is primary; while
+ * something of the peer's would or might be lost, which is named (replication_get_loss()); and with an
+ * INCONSISTENT or FAILED disk. force overrides the second only; what is lost is then logged, and in
+ * volume->lost. -EAGAIN while staged data is being applied: try again a little later. Durable before it
+ * returns. No fence. */
 int node_promote(struct node_volume *volume, bool force, char *why, size_t why_size);
+enum node_promote_flags {
+	NODE_FORCE = 1,
+	NODE_NO_FENCE = 2,
+};
+/* As node_promote(); before, if the peer is not connected, the configured fence-command runs and has to
+ * succeed. done may be called from inside. */
+void node_promote_start(struct node_volume *volume, unsigned flags, node_done_fn done,
+			void *context);
+/* Promotions that wait for their fence are refused soon. */
+void node_cancel_fences(struct node *node);
 /* Makes it secondary. -EBUSY while clients have it open or a job runs on it; -EAGAIN while the peer
  * has not yet acknowledged everything: the caller tries again a little later. */
 int node_demote(struct node_volume *volume, char *why, size_t why_size);

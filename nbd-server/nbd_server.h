@@ -46,6 +46,10 @@ void nbd_server_free(struct nbd_server *server); /* after stopped() */
 /* Ends all connections to one export (its volume was demoted or goes away). */
 void nbd_server_drop(struct nbd_server *server, struct block *block);
 
+/* The addresses of those who have the export open, separated by ", ". */
+void nbd_server_clients(const struct nbd_server *server, const struct block *block, char *text,
+			size_t size);
+
 struct nbd_server_stats {
 	unsigned connections, connections_max;
 	uint64_t accepted, refused, requests, protocol_errors;

@@ -465,6 +465,30 @@ void nbd_server_free(struct nbd_server *server)
 	free(server);
 }
 
+void nbd_server_clients(const struct nbd_server *server, const struct block *block, char *text,
+			size_t size)
+{
+	size_t used = 0;
+
+	text[0] = 0;
+	for (const struct nbd_connection *c = server->first; c; c = c->next) {
+		int length;
+
+		if (c->block != block || !c->stream)
+			continue;
+		length = snprintf(text + used, size - used, "%s%s", used ? ", " : "",
+				  stream_peername(c->stream));
+		if (length < 0 || (size_t)length >= size - used) {
+			if (size - used > 4) /* no room for its name */
+				strcpy(text + used, "...");
+			else
+				text[used] = 0;
+			return;
+		}
+		used += (size_t)length;
+	}
+}
+
 void nbd_server_drop(struct nbd_server *server, struct block *block)
 {
 	for (struct nbd_connection *c = server->first; c; c = c->next) {

@@ -36,10 +36,8 @@ static unsigned volume_index(struct control *control, const struct node_volume *
 	abort();
 }
 
-/* Unpacks the body by jansson's format; members that are not in it are refused. */
-#define BODY_UNPACK(control, request, ...) body_unpack(control, request, __VA_ARGS__)
-static bool body_unpack(struct control *control, struct control_request *request,
-			const char *format, ...)
+bool api_body_unpack(struct control *control, struct control_request *request, const char *format,
+		     ...)
 {
 	json_t *empty = json_object();
 	json_error_t error;
@@ -189,7 +187,7 @@ static enum control_outcome get_events(struct control *control, struct control_r
 /* ---- verbs ------------------------------------------------------------------------------------- */
 
 /* An open volume of the path with a peer, or NULL after answering. */
-static struct node_volume *find_replicated(struct control *control, struct control_request *request)
+struct node_volume *api_find_replicated(struct control *control, struct control_request *request)
 {
 	struct node_volume *volume = find_volume(control, request, request->params[0]);
 
@@ -203,7 +201,7 @@ static struct node_volume *find_replicated(struct control *control, struct contr
 	return NULL;
 }
 
-static struct node_volume *find_open(struct control *control, struct control_request *request)
+struct node_volume *api_find_open(struct control *control, struct control_request *request)
 {
 	struct node_volume *volume = find_volume(control, request, request->params[0]);
 
@@ -216,9 +214,8 @@ static struct node_volume *find_open(struct control *control, struct control_req
 }
 
 /* The answer to a verb: what the volume looks like afterwards, or the reason it was refused. */
-static enum control_outcome answer_verb(struct control *control, struct control_request *request,
-					const struct node_volume *volume, int error,
-					const char *why)
+enum control_outcome api_answer_verb(struct control *control, struct control_request *request,
+				     const struct node_volume *volume, int error, const char *why)
 {
 	struct watch_sample sample;
 
@@ -237,7 +234,7 @@ static enum control_outcome answer_verb(struct control *control, struct control_
 
 static enum control_outcome post_connect(struct control *control, struct control_request *request)
 {
-	struct node_volume *volume = find_replicated(control, request);
+	struct node_volume *volume = api_find_replicated(control, request);
 	char why[512] = "";
 	int error;
 
@@ -250,44 +247,20 @@ static enum control_outcome post_connect(struct control *control, struct control
 		return CONTROL_ANSWERED;
 	}
 	error = replication_connect(volume->replication, why, sizeof(why));
-	return answer_verb(control, request, volume, error, why);
+	return api_answer_verb(control, request, volume, error, why);
 }
 
 static enum control_outcome post_disconnect(struct control *control,
 					    struct control_request *request)
 {
-	struct node_volume *volume = find_replicated(control, request);
+	struct node_volume *volume = api_find_replicated(control, request);
 	char why[512] = "";
 	int error;
 
 	if (!volume || !BODY_UNPACK(control, request, "{}"))
 		return CONTROL_ANSWERED;
 	error = replication_disconnect(volume->replication, why, sizeof(why));
-	return answer_verb(control, request, volume, error, why);
-}
-
-static enum control_outcome post_promote(struct control *control, struct control_request *request)
-{
-	struct node_volume *volume = find_open(control, request);
-	char why[512] = "";
-	int force = 0, error;
-
-	if (!volume || !BODY_UNPACK(control, request, "{s?b}", "force", &force))
-		return CONTROL_ANSWERED;
-	error = node_promote(volume, force, why, sizeof(why));
-	return answer_verb(control, request, volume, error, why);
-}
-
-static enum control_outcome post_demote(struct control *control, struct control_request *request)
-{
-	struct node_volume *volume = find_open(control, request);
-	char why[512] = "";
-	int error;
-
-	if (!volume || !BODY_UNPACK(control, request, "{}"))
-		return CONTROL_ANSWERED;
-	error = node_demote(volume, why, sizeof(why));
-	return answer_verb(control, request, volume, error, why);
+	return api_answer_verb(control, request, volume, error, why);
 }
 
 /* ---- jobs -------------------------------------------------------------------------------------- */
@@ -460,7 +433,7 @@ static enum control_outcome get_job(struct control *control, struct control_requ
 
 static enum control_outcome get_snapshots(struct control *control, struct control_request *request)
 {
-	struct node_volume *volume = find_open(control, request);
+	struct node_volume *volume = api_find_open(control, request);
 	char why[512] = "";
 	int error;
 
@@ -488,8 +461,8 @@ static const struct route {
 	{"GET", "/v1/jobs/*", get_job},
 	{"POST", "/v1/volumes/*/connect", post_connect},
 	{"POST", "/v1/volumes/*/disconnect", post_disconnect},
-	{"POST", "/v1/volumes/*/promote", post_promote},
-	{"POST", "/v1/volumes/*/demote", post_demote},
+	{"POST", "/v1/volumes/*/promote", roles_post_promote},
+	{"POST", "/v1/volumes/*/demote", roles_post_demote},
 	{"GET", "/v1/volumes/*/snapshots", get_snapshots},
 	{"POST", "/v1/volumes/*/snapshots", post_snapshot},
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},

@@ -132,12 +132,16 @@ bool control_wait_over(struct control *control, struct control_request *request)
 	return now_ns >= request->deadline_ns;
 }
 
-static void handle(struct control *control, struct control_request *request)
+void control_hold(struct control *control, struct control_request *request)
 {
-	if (api_handle(control, request) != CONTROL_WAIT)
-		return;
 	request->next = control->waiting;
 	control->waiting = request;
+}
+
+static void handle(struct control *control, struct control_request *request)
+{
+	if (api_handle(control, request) == CONTROL_WAIT)
+		control_hold(control, request);
 }
 
 static void look_again(struct control *control)
@@ -222,6 +226,7 @@ static void task_call(struct env_task *task)
 		refuse_list(control, queue);
 		refuse_list(control, control->waiting);
 		control->waiting = NULL;
+		node_cancel_fences(control->node);
 		if (!control->operations)
 			stop_http(control);
 		return;

@@ -87,6 +87,21 @@ enum control_outcome {
 /* api.c: finds the handler and runs it. Called again for one that waits. */
 enum control_outcome api_handle(struct control *control, struct control_request *request);
 
+/* Unpacks the body by jansson's format; members that are not in it are refused, after an answer. */
+#define BODY_UNPACK(control, request, ...) api_body_unpack(control, request, __VA_ARGS__)
+bool api_body_unpack(struct control *control, struct control_request *request, const char *format,
+		     ...);
+/* The open volume of the path, or one with a peer; NULL after answering. */
+struct node_volume *api_find_open(struct control *control, struct control_request *request);
+struct node_volume *api_find_replicated(struct control *control, struct control_request *request);
+/* The answer to a verb: what the volume looks like afterwards, or the reason it was refused. */
+enum control_outcome api_answer_verb(struct control *control, struct control_request *request,
+				     const struct node_volume *volume, int error, const char *why);
+
+/* roles.c */
+enum control_outcome roles_post_promote(struct control *control, struct control_request *request);
+enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
+
 /* listing.c: lists the volume's snapshots from its store. With a request, answers it at the end; the
  * newest snapshot is told to the watch in any case. -errno and why if it cannot start (the request is
  * then the caller's to answer). */
@@ -101,6 +116,8 @@ void control_refuse(struct control *control, struct control_request *request, un
 		    const char *format, ...) __attribute__((format(printf, 4, 5)));
 /* True once the deadline of the request's ?wait= is over (at once without one). */
 bool control_wait_over(struct control *control, struct control_request *request);
+/* Its handler is run again when something happened, or at the next tick. */
+void control_hold(struct control *control, struct control_request *request);
 /* Something happened: long polls look again. */
 void control_wake(struct control *control);
 /* One of the operations counted in `operations` has ended. */

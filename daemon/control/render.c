@@ -242,9 +242,27 @@ static json_t *render_catch_up(const struct replication_status *status, uint64_t
 						     : json_null();
 }
 
+/* What the peer is while connected, and else what it was when it was last seen. */
+static void render_peer(const struct replication_status *status, json_t *json)
+{
+	bool known = status->peer_known, seen = !known && status->seen_ns;
+
+	json_object_set_new(json, "peer_role",
+			    json_string(known ? volume_role_name(status->peer_role) : "unknown"));
+	json_object_set_new(
+		json, "peer_disk",
+		json_string(known ? volume_disk_state_name(status->peer_disk) : "unknown"));
+	json_object_set_new(json, "peer_suspended", json_boolean(known && status->peer_suspended));
+	json_object_set_new(json, "peer_seen", seen ? render_time(status->seen_ns) : json_null());
+	json_object_set_new(json, "peer_seen_role",
+			    seen ? json_string(volume_role_name(status->seen_role)) : json_null());
+	json_object_set_new(json, "peer_seen_disk",
+			    seen ? json_string(volume_disk_state_name(status->seen_disk))
+				 : json_null());
+}
+
 static json_t *render_replication(const struct replication_status *status, uint64_t now_ns)
 {
-	bool known = status->state >= REPLICATION_IDLE;
 	const char protocol[] = {(char)('A' + status->protocol), 0};
 	json_t *json = json_object();
 
@@ -255,11 +273,7 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "tls", json_boolean(status->tls));
 	json_object_set_new(json, "peer", render_text(status->peer_name));
 	json_object_set_new(json, "peer_address", render_text(status->peer_addr));
-	json_object_set_new(json, "peer_role",
-			    known ? json_string(volume_role_name(status->peer_role)) : json_null());
-	json_object_set_new(json, "peer_disk",
-			    known ? json_string(volume_disk_state_name(status->peer_disk))
-				  : json_null());
+	render_peer(status, json);
 	json_object_set_new(json, "refusal",
 			    status->refusal[0] ? render_text(status->refusal) : json_null());
 	json_object_set_new(json, "sent_lsn", number(status->sent_lsn));
@@ -327,6 +341,10 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 		json_object_set_new(json, "role", json_string(volume_role_name(state->role)));
 		json_object_set_new(json, "disk", json_string(volume_disk_state_name(state->disk)));
 		json_object_set_new(json, "outdated_since", render_time(state->outdated_ns));
+		json_object_set_new(json, "at_risk",
+				    sample->risk[0] ? render_text(sample->risk) : json_null());
+		json_object_set_new(json, "lost",
+				    nv->lost[0] ? render_text(nv->lost) : json_null());
 		json_object_set_new(json, "lsn", number(state->lsn));
 		json_object_set_new(json, "clients", number(sample->stats.clients));
 		json_object_set_new(json, "generations", render_generations(&state->generations));

@@ -12,6 +12,7 @@ struct seen {
 	enum volume_role role;
 	enum volume_disk_state disk;
 	uint32_t clients;
+	unsigned losses;
 	enum replication_state link;
 	enum volume_disk_state peer_disk;
 	char refusal[256];
@@ -46,6 +47,15 @@ void watch_free(struct watch *watch)
 	free(watch);
 }
 
+static void take_risk(const struct node_volume *nv, struct watch_sample *sample)
+{
+	struct replication_loss loss;
+
+	replication_get_loss(nv->replication, &loss);
+	if (loss.risk != REPLICATION_RISK_NONE)
+		replication_loss_text(&loss, sample->risk, sizeof(sample->risk));
+}
+
 void watch_take(const struct watch *watch, unsigned index, struct watch_sample *sample)
 {
 	const struct node_volume *nv = node_volume(watch->node, index);
@@ -63,6 +73,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 	if (nv->replication) {
 		sample->replicated = true;
 		replication_get_status(nv->replication, &sample->replication);
+		take_risk(nv, sample);
 	}
 	sample->store_up = nv->store != NULL;
 	if (nv->writer) {
@@ -143,6 +154,9 @@ static void tell_volume(struct watch *watch, const struct seen *old, const struc
 	if (!old->open || now->state.role != old->role)
 		events_add(watch->events, when_ns, "role", name, "role is %s",
 			   volume_role_name(now->state.role));
+	if (now->volume->losses > old->losses)
+		events_add(watch->events, when_ns, "role", name, "promoted by force: lost is %s",
+			   now->volume->lost);
 	if (!old->open || now->state.disk != old->disk)
 		events_add(watch->events, when_ns, "disk", name, "disk is %s",
 			   volume_disk_state_name(now->state.disk));
@@ -159,6 +173,7 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->stored = now->stored;
 	seen->role = now->state.role;
 	seen->disk = now->state.disk;
+	seen->losses = now->volume->losses;
 	seen->clients = now->stats.clients;
 	seen->link = now->replication.state;
 	seen->peer_disk = now->replication.peer_disk;

@@ -278,8 +278,6 @@ void replication_get_loss(struct replication *r, struct replication_loss *loss)
 		loss->risk = risk_of_peer(r);
 	else if (c->heard_ns && !c->streaming)
 		loss->risk = REPLICATION_RISK_UNHEARD;
-	if (loss->risk == REPLICATION_RISK_NONE)
-		return;
 	loss->since_ns = c->behind_ns ? c->behind_ns : outdated ? state.outdated_ns : 0;
 	loss->heard_ns = c->heard_ns;
 	loss->bytes = c->missing_bytes;

@@ -125,7 +125,7 @@ enum replication_risk {
 	REPLICATION_RISK_PEER, /* the connected peer is secondary, and has writes that this side lacks */
 };
 struct replication_loss {
-	enum replication_risk risk;
+	enum replication_risk risk; /* NONE while connected: the rest is still on its way here */
 	bool connected;
 	char peer_name[64];           /* "" unknown */
 	uint64_t since_ns;            /* realtime; 0: unknown */

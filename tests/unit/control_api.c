@@ -367,7 +367,11 @@ static void verbs_answer_with_the_volume_or_the_reason(void **state)
 	}
 	fake.verb_error = 0;
 	json_decref(expect("POST", "/v1/volumes/pgdata/promote", "{\"force\":true}", 200));
-	assert_true(fake.forced);
+	assert_true(fake.forced && !fake.unfenced);
+	json_decref(expect("POST", "/v1/volumes/pgdata/promote", "{\"no_fence\":true}", 200));
+	assert_true(fake.unfenced && !fake.forced);
+	json_decref(expect("POST", "/v1/volumes/pgdata/demote", "{\"force\":true}", 200));
+	expect_error("POST", "/v1/volumes/pgdata/demote", "{\"no_fence\":true}", 400, "body: ");
 }
 
 static void *poll_job(void *context)

@@ -24,6 +24,7 @@ struct node {
 	struct volume_state state;
 	struct volume_stats stats;
 	struct replication_status replication;
+	struct replication_loss loss;
 	struct snapshot_writer_status writer;
 	struct snapshot_info snapshots[3];
 	unsigned snapshot_count;
@@ -34,7 +35,7 @@ struct node {
 	void *pending_node_context;
 	void (*pending_progress)(void *context, const struct snapshot_progress *progress);
 	int verb_error; /* of promote, demote, connect, disconnect */
-	bool forced;
+	bool forced, unfenced;
 	char label[64];
 	unsigned sample_percent;
 	struct id128 asked;
@@ -121,10 +122,37 @@ static int fake_verb(char *why, size_t why_size)
 		snprintf(why, why_size, "volume pgdata: no, because");
 	return fake.verb_error;
 }
-int node_promote(struct node_volume *volume, bool force, char *why, size_t why_size)
+void node_promote_start(struct node_volume *volume, unsigned flags, node_done_fn done,
+			void *context)
 {
-	fake.forced = force;
-	return fake_verb(why, why_size);
+	char why[256] = "";
+
+	fake.forced = flags & NODE_FORCE;
+	fake.unfenced = flags & NODE_NO_FENCE;
+	int error = fake_verb(why, sizeof(why));
+	done(context, error, why);
+}
+void node_cancel_fences(struct node *node)
+{
+}
+unsigned volume_suspended(const struct volume *volume)
+{
+	return 0;
+}
+void volume_fail_held(struct volume *volume, int error)
+{
+}
+struct block *volume_block(struct volume *volume)
+{
+	return NULL;
+}
+void nbd_server_drop(struct nbd_server *server, struct block *block)
+{
+}
+void nbd_server_clients(const struct nbd_server *server, const struct block *block, char *text,
+			size_t size)
+{
+	text[0] = 0;
 }
 int node_demote(struct node_volume *volume, char *why, size_t why_size)
 {
@@ -155,6 +183,14 @@ void replication_get_status(const struct replication *replication,
 			    struct replication_status *status)
 {
 	*status = fake.replication;
+}
+void replication_get_loss(struct replication *replication, struct replication_loss *loss)
+{
+	*loss = fake.loss;
+}
+void replication_loss_text(const struct replication_loss *loss, char *text, size_t size)
+{
+	snprintf(text, size, "%s", "41 s");
 }
 const char *replication_state_name(enum replication_state state)
 {

@@ -107,9 +107,13 @@ static void a_volume_has_its_documented_members(void **state)
 	fake.volumes[0].store_error[0] = '\0';
 	/* Not connected: the peer's role is not known. */
 	sample.replication.state = REPLICATION_CONNECTING;
+	sample.replication.peer_known = false;
+	sample.replication.seen_ns = 1700000000000000000;
+	sample.replication.seen_disk = VOLUME_DISK_OUTDATED;
 	json = render_volume(&sample, 0, 0);
 	part = json_object_get(json, "replication");
-	assert_true(json_is_null(json_object_get(part, "peer_role")));
+	assert_string_equal(json_string_value(json_object_get(part, "peer_role")), "unknown");
+	assert_string_equal(json_string_value(json_object_get(part, "peer_seen_disk")), "outdated");
 	assert_true(json_is_null(json_object_get(part, "catch_up")));
 	json_decref(json);
 }

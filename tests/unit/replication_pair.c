@@ -127,6 +127,60 @@ static void catch_up_sends_what_changed(void **unused)
 	world_close(&w);
 }
 
+static struct replication_loss loss(struct node *n)
+{
+	struct replication_loss l;
+
+	replication_get_loss(n->replication, &l);
+	return l;
+}
+
+/* What a promotion of the secondary would lose, in the order in which it may come to that. */
+static void a_secondary_knows_what_it_lacks(void **unused)
+{
+	struct world w;
+	char text[320];
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE);
+	/* The primary's daemon ends: all it acknowledged is here, also after a restart of this side. */
+	stop(&w.a);
+	WAIT(&w, status(&w.b).state == REPLICATION_CONNECTING);
+	assert_false(status(&w.b).peer_known);
+	assert_true(status(&w.b).seen_ns > 0 && status(&w.b).seen_role == VOLUME_PRIMARY);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE);
+	stop(&w.b);
+	start(&w.b, VOLUME_SECONDARY);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE);
+	start(&w.a, VOLUME_PRIMARY);
+	expect_same(&w, &w.a, __LINE__);
+	/* It is left on purpose: the primary goes on alone. */
+	disconnect(&w.a);
+	WAIT(&w, state(&w.b).disk == VOLUME_DISK_OUTDATED);
+	write_some(&w.a, 50);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_BEHIND);
+	assert_true(loss(&w.b).since_ns > 0 && loss(&w.b).heard_ns > 0);
+	replication_loss_text(&(struct replication_loss){.risk = REPLICATION_RISK_BEHIND,
+							 .peer_name = "a",
+							 .since_ns = 1700000000000000000,
+							 .heard_ns = 1700000040500000000,
+							 .bytes = 12897485,
+							 .first_lsn = 88121,
+							 .last_lsn = 88410},
+			      text, sizeof(text));
+	assert_string_equal(text,
+			    "what a wrote since 2023-11-14 22:13:20 UTC (41 s), 12.3 MiB, LSN "
+			    "88121..88410, and after 2023-11-14 22:14:00 UTC, when it was last "
+			    "heard");
+	reconnect(&w.a);
+	expect_same(&w, &w.a, __LINE__);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE);
+	world_close(&w);
+}
+
 static void restarts_of_either_side(void **unused)
 {
 	struct world w;
@@ -441,6 +495,39 @@ static void wrong_key_is_said(void **unused)
 
 /* A node dies by kill or power cut in the middle of things and comes back: nothing that was
  * acknowledged is lost, and both sides become equal. */
+/* Protocol A over a slow link: the clients are ahead of the peer, and it knows by how much. */
+static void what_was_on_its_way_is_known(void **unused)
+{
+	struct sim_net_options net;
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	sim_net_get(w.sim, &net);
+	net.bytes_per_second = 200000;
+	sim_net_set(w.sim, &net);
+	write_some(&w.a, 100);
+	WAIT(&w, loss(&w.b).bytes > 0);
+	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE); /* it is still coming */
+	uint64_t lag = status(&w.a).lag_bytes;
+	assert_true(lag > 0);
+	sim_crash(w.sim, w.a.env, SIM_CRASH_KILL);
+	w.a.replication = NULL;
+	w.a.volume = NULL;
+	w.a.listener = NULL;
+	w.pool = buf_pool_new((unsigned[3]){64, 64, 32}); /* the old one went with the node */
+	WAIT(&w, status(&w.b).state == REPLICATION_CONNECTING);
+	struct replication_loss l = loss(&w.b);
+	assert_int_equal(l.risk, REPLICATION_RISK_BEHIND);
+	assert_true(l.bytes > 0 && l.bytes <= lag);
+	assert_true(l.since_ns > 0 && l.since_ns <= l.heard_ns);
+	assert_true(l.first_lsn > 0 && l.last_lsn >= l.first_lsn);
+	world_close(&w);
+}
+
 static void crashes_of_the_secondary(void **unused)
 {
 	struct world w;
@@ -710,6 +797,7 @@ static int run(void)
 		cmocka_unit_test(first_sync_then_stream),
 		cmocka_unit_test(reads_at_the_peer_are_in_order),
 		cmocka_unit_test(catch_up_sends_what_changed),
+		cmocka_unit_test(a_secondary_knows_what_it_lacks),
 		cmocka_unit_test(restarts_of_either_side),
 		cmocka_unit_test(writers_go_on_during_catch_up),
 		cmocka_unit_test(too_much_for_staging_goes_in_place),
@@ -721,6 +809,7 @@ static int run(void)
 		cmocka_unit_test(only_one_side_knows_the_other),
 		cmocka_unit_test(garbage_is_answered_by_hanging_up),
 #ifdef WORLD_SIM
+		cmocka_unit_test(what_was_on_its_way_is_known),
 		cmocka_unit_test(crashes_of_the_secondary),
 		cmocka_unit_test(crashes_of_the_primary),
 		cmocka_unit_test(the_old_primarys_own_writes_are_undone),

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * roles: the endpoints that change who is primary: promote and demote. A promotion may wait for its
+ * fence, a demotion for clients to be gone and for the peer to have everything.
+ */
+#include "daemon/control/internal.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VERB_WAIT_NS 10000000000ull /* for what passes by itself */
+
+struct promoting {
+	struct control *control;
+	struct control_request *request;
+	struct node_volume *volume;
+};
+
+static void promoted(void *context, int error, const char *why)
+{
+	struct promoting *p = context;
+
+	if (error == -EAGAIN && env_now_ns(p->control->env) < p->request->deadline_ns)
+		control_hold(p->control, p->request);
+	else
+		api_answer_verb(p->control, p->request, p->volume, error, why);
+	control_operation_done(p->control);
+	free(p);
+}
+
+enum control_outcome roles_post_promote(struct control *control, struct control_request *request)
+{
+	struct node_volume *volume = api_find_open(control, request);
+	int force = 0, no_fence = 0;
+	struct promoting *p;
+
+	if (!volume ||
+	    !BODY_UNPACK(control, request, "{s?b, s?b}", "force", &force, "no_fence", &no_fence))
+		return CONTROL_ANSWERED;
+	if (!request->deadline_ns)
+		request->deadline_ns = env_now_ns(control->env) + VERB_WAIT_NS;
+	p = calloc(1, sizeof(*p));
+	if (!p) {
+		control_refuse(control, request, 500, "out of memory");
+		return CONTROL_ANSWERED;
+	}
+	*p = (struct promoting){control, request, volume};
+	control->operations++;
+	node_promote_start(volume, (force ? NODE_FORCE : 0) | (no_fence ? NODE_NO_FENCE : 0),
+			   promoted, p);
+	return CONTROL_PENDING;
+}
+
+/* Requests that wait for the peer would keep their connections from closing. */
+static void send_clients_away(struct control *control, struct node_volume *volume)
+{
+	if (volume_suspended(volume->volume))
+		volume_fail_held(volume->volume, -EIO);
+	if (control->nbd)
+		nbd_server_drop(control->nbd, volume_block(volume->volume));
+}
+
+static enum control_outcome demote_refused(struct control *control, struct control_request *request,
+					   const struct node_volume *volume, int error,
+					   const char *why)
+{
+	char clients[256] = "";
+
+	if (error == -EBUSY && control->nbd)
+		nbd_server_clients(control->nbd, volume_block(volume->volume), clients,
+				   sizeof(clients));
+	if (!clients[0])
+		return api_answer_verb(control, request, volume, error, why);
+	watch_compare(control->watch);
+	control_refuse(control, request, 409, "%s: %s; --force disconnects them", why, clients);
+	return CONTROL_ANSWERED;
+}
+
+enum control_outcome roles_post_demote(struct control *control, struct control_request *request)
+{
+	struct node_volume *volume = api_find_open(control, request);
+	uint64_t now_ns = env_now_ns(control->env);
+	char why[512] = "";
+	int force = 0, error;
+
+	if (!volume || !BODY_UNPACK(control, request, "{s?b}", "force", &force))
+		return CONTROL_ANSWERED;
+	if (!request->deadline_ns)
+		request->deadline_ns = now_ns + VERB_WAIT_NS;
+	error = node_demote(volume, why, sizeof(why));
+	if (error == -EBUSY && force)
+		send_clients_away(control, volume);
+	if ((error == -EAGAIN || (error == -EBUSY && force)) && now_ns < request->deadline_ns)
+		return CONTROL_WAIT;
+	if (error)
+		return demote_refused(control, request, volume, error, why);
+	return api_answer_verb(control, request, volume, 0, "");
+}

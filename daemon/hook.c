@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "daemon/hook.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LOOK_MS 50
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A group and signals of its own: what ends the daemon does not end it, and it can be ended whole. */
+static int spawn(const struct hook *hook, int output, pid_t *pid)
+{
+	char *arguments[] = {(char *)(uintptr_t)hook->command, NULL};
+	char *environment[HOOK_VARIABLES + 2] = {(char *)(uintptr_t)hook->path};
+	posix_spawn_file_actions_t files;
+	posix_spawnattr_t attributes;
+	sigset_t none, all;
+
+	for (unsigned i = 0; i < HOOK_VARIABLES && hook->environment[i]; i++)
+		environment[i + 1] = hook->environment[i];
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawn_file_actions_init(&files);
+	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+	posix_spawn_file_actions_adddup2(&files, output, 1);
+	posix_spawn_file_actions_adddup2(&files, output, 2);
+	posix_spawnattr_init(&attributes);
+	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+						      POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setpgroup(&attributes, 0);
+	posix_spawnattr_setsigmask(&attributes, &none);
+	posix_spawnattr_setsigdefault(&attributes, &all);
+	int error = posix_spawn(pid, hook->command, &files, &attributes, arguments, environment);
+	posix_spawnattr_destroy(&attributes);
+	posix_spawn_file_actions_destroy(&files);
+	return -error;
+}
+
+/* Keeps the last line that is not empty. */
+static void take_output(struct hook *hook, const char *data, size_t length, size_t *used,
+			bool *ended)
+{
+	for (size_t i = 0; i < length; i++) {
+		if (data[i] == '\n') {
+			*ended = true;
+			continue;
+		}
+		if (*ended) {
+			*ended = false;
+			*used = 0;
+		}
+		if (*used + 1 < sizeof(hook->output)) {
+			hook->output[(*used)++] = data[i] >= ' ' && data[i] <= '~' ? data[i] : '?';
+			hook->output[*used] = 0;
+		}
+	}
+}
+
+static void read_output(struct hook *hook, int fd, size_t *used, bool *ended)
+{
+	char data[512];
+	ssize_t got;
+
+	while ((got = read(fd, data, sizeof(data))) > 0)
+		take_output(hook, data, (size_t)got, used, ended);
+}
+
+static void follow(struct hook *hook, int fd, pid_t pid)
+{
+	uint64_t end = now_ns() + hook->timeout_ns;
+	size_t used = 0;
+	bool ended = false;
+	int status = 0;
+
+	while (waitpid(pid, &status, WNOHANG) == 0) {
+		struct pollfd look = {.fd = fd, .events = POLLIN};
+
+		if (atomic_load(&hook->cancelled) || now_ns() >= end) {
+			hook->error = atomic_load(&hook->cancelled) ? -ECANCELED : -ETIMEDOUT;
+			kill(-pid, SIGKILL);
+			waitpid(pid, &status, 0);
+			break;
+		}
+		/* Its end closes the pipe, unless a child of its own keeps it. */
+		if (poll(&look, 1, LOOK_MS) > 0 && !(look.revents & POLLIN))
+			nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+		read_output(hook, fd, &used, &ended);
+	}
+	read_output(hook, fd, &used, &ended);
+	hook->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static void run(struct env_work *work)
+{
+	struct hook *hook = (struct hook *)((char *)work - offsetof(struct hook, work));
+	int pipe_fds[2];
+	pid_t pid;
+
+	if (pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK)) {
+		hook->error = -errno;
+		return;
+	}
+	hook->error = spawn(hook, pipe_fds[1], &pid);
+	close(pipe_fds[1]);
+	if (!hook->error)
+		follow(hook, pipe_fds[0], pid);
+	close(pipe_fds[0]);
+}
+
+static void ran(struct env_work *work)
+{
+	struct hook *hook = (struct hook *)((char *)work - offsetof(struct hook, work));
+
+	hook->done(hook);
+}
+
+void hook_run(struct env *env, struct hook *hook)
+{
+	const char *path = getenv("PATH");
+
+	hook->error = hook->status = 0;
+	hook->output[0] = 0;
+	hook->work = (struct env_work){.run = run, .done = ran};
+	atomic_store(&hook->cancelled, false);
+	snprintf(hook->path, sizeof(hook->path), "PATH=%s",
+		 path && strlen(path) < sizeof(hook->path) - 5
+			 ? path
+			 : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+	env_work_submit(env, &hook->work);
+}
+
+void hook_cancel(struct hook *hook)
+{
+	atomic_store(&hook->cancelled, true);
+}

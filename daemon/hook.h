@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hook: a program of the operator's, run on a helper thread with a time limit: exit status and the
+ * last line of what it said.
+ */
+#ifndef OFFSITE_HOOK_H
+#define OFFSITE_HOOK_H
+
+#include <stdatomic.h>
+
+#include "daemon/io/env.h"
+
+#define HOOK_VARIABLES 8
+
+struct hook {
+	/* Set by the caller before hook_run(); the memory stays until done(). */
+	const char *command; /* path; run without arguments */
+	char *environment[HOOK_VARIABLES +
+			  1];            /* "NAME=value", NULL at the end; PATH comes on top */
+	uint64_t timeout_ns;             /* then it is killed, with all of its process group */
+	void (*done)(struct hook *hook); /* on the loop thread */
+	/* The result. */
+	int error;        /* 0: it ran to its end; -ETIMEDOUT, -ECANCELED: killed; else not run */
+	int status;       /* exit status; 128 + signal if one ended it */
+	char output[200]; /* last line of stdout and stderr, printable; "" */
+	/* private */
+	struct env_work work;
+	atomic_bool cancelled;
+	char path[1024];
+};
+
+void hook_run(struct env *env, struct hook *hook);
+/* It is killed soon; done() follows as always. */
+void hook_cancel(struct hook *hook);
+
+#endif

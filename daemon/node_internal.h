@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the files of the node share: node.c (life, stores, restores) and roles.c. */
+#ifndef OFFSITE_NODE_INTERNAL_H
+#define OFFSITE_NODE_INTERNAL_H
+
+#include "daemon/node.h"
+
+/* node.c */
+int node_fail(int error, char *why, size_t why_size, const char *format, ...)
+	__attribute__((format(printf, 4, 5)));
+/* 0, or why nothing can be done with the volume now. */
+int node_check_usable(struct node_volume *volume, char *why, size_t why_size);
+bool node_is_applying(const struct node_volume *volume); /* staged data of an earlier run, too */
+void node_open_store(struct node_volume *volume);
+/* The promotion that a stop waited for has ended. */
+void node_stop_go_on(struct node_volume *volume);
+
+/* roles.c */
+bool node_is_connected(const struct replication_status *status);
+/* A promotion that waits for its fence is to end soon. */
+void roles_cancel(struct node_volume *volume);
+
+#endif

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * roles: promote and demote: what speaks against it, the fence before a promotion, and what a promotion
+ * by force gives up.
+ */
+#include "daemon/node_internal.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/hook.h"
+
+/* A promotion that waits for its fence. */
+struct promotion {
+	struct hook hook;
+	struct node_volume *volume;
+	unsigned flags;
+	node_done_fn done;
+	void *context;
+	char variables[5][256];
+};
+
+bool node_is_connected(const struct replication_status *status)
+{
+	return status->state == REPLICATION_IDLE || status->state == REPLICATION_CATCH_UP ||
+	       status->state == REPLICATION_STREAMING;
+}
+
+static int fail(int error, char *why, size_t why_size, const char *format, const char *name,
+		const char *detail)
+{
+	return node_fail(error, why, why_size, format, name, detail);
+}
+
+/* ---- promote -------------------------------------------------------------------------------- */
+
+static int check_disk(struct node_volume *v, const struct volume_state *state, char *why,
+		      size_t why_size)
+{
+	const char *name = v->config->name;
+
+	if (state->disk == VOLUME_DISK_INCONSISTENT)
+		return node_fail(
+			-EPERM, why, why_size,
+			"volume %s: its disk is inconsistent, a mixture of old and new: "
+			"nothing could be served from it, not even by force; connect it to a "
+			"peer that is up to date, or restore it: offsite restore %s",
+			name, name);
+	if (state->disk == VOLUME_DISK_FAILED)
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: its disk has failed (%s); put it right, then restore "
+				 "it: offsite restore %s",
+				 name, volume_failure(v->volume), name);
+	return 0;
+}
+
+static int check_loss(struct node_volume *v, const struct volume_state *state, char *why,
+		      size_t why_size)
+{
+	const char *name = v->config->name;
+	struct replication_loss loss = {.risk = REPLICATION_RISK_NONE};
+	char text[320];
+
+	if (v->replication)
+		replication_get_loss(v->replication, &loss);
+	else if (state->disk == VOLUME_DISK_OUTDATED)
+		loss = (struct replication_loss){.risk = REPLICATION_RISK_BEHIND,
+						 .since_ns = state->outdated_ns};
+	if (loss.risk != REPLICATION_RISK_NONE) {
+		replication_loss_text(&loss, text, sizeof(text));
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: %s: a promotion here would lose %s; --force promotes "
+				 "all the same",
+				 name,
+				 loss.risk == REPLICATION_RISK_UNHEARD ? "may be behind its peer"
+				 : loss.risk == REPLICATION_RISK_PEER  ? "behind its peer"
+				 : state->disk == VOLUME_DISK_OUTDATED
+					 ? "disk is outdated"
+					 : "did not receive all its peer wrote",
+				 text);
+	}
+	if (v->config->peer && !v->config->primary && id128_is_zero(&state->generations.current))
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: never synchronised with its peer; use --force to "
+				 "start from the empty disk",
+				 name);
+	return 0;
+}
+
+static int may_promote(struct node_volume *v, const struct volume_state *state, unsigned flags,
+		       char *why, size_t why_size)
+{
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	int error = check_disk(v, state, why, why_size);
+
+	if (error)
+		return error;
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	if (node_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY)
+		return fail(-EPERM, why, why_size,
+			    "volume %s: peer %s is primary; demote it there first", v->config->name,
+			    peer.peer_name);
+	if (node_is_applying(v))
+		return node_fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
+				 v->config->name);
+	return flags & NODE_FORCE ? 0 : check_loss(v, state, why, why_size);
+}
+
+/* What is given up is said where people look: in the log, in an event, in the answer. */
+static void tell_loss(struct node_volume *v)
+{
+	struct replication_loss loss = {.risk = REPLICATION_RISK_NONE};
+
+	if (v->replication)
+		replication_get_loss(v->replication, &loss);
+	if (loss.risk == REPLICATION_RISK_NONE)
+		return;
+	replication_loss_text(&loss, v->lost, sizeof(v->lost));
+	v->losses++;
+	env_log(node_env(v->node), ENV_LOG_WARNING, "volume %s: promoted by force: lost is %s",
+		v->config->name, v->lost);
+}
+
+static int promote_now(struct node_volume *v, unsigned flags, char *why, size_t why_size)
+{
+	struct volume_state state;
+	int error = node_check_usable(v, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_state(v->volume, &state);
+	if (state.role == VOLUME_PRIMARY)
+		return 0;
+	error = may_promote(v, &state, flags, why, why_size);
+	if (error)
+		return error;
+	if (flags & NODE_FORCE)
+		tell_loss(v);
+	state.role = VOLUME_PRIMARY;
+	if (state.disk == VOLUME_DISK_OUTDATED) {
+		state.disk = VOLUME_DISK_UPTODATE;
+		state.outdated_ns = 0;
+	}
+	error = volume_set_state(v->volume, &state);
+	if (error)
+		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			    strerror(-error));
+	node_open_store(v);
+	if (v->replication)
+		replication_role_changed(v->replication);
+	env_log(node_env(v->node), ENV_LOG_INFO, "volume %s: promoted to primary%s",
+		v->config->name, flags & NODE_FORCE ? " (forced)" : "");
+	return 0;
+}
+
+int node_promote(struct node_volume *v, bool force, char *why, size_t why_size)
+{
+	return promote_now(v, force ? NODE_FORCE : 0, why, why_size);
+}
+
+/* ---- the fence ------------------------------------------------------------------------------ */
+
+static int fence_result(const struct promotion *p, char *why, size_t why_size)
+{
+	const struct hook *hook = &p->hook;
+	const char *name = p->volume->config->name;
+
+	if (!hook->error && hook->status == 0)
+		return 0;
+	if (hook->error == -ETIMEDOUT)
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: not promoted: %s took longer than fence-timeout%s%s",
+				 name, hook->command, hook->output[0] ? ": " : "", hook->output);
+	if (hook->error)
+		return node_fail(-EPERM, why, why_size, "volume %s: not promoted: %s: %s", name,
+				 hook->command, strerror(-hook->error));
+	return node_fail(-EPERM, why, why_size,
+			 "volume %s: not promoted: the peer is not fenced: %s ended with %d%s%s",
+			 name, hook->command, hook->status, hook->output[0] ? ": " : "",
+			 hook->output);
+}
+
+static void fenced(struct hook *hook)
+{
+	struct promotion *p = (struct promotion *)((char *)hook - offsetof(struct promotion, hook));
+	struct node_volume *v = p->volume;
+	char why[512] = "";
+	int error = fence_result(p, why, sizeof(why));
+
+	v->promotion = NULL;
+	env_log(node_env(v->node), error ? ENV_LOG_WARNING : ENV_LOG_INFO, "volume %s: %s: %s",
+		v->config->name, hook->command, error ? why : "the peer is fenced");
+	/* Much may have changed meanwhile: all is looked at again. */
+	if (!error)
+		error = promote_now(v, p->flags, why, sizeof(why));
+	p->done(p->context, error, why);
+	free(p);
+	node_stop_go_on(v);
+}
+
+static void start_fence(struct promotion *p)
+{
+	struct node_volume *v = p->volume;
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	snprintf(p->variables[0], sizeof(p->variables[0]), "OFFSITE_VOLUME=%s", v->config->name);
+	snprintf(p->variables[1], sizeof(p->variables[1]), "OFFSITE_NODE=%s",
+		 node_config(v->node)->node.name);
+	snprintf(p->variables[2], sizeof(p->variables[2]), "OFFSITE_PEER=%s", peer.peer_name);
+	snprintf(p->variables[3], sizeof(p->variables[3]), "OFFSITE_PEER_ADDRESS=%s",
+		 v->config->peer ? v->config->peer : "");
+	snprintf(p->variables[4], sizeof(p->variables[4]), "OFFSITE_REASON=%s",
+		 p->flags & NODE_FORCE ? "promote-forced" : "promote");
+	for (unsigned i = 0; i < 5; i++)
+		p->hook.environment[i] = p->variables[i];
+	p->hook.command = v->config->fence_command;
+	p->hook.timeout_ns = v->config->fence_timeout_ns;
+	p->hook.done = fenced;
+	v->promotion = p;
+	env_log(node_env(v->node), ENV_LOG_INFO, "volume %s: fencing the peer: %s", v->config->name,
+		p->hook.command);
+	hook_run(node_env(v->node), &p->hook);
+}
+
+static bool needs_fence(struct node_volume *v, unsigned flags)
+{
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+
+	if (flags & NODE_NO_FENCE || !v->config->fence_command)
+		return false;
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	return !node_is_connected(&peer);
+}
+
+void node_promote_start(struct node_volume *v, unsigned flags, node_done_fn done, void *context)
+{
+	struct volume_state state;
+	char why[512] = "";
+	int error = node_check_usable(v, why, sizeof(why));
+
+	if (!error)
+		volume_get_state(v->volume, &state);
+	if (!error && state.role != VOLUME_PRIMARY)
+		error = may_promote(v, &state, flags, why, sizeof(why));
+	if (error || state.role == VOLUME_PRIMARY || !needs_fence(v, flags)) {
+		if (!error)
+			error = promote_now(v, flags, why, sizeof(why));
+		done(context, error, why);
+		return;
+	}
+	struct promotion *p = calloc(1, sizeof(*p));
+
+	if (!p) {
+		done(context, -ENOMEM, "out of memory");
+		return;
+	}
+	p->volume = v;
+	p->flags = flags;
+	p->done = done;
+	p->context = context;
+	start_fence(p);
+}
+
+void roles_cancel(struct node_volume *v)
+{
+	if (v->promotion)
+		hook_cancel(&v->promotion->hook);
+}
+
+void node_cancel_fences(struct node *node)
+{
+	for (unsigned i = 0; i < node_volume_count(node); i++)
+		roles_cancel(node_volume(node, i));
+}
+
+/* ---- demote --------------------------------------------------------------------------------- */
+
+static int may_demote(struct node_volume *v, char *why, size_t why_size)
+{
+	const char *name = v->config->name;
+	struct volume_stats stats;
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct snapshot_writer_status snapshot = {.running = false};
+
+	volume_get_stats(v->volume, &stats);
+	if (stats.clients > 0)
+		return node_fail(-EBUSY, why, why_size, "volume %s: %u client%s still ha%s it open",
+				 name, stats.clients, stats.clients == 1 ? "" : "s",
+				 stats.clients == 1 ? "s" : "ve");
+	if (v->writer)
+		snapshot_writer_status(v->writer, &snapshot);
+	if (snapshot.running)
+		return node_fail(-EAGAIN, why, why_size, "volume %s: a snapshot is being taken",
+				 name);
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	/* What the peer lacks now would be rolled back when the peer is promoted next. */
+	if (node_is_connected(&peer) && peer.source && peer.out_of_sync_bytes > 0)
+		return node_fail(-EAGAIN, why, why_size,
+				 "volume %s: %llu bytes are still on their way to the peer", name,
+				 (unsigned long long)peer.out_of_sync_bytes);
+	return 0;
+}
+
+int node_demote(struct node_volume *v, char *why, size_t why_size)
+{
+	struct volume_state state;
+	int error = node_check_usable(v, why, why_size);
+
+	if (error)
+		return error;
+	volume_get_state(v->volume, &state);
+	if (state.role == VOLUME_SECONDARY)
+		return 0;
+	error = may_demote(v, why, why_size);
+	if (error)
+		return error;
+	state.role = VOLUME_SECONDARY;
+	error = volume_set_state(v->volume, &state);
+	if (error)
+		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			    strerror(-error));
+	if (v->replication)
+		replication_role_changed(v->replication);
+	env_log(node_env(v->node), ENV_LOG_INFO, "volume %s: demoted to secondary",
+		v->config->name);
+	return 0;
+}
