@@ -107,8 +107,8 @@ run_backend() {
 	current=in_place_and_stop_$io
 	for attempt in $(seq 6); do
 		[ $((attempt % 2)) = 0 ] && label=first || label=second
-		off a restore v --snapshot "$(snapshot_of $label)" \
-			>"$dir/restore.log" 2>&1 &
+		chosen=$(snapshot_of $label)
+		off a restore v --snapshot "$chosen" >"$dir/restore.log" 2>&1 &
 		status=$!
 		pause_ms "$(between 1 150)"
 		stop a
