@@ -68,6 +68,7 @@ static const char *const choices_level[] = {"error", "warning", "info", "debug",
 static const char *const choices_role[] = {"secondary", "primary", NULL};
 static const char *const choices_protocol[] = {"A", "B", "C", NULL};
 static const char *const choices_block[] = {"1", "512", "4096", NULL};
+static const char *const choices_lag[] = {"slow", "catch-up", NULL}; /* enum pace_action */
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 
 #define NODE(name, type, field, fallback, help, ...)                                           \
@@ -151,6 +152,15 @@ static const struct option options[] = {
 	VOLUME("fence-timeout", TYPE_DURATION, fence_timeout_ns, "30s",
 	       "how long fence-command may take; then it is killed and the promotion refused",
 	       NO_LIMITS),
+	VOLUME("max-lag", TYPE_SIZE, max_lag_bytes, "0",
+	       "protocol A: how much the peer may be behind at most while streaming; 0: no limit",
+	       NO_LIMITS),
+	VOLUME("max-lag-time", TYPE_DURATION, max_lag_ns, "0",
+	       "protocol A: for how long the peer may be behind at most while streaming; 0: no limit",
+	       NO_LIMITS),
+	VOLUME("max-lag-action", TYPE_CHOICE, max_lag_action, "slow",
+	       "at max-lag: slow (writers wait just enough) or catch-up (nobody waits: the stream is left)",
+	       choices_lag, 0, 0),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),

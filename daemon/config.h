@@ -47,6 +47,9 @@ struct config_volume {
 	unsigned peer_timeout_s;       /* peer-timeout; 0: the default */
 	char *fence_command;           /* fence-command, or NULL */
 	uint64_t fence_timeout_ns;     /* fence-timeout */
+	uint64_t max_lag_bytes;        /* max-lag; 0: none */
+	uint64_t max_lag_ns;           /* max-lag-time; 0: none */
+	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
 	unsigned block_min_bytes;      /* block-size = 1|512|4096 */
 	char *store;                   /* store: URL, or NULL */
 	uint64_t snapshot_every_ns;    /* snapshot-every; 0: never */

@@ -255,6 +255,9 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.send_queue_max_bytes = v->config->send_queue_max_bytes,
 		.peer_timeout_ms = v->config->peer_timeout_s * 1000,
 		.ping_interval_ms = v->config->peer_timeout_s * 1000 / 3,
+		.bound = {.max_bytes = v->config->max_lag_bytes,
+			  .max_ns = v->config->max_lag_ns,
+			  .action = (enum pace_action)v->config->max_lag_action},
 	};
 
 	return replication_new(v->volume, &config, !alone,

@@ -280,6 +280,10 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "acked_lsn", number(status->acked_lsn));
 	json_object_set_new(json, "lag_bytes", number(status->lag_bytes));
 	json_object_set_new(json, "lag_seconds", seconds(status->lag_ns));
+	json_object_set_new(json, "lag_over", json_boolean(status->lag_over));
+	json_object_set_new(json, "held", json_boolean(status->held));
+	json_object_set_new(json, "holds", number(status->holds));
+	json_object_set_new(json, "left_stream", number(status->left_stream));
 	json_object_set_new(json, "out_of_sync_bytes", number(status->out_of_sync_bytes));
 	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
 	json_object_set_new(json, "cuts", number(status->cuts));

@@ -15,6 +15,8 @@ struct seen {
 	unsigned losses;
 	enum replication_state link;
 	enum volume_disk_state peer_disk;
+	bool lag_over, held;
+	uint64_t left_stream;
 	char refusal[256];
 	char store_error[256];
 	uint64_t snapshots, snapshots_failed;
@@ -124,6 +126,30 @@ static void tell_snapshots(struct watch *watch, const struct seen *old,
 			   last->why[0] ? last->why : strerror(-last->error));
 }
 
+static void tell_lag(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+		     uint64_t when_ns)
+{
+	const char *name = now->volume->config->name;
+	const struct replication_status *link = &now->replication;
+	unsigned long long mib = link->lag_bytes >> 20;
+	double seconds = (double)link->lag_ns / 1e9;
+
+	if (link->left_stream > old->left_stream)
+		events_add(watch->events, when_ns, "lag", name,
+			   "max-lag reached: the stream was left for catch-up (%llu MiB, %.1f s "
+			   "behind)",
+			   mib, seconds);
+	if (link->held != old->held)
+		events_add(watch->events, when_ns, "lag", name,
+			   link->held ? "writers wait for the peer (%llu MiB, %.1f s behind)"
+				      : "writers wait no longer (%llu MiB, %.1f s behind)",
+			   mib, seconds);
+	if (link->lag_over != old->lag_over)
+		events_add(watch->events, when_ns, "lag", name,
+			   "the peer is %llu MiB, %.1f s behind: %s max-lag", mib, seconds,
+			   link->lag_over ? "beyond" : "within");
+}
+
 static void tell_replication(struct watch *watch, const struct seen *old,
 			     const struct watch_sample *now, uint64_t when_ns)
 {
@@ -137,6 +163,7 @@ static void tell_replication(struct watch *watch, const struct seen *old,
 	if (link->peer_disk != old->peer_disk && link->state >= REPLICATION_IDLE)
 		events_add(watch->events, when_ns, "peer-disk", name, "the peer's disk is %s",
 			   volume_disk_state_name(link->peer_disk));
+	tell_lag(watch, old, now, when_ns);
 	if (link->refusal[0] && strcmp(link->refusal, old->refusal) != 0)
 		events_add(watch->events, when_ns, "replication", name, "%s", link->refusal);
 }
@@ -177,6 +204,9 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->clients = now->stats.clients;
 	seen->link = now->replication.state;
 	seen->peer_disk = now->replication.peer_disk;
+	seen->lag_over = now->replication.lag_over;
+	seen->held = now->replication.held;
+	seen->left_stream = now->replication.left_stream;
 	memcpy(seen->refusal, now->replication.refusal, sizeof(seen->refusal));
 	memcpy(seen->store_error, now->volume->store_error, sizeof(seen->store_error));
 	if (now->writer.succeeded > seen->snapshots) {

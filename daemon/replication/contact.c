@@ -76,10 +76,16 @@ static void missing_of_stream(struct replication *r, struct volume_contact *c,
 {
 	const struct frame_state *heard = &r->heard;
 
-	if (!(heard->flags & FRAME_STATE_STREAMING) || heard->protocol != REPLICATION_A ||
-	    heard->streamed_bytes <= sink->streamed_bytes)
+	if (heard->protocol != REPLICATION_A)
 		return;
-	c->missing_bytes = heard->streamed_bytes - sink->streamed_bytes;
+	if (heard->flags & FRAME_STATE_STREAMING)
+		c->missing_bytes = heard->streamed_bytes > sink->streamed_bytes
+					   ? heard->streamed_bytes - sink->streamed_bytes
+					   : 0;
+	else /* the stream was left: its end is on the way here, catch-up follows */
+		c->missing_bytes = heard->dirty_bytes;
+	if (!c->missing_bytes)
+		return;
 	c->behind_ns = c->heard_ns - (heard->lag_ns < c->heard_ns ? heard->lag_ns : 0);
 }
 

@@ -28,7 +28,7 @@ static const struct {
 				   S(STANDALONE) | S(CONNECTING) | S(IDLE) | S(CATCH_UP)},
 	[REPLICATION_IDLE] = {"idle", S(STANDALONE) | S(CONNECTING)},
 	[REPLICATION_CATCH_UP] = {"catch-up", S(STANDALONE) | S(CONNECTING) | S(STREAMING)},
-	[REPLICATION_STREAMING] = {"streaming", S(STANDALONE) | S(CONNECTING)},
+	[REPLICATION_STREAMING] = {"streaming", S(STANDALONE) | S(CONNECTING) | S(CATCH_UP)},
 };
 
 const char *replication_state_name(enum replication_state state)
@@ -221,6 +221,7 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 		snprintf(why, why_size, "no memory");
 		return -ENOMEM;
 	}
+	source_set_bound(r->source, &r->config.bound);
 	int error = sink_new(r->volume, r->pool, r->config.staging_max_bytes, &replication_sink_ops,
 			     r, &r->sink, why, why_size);
 	return error ? error : restore_load(r, why, why_size);
@@ -336,6 +337,12 @@ void replication_role_changed(struct replication *r)
 	replication_retry(r);
 }
 
+void replication_set_bound(struct replication *r, const struct pace_bound *bound)
+{
+	r->config.bound = *bound;
+	source_set_bound(r->source, bound);
+}
+
 bool replication_applying(const struct replication *r)
 {
 	return r->recovering || sink_is_applying(r->sink);
@@ -364,8 +371,10 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.peer_disk = (enum volume_disk_state)r->peer.disk,
 		.sent_lsn = sends ? source.sent_lsn : sink.received_lsn,
 		.acked_lsn = sends ? source.acked_lsn : sink.durable_lsn,
-		.lag_bytes = source.lag_bytes,
-		.lag_ns = source.lag_ns,
+		.unacked_bytes = source.unacked_bytes,
+		.held = source.held,
+		.holds = source.holds,
+		.left_stream = source.left,
 		.out_of_sync_bytes = volume_dirty_bytes(r->volume, VOLUME_PEER),
 		.catch_up_done_bytes = sends ? source.cut_done_bytes : sink.cut_done_bytes,
 		.catch_up_total_bytes = sends ? source.cut_total_bytes : sink.cut_total_bytes,
@@ -391,6 +400,13 @@ void replication_get_status(const struct replication *r, struct replication_stat
 	status->seen_ns = r->seen_ns;
 	status->seen_role = r->seen_role;
 	status->seen_disk = r->seen_disk;
+	struct volume_state state;
+	volume_get_state(r->volume, &state);
+	if (sends || state.role == VOLUME_PRIMARY) { /* a secondary knows nothing of it */
+		status->lag_bytes = source.lag_bytes;
+		status->lag_ns = source.lag_ns;
+		status->lag_over = pace_over(&r->config.bound, source.lag_bytes, source.lag_ns);
+	}
 	if (r->state == REPLICATION_STREAMING) /* in sync since: the peer's disk followed */
 		status->peer_disk = VOLUME_DISK_UPTODATE;
 	snprintf(status->peer_name, sizeof(status->peer_name), "%s", r->peer.node);

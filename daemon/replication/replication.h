@@ -13,6 +13,7 @@
 #define OFFSITE_REPLICATION_H
 
 #include "daemon/io/stream.h"
+#include "daemon/replication/pace.h"
 #include "daemon/volume/volume.h"
 
 struct replication;
@@ -49,6 +50,7 @@ struct replication_config {
 	unsigned ping_interval_ms;      /* 0: 5000 */
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
+	struct pace_bound bound;        /* max-lag and what happens there */
 };
 
 /* Begins to apply a staged cut that was committed but not wholly applied: replication_applying() is
@@ -64,6 +66,8 @@ int replication_connect(struct replication *replication, char *why, size_t why_s
 int replication_disconnect(struct replication *replication, char *why, size_t why_size);
 /* Protocol may change while running. */
 void replication_set_protocol(struct replication *replication, enum replication_protocol protocol);
+/* So may max-lag. */
+void replication_set_bound(struct replication *replication, const struct pace_bound *bound);
 /* The role or state of the volume was changed by the node: negotiate anew if connected. */
 void replication_role_changed(struct replication *replication);
 /* True while staged data is being applied: promotion waits. */
@@ -102,7 +106,15 @@ struct replication_status {
 	enum volume_disk_state seen_disk;
 	char refusal[256];            /* why STANDALONE, or why the last attempt failed; "" */
 	uint64_t sent_lsn, acked_lsn; /* source; sink: received, durable */
-	uint64_t lag_bytes, lag_ns; /* source: issued but not yet acknowledged; age of the oldest */
+	/* How far the peer is behind. Streaming: bytes issued but not yet acknowledged, and the age
+	 * of the oldest. Else, connected or not: what is dirty for the peer, and the time since it
+	 * was last known to have everything. */
+	uint64_t lag_bytes, lag_ns;
+	uint64_t unacked_bytes;     /* source: content sent and not yet acknowledged */
+	bool lag_over;              /* the lag is at max-lag or beyond */
+	bool held;                  /* writers wait for the peer, or did within the last seconds */
+	uint64_t holds;             /* how often that began */
+	uint64_t left_stream;       /* how often the stream was left for catch-up at max-lag */
 	uint64_t out_of_sync_bytes; /* dirty for the peer */
 	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
 	/* A full sync compares first: of so many bytes, so many are compared; they differ in, were

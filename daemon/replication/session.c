@@ -242,6 +242,24 @@ static void source_cut_acknowledged_(void *owner, bool streaming)
 		replication_refuse(r, FRAME_ERROR_CLOSING, "restored from this side");
 }
 
+static void left_stream_(void *owner)
+{
+	struct replication *r = owner;
+
+	r->peer.disk = VOLUME_DISK_OUTDATED;
+	if (r->state == REPLICATION_STREAMING)
+		replication_set_state(r, REPLICATION_CATCH_UP);
+	contact_streaming(r);
+}
+
+static void sink_left_stream_(void *owner)
+{
+	struct replication *r = owner;
+
+	if (r->state == REPLICATION_STREAMING)
+		replication_set_state(r, REPLICATION_CATCH_UP);
+}
+
 static void refuse_(void *owner, enum frame_error code, const char *text)
 {
 	replication_refuse(owner, code, text);
@@ -262,12 +280,14 @@ static void idle_(void *owner)
 
 const struct sink_ops replication_sink_ops = {
 	.cut_applied = sink_cut_applied_,
+	.left_stream = sink_left_stream_,
 	.refuse = refuse_,
 	.idle = idle_,
 };
 
 const struct source_ops replication_source_ops = {
 	.cut_acknowledged = source_cut_acknowledged_,
+	.left_stream = left_stream_,
 	.refuse = refuse_,
 	.idle = idle_,
 };

@@ -483,6 +483,9 @@ static void propose(struct sink *sink, const struct frame *frame)
 		return;
 	}
 	forget_cut(sink);
+	if (sink->phase == SINK_STREAM)
+		sink->ops->left_stream(sink->owner);
+	sink->log_last_sequence = sink->log_acked = sink->received_sequence;
 	sink->round = frame->id;
 	sink->in_place = state.disk == VOLUME_DISK_INCONSISTENT ||
 			 id128_is_zero(&state.generations.current) ||
@@ -663,7 +666,7 @@ static const struct {
 	void (*call)(struct sink *sink, const struct frame *frame, const void *payload,
 		     struct buf *buf);
 } handlers[FRAME_TYPES] = {
-	[FRAME_PROPOSE] = {P(WAIT), on_propose},
+	[FRAME_PROPOSE] = {P(WAIT) | P(STREAM), on_propose},
 	[FRAME_CUT_BEGIN] = {P(READY), on_cut_begin},
 	[FRAME_CUT_DATA] = {P(CUT), on_cut_data},
 	[FRAME_CUT_ZERO] = {P(CUT), on_cut_data},
@@ -692,8 +695,10 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 	}
 	bool stream = frame_is_stream(frame->type);
 	bool cut = frame->type == FRAME_CUT_DATA || frame->type == FRAME_CUT_ZERO;
-	if (frame->type == FRAME_PROPOSE) /* the log of the last round is being emptied */
-		return sink_is_idle(sink);
+	/* The log of the last round is being emptied, or the end of the stream carried out. */
+	if (frame->type == FRAME_PROPOSE)
+		return sink_is_idle(sink) && !sink->barrier && !sink->flush_waiting &&
+		       !sink->have_synced;
 	if (frame->type == FRAME_READ) {
 		if (!sink_read_admit(sink))
 			return false;

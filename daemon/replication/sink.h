@@ -54,6 +54,8 @@ enum sink_log {
 struct sink_ops {
 	/* A cut is applied and durable; final: the stream follows. */
 	void (*cut_applied)(void *owner, bool final);
+	/* The source left the stream: cuts follow again. */
+	void (*left_stream)(void *owner);
 	/* The link has to go, telling the other side this. Not to be done from inside the call. */
 	void (*refuse)(void *owner, enum frame_error code, const char *text);
 	/* Nothing of the sink is under way any more. Called after sink_detach(), sink_recover(). */

@@ -23,6 +23,7 @@ static void pump(struct env_task *task)
 {
 	struct source *source = container_of(task, struct source, pump_task);
 
+	source_leave_step(source);
 	if (source->link)
 		source_cut_pump(source);
 	else if (source->cut && !source->reads_busy) {
@@ -48,6 +49,7 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->owner = owner;
 	source->size_bytes = volume_size_bytes(volume);
 	source->queue_max_bytes = queue_max_bytes;
+	source->complete_at_ns = env_now_ns(source->env);
 	source->pump_task.call = pump;
 	source->compare = compare_new(volume);
 	if (!source->compare) {
@@ -65,6 +67,7 @@ void source_free(struct source *source)
 	assert(source_is_idle(source) && !source->link);
 	env_timer_stop(source->env, &source->point_timer);
 	env_defer_cancel(source->env, &source->pump_task);
+	env_defer_cancel(source->env, &source->leave_task);
 	source_reads_fail(source);
 	compare_free(source->compare);
 	free(source);
@@ -78,6 +81,15 @@ bool source_is_idle(const struct source *source)
 void source_set_protocol(struct source *source, enum replication_protocol protocol)
 {
 	source->protocol = protocol;
+	if (source->link)
+		source_stream_resume(source);
+}
+
+void source_set_bound(struct source *source, const struct pace_bound *bound)
+{
+	source->bound = *bound;
+	if (source->link)
+		source_stream_resume(source);
 }
 
 /* ---- rounds --------------------------------------------------------------------------------- */
@@ -111,7 +123,7 @@ void source_attach(struct source *source, struct link *link, enum replication_pr
 	source->staged_rounds = 0;
 	source->compared = (struct compare_status){};
 	source->compare_total_bytes = 0;
-	source->final = source->in_place = false;
+	source->final = source->in_place = source->leaving = false;
 	source_stream_reset(source);
 	if (full)
 		error = volume_mark_all(source->volume, VOLUME_PEER, zero_disk);
@@ -210,6 +222,17 @@ static void on_map(struct source *source, const struct frame *frame, const void 
 		source_propose(source);
 }
 
+/* Whether the next cut is the last: the stream begins behind it. */
+static bool cut_is_final(const struct source *source)
+{
+	if (source->in_place)
+		return false;
+	if (volume_dirty_bytes(source->volume, VOLUME_PEER) <= SOURCE_FINAL_BYTES)
+		return true;
+	/* One that is too big would make writers wait for it. */
+	return source->staged_rounds >= SOURCE_STAGED_MAX && !source_may_leave(source);
+}
+
 static void on_ready(struct source *source, const struct frame *frame, const void *payload)
 {
 	struct volume_state state;
@@ -225,9 +248,7 @@ static void on_ready(struct source *source, const struct frame *frame, const voi
 		source->zero_disk = false;
 	volume_get_state(source->volume, &state);
 	/* A secondary has nothing to stream. */
-	source->final = !source->in_place && state.role == VOLUME_PRIMARY &&
-			(source->staged_rounds >= SOURCE_STAGED_MAX ||
-			 volume_dirty_bytes(source->volume, VOLUME_PEER) <= SOURCE_FINAL_BYTES);
+	source->final = state.role == VOLUME_PRIMARY && cut_is_final(source);
 	begin_cut(source);
 }
 
@@ -265,6 +286,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 	volume_cut_finish(source->cut, true);
 	source->cut = NULL;
 	source->cuts++;
+	source->complete_at_ns = source->cut_started_ns;
 	int error = set_base(source, &source->cut_generation, &equal);
 	if (error) {
 		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
@@ -276,6 +298,13 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		source->phase = SOURCE_DONE;
 		if (state.role == VOLUME_PRIMARY)
 			source_propose(source);
+		source->ops->cut_acknowledged(source->owner, false);
+		return;
+	}
+	if (source->leaving) {
+		source->leaving = false;
+		source->phase = SOURCE_LEAVE;
+		env_defer(source->env, &source->pump_task);
 		source->ops->cut_acknowledged(source->owner, false);
 		return;
 	}
@@ -296,6 +325,8 @@ static void on_synced(struct source *source, const struct frame *frame, const vo
 	struct volume_state state;
 	bool equal;
 
+	if (source->phase != SOURCE_STREAM)
+		return; /* the stream was left meanwhile: the next cut names the generation */
 	memcpy(&wire, payload, sizeof(wire));
 	volume_get_state(source->volume, &state);
 	if (!id128_equal(&wire.current, &state.generations.current)) {
@@ -322,10 +353,12 @@ static const struct {
 	[FRAME_MAP] = {P(MAP), on_map},
 	[FRAME_READY] = {P(PROPOSED), on_ready},
 	[FRAME_CUT_ACK] = {P(ENDED), on_cut_ack},
-	[FRAME_ACK] = {P(CUT) | P(ENDED) | P(STREAM), source_stream_ack},
-	[FRAME_SYNCED] = {P(STREAM), on_synced},
+	[FRAME_ACK] = {P(PROPOSED) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE), source_stream_ack},
+	[FRAME_SYNCED] = {P(PROPOSED) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE), on_synced},
 	[FRAME_READ_DATA] = {~P(OFF), source_read_data},
-	[FRAME_HASHES] = {P(COMPARE) | P(STREAM), on_hashes},
+	/* Behind the stream only answers that nobody waits for any more. */
+	[FRAME_HASHES] = {P(COMPARE) | P(STREAM) | P(LEAVE) | P(PROPOSED) | P(CUT) | P(ENDED),
+			  on_hashes},
 };
 
 bool source_admit(struct source *source, const struct frame *frame, struct buf **buf)
@@ -355,6 +388,12 @@ void source_sent(struct source *source)
 	env_defer(source->env, &source->pump_task);
 }
 
+/* The stream ends here: until its oldest unacknowledged write the peer had everything. */
+static void note_complete(struct source *source)
+{
+	source->complete_at_ns = env_now_ns(source->env) - source_stream_age_ns(source);
+}
+
 /* Un-acknowledged writes that clients saw completed make this history another than the peer's. */
 static void bump(struct source *source)
 {
@@ -369,17 +408,55 @@ static void bump(struct source *source)
 	(void)volume_set_state(source->volume, &state);
 }
 
+/* ---- leaving the stream at max-lag ---------------------------------------------------------- */
+
+void source_leave_stream(struct source *source)
+{
+	assert(source->tapped);
+	source->tapped = false;
+	source->left++;
+	if (source->phase == SOURCE_STREAM) {
+		/* Behind it nothing that was streamed needs to be sent again. */
+		source_stream_point(source);
+		note_complete(source);
+		source->phase = SOURCE_LEAVE;
+		/* As at the loss of a link: clients saw writes completed that the peer lacks. */
+		if (source->lag_bytes)
+			bump(source);
+		volume_set_peer_in_sync(source->volume, false);
+		compare_stop(source->compare);
+		source->ops->left_stream(source->owner);
+	} else {
+		source->leaving = true;
+	}
+	source->full_queue = false;
+	volume_set_tap(source->volume, NULL);
+	env_defer(source->env, &source->pump_task);
+}
+
+void source_leave_step(struct source *source)
+{
+	if (source->phase != SOURCE_LEAVE || source->oldest < source->next || source->cut)
+		return;
+	source->staged_rounds = 0;
+	source->zero_disk = false;
+	source_propose(source);
+}
+
 void source_detach(struct source *source)
 {
 	bool streamed = source->phase == SOURCE_STREAM;
-	bool point = streamed && source->cut;
+	bool left = source->phase == SOURCE_LEAVE;
+	bool point = (streamed || left) && source->cut;
 
 	compare_stop(source->compare);
 
+	if (streamed)
+		note_complete(source);
 	source->link = NULL;
 	source->phase = SOURCE_OFF;
 	if (point) {
-		volume_cut_finish(source->cut, false);
+		volume_cut_finish(source->cut, left && MUTATE(replication_leave_forgets));
 		source->cut = NULL;
 	}
 	if (streamed && source->lag_bytes)
@@ -387,7 +464,8 @@ void source_detach(struct source *source)
 	/* Before the clients are released: what they write next belongs to the new history. */
 	volume_set_peer_in_sync(source->volume, false);
 	source_stream_reset(source);
-	if (source->tapped) {
+	source->leaving = false;
+	if (source->tapped || left) {
 		source->tapped = false;
 		volume_set_tap(source->volume, NULL);
 		volume_tap_release_all(source->volume);
@@ -401,14 +479,36 @@ struct compare *source_compare(struct source *source)
 	return source->compare;
 }
 
+/* How far behind the peer is, whatever the phase. */
+static void get_lag(const struct source *source, struct source_status *status)
+{
+	uint64_t since = volume_dirty_since_ns(source->volume, VOLUME_PEER);
+
+	if (source->phase == SOURCE_STREAM) {
+		status->lag_bytes = source->lag_bytes;
+		status->lag_ns = source_stream_age_ns(source);
+		return;
+	}
+	status->lag_bytes = volume_dirty_bytes(source->volume, VOLUME_PEER);
+	if (since < source->complete_at_ns)
+		since = source->complete_at_ns;
+	if (status->lag_bytes)
+		status->lag_ns = env_now_ns(source->env) - since;
+}
+
 void source_get_status(const struct source *source, struct source_status *status)
 {
 	*status = (struct source_status){
 		.phase = source->phase,
 		.sent_lsn = source->sent_lsn,
 		.acked_lsn = source->acked_lsn,
-		.lag_bytes = source->lag_bytes,
 		.streamed_bytes = source->streamed_bytes,
+		.unacked_bytes = source->lag_payload,
+		.held = source->full_queue ||
+			(source->holds &&
+			 env_now_ns(source->env) - source->held_at_ns < SOURCE_HELD_NS),
+		.holds = source->holds,
+		.left = source->left,
 		.cut_done_bytes = source->cut_done_bytes,
 		.cut_total_bytes = source->cut_total_bytes,
 		.cut_started_ns = source->cut_started_ns,
@@ -418,14 +518,12 @@ void source_get_status(const struct source *source, struct source_status *status
 	};
 	if (source->phase == SOURCE_COMPARE)
 		compare_get_status(source->compare, &status->compare);
-	if (source->lag_bytes)
-		status->lag_ns = env_now_ns(source->env) -
-				 source->ring[source->oldest % SOURCE_RING].issued_at_ns;
+	get_lag(source, status);
 }
 
 void source_check(const struct source *source)
 {
-	uint64_t lag = 0;
+	uint64_t lag = 0, payload = 0;
 
 	assert(source->oldest <= source->next && source->next - source->oldest <= SOURCE_RING);
 	assert(source->received < source->next);
@@ -435,8 +533,14 @@ void source_check(const struct source *source)
 	assert(source->phase != SOURCE_COMPARE || source->cut);
 	assert(source->phase != SOURCE_CUT || source->cut);
 	assert(source->phase != SOURCE_ENDED || (source->cut && !source->reads_busy));
-	for (uint64_t s = source->oldest; s < source->next; s++)
-		if (!source->ring[s % SOURCE_RING].written)
-			lag += source->ring[s % SOURCE_RING].bytes;
-	assert(lag == source->lag_bytes);
+	assert(!source->leaving || (source->final && !source->tapped));
+	assert(source->phase != SOURCE_LEAVE || !source->tapped);
+	assert(source->phase != SOURCE_PROPOSED || source->oldest == source->next);
+	for (uint64_t s = source->oldest; s < source->next; s++) {
+		if (source->ring[s % SOURCE_RING].written)
+			continue;
+		lag += source->ring[s % SOURCE_RING].bytes;
+		payload += source->ring[s % SOURCE_RING].payload;
+	}
+	assert(lag == source->lag_bytes && payload == source->lag_payload);
 }

@@ -12,6 +12,7 @@
 
 #include "daemon/replication/compare.h"
 #include "daemon/replication/link.h"
+#include "daemon/replication/pace.h"
 #include "daemon/replication/replication.h"
 #include "daemon/volume/volume.h"
 
@@ -26,6 +27,8 @@ struct source;
  *  CUT       sealed blocks are being sent                  yes                if final
  *  ENDED     waiting for CUT_ACK                           yes                if final
  *  STREAM    in sync                                       between POINTs     yes
+ *  LEAVE     max-lag was reached: what was streamed is     until its POINT    no
+ *            being carried out; catch-up follows           is acknowledged
  *  DONE      a secondary gave its content, or the sealed   while reads end    if final
  *            blocks cannot be read; link to end
  */
@@ -37,12 +40,15 @@ enum source_phase {
 	SOURCE_CUT,
 	SOURCE_ENDED,
 	SOURCE_STREAM,
+	SOURCE_LEAVE,
 	SOURCE_DONE,
 };
 
 struct source_ops {
 	/* A cut was acknowledged; streaming: it was the final one. */
 	void (*cut_acknowledged)(void *owner, bool streaming);
+	/* The stream was left for catch-up, on the same connection. */
+	void (*left_stream)(void *owner);
 	/* The link has to go, telling the other side this. Not to be done from inside the call. */
 	void (*refuse)(void *owner, enum frame_error code, const char *text);
 	void (*idle)(void *owner); /* after source_detach(): nothing is under way any more */
@@ -60,6 +66,7 @@ void source_attach(struct source *source, struct link *link, enum replication_pr
 void source_detach(struct source *source);
 bool source_is_idle(const struct source *source);
 void source_set_protocol(struct source *source, enum replication_protocol protocol);
+void source_set_bound(struct source *source, const struct pace_bound *bound);
 
 /* Free for its user while the source is streaming. */
 struct compare *source_compare(struct source *source);
@@ -75,7 +82,14 @@ void source_read(struct source *source, struct volume_origin_read *read);
 
 struct source_status {
 	enum source_phase phase;
-	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_ns, streamed_bytes;
+	uint64_t sent_lsn, acked_lsn, streamed_bytes;
+	/* In STREAM: issued and not yet acknowledged, and the age of the oldest of it. Else: what is
+	 * marked for the peer, and the time since it was last known to have everything. */
+	uint64_t lag_bytes, lag_ns;
+	uint64_t unacked_bytes; /* of the stream, in any phase */
+	bool held;              /* writers wait for the peer now, or did within the last seconds */
+	uint64_t holds;         /* how often they began to */
+	uint64_t left;          /* how often the stream was left at max-lag */
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
 	struct compare_status compare; /* of this connection's full sync */
 	uint64_t compare_total_bytes;

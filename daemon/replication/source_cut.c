@@ -121,9 +121,8 @@ static bool start_read(struct source *source)
 	uint64_t start, length;
 	struct source_read *read = unused_read(source);
 
-	uint64_t window = SOURCE_WINDOW_BYTES;
-	if (source->tapped && window < source->queue_max_bytes / 2)
-		window = source->queue_max_bytes / 2;
+	/* The stream behind the final cut shares the queue: half of it is left to the writers. */
+	uint64_t window = source->tapped ? source->queue_max_bytes / 2 : SOURCE_WINDOW_BYTES;
 	if (!read || link_queue_bytes(source->link) > window ||
 	    link_queue_frames(source->link) >= SOURCE_RING + 2048)
 		return false;

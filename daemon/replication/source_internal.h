@@ -8,12 +8,14 @@
 
 #define SOURCE_RING         8192u /* streamed frames not yet carried out by the peer */
 #define SOURCE_RING_MARGIN  64u   /* writes that may be issued after ready() said no */
+#define SOURCE_RING_RESUME  (SOURCE_RING - 8 * SOURCE_RING_MARGIN)
 #define SOURCE_READS        8u
 #define SOURCE_WINDOW_BYTES (8u * 1024 * 1024) /* of a cut, waiting to be sent */
 #define SOURCE_FINAL_BYTES  (64ull * 1024 * 1024)
 #define SOURCE_STAGED_MAX   4u /* staged rounds: the last is the final one whatever its size */
 #define SOURCE_POINT_BYTES  (32ull * 1024 * 1024)
 #define SOURCE_POINT_NS     1000000000ull
+#define SOURCE_HELD_NS      5000000000ull /* so long after the last wait writers count as held */
 _Static_assert(SOURCE_RING + 1024 <= LINK_QUEUE_FRAMES, "the stream cannot overflow the queue");
 
 /* What a client's completion waits for. */
@@ -21,6 +23,7 @@ enum source_wait { WAIT_NOTHING, WAIT_RECEIVED, WAIT_WRITTEN };
 
 struct source_entry {
 	uint64_t token, lsn, issued_at_ns, bytes;
+	uint32_t payload; /* of bytes, those that travel: zeroes and TRIM do not count in max-lag */
 	enum source_wait wait;
 	bool point, written;
 };
@@ -45,6 +48,7 @@ struct source {
 	const struct source_ops *ops;
 	void *owner;
 	uint64_t size_bytes, queue_max_bytes;
+	struct pace_bound bound;
 
 	struct link *link;
 	enum source_phase phase;
@@ -73,13 +77,17 @@ struct source {
 
 	/* the stream: sequences [oldest, next) are not yet written by the peer, in part */
 	struct volume_tap tap;
-	bool tapped, full_queue;
+	bool tapped;
+	bool full_queue; /* ready() said no: writers wait */
+	bool leaving;    /* the final cut's tap is off: LEAVE follows instead of STREAM */
 	struct source_entry ring[SOURCE_RING];
 	uint64_t oldest, next, received;
-	uint64_t sent_lsn, acked_lsn, lag_bytes, since_point_bytes;
+	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_payload, since_point_bytes;
 	uint64_t streamed_bytes; /* on this link */
+	uint64_t complete_at_ns; /* when the peer last was known to have everything */
+	uint64_t held_at_ns, holds, left;
 	struct env_timer point_timer;
-	struct env_task pump_task, idle_task;
+	struct env_task pump_task, idle_task, leave_task;
 
 	/* reading at the target */
 	struct source_question questions[READS_MAX];
@@ -99,6 +107,12 @@ void source_read_data(struct source *source, const struct frame *frame, const vo
 void source_propose(struct source *source);
 /* source_compare.c */
 void source_compare_begin(struct source *source);
+/* max-lag is reached and nobody is to wait: the tap comes off, catch-up follows. */
+void source_leave_stream(struct source *source);
+/* Whether it is to be done so: by the bound's action and the protocol. */
+bool source_may_leave(const struct source *source);
+/* LEAVE: goes on with catch-up if all that was streamed is carried out. */
+void source_leave_step(struct source *source);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
 void source_cut_reset(struct source *source);
@@ -108,5 +122,8 @@ void source_stream_reset(struct source *source);
 void source_stream_begin(struct source *source); /* the final cut was acknowledged */
 void source_stream_ack(struct source *source, const struct frame *frame, const void *payload);
 void source_stream_resume(struct source *source);
+void source_stream_point(struct source *source); /* one behind all that was streamed */
+/* Age of the oldest that the peer has not carried out; 0: none. */
+uint64_t source_stream_age_ns(const struct source *source);
 
 #endif

@@ -27,10 +27,12 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 		.lsn = frame->lsn,
 		.issued_at_ns = env_now_ns(source->env),
 		.bytes = frame->length,
+		.payload = frame->payload_length,
 	};
 	source->sent_lsn = frame->lsn;
 	source->lag_bytes += frame->length;
 	source->streamed_bytes += frame->length;
+	source->lag_payload += frame->payload_length;
 	source->since_point_bytes += frame->length;
 	link_send(source->link, frame, buf ? buf_get(buf) : NULL, 0);
 	return entry;
@@ -52,8 +54,21 @@ static enum source_wait wait_of(const struct source *source)
 	return WAIT_WRITTEN;
 }
 
+bool source_may_leave(const struct source *source)
+{
+	return source->protocol == REPLICATION_A && source->bound.action == PACE_CATCH_UP &&
+	       (source->bound.max_bytes || source->bound.max_ns);
+}
+
+uint64_t source_stream_age_ns(const struct source *source)
+{
+	if (source->oldest == source->next)
+		return 0;
+	return env_now_ns(source->env) - source->ring[source->oldest % SOURCE_RING].issued_at_ns;
+}
+
 /* Seals the bits of all that was streamed so far and asks the peer to make it durable. */
-static void make_point(struct source *source)
+void source_stream_point(struct source *source)
 {
 	struct frame frame = {.type = FRAME_FLUSH, .flags = FRAME_POINT, .lsn = source->sent_lsn};
 
@@ -106,25 +121,75 @@ static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation
 	return entry->wait != WAIT_NOTHING;
 }
 
+/* Whether max-lag is asked for now: clients of B and C wait for the peer themselves, and before the
+ * final cut is acknowledged the peer is behind by more than the stream. */
+static bool bounded(const struct source *source)
+{
+	return source->protocol == REPLICATION_A &&
+	       (source->phase == SOURCE_STREAM || source_may_leave(source));
+}
+
+static bool over(const struct source *source)
+{
+	return bounded(source) &&
+	       pace_over(&source->bound, source->lag_payload, source_stream_age_ns(source));
+}
+
+static bool full(const struct source *source)
+{
+	return link_queue_bytes(source->link) >= source->queue_max_bytes ||
+	       source->next - source->oldest >= SOURCE_RING - SOURCE_RING_MARGIN;
+}
+
+/* Writers wait from here on. */
+static void hold(struct source *source)
+{
+	uint64_t now = env_now_ns(source->env);
+
+	if (!source->holds || now - source->held_at_ns >= SOURCE_HELD_NS)
+		source->holds++;
+	source->held_at_ns = now;
+}
+
 static bool ready(struct volume_tap *tap)
 {
 	struct source *source = container_of(tap, struct source, tap);
 
-	if (source->link && (link_queue_bytes(source->link) >= source->queue_max_bytes ||
-			     source->next - source->oldest >= SOURCE_RING - SOURCE_RING_MARGIN)) {
-		source->full_queue = true;
+	if (!source->link)
+		return true;
+	if (source->full_queue)
 		return false;
-	}
-	return true;
+	if (!full(source) && !over(source))
+		return true;
+	source->full_queue = true;
+	if (source_may_leave(source)) /* not here: this is in the middle of a request */
+		env_defer(source->env, &source->leave_task);
+	else
+		hold(source);
+	return false;
 }
 
+static void leave_now(struct env_task *task)
+{
+	struct source *source = container_of(task, struct source, leave_task);
+
+	if (source->link && source->tapped && source->full_queue)
+		source_leave_stream(source);
+}
+
+/* Those who wait go on as soon as there is a little room, each only if there still is for him: so
+ * they flow at the pace of the link. */
 void source_stream_resume(struct source *source)
 {
-	if (source->full_queue && link_queue_bytes(source->link) <= source->queue_max_bytes / 2 &&
-	    source->next - source->oldest <= SOURCE_RING / 2) {
-		source->full_queue = false;
-		volume_tap_resume(source->volume);
-	}
+	if (!source->full_queue || source->next - source->oldest > SOURCE_RING_RESUME ||
+	    link_queue_bytes(source->link) >
+		    source->queue_max_bytes - pace_hysteresis(source->queue_max_bytes) ||
+	    (bounded(source) &&
+	     !pace_flows(&source->bound, source->lag_payload, source_stream_age_ns(source))))
+		return;
+	source->full_queue = false;
+	source->held_at_ns = env_now_ns(source->env);
+	volume_tap_resume(source->volume);
 }
 
 static void point_timer_fire(struct env_timer *timer)
@@ -133,7 +198,11 @@ static void point_timer_fire(struct env_timer *timer)
 
 	if (source->phase != SOURCE_STREAM)
 		return;
-	make_point(source);
+	if (source_may_leave(source) && over(source)) {
+		source_leave_stream(source);
+		return;
+	}
+	source_stream_point(source);
 	env_timer_start(source->env, timer, SOURCE_POINT_NS);
 }
 
@@ -141,6 +210,7 @@ void source_stream_init(struct source *source)
 {
 	source->tap.issue = issue;
 	source->tap.ready = ready;
+	source->leave_task.call = leave_now;
 	source->point_timer.fire = point_timer_fire;
 }
 
@@ -149,7 +219,8 @@ void source_stream_reset(struct source *source)
 	env_timer_stop(source->env, &source->point_timer);
 	source->oldest = source->next = 1;
 	source->received = 0;
-	source->lag_bytes = source->since_point_bytes = source->streamed_bytes = 0;
+	source->lag_bytes = source->lag_payload = 0;
+	source->since_point_bytes = source->streamed_bytes = 0;
 	source->full_queue = false;
 }
 
@@ -176,6 +247,7 @@ static void mark_written(struct source *source, uint64_t sequence)
 		return;
 	entry->written = true;
 	source->lag_bytes -= entry->bytes;
+	source->lag_payload -= entry->payload;
 	if (entry->point) {
 		assert(source->cut);
 		volume_cut_finish(source->cut, true);
@@ -218,6 +290,8 @@ void source_stream_ack(struct source *source, const struct frame *frame, const v
 	if (!source->link)
 		return;
 	if (source->since_point_bytes >= SOURCE_POINT_BYTES)
-		make_point(source);
+		source_stream_point(source);
 	source_stream_resume(source);
+	if (source->phase == SOURCE_LEAVE && source->oldest == source->next)
+		env_defer(source->env, &source->pump_task);
 }

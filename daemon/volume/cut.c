@@ -519,6 +519,11 @@ uint64_t volume_dirty_bytes(const struct volume *v, enum volume_consumer c)
 			 volume_consumer_block_bytes(c));
 }
 
+uint64_t volume_dirty_since_ns(const struct volume *v, enum volume_consumer c)
+{
+	return v->consumers[c].dirty_since_ns;
+}
+
 bool volume_dirty_next(const struct volume *v, enum volume_consumer c, uint64_t offset,
 		       uint64_t *start, uint64_t *length)
 {

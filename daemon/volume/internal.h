@@ -131,12 +131,13 @@ struct consumer {
 	uint64_t both;                  /* blocks active and sealed */
 	uint64_t page_count, page_base; /* in "maps" */
 	uint64_t regions_per_page;
-	uint64_t *stale;      /* per page: is to be stored */
-	uint64_t *stored_any; /* per page: the stored one may have bits */
-	uint64_t *storing;    /* per page: part of the checkpoint under way */
-	uint64_t *uncovered;  /* per region: has bits that only its intent bit covers */
-	uint64_t *covering;   /* per region: those are in the pages on their way */
-	bool all_dirty;       /* the superblock says the stored map counts as all ones */
+	uint64_t *stale;         /* per page: is to be stored */
+	uint64_t *stored_any;    /* per page: the stored one may have bits */
+	uint64_t *storing;       /* per page: part of the checkpoint under way */
+	uint64_t *uncovered;     /* per region: has bits that only its intent bit covers */
+	uint64_t *covering;      /* per region: those are in the pages on their way */
+	bool all_dirty;          /* the superblock says the stored map counts as all ones */
+	uint64_t dirty_since_ns; /* when a block was marked in an empty map last */
 };
 
 struct intent {

@@ -122,6 +122,8 @@ void maps_mark(struct volume *v, enum volume_consumer c, uint64_t offset, uint64
 	uint64_t fresh;
 
 	assert(length > 0 && offset < v->size_bytes && length <= v->size_bytes - offset);
+	if (consumer->active.count == 0 && v->cuts[c].sealed.count == 0)
+		consumer->dirty_since_ns = env_now_ns(v->env);
 	fresh = dirty_set(&consumer->active, first, last - first + 1, &v->cuts[c].sealed,
 			  v->cuts[c].active ? &consumer->both : NULL);
 	if (fresh == 0)

@@ -158,6 +158,8 @@ int volume_mark(struct volume *volume, enum volume_consumer consumer, uint64_t o
 int volume_clear_all(struct volume *volume, enum volume_consumer consumer);
 /* Bytes dirty for consumer now (active and sealed). */
 uint64_t volume_dirty_bytes(const struct volume *volume, enum volume_consumer consumer);
+/* When the map last became other than empty (monotonic); 0: not since the volume was opened. */
+uint64_t volume_dirty_since_ns(const struct volume *volume, enum volume_consumer consumer);
 /* The next dirty run (active or sealed) at or after offset: false if there is none. */
 bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
 		       uint64_t *start, uint64_t *length);

@@ -62,6 +62,11 @@ static void choose_options(struct world *world)
 	o->send_queue_max_bytes =
 		world_chance(world, 50) ? 0 : (2048 + world_random(world, 4096)) << 10;
 	o->keep_last = world_chance(world, 50) ? 0 : 1 + (unsigned)world_random(world, 4);
+	if (world_chance(world, 50)) {
+		o->max_lag_bytes = world_chance(world, 80) ? 4096u << world_random(world, 7) : 0;
+		o->max_lag_ns = world_chance(world, 30) ? WORLD_SECOND : 0;
+		o->max_lag_leave = world_chance(world, 60);
+	}
 	o->strict = world_chance(world, 5);
 }
 
@@ -94,6 +99,9 @@ static void make_config(struct world *world, unsigned index)
 		.staging_max_bytes = o->staging_max_bytes,
 		.preserve_max_bytes = o->preserve_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
+		.max_lag_bytes = o->max_lag_bytes,
+		.max_lag_ns = o->max_lag_ns,
+		.max_lag_action = o->max_lag_leave ? PACE_CATCH_UP : PACE_SLOW,
 		.block_min_bytes = o->block_min_bytes,
 		.store = (char *)WORLD_STORE,
 		.keep_last = o->keep_last,
@@ -128,13 +136,15 @@ struct world *world_new(uint64_t seed, bool trace)
 	new_pool(world);
 	sim_note(world->sim,
 		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
-		 "preserve %llu, queue %llu, keep %u",
+		 "preserve %llu, queue %llu, lag %llu %s, keep %u",
 		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
 		 world->options.protocol, world->options.block_min_bytes,
 		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
 		 (unsigned long long)world->options.staging_max_bytes,
 		 (unsigned long long)world->options.preserve_max_bytes,
-		 (unsigned long long)world->options.send_queue_max_bytes, world->options.keep_last);
+		 (unsigned long long)world->options.send_queue_max_bytes,
+		 (unsigned long long)world->options.max_lag_bytes,
+		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last);
 	return world;
 }
 
@@ -365,11 +375,29 @@ void world_stop(struct world *world, unsigned index)
 	forget(world, index);
 }
 
+/* Streaming in protocol A, nothing new is sent where max-lag is reached: one write may pass it. */
+static void check_lag(struct world *world)
+{
+	uint64_t max = world->options.max_lag_bytes, before = world->lag_bytes;
+	struct replication_status status;
+
+	if (max == 0)
+		return;
+	world_status(world, world->primary, &status);
+	world->lag_bytes = status.source ? status.unacked_bytes : 0;
+	max += world->options.write_max_bytes + 8192;
+	if (status.state == REPLICATION_STREAMING && status.source &&
+	    status.protocol == REPLICATION_A && world->lag_bytes > max && world->lag_bytes > before)
+		world_fail(world, "the lag grows from %llu to %llu bytes, beyond max-lag",
+			   (unsigned long long)before, (unsigned long long)world->lag_bytes);
+}
+
 bool world_step(struct world *world)
 {
 	bool more = sim_step(world->sim);
 
 	world->steps++;
+	check_lag(world);
 	for (unsigned i = 0; i < NODES; i++)
 		if (!died(world, i) && world->nodes[i].node != NULL &&
 		    (world->options.strict || world->steps % 64 == 0))
@@ -404,7 +432,7 @@ static bool in_sync(struct world *world, uint64_t *connects)
 	struct replication_status status;
 
 	world_status(world, world->primary, &status);
-	*connects = status.connects + status.disconnects;
+	*connects = status.connects + status.disconnects + status.left_stream;
 	return status.state == REPLICATION_STREAMING && status.source &&
 	       status.protocol == REPLICATION_C;
 }

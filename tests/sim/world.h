@@ -57,7 +57,9 @@ struct world_options { /* of one seed */
 	uint32_t write_max_bytes;
 	uint64_t staging_max_bytes, preserve_max_bytes, send_queue_max_bytes;
 	unsigned keep_last;
-	bool strict; /* every step is checked by node_check() */
+	uint64_t max_lag_bytes, max_lag_ns;
+	bool max_lag_leave; /* there: catch-up instead of waiting writers */
+	bool strict;        /* every step is checked by node_check() */
 };
 
 struct world {
@@ -79,6 +81,7 @@ struct world {
 	unsigned snapshots;
 	int snapshot_error;
 	/* counters, for the end's line */
+	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, switches, roll_backs,
 		point_checks;
 };

@@ -218,6 +218,88 @@ static void writers_go_on_during_catch_up(void **unused)
 	world_close(&w);
 }
 
+#define MAX_LAG (64u * 1024)
+
+/* One write of write_some() at most passes the bound. */
+static void write_within_bound(struct world *w)
+{
+	for (unsigned i = 0; i < 50; i++) {
+		write_some(&w->a, 20);
+		assert_true(status(&w->a).unacked_bytes <= MAX_LAG + 256 * 512 + 8192);
+	}
+}
+
+static void writers_wait_at_max_lag(void **unused)
+{
+	struct pace_bound bound = {.max_bytes = MAX_LAG, .action = PACE_SLOW};
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	WAIT(&w, in_sync(&w));
+	replication_set_bound(w.a.replication, &bound);
+	write_within_bound(&w);
+	struct replication_status s = status(&w.a);
+	assert_true(s.holds > 0 && s.held);
+	assert_int_equal(s.left_stream, 0);
+	assert_true(in_sync(&w));
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void the_stream_is_left_at_max_lag(void **unused)
+{
+	struct pace_bound bound = {.max_bytes = MAX_LAG, .action = PACE_CATCH_UP};
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	WAIT(&w, in_sync(&w));
+	replication_set_bound(w.a.replication, &bound);
+	uint64_t connects = status(&w.a).connects;
+	write_within_bound(&w);
+	struct replication_status s = status(&w.a);
+	assert_true(s.left_stream > 0);
+	assert_int_equal(s.holds, 0);
+	expect_same(&w, &w.a, __LINE__);
+	assert_int_equal(status(&w.a).connects, connects);
+	/* With clients that wait for the peer anyway there is no such bound. */
+	replication_set_protocol(w.a.replication, REPLICATION_C);
+	uint64_t left = status(&w.a).left_stream;
+	write_some(&w.a, 200);
+	assert_int_equal(status(&w.a).left_stream, left);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void the_lag_is_known_without_a_link(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 20);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	disconnect(&w.b);
+	let_pass(&w, 300);
+	assert_int_equal(status(&w.a).lag_bytes, 0);
+	assert_int_equal(status(&w.a).lag_ns, 0);
+	write_some(&w.a, 20);
+	uint64_t before = now_ns(&w);
+	let_pass(&w, 300);
+	struct replication_status s = status(&w.a);
+	assert_int_equal(s.lag_bytes, s.out_of_sync_bytes);
+	assert_true(s.lag_bytes > 0);
+	assert_true(s.lag_ns >= now_ns(&w) - before && s.lag_ns < 60000000000ull);
+	reconnect(&w.b);
+	expect_same(&w, &w.a, __LINE__);
+	assert_int_equal(status(&w.a).lag_ns, 0);
+	world_close(&w);
+}
+
 static void too_much_for_staging_goes_in_place(void **unused)
 {
 	struct world w;
@@ -800,6 +882,9 @@ static int run(void)
 		cmocka_unit_test(a_secondary_knows_what_it_lacks),
 		cmocka_unit_test(restarts_of_either_side),
 		cmocka_unit_test(writers_go_on_during_catch_up),
+		cmocka_unit_test(writers_wait_at_max_lag),
+		cmocka_unit_test(the_stream_is_left_at_max_lag),
+		cmocka_unit_test(the_lag_is_known_without_a_link),
 		cmocka_unit_test(too_much_for_staging_goes_in_place),
 		cmocka_unit_test(failover_and_back),
 		cmocka_unit_test(split_brain_is_refused_until_one_gives_in),
