@@ -161,6 +161,10 @@ static const struct option options[] = {
 	VOLUME("max-lag-action", TYPE_CHOICE, max_lag_action, "slow",
 	       "at max-lag: slow (writers wait just enough) or catch-up (nobody waits: the stream is left)",
 	       choices_lag, 0, 0),
+	VOLUME("start-wait", TYPE_DURATION, start_wait_ns, "5s",
+	       "a primary that starts holds requests until it knows whether the peer was promoted, so "
+	       "long at most; 0: not at all",
+	       NO_LIMITS),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),

@@ -232,6 +232,17 @@ static bool peers_by_certificate(const struct config_node *node)
 	return !node->peer_plaintext && !node->psk_file && node->tls_cert;
 }
 
+/* Whether the volume may become secondary without anybody's asking, clients aside. */
+static bool no_job_runs(void *context)
+{
+	const struct node_volume *v = context;
+	struct snapshot_writer_status snapshot = {.running = false};
+
+	if (v->writer)
+		snapshot_writer_status(v->writer, &snapshot);
+	return !v->busy && !snapshot.running;
+}
+
 /* Without a peer in the config a secondary still needs it: a cut that was half applied when the daemon
  * ended is known from the staging log alone. */
 static int open_replication(struct volume_slot *slot, char *why, size_t why_size)
@@ -258,6 +269,9 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.bound = {.max_bytes = v->config->max_lag_bytes,
 			  .max_ns = v->config->max_lag_ns,
 			  .action = (enum pace_action)v->config->max_lag_action},
+		.start_wait_ms = alone ? 0 : (unsigned)(v->config->start_wait_ns / 1000000),
+		.vacant = no_job_runs,
+		.vacant_context = v,
 	};
 
 	return replication_new(v->volume, &config, !alone,

@@ -89,12 +89,29 @@ static int check_loss(struct node_volume *v, const struct volume_state *state, c
 	return 0;
 }
 
+/* From before this node stepped down: what they cached is not what the disk holds now. */
+static int check_clients(struct node_volume *v, char *why, size_t why_size)
+{
+	struct volume_stats stats;
+
+	volume_get_stats(v->volume, &stats);
+	if (stats.clients == 0)
+		return 0;
+	return node_fail(
+		-EBUSY, why, why_size,
+		"volume %s: %u client%s of the time before still ha%s it open: detach first",
+		v->config->name, stats.clients, stats.clients == 1 ? "" : "s",
+		stats.clients == 1 ? "s" : "ve");
+}
+
 static int may_promote(struct node_volume *v, const struct volume_state *state, unsigned flags,
 		       char *why, size_t why_size)
 {
 	struct replication_status peer = {.state = REPLICATION_STANDALONE};
-	int error = check_disk(v, state, why, why_size);
+	int error = check_clients(v, why, why_size);
 
+	if (!error)
+		error = check_disk(v, state, why, why_size);
 	if (error)
 		return error;
 	if (v->replication)

@@ -47,6 +47,7 @@ static const struct {
 			     RANGE | READING},
 	[FRAME_STATE] = {"STATE", sizeof(struct frame_state_wire), sizeof(struct frame_state_wire),
 			 0, NO_POSITION},
+	[FRAME_CHANGES] = {"CHANGES", 0, 16 * FRAME_RANGES_MAX, 0, PAIRS},
 };
 _Static_assert(COMPARE_MAX_BYTES / COMPARE_FINE_BLOCK_BYTES * COMPARE_HASH_BYTES == 4096,
 	       "the hashes of one question fit");

@@ -37,6 +37,7 @@ enum frame_type {
 	FRAME_READ = 24,  /* source: id; what is the content of [offset, offset+length) here? */
 	FRAME_READ_DATA,  /* target: id; of the same range */
 	FRAME_STATE = 27, /* how far I am; not part of the order of other frames */
+	FRAME_CHANGES, /* split brain: id extents, length bytes changed here; the first of them */
 	FRAME_TYPES,
 };
 
@@ -100,8 +101,9 @@ enum hello_flags {
 	HELLO_WANTS = 1,     /* my content is lost or given up: send me yours */
 	HELLO_ZERO_DISK = 2, /* my whole disk reads as zeroes */
 	HELLO_VACANT = 4,    /* primary that nobody has open */
+	HELLO_STARTING = 8,  /* ... that has just started and served nobody yet */
 };
-#define HELLO_FLAGS_KNOWN 7u
+#define HELLO_FLAGS_KNOWN 15u
 
 /* Features the sender can use; those unknown to the receiver are ignored. */
 #define HELLO_FEATURES 0u

@@ -6,7 +6,7 @@
 
 enum { UPTODATE, OUTDATED, INCONSISTENT, FAILED }; /* hello.disk */
 
-enum standing decide_standing(unsigned role, unsigned disk, bool wants, bool vacant)
+enum standing decide_standing(unsigned role, unsigned disk, unsigned flags)
 {
 	/* A primary that is inconsistent without wanting the peer's content is being restored from
 	 * elsewhere (a snapshot): it must be left alone. */
@@ -19,10 +19,10 @@ enum standing decide_standing(unsigned role, unsigned disk, bool wants, bool vac
 						   STANDING_WANTS, STANDING_UNUSABLE};
 
 	assert(role < 2 && disk < 4);
-	if (wants)
+	if (flags & HELLO_WANTS)
 		return giving_up[disk];
-	if (vacant && table[role][disk] == STANDING_PRIMARY)
-		return STANDING_VACANT;
+	if (flags & HELLO_VACANT && table[role][disk] == STANDING_PRIMARY)
+		return flags & HELLO_STARTING ? STANDING_STARTING : STANDING_VACANT;
 	return table[role][disk];
 }
 
@@ -116,7 +116,8 @@ enum relation decide_relation(const struct hello *a, const struct hello *b)
 #define R(x)         (1u << RELATION_##x)
 #define ANY_STANDING ((1u << STANDINGS) - 1)
 #define ANY_RELATION ((1u << RELATIONS) - 1)
-#define ANY_PRIMARY  (S(PRIMARY) | S(VACANT))
+#define UNUSED       (S(VACANT) | S(STARTING))
+#define ANY_PRIMARY  (S(PRIMARY) | UNUSED)
 #define GOOD         (ANY_PRIMARY | S(SECONDARY))
 #define GIVES_UP     (S(DISCARDS) | S(WANTS))
 #define DIVERGED     (R(DIVERGED_NEAR) | R(DIVERGED_FAR))
@@ -135,13 +136,18 @@ static const struct {
 	{USABLE, S(UNUSABLE), ANY_RELATION, VERDICT_IDLE},
 
 	/* Two primaries. One that nobody uses gives way to one that went on from it. */
-	{S(VACANT), ANY_PRIMARY, R(B_AHEAD) | R(B_FAR), VERDICT_A_YIELDS},
-	{S(VACANT), S(PRIMARY), R(EQUAL), VERDICT_A_YIELDS},
-	{S(VACANT), S(VACANT), R(EQUAL) | NO_KIN, VERDICT_BOTH_PRIMARY},
-	{S(VACANT), S(PRIMARY), R(A_AHEAD) | R(A_FAR) | NO_KIN, VERDICT_BOTH_PRIMARY},
-	{ANY_PRIMARY, S(VACANT), R(A_AHEAD) | R(A_FAR), VERDICT_B_YIELDS},
-	{S(PRIMARY), S(VACANT), R(EQUAL), VERDICT_B_YIELDS},
-	{S(PRIMARY), S(VACANT), R(B_AHEAD) | R(B_FAR) | NO_KIN, VERDICT_BOTH_PRIMARY},
+	{UNUSED, ANY_PRIMARY, R(B_AHEAD) | R(B_FAR), VERDICT_A_YIELDS},
+	{UNUSED, S(PRIMARY), R(EQUAL), VERDICT_A_YIELDS},
+	{S(STARTING), S(VACANT), R(EQUAL), VERDICT_A_YIELDS},
+	{ANY_PRIMARY, UNUSED, R(A_AHEAD) | R(A_FAR), VERDICT_B_YIELDS},
+	{S(PRIMARY), UNUSED, R(EQUAL), VERDICT_B_YIELDS},
+	{S(VACANT), S(STARTING), R(EQUAL), VERDICT_B_YIELDS},
+	{S(VACANT), S(VACANT), R(EQUAL), VERDICT_BOTH_PRIMARY},
+	{S(STARTING), S(STARTING), R(EQUAL), VERDICT_BOTH_PRIMARY},
+	{UNUSED, S(PRIMARY), R(A_AHEAD) | R(A_FAR), VERDICT_BOTH_PRIMARY},
+	{S(PRIMARY), UNUSED, R(B_AHEAD) | R(B_FAR), VERDICT_BOTH_PRIMARY},
+	{UNUSED, ANY_PRIMARY, NO_KIN, VERDICT_BOTH_PRIMARY},
+	{S(PRIMARY), UNUSED, NO_KIN, VERDICT_BOTH_PRIMARY},
 	{S(PRIMARY), S(PRIMARY), ANY_RELATION & ~DIVERGED, VERDICT_BOTH_PRIMARY},
 	{GOOD, GOOD, DIVERGED, VERDICT_SPLIT_BRAIN},
 	{S(SECONDARY), S(SECONDARY), ANY_RELATION & ~DIVERGED, VERDICT_IDLE},
@@ -204,8 +210,7 @@ enum verdict decide_verdict(enum standing a, enum standing b, enum relation rela
 
 static enum standing standing(const struct hello *hello)
 {
-	return decide_standing(hello->role, hello->disk, hello->flags & HELLO_WANTS,
-			       hello->flags & HELLO_VACANT);
+	return decide_standing(hello->role, hello->disk, hello->flags);
 }
 
 enum verdict decide(const struct hello *self, const struct hello *peer)

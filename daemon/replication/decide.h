@@ -14,6 +14,7 @@
 enum standing {
 	STANDING_PRIMARY,   /* primary with good content */
 	STANDING_VACANT,    /* likewise, but nobody has it open: it may step down */
+	STANDING_STARTING,  /* likewise, and it has served nobody since it started */
 	STANDING_SECONDARY, /* secondary with good content */
 	STANDING_DISCARDS,  /* good content; what it changed itself is given up for the other's */
 	STANDING_WANTS, /* asks for the other's content, whatever it has; its map says nothing */
@@ -56,7 +57,8 @@ enum verdict {
 	VERDICTS,
 };
 
-enum standing decide_standing(unsigned role, unsigned disk, bool wants, bool vacant);
+/* flags: enum hello_flags. */
+enum standing decide_standing(unsigned role, unsigned disk, unsigned flags);
 enum relation decide_relation(const struct hello *a, const struct hello *b);
 enum verdict decide_verdict(enum standing a, enum standing b, enum relation relation);
 /* How many rows of the table match: exactly one, for every combination (tested). */

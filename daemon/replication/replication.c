@@ -128,6 +128,7 @@ void replication_lost(struct replication *r, bool final, bool at_once, const cha
 	if (r->stopping)
 		return;
 	if (final) {
+		yield_settled(r);
 		if (r->state != REPLICATION_STANDALONE)
 			replication_set_state(r, REPLICATION_STANDALONE);
 		restore_finish(r, -EPERM, why);
@@ -224,7 +225,9 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 	source_set_bound(r->source, &r->config.bound);
 	int error = sink_new(r->volume, r->pool, r->config.staging_max_bytes, &replication_sink_ops,
 			     r, &r->sink, why, why_size);
-	return error ? error : restore_load(r, why, why_size);
+	if (!error)
+		error = restore_load(r, why, why_size);
+	return error ? error : split_load(r, why, why_size);
 }
 
 int replication_new(struct volume *volume, const struct replication_config *config, bool connect,
@@ -261,6 +264,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 		return error;
 	}
 	r->operator_off = !connect;
+	yield_init(r);
 	r->state = connect ? REPLICATION_CONNECTING : REPLICATION_STANDALONE;
 	r->recovering = true;
 	sink_recover(r->sink, r->wants);
@@ -275,6 +279,7 @@ void replication_free(struct replication *r, void (*freed)(void *context), void 
 	r->freed = freed;
 	r->freed_context = context;
 	env_timer_stop(r->env, &r->retry_timer);
+	yield_settled(r);
 	restore_finish(r, -ECANCELED, "shutting down");
 	sink_stop(r->sink);
 	env_defer(r->env, &r->end_task);
@@ -305,6 +310,7 @@ int replication_disconnect(struct replication *r, char *why, size_t why_size)
 	r->operator_off = true;
 	contact_left(r);
 	session_end(r, FRAME_ERROR_STANDALONE, "disconnected by the operator");
+	yield_settled(r);
 	if (r->connect_busy)
 		r->connect_abandoned = true;
 	env_timer_stop(r->env, &r->retry_timer);
@@ -390,6 +396,13 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.staged_bytes = sink.staged_bytes,
 		.connects = r->connects,
 		.disconnects = r->disconnects,
+		.split_brain = r->is_split,
+		.split_since_ns = r->split.since_ns,
+		.starting = r->starting,
+		.stepped_down_ns = r->stepped_down_ns,
+		.rolled_back_ns = r->rolled_back_ns,
+		.rolled_back_bytes = r->rolled_back.bytes,
+		.rolled_back_extents = r->rolled_back.count,
 	};
 	if (r->has_heard) {
 		status->peer_role = (enum volume_role)r->heard.role;

@@ -15,6 +15,7 @@
 #include "daemon/io/stream.h"
 #include "daemon/replication/pace.h"
 #include "daemon/volume/volume.h"
+#include "protocol/split.h"
 
 struct replication;
 
@@ -51,6 +52,12 @@ struct replication_config {
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
 	struct pace_bound bound;        /* max-lag and what happens there */
+	unsigned start_wait_ms; /* a primary that starts holds requests until it knows its peer, for
+				 * so long at most; 0: not at all */
+	/* Whether this primary, clients aside, may step down now: no job is at work on it. NULL: it
+	 * never steps down by itself. */
+	bool (*vacant)(void *context);
+	void *vacant_context;
 };
 
 /* Begins to apply a staged cut that was committed but not wholly applied: replication_applying() is
@@ -125,6 +132,11 @@ struct replication_status {
 	uint64_t sent_bytes, received_bytes, staged_bytes;
 	uint64_t queue_bytes; /* send queue now */
 	uint64_t connects, disconnects;
+	bool split_brain;
+	uint64_t split_since_ns;  /* realtime */
+	bool starting;            /* requests are held until the peer is known */
+	uint64_t stepped_down_ns; /* realtime; since start, by itself; 0: did not */
+	uint64_t rolled_back_ns, rolled_back_bytes, rolled_back_extents; /* last; 0: nothing */
 };
 void replication_get_status(const struct replication *replication,
 			    struct replication_status *status);
@@ -148,6 +160,17 @@ struct replication_loss {
 void replication_get_loss(struct replication *replication, struct replication_loss *loss);
 /* For people: "the peer's writes since 2026-11-21 13:02:11 UTC (41 s), 12.3 MiB, LSN 88121..88410". */
 void replication_loss_text(const struct replication_loss *loss, char *text, size_t size);
+
+/* What was changed here and is not known to be on the peer: at most this much. */
+struct replication_changes {
+	uint64_t bytes, count; /* of extents */
+	unsigned listed;       /* of count: the first ones */
+	struct split_extent extents[SPLIT_EXTENTS_MAX];
+};
+void replication_get_changes(const struct replication *replication,
+			     struct replication_changes *changes);
+/* The split brain, or NULL if there is none. */
+const struct split_record *replication_get_split(const struct replication *replication);
 
 void replication_check(const struct replication *replication); /* invariants */
 

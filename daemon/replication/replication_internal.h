@@ -17,6 +17,7 @@ enum session {
 	SESSION_SOURCE, /* running */
 	SESSION_SINK,
 	SESSION_IDLE,
+	SESSION_SPLIT, /* split brain: CHANGES are exchanged, then it ends */
 };
 
 struct replication {
@@ -70,6 +71,16 @@ struct replication {
 	enum volume_role seen_role;
 	enum volume_disk_state seen_disk;
 
+	/* yield.c */
+	bool starting; /* clients' requests are held until the peer is known, or start_timer */
+	struct env_timer start_timer;
+	uint64_t stepped_down_ns, rolled_back_ns; /* realtime; 0: did not */
+	struct replication_changes rolled_back;
+
+	/* split.c */
+	bool is_split, split_told; /* told: the peer's CHANGES came */
+	struct split_record split;
+
 	/* restore from the peer */
 	bool wants;
 	struct id128 gives_up; /* zero: everything, else the changes of this generation */
@@ -108,6 +119,22 @@ void contact_frame(struct replication *r, const struct frame *frame, const void 
 /* session.c */
 /* What this side would say in HELLO now. */
 void session_hello(struct replication *r, struct hello *hello);
+
+/* yield.c */
+void yield_init(struct replication *r);
+/* What the peer is is known, or nobody waits for it any more: clients are served. */
+void yield_settled(struct replication *r);
+bool yield_vacant(const struct replication *r);
+void yield_step_down(struct replication *r);
+void yield_roll_back(struct replication *r); /* a catch-up begins that undoes what is marked here */
+void changes_collect(struct volume *volume, struct replication_changes *changes);
+
+/* split.c */
+int split_load(struct replication *r, char *why, size_t why_size);
+void split_begin(struct replication *r);
+void split_frame(struct replication *r, const struct frame *frame, const void *payload);
+void split_sent(struct replication *r);
+void split_end(struct replication *r);
 
 /* restore.c */
 int restore_load(struct replication *r, char *why, size_t why_size);

@@ -48,7 +48,7 @@ void session_hello(struct replication *r, struct hello *hello)
 		.role = state.role == VOLUME_PRIMARY,
 		.disk = (unsigned)state.disk,
 		.protocol = (unsigned)r->config.protocol,
-		.flags = r->wants ? HELLO_WANTS : 0,
+		.flags = (r->wants ? HELLO_WANTS : 0) | (r->starting ? HELLO_STARTING : 0),
 		.current = state.generations.current,
 		.base = state.generations.base,
 	};
@@ -69,6 +69,8 @@ static void make_hello(struct replication *r)
 	if (id128_is_zero(&state.generations.current) && state.disk == VOLUME_DISK_UPTODATE &&
 	    state.role == VOLUME_SECONDARY && disk_is_zero(r))
 		hello->flags |= HELLO_ZERO_DISK;
+	if (state.role == VOLUME_PRIMARY && yield_vacant(r))
+		hello->flags |= HELLO_VACANT;
 }
 
 static void send_hello(struct replication *r)
@@ -119,6 +121,10 @@ static void take_hello(struct replication *r, const struct hello *peer)
 	enum frame_error code = peer_invalid(r, peer, text, sizeof(text));
 	if (!code) {
 		r->verdict = decide(&r->self, peer);
+		if (r->verdict == VERDICT_SPLIT_BRAIN) {
+			split_begin(r);
+			return;
+		}
 		code = decide_refusal(r->verdict);
 		snprintf(text, sizeof(text), "%s", decide_text(r->verdict));
 	}
@@ -196,7 +202,13 @@ static void run(struct replication *r)
 	r->logged[0] = r->refusal[0] = 0;
 	r->backoff_ms = 0;
 	r->connects++;
-	if (r->verdict == VERDICT_IDLE) {
+	split_end(r);
+	if (r->verdict == VERDICT_A_YIELDS) {
+		yield_step_down(r);
+		return;
+	}
+	yield_settled(r);
+	if (r->verdict == VERDICT_IDLE || r->verdict == VERDICT_B_YIELDS) {
 		r->session = SESSION_IDLE;
 		replication_set_state(r, REPLICATION_IDLE);
 		contact_begin(r);
@@ -213,6 +225,8 @@ static void run(struct replication *r)
 		return;
 	}
 	r->session = SESSION_SINK;
+	if (r->verdict == VERDICT_CATCH_UP_FROM_B)
+		yield_roll_back(r);
 	sink_attach(r->sink, r->link, &r->peer.uuid, r->wants);
 	contact_begin(r);
 	r->mapping = true;
@@ -311,6 +325,10 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 		if (frame->type == FRAME_START)
 			return true;
 		break;
+	case SESSION_SPLIT:
+		if (frame->type == FRAME_CHANGES && !r->split_told)
+			return true;
+		break;
 	case SESSION_SOURCE:
 		return source_admit(r->source, frame, buf);
 	case SESSION_SINK:
@@ -374,6 +392,9 @@ static void session_frame(void *owner, const struct frame *frame, const void *pa
 		else
 			run(r);
 		break;
+	case SESSION_SPLIT:
+		split_frame(r, frame, payload);
+		break;
 	case SESSION_SOURCE:
 		source_frame(r->source, frame, payload);
 		break;
@@ -391,6 +412,8 @@ static void session_sent(void *owner)
 {
 	struct replication *r = owner;
 
+	if (r->session == SESSION_SPLIT)
+		split_sent(r);
 	if (r->session == SESSION_SOURCE)
 		source_sent(r->source);
 	if (r->session == SESSION_SINK) {

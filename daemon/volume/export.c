@@ -189,7 +189,8 @@ static int refuse(const struct volume *v, const struct block_request *request)
 	if (v->backing == NULL || v->state.disk == VOLUME_DISK_FAILED ||
 	    v->state.disk == VOLUME_DISK_INCONSISTENT)
 		return -EIO;
-	if (changes && v->state.role != VOLUME_PRIMARY)
+	/* Also reads of a client from before a change of role: its cache is not to be believed. */
+	if ((changes || data) && v->state.role != VOLUME_PRIMARY)
 		return -EPERM;
 	if (request->op == BLOCK_FLUSH)
 		return 0;

@@ -168,6 +168,7 @@ bool volume_dirty_next(const struct volume *volume, enum volume_consumer consume
 enum volume_suspender {
 	VOLUME_SUSPEND_OPERATOR = 1,
 	VOLUME_SUSPEND_PEER = 2,    /* on-peer-loss = suspend, and the peer does not stream */
+	VOLUME_SUSPEND_START = 8,   /* whether the peer was promoted is not known yet */
 	VOLUME_SUSPEND_HISTORY = 4, /* a new generation cannot be made durable */
 };
 /* New requests from clients are held (not failed) until resumed; requests issued go on. */

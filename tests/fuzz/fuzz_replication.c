@@ -6,6 +6,7 @@
 
 #include "daemon/replication/decide.h"
 #include "protocol/replication.h"
+#include "protocol/split.h"
 #include "protocol/staging.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -69,6 +70,21 @@ static void fuzz_state(const uint8_t *data, size_t size)
 		abort();
 }
 
+static void fuzz_split(const uint8_t *data, size_t size)
+{
+	struct split_wire wire = {}, again;
+	struct split_record record;
+
+	memcpy(&wire, data, size < sizeof(wire) ? size : sizeof(wire));
+	wire.magic = to_be64(SPLIT_MAGIC);
+	wire.crc = to_be32(crc32c(0, &wire, offsetof(struct split_wire, crc)));
+	if (split_decode(&wire, 1 << 30, &record))
+		return;
+	split_encode(&record, &again);
+	if (record.listed > SPLIT_EXTENTS_MAX || memcmp(&wire, &again, sizeof(wire)))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[FRAME_ERROR_TEXT_MAX + 1];
@@ -77,7 +93,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0)
 		return 0;
-	switch (data[0] % 5) {
+	switch (data[0] % 6) {
 	case 0:
 		fuzz_frame(data + 1, size - 1);
 		break;
@@ -86,6 +102,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 2:
 		(void)frame_error_decode(data + 1, size - 1, &code, text);
+		break;
+	case 5:
+		fuzz_split(data + 1, size - 1);
 		break;
 	case 4:
 		fuzz_state(data + 1, size - 1);

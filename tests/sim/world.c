@@ -67,6 +67,7 @@ static void choose_options(struct world *world)
 		o->max_lag_ns = world_chance(world, 30) ? WORLD_SECOND : 0;
 		o->max_lag_leave = world_chance(world, 60);
 	}
+	o->start_wait_ns = world_chance(world, 50) ? 0 : world_random(world, 4 * WORLD_SECOND);
 	o->strict = world_chance(world, 5);
 }
 
@@ -102,6 +103,7 @@ static void make_config(struct world *world, unsigned index)
 		.max_lag_bytes = o->max_lag_bytes,
 		.max_lag_ns = o->max_lag_ns,
 		.max_lag_action = o->max_lag_leave ? PACE_CATCH_UP : PACE_SLOW,
+		.start_wait_ns = o->start_wait_ns,
 		.block_min_bytes = o->block_min_bytes,
 		.store = (char *)WORLD_STORE,
 		.keep_last = o->keep_last,
@@ -290,7 +292,8 @@ static void other_started(struct world *world, unsigned index)
 	char why[256] = "";
 
 	world_volume_state(world, index, &state);
-	if (state.role == VOLUME_PRIMARY &&
+	/* ... or is left to find it out. */
+	if (state.role == VOLUME_PRIMARY && !world_chance(world, 40) &&
 	    node_demote(world_volume(world, index), why, sizeof(why)) != 0 &&
 	    !sim_node_dead(world->nodes[index].env) && !world->nodes[index].disk_errors)
 		world_fail(world, "node %u cannot be demoted: %s", index, why);
@@ -908,6 +911,8 @@ void world_fail_over(struct world *world)
 	world_volume_state(world, index, &state);
 	if (id128_is_zero(&state.generations.current) || state.disk == VOLUME_DISK_INCONSISTENT ||
 	    state.disk == VOLUME_DISK_FAILED)
+		return;
+	if (state.role == VOLUME_PRIMARY) /* has not stepped down yet: not rolled back */
 		return;
 	world_status(world, index, &status);
 	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */

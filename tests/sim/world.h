@@ -59,7 +59,8 @@ struct world_options { /* of one seed */
 	unsigned keep_last;
 	uint64_t max_lag_bytes, max_lag_ns;
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */
-	bool strict;        /* every step is checked by node_check() */
+	uint64_t start_wait_ns;
+	bool strict; /* every step is checked by node_check() */
 };
 
 struct world {

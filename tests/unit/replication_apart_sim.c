@@ -20,7 +20,7 @@ static void given_up(void *context, int error, const char *why)
 }
 
 /* A common content in the model; then both take writes apart. a's in the model, b's in *other. */
-static void split(struct world *w, uint8_t **other)
+static void split_apart(struct world *w, uint8_t **other)
 {
 	world_open(w);
 	world_start(w);
@@ -57,7 +57,7 @@ static void in_every_pair_of_roles_it_is_split_brain(void **unused)
 		struct world w;
 		uint8_t *other;
 
-		split(&w, &other);
+		split_apart(&w, &other);
 		set_role(&w.a, roles & 1 ? VOLUME_PRIMARY : VOLUME_SECONDARY);
 		set_role(&w.b, roles & 2 ? VOLUME_PRIMARY : VOLUME_SECONDARY);
 		meet(&w);
@@ -74,7 +74,7 @@ static void what_is_given_up_costs_the_union(void **unused)
 	struct world w;
 	uint8_t *other;
 
-	split(&w, &other);
+	split_apart(&w, &other);
 	uint64_t dirty = volume_dirty_bytes(w.a.volume, VOLUME_PEER) +
 			 volume_dirty_bytes(w.b.volume, VOLUME_PEER);
 	set_role(&w.b, VOLUME_SECONDARY);
@@ -109,7 +109,7 @@ static void a_secondary_can_be_the_source(void **unused)
 	struct world w;
 	uint8_t *other;
 
-	split(&w, &other);
+	split_apart(&w, &other);
 	set_role(&w.a, VOLUME_SECONDARY);
 	set_role(&w.b, VOLUME_SECONDARY);
 	meet(&w);
@@ -169,7 +169,7 @@ static void giving_up_outlives_crashes(void **unused)
 		struct world w;
 		uint8_t *other;
 
-		split(&w, &other);
+		split_apart(&w, &other);
 		set_role(&w.b, VOLUME_SECONDARY);
 		meet(&w);
 		replication_discard_changes(w.b.replication, given_up, &g);
@@ -191,7 +191,7 @@ static void a_promotion_takes_it_back(void **unused)
 	struct world w;
 	uint8_t *other;
 
-	split(&w, &other);
+	split_apart(&w, &other);
 	set_role(&w.b, VOLUME_SECONDARY);
 	meet(&w);
 	disconnect(&w.a);
@@ -207,6 +207,204 @@ static void a_promotion_takes_it_back(void **unused)
 	world_close(&w);
 }
 
+/* ---- the old primary comes back --------------------------------------------------------------- */
+
+static void block_link(struct world *w, bool blocked)
+{
+	sim_block(w->sim, "a", "b", blocked);
+	sim_block(w->sim, "b", "a", blocked);
+}
+
+/* In sync; then a dies with writes on its disk that never reached b. */
+static void primary_dies(struct world *w)
+{
+	struct io ios[20] = {};
+
+	world_open(w);
+	w->a.start_wait_ms = 2000;
+	w->a.steps_down = w->b.steps_down = true;
+	world_start(w);
+	write_some(&w->a, 50);
+	expect_same(w, &w->a, __LINE__);
+	WAIT(w, volume_dirty_bytes(w->a.volume, VOLUME_PEER) == 0);
+	block_link(w, true);
+	for (unsigned i = 0; i < 20; i++) {
+		struct block *block = volume_block(w->a.volume);
+		ios[i].request = (struct block_request){.op = BLOCK_WRITE,
+							.offset_bytes = 65536 * i,
+							.length_bytes = 4096,
+							.done = io_done};
+		ios[i].request.buf = buf_alloc(w->pool, 4096);
+		memset(ios[i].request.buf->data, 0x55, 4096);
+		block->ops->submit(block, &ios[i].request);
+	}
+	let_pass(w, 500);
+	for (unsigned i = 0; i < 20; i++)
+		assert_false(ios[i].done); /* protocol C */
+	sim_crash(w->sim, w->a.env, SIM_CRASH_POWER_KEEP);
+	w->a.replication = NULL;
+	w->a.volume = NULL;
+	w->pool = buf_pool_new((unsigned[3]){64, 64, 32});
+	block_link(w, false);
+}
+
+static void comes_back(struct world *w)
+{
+	w->a.env = sim_restart(w->sim, w->a.env);
+	listen_on(&w->a);
+	start(&w->a, VOLUME_PRIMARY);
+}
+
+static void a_replaced_primary_steps_down_and_is_rolled_back(void **unused)
+{
+	for (unsigned used = 0; used < 2; used++) {
+		struct world w;
+		char why[256];
+
+		primary_dies(&w);
+		set_role(&w.b, VOLUME_PRIMARY);
+		if (used) /* in use, but not written yet */
+			assert_int_equal(
+				volume_block(w.b.volume)
+					->ops->open(volume_block(w.b.volume), why, sizeof(why)),
+				0);
+		else
+			write_some(&w.b, 5);
+		comes_back(&w);
+		assert_true(status(&w.a).starting);
+		/* Its clients are there before it knows: nothing of theirs is done. */
+		struct io io = {
+			.request = {.op = BLOCK_WRITE, .length_bytes = 4096, .done = io_done}};
+		struct block *block = volume_block(w.a.volume);
+		assert_int_equal(block->ops->open(block, why, sizeof(why)), 0);
+		io.request.buf = buf_alloc(w.pool, 4096);
+		memset(io.request.buf->data, 0xaa, 4096);
+		block->ops->submit(block, &io.request);
+		expect_same(&w, &w.b, __LINE__);
+		assert_int_equal(state(&w.a).role, VOLUME_SECONDARY);
+		assert_true(io.done && io.error == -EIO);
+		buf_put(io.request.buf);
+		struct replication_status s = status(&w.a);
+		assert_true(s.stepped_down_ns && s.rolled_back_ns && !s.starting);
+		assert_true(s.rolled_back_bytes >= 20 * 4096 && s.rolled_back_extents);
+		block->ops->close(block);
+		if (used)
+			volume_block(w.b.volume)->ops->close(volume_block(w.b.volume));
+		world_close(&w);
+	}
+}
+
+static void a_primary_alone_serves_after_its_wait(void **unused)
+{
+	struct world w;
+
+	primary_dies(&w);
+	block_link(&w, true);
+	comes_back(&w);
+	uint64_t begun = now_ns(&w);
+	struct io io = {.request = {.op = BLOCK_FLUSH}};
+	assert_int_equal(submit_and_wait(&w.a, &io), 0);
+	assert_true(now_ns(&w) - begun >= 1900000000ull && now_ns(&w) - begun < 2500000000ull);
+	/* It has been alone now; a wait could not make it step down any more. */
+	write_some(&w.a, 5);
+	stop(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_false(status(&w.a).starting);
+	set_role(&w.b, VOLUME_PRIMARY);
+	write_some(&w.b, 5);
+	block_link(&w, false);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE);
+	assert_non_null(strstr(status(&w.a).refusal, "split brain"));
+	assert_int_equal(state(&w.a).role, VOLUME_PRIMARY);
+	world_close(&w);
+}
+
+static void who_is_not_replaced_serves_at_once(void **unused)
+{
+	struct world w;
+	struct io io = {.request = {.op = BLOCK_FLUSH}};
+
+	primary_dies(&w);
+	comes_back(&w);
+	uint64_t begun = now_ns(&w);
+	assert_int_equal(submit_and_wait(&w.a, &io), 0);
+	assert_true(now_ns(&w) - begun < 1000000000ull);
+	assert_int_equal(state(&w.a).role, VOLUME_PRIMARY);
+	assert_int_equal(status(&w.a).stepped_down_ns, 0);
+	world_close(&w);
+}
+
+/* Two that are in use, the same generation: neither is told to go. */
+static void who_is_in_use_does_not_step_down(void **unused)
+{
+	struct block *blocks[2];
+	struct world w;
+	char why[256];
+
+	primary_dies(&w);
+	set_role(&w.b, VOLUME_PRIMARY);
+	w.a.start_wait_ms = 0;
+	block_link(&w, true);
+	comes_back(&w);
+	blocks[0] = volume_block(w.a.volume);
+	blocks[1] = volume_block(w.b.volume);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(blocks[i]->ops->open(blocks[i], why, sizeof(why)), 0);
+	block_link(&w, false);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE);
+	assert_non_null(strstr(status(&w.a).refusal, "both nodes are primary"));
+	blocks[0]->ops->close(blocks[0]);
+	reconnect(&w.a);
+	reconnect(&w.b);
+	WAIT(&w, in_sync(&w) && state(&w.a).role == VOLUME_SECONDARY);
+	blocks[1]->ops->close(blocks[1]);
+	world_close(&w);
+}
+
+/* ---- the report ------------------------------------------------------------------------------- */
+
+static void both_sides_keep_the_report(void **unused)
+{
+	struct replication_changes a, b;
+	const struct split_record *split;
+	struct world w;
+	uint8_t *other;
+
+	split_apart(&w, &other);
+	replication_get_changes(w.a.replication, &a);
+	replication_get_changes(w.b.replication, &b);
+	meet(&w);
+	for (unsigned i = 0; i < 2; i++) { /* also over a restart, with nobody there */
+		assert_true(status(&w.a).split_brain && status(&w.b).split_brain);
+		split = replication_get_split(w.a.replication);
+		assert_true(split->flags & SPLIT_PEER_KNOWN && split->flags & SPLIT_NEAR);
+		assert_string_equal(split->node, "b");
+		assert_true(split->since_ns);
+		assert_int_equal(split->peer_bytes, b.bytes);
+		assert_int_equal(split->peer_extents, b.count);
+		assert_memory_equal(split->extents, b.extents, sizeof(b.extents[0]) * b.listed);
+		split = replication_get_split(w.b.replication);
+		assert_int_equal(split->peer_bytes, a.bytes);
+		assert_memory_equal(split->extents, a.extents, sizeof(a.extents[0]) * a.listed);
+		if (i)
+			break;
+		block_link(&w, true);
+		stop(&w.a);
+		stop(&w.b);
+		start(&w.a, VOLUME_PRIMARY);
+		start(&w.b, VOLUME_PRIMARY);
+	}
+	block_link(&w, false);
+	struct given_up g = {};
+	set_role(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE);
+	replication_discard_changes(w.b.replication, given_up, &g);
+	expect_same(&w, &w.a, __LINE__);
+	assert_false(status(&w.a).split_brain || status(&w.b).split_brain);
+	free(other);
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
@@ -217,6 +415,11 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_primary_gives_nothing_up),
 		cmocka_unit_test(giving_up_outlives_crashes),
 		cmocka_unit_test(a_promotion_takes_it_back),
+		cmocka_unit_test(a_replaced_primary_steps_down_and_is_rolled_back),
+		cmocka_unit_test(a_primary_alone_serves_after_its_wait),
+		cmocka_unit_test(who_is_not_replaced_serves_at_once),
+		cmocka_unit_test(who_is_in_use_does_not_step_down),
+		cmocka_unit_test(both_sides_keep_the_report),
 	};
 
 	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();

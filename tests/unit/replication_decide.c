@@ -41,7 +41,7 @@ static void good_content_is_overwritten_by_descendants_only(void **state)
 				enum verdict v = decide_verdict(a, b, r);
 				if (v == VERDICT_FULL_FROM_A || v == VERDICT_CATCH_UP_FROM_A) {
 					assert_true(from_a & 1u << r);
-					assert_true(a <= STANDING_VACANT);
+					assert_true(a <= STANDING_STARTING);
 					assert_int_equal(b, STANDING_SECONDARY);
 				}
 			}
@@ -55,10 +55,10 @@ static void only_the_unused_yield_to_what_went_on(void **state)
 			for (unsigned r = 0; r < RELATIONS; r++) {
 				if (decide_verdict(a, b, r) != VERDICT_A_YIELDS)
 					continue;
-				assert_int_equal(a, STANDING_VACANT);
-				assert_true(b <= STANDING_VACANT);
+				assert_true(a == STANDING_VACANT || a == STANDING_STARTING);
+				assert_true(b <= STANDING_STARTING);
 				assert_true(r == RELATION_B_AHEAD || r == RELATION_B_FAR ||
-					    (r == RELATION_EQUAL && b == STANDING_PRIMARY));
+					    (r == RELATION_EQUAL && b < a));
 			}
 }
 
@@ -144,23 +144,25 @@ static void relations(void **state)
 
 static void standings(void **state)
 {
-	for (unsigned i = 0; i < 32; i++) {
-		unsigned role = i & 1, disk = i >> 1 & 3;
-		bool wants = i & 8, vacant = i & 16;
-		enum standing s = decide_standing(role, disk, wants, vacant);
+	for (unsigned i = 0; i < 8u * (HELLO_FLAGS_KNOWN + 1); i++) {
+		unsigned role = i & 1, disk = i >> 1 & 3, flags = i >> 3;
+		bool wants = flags & HELLO_WANTS;
+		enum standing s = decide_standing(role, disk, flags);
 		assert_true(s < STANDINGS);
 		if (s <= STANDING_SECONDARY) /* a possible source */
 			assert_true(disk < 2 && !wants);
-		if (s <= STANDING_VACANT)
+		if (s <= STANDING_STARTING)
 			assert_int_equal(role, 1);
 		if (s == STANDING_DISCARDS) /* its map is believed */
 			assert_true(disk < 2 && wants);
 	}
-	assert_int_equal(decide_standing(1, 2, false, true), STANDING_UNUSABLE);
-	assert_int_equal(decide_standing(1, 2, true, false), STANDING_WANTS);
-	assert_int_equal(decide_standing(0, 1, true, false), STANDING_DISCARDS);
-	assert_int_equal(decide_standing(1, 0, false, true), STANDING_VACANT);
-	assert_int_equal(decide_standing(0, 0, false, true), STANDING_SECONDARY);
+	assert_int_equal(decide_standing(1, 2, HELLO_VACANT), STANDING_UNUSABLE);
+	assert_int_equal(decide_standing(1, 2, HELLO_WANTS), STANDING_WANTS);
+	assert_int_equal(decide_standing(0, 1, HELLO_WANTS), STANDING_DISCARDS);
+	assert_int_equal(decide_standing(1, 0, HELLO_VACANT), STANDING_VACANT);
+	assert_int_equal(decide_standing(1, 0, HELLO_VACANT | HELLO_STARTING), STANDING_STARTING);
+	assert_int_equal(decide_standing(1, 0, HELLO_STARTING), STANDING_PRIMARY);
+	assert_int_equal(decide_standing(0, 0, HELLO_VACANT), STANDING_SECONDARY);
 }
 
 int main(void)

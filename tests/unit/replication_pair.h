@@ -41,6 +41,8 @@ struct node {
 	enum replication_protocol protocol;
 	uint64_t staging_max_bytes;
 	bool only_accept;
+	unsigned start_wait_ms;
+	bool steps_down; /* if nobody has the volume open */
 };
 
 struct world {
@@ -198,6 +200,11 @@ static void set_flag(void *context)
 	*(bool *)context = true;
 }
 
+static bool nothing_runs(void *context)
+{
+	return true;
+}
+
 static void start(struct node *n, enum volume_role role)
 {
 	char why[256], backing[128], state_dir[128];
@@ -217,6 +224,8 @@ static void start(struct node *n, enum volume_role role)
 					.protocol = n->protocol,
 					.tls_client = n->tls_client,
 					.staging_max_bytes = n->staging_max_bytes,
+					.start_wait_ms = n->start_wait_ms,
+					.vacant = n->steps_down ? nothing_runs : NULL,
 					.ping_interval_ms = 200,
 					.peer_timeout_ms = 2000,
 					.connect_retry_max_ms = 300};
