@@ -14,6 +14,7 @@
 #define METADATA_VERSION       1
 #define METADATA_SUPER_BYTES   4096u
 #define METADATA_SUPER_SLOTS   3u
+#define METADATA_SUPER_COPIES  2u /* in each slot, one behind the other */
 #define METADATA_HISTORY       8u
 #define METADATA_BACKING_BYTES 1024u
 #define METADATA_PAGE_BYTES    4096u
@@ -34,7 +35,8 @@ enum metadata_flags {
 	METADATA_PEER_NEEDED = 32, /* a primary whose clients wait while the peer does not follow */
 	METADATA_HEARD_STREAMING =
 		64, /* when the primary was last heard, its stream was received */
-	METADATA_FLAGS_ALL = 127,
+	METADATA_APPLYING = 512, /* a committed cut goes to the backing: a mixture until it is whole */
+	METADATA_FLAGS_ALL = 127 | METADATA_APPLYING,
 };
 
 enum metadata_role { METADATA_SECONDARY, METADATA_PRIMARY, METADATA_ROLES };

@@ -377,9 +377,7 @@ void sink_free(struct sink *sink)
 void sink_recover(struct sink *sink, bool wants)
 {
 	sink->wants = wants;
-	if (staging_recover(sink->staging, &sink->log_generation) == NULL)
-		sink->log = SINK_LOG_SCAN;
-	sink_step_later(sink);
+	sink_log_recover(sink);
 }
 
 void sink_stop(struct sink *sink)

@@ -109,6 +109,7 @@ void sink_on_read(struct sink *sink, const struct frame *frame, const void *payl
 		  struct buf *buf);
 
 /* sink_log.c */
+void sink_log_recover(struct sink *sink); /* at start */
 extern const struct staging_ops sink_staging_ops;
 void sink_log_step(struct sink *sink);
 void sink_log_append(struct sink *sink, enum staging_type type, unsigned flags, uint64_t lsn,

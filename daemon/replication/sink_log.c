@@ -84,9 +84,53 @@ static void begin_pass(struct sink *sink, enum sink_log log, uint64_t position, 
 	staging_seek(sink->staging, position, sequence);
 }
 
+/* Until the log is empty only it makes the backing whole: a mixture while the cut is applied, without
+ * acknowledged writes while the stream behind it is. */
+static int mark_applying(struct sink *sink, bool applying)
+{
+	struct volume_state state;
+
+	volume_get_state(sink->volume, &state);
+	if (state.applying == applying || MUTATE(replication_apply_unmarked))
+		return 0;
+	state.applying = applying;
+	return volume_set_state(sink->volume, &state);
+}
+
+/* No whole log is there: was its cut half applied? */
+static void lost_while_applying(struct sink *sink)
+{
+	struct volume_state state;
+
+	volume_get_state(sink->volume, &state);
+	if (!state.applying)
+		return;
+	env_log(sink->env, ENV_LOG_ERROR,
+		"staging: volume %s: the log of a cut that was being applied is lost or damaged: "
+		"the "
+		"content is a mixture until it is synced or restored anew",
+		volume_name(sink->volume));
+	state.disk = VOLUME_DISK_INCONSISTENT;
+	int error = volume_set_state(sink->volume, &state);
+	if (error)
+		sink_log_stuck(sink, error, "cannot persist the volume's state");
+}
+
+void sink_log_recover(struct sink *sink)
+{
+	if (staging_recover(sink->staging, &sink->log_generation) == NULL)
+		sink->log = SINK_LOG_SCAN;
+	else
+		lost_while_applying(sink);
+	sink_step_later(sink);
+}
+
 static void begin_cut_pass(struct sink *sink)
 {
 	int error = sink_begin_applying(sink);
+
+	if (!error)
+		error = mark_applying(sink, true);
 
 	if (error) {
 		sink_log_stuck(sink, error, "cannot persist the volume's state");
@@ -166,7 +210,10 @@ static void finish(struct sink *sink)
 		sink_step_later(sink);
 		return;
 	}
-	int error = MUTATE(replication_keep_stale_log) ? 0 : staging_reset(sink->staging);
+	/* In this order: a log that is there once more does no harm. */
+	int error = mark_applying(sink, false);
+	if (!error && !MUTATE(replication_keep_stale_log))
+		error = staging_reset(sink->staging);
 	if (error) {
 		sink_log_stuck(sink, error, "cannot empty the log");
 		return;
@@ -287,6 +334,8 @@ static void scan(struct sink *sink)
 			"staging: volume %s: dropping a cut that %s", volume_name(sink->volume),
 			sink->commit_position ? "no longer fits the volume" : "was not complete");
 		sink->log = SINK_LOG_ABANDON;
+		if (!sink->commit_position)
+			lost_while_applying(sink);
 		sink_step_later(sink);
 		return;
 	}

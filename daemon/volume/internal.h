@@ -177,7 +177,7 @@ struct super {
 	int writing;                                  /* slot, or -1 */
 	bool again;                                   /* something changed while writing */
 	struct env_op io;
-	struct metadata_super_wire *wire; /* of the asynchronous write */
+	struct metadata_super_wire *wire; /* a slot: of the asynchronous write */
 	uint64_t writing_sequence, writing_lsn;
 	uint64_t
 		bump_sequence; /* the bump is durable with a slot from this one on; 0: no bump waits */

@@ -82,6 +82,7 @@ int restored_look(struct volume *v, char *why, size_t why_size)
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 		v->consumers[c].all_dirty = true;
 	v->state.snapshot = (struct id128){0};
+	v->state.applying = false;
 	v->state.disk = v->disk_recorded = VOLUME_DISK_UPTODATE;
 	v->state.outdated_ns = 0;
 	new_generation(v);

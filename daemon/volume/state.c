@@ -45,6 +45,8 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	}
 	v->state = *state;
 	v->state.lsn = old.lsn;
+	if (state->disk == VOLUME_DISK_INCONSISTENT)
+		v->state.applying = false; /* whatever comes now replaces all of it */
 	if (state->disk != VOLUME_DISK_FAILED)
 		v->disk_recorded = state->disk;
 	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */
@@ -184,6 +186,7 @@ int volume_replace_backing(struct volume *v, char *why, size_t why_size)
 	}
 	/* INCONSISTENT first: from here on nobody takes the content for anything. */
 	v->state.disk = v->disk_recorded = VOLUME_DISK_INCONSISTENT;
+	v->state.applying = false;
 	error = super_store(v, 0);
 	if (error != 0) {
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->super_path,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The superblock. Three slots of one 4 KiB page each; the valid one with the highest sequence number
- * counts. A blocking write may come while an asynchronous one is under way: each goes to a slot that
+ * The superblock. Three slots of two equal 4 KiB pages each; the valid page with the highest sequence
+ * number counts, so that a page that the medium spoils does not bring an older one back. A blocking write may come while an asynchronous one is under way: each goes to a slot that
  * neither holds the newest durable content nor is being written, so whatever is torn, one whole
  * superblock that is new enough remains.
  */
@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LSN_AHEAD (1ull << 32)
+#define LSN_AHEAD  (1ull << 32)
+#define SLOT_BYTES (METADATA_SUPER_COPIES * METADATA_SUPER_BYTES)
 
 static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t lsn,
 		   struct metadata_super_wire *wire)
@@ -21,7 +22,8 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 	const struct volume_state *state = &v->state;
 	const struct volume_contact *contact = &state->contact;
 	struct metadata_super super = {
-		.flags = flags | (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
+		.flags = flags | (state->applying ? METADATA_APPLYING : 0) |
+			 (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
 			 (contact->streaming ? METADATA_HEARD_STREAMING : 0) |
 			 (v->detached ? METADATA_STORE_DETACHED : 0) |
 			 (v->consumers[VOLUME_PEER].all_dirty ? METADATA_PEER_ALL : 0) |
@@ -49,6 +51,14 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 	memcpy(super.history, state->generations.history, sizeof(super.history));
 	snprintf(super.backing, sizeof(super.backing), "%s", v->backing_path);
 	metadata_super_encode(&super, wire);
+}
+
+static void encode_slot(struct volume *v, unsigned flags, uint64_t sequence, uint64_t lsn,
+			struct metadata_super_wire slot[METADATA_SUPER_COPIES])
+{
+	encode(v, flags, sequence, lsn, &slot[0]);
+	for (unsigned i = 1; i < METADATA_SUPER_COPIES; i++)
+		slot[i] = slot[0];
 }
 
 /* The slot with the oldest durable content that is not being written. */
@@ -87,18 +97,18 @@ static void slot_written(struct volume *v, int slot, uint64_t sequence, uint64_t
 int super_store(struct volume *v, unsigned flags)
 {
 	struct super *super = &v->super;
-	struct metadata_super_wire wire;
+	struct metadata_super_wire wire[METADATA_SUPER_COPIES];
 	uint64_t sequence = super->sequence + 1;
 	uint64_t lsn = flags & METADATA_CLEAN ? v->state.lsn : lsn_ahead(v);
 	int slot = choose_slot(super);
 	int error;
 
-	encode(v, flags, sequence, lsn, &wire);
+	encode_slot(v, flags, sequence, lsn, wire);
 	super->sequence = sequence;
 	/* Whatever happens, the slot's old content is not to be counted on. */
 	super->slot_sequence[slot] = 0;
-	error = env_file_pwrite(v->env, super->file, &wire, sizeof(wire),
-				(uint64_t)slot * METADATA_SUPER_BYTES);
+	error = env_file_pwrite(v->env, super->file, wire, sizeof(wire),
+				(uint64_t)slot * SLOT_BYTES);
 	if (error == 0)
 		error = env_file_sync(v->env, super->file);
 	if (error != 0) {
@@ -150,11 +160,11 @@ void super_store_later(struct volume *v)
 	super->slot_sequence[super->writing] = 0;
 	super->writing_sequence = ++super->sequence;
 	super->writing_lsn = lsn_ahead(v);
-	encode(v, 0, super->writing_sequence, super->writing_lsn, super->wire);
+	encode_slot(v, 0, super->writing_sequence, super->writing_lsn, super->wire);
 	super->io.done = super_write_done;
 	v->ops++;
-	env_write(v->env, &super->io, super->file, super->wire, sizeof(*super->wire),
-		  (uint64_t)super->writing * METADATA_SUPER_BYTES, ENV_WRITE_FUA);
+	env_write(v->env, &super->io, super->file, super->wire, SLOT_BYTES,
+		  (uint64_t)super->writing * SLOT_BYTES, ENV_WRITE_FUA);
 }
 
 int super_create(struct volume *v)
@@ -173,7 +183,7 @@ int super_create(struct volume *v)
 	error = env_file_truncate(v->env, v->super.file, 0);
 	if (error == 0)
 		error = env_file_allocate(v->env, v->super.file, 0,
-					  METADATA_SUPER_SLOTS * METADATA_SUPER_BYTES);
+					  METADATA_SUPER_SLOTS * SLOT_BYTES);
 	if (error == 0)
 		error = super_store(v, METADATA_CREATING);
 	if (error == 0)
@@ -205,6 +215,7 @@ static void take(struct volume *v, const struct metadata_super *super)
 			    .behind_ns = super->behind_ns,
 			    .streaming = super->flags & METADATA_HEARD_STREAMING},
 		.peer_needed = super->flags & METADATA_PEER_NEEDED,
+		.applying = super->flags & METADATA_APPLYING,
 	};
 	memcpy(v->state.generations.history, super->history, sizeof(v->state.generations.history));
 	v->disk_recorded = v->state.disk;
@@ -226,7 +237,8 @@ int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 			 strerror(-error));
 	if (error != 0)
 		return error;
-	for (unsigned i = 0; i < METADATA_SUPER_SLOTS; i++) {
+	for (unsigned i = 0; i < METADATA_SUPER_SLOTS * METADATA_SUPER_COPIES; i++) {
+		uint64_t *slot_sequence = &v->super.slot_sequence[i / METADATA_SUPER_COPIES];
 		struct metadata_super_wire wire;
 		const char *bad;
 
@@ -242,11 +254,12 @@ int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 				continue;
 			reason = bad;
 			env_log(v->env, ENV_LOG_WARNING,
-				"volume %s: %s: slot %u: %s; another one is used if it can be",
+				"volume %s: %s: page %u: %s; another one is used if it can be",
 				v->name, v->super_path, i, bad);
 			continue;
 		}
-		v->super.slot_sequence[i] = super.sequence;
+		if (super.sequence > *slot_sequence)
+			*slot_sequence = super.sequence;
 		if (super.sequence > newest.sequence)
 			newest = super;
 	}

@@ -94,7 +94,7 @@ static int make_memory(struct volume *v)
 	v->bounce_pool = buf_pool_new(bounce);
 	v->local_pool = buf_pool_new(local);
 	v->tokens = calloc(TOKENS, sizeof(*v->tokens));
-	v->super.wire = malloc(sizeof(*v->super.wire));
+	v->super.wire = malloc(METADATA_SUPER_COPIES * sizeof(*v->super.wire));
 	if (!v->zeroes || !v->bounce_pool || !v->local_pool || !v->tokens || !v->super.wire)
 		return -ENOMEM;
 	for (unsigned i = 0; i < PRESERVE_JOBS; i++)

@@ -134,6 +134,9 @@ struct volume_state {
 	struct volume_contact contact;
 	/* Primary: clients wait while the peer does not stream (on-peer-loss = suspend). */
 	bool peer_needed;
+	/* A committed redo log is being applied to the backing, which is a mixture, or lacks what was
+	 * acknowledged, until that is done. Found at start without the log: the content is lost. */
+	bool applying;
 };
 void volume_get_state(const struct volume *volume, struct volume_state *state);
 /* Persists before it returns (blocking, durable). -errno: nothing changed. The dirty maps and lsn

@@ -28,7 +28,8 @@ enum fault {
 	FAIL_OVER = 1 << 17,
 	SWITCH = 1 << 18,
 	ROLL_BACK = 1 << 19,
-	FAULTS = 1 << 20,
+	FLIP = 1 << 20, /* the medium spoils metadata while a node is down */
+	FAULTS = 1 << 21,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -72,12 +73,37 @@ static void crash(struct world *world, unsigned faults, unsigned index)
 		world_crash(world, index, any_crash(world));
 }
 
+/* One page of the superblock, one of the maps, the first record of the redo log: any of them. */
+static void flip(struct world *world, unsigned index, bool log)
+{
+	static const char *const files[] = {"super", "maps", "staging"};
+	static const uint64_t limits[] = {6 * 4096, 0, 8192};
+	struct env *env = world->nodes[index].env;
+
+	for (unsigned i = 0; i < 3; i++) {
+		char path[64];
+		uint64_t size, offset;
+
+		snprintf(path, sizeof(path), "/var/offsite/v/%s", files[i]);
+		if (!(i == 2 && log) && !world_chance(world, 40))
+			continue;
+		if (!sim_file_size(env, path, &size) || size == 0)
+			continue;
+		offset = world_random(world, limits[i] && limits[i] < size ? limits[i] : size);
+		sim_file_corrupt(env, path, offset, (uint8_t)(1 + world_random(world, 255)));
+		sim_note(world->sim, "node %u: %s is damaged at %llu", index, path,
+			 (unsigned long long)offset);
+	}
+}
+
 static void start(struct world *world, unsigned faults, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 
 	if (n->node != NULL)
 		return;
+	if ((faults & FLIP) && world_chance(world, 30))
+		flip(world, index, false);
 	/* Sometimes it dies again before it is up. */
 	if ((faults & CRASH_IO) && (faults & (index == A ? CRASH_A : CRASH_B)) &&
 	    world_chance(world, 20)) {
@@ -87,6 +113,19 @@ static void start(struct world *world, unsigned faults, unsigned index)
 				    any_crash(world));
 	}
 	world_start(world, index);
+}
+
+/* It dies while it applies its redo log, which is spoilt as well. */
+static void lose_log(struct world *world)
+{
+	unsigned index = 1 - world->primary;
+	struct node_volume *v = world_volume(world, index);
+
+	if (v == NULL || v->replication == NULL || !replication_applying(v->replication))
+		return;
+	world_crash(world, index, any_crash(world));
+	if (sim_node_dead(world->nodes[index].env))
+		flip(world, index, true);
 }
 
 static bool secondary_is_good(struct world *world)
@@ -313,6 +352,8 @@ static void one_action(struct world *world, unsigned faults)
 		world_fail_over(world);
 	if ((faults & ROLL_BACK) && (faults & SNAPSHOTS) && world_random(world, 500) == 0)
 		world_roll_back(world);
+	if ((faults & FLIP) && world_chance(world, 2))
+		lose_log(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
 	if (world_chance(world, 10))
@@ -344,6 +385,8 @@ static void with_faults(struct world *world)
 		faults &= ~(unsigned)(LOSE_A | LOSE_B);
 	if (world_chance(world, 70))
 		faults &= ~(unsigned)(DISK_A | DISK_B);
+	if (world_chance(world, 50))
+		faults &= ~(unsigned)FLIP;
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);
