@@ -51,7 +51,7 @@ void replication_set_state(struct replication *r, enum replication_state state)
 bool replication_may_connect(const struct replication *r)
 {
 	return r->state == REPLICATION_CONNECTING && !r->link && !r->stopping && !r->recovering &&
-	       sink_is_idle(r->sink) && source_is_idle(r->source);
+	       sink_is_idle(r->sink) && source_is_idle(r->source) && verify_is_idle(r->verify);
 }
 
 static void connect_done(struct env_op *op, int64_t result)
@@ -171,6 +171,8 @@ static void free_memory(struct replication *r)
 {
 	if (r->sink)
 		sink_free(r->sink);
+	if (r->verify)
+		verify_free(r->verify);
 	if (r->source)
 		source_free(r->source);
 	if (r->pool)
@@ -184,7 +186,7 @@ static void end(struct env_task *task)
 	struct replication *r = container_of(task, struct replication, end_task);
 
 	if (!r->stopping || r->connect_busy || r->links || !source_is_idle(r->source) ||
-	    !sink_is_quiet(r->sink))
+	    !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
 		return;
 	void (*freed)(void *) = r->freed;
 	void *context = r->freed_context;
@@ -223,6 +225,11 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 		return -ENOMEM;
 	}
 	source_set_bound(r->source, &r->config.bound);
+	r->verify = verify_new(r->volume, r->source, r->pool, session_verify_idle, r);
+	if (!r->verify) {
+		snprintf(why, why_size, "no memory");
+		return -ENOMEM;
+	}
 	int error = sink_new(r->volume, r->pool, r->config.staging_max_bytes, &replication_sink_ops,
 			     r, &r->sink, why, why_size);
 	if (!error)
@@ -359,6 +366,56 @@ void replication_read(struct replication *r, struct volume_origin_read *read)
 	source_read(r->source, read);
 }
 
+int replication_verify(struct replication *r, const char *repair_from, uint64_t rate, char *why,
+		       size_t why_size)
+{
+	const char *name = volume_name(r->volume), *peer = r->peer.node;
+	enum verify_repair repair = VERIFY_REPAIR_NONE;
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if (state.role != VOLUME_PRIMARY) {
+		snprintf(why, why_size, "volume %s is secondary on this node: verify it on %s",
+			 name, *peer ? peer : "the primary");
+		return -EPERM;
+	}
+	if (r->state != REPLICATION_STREAMING || r->session != SESSION_SOURCE) {
+		snprintf(why, why_size, "volume %s: the peer is not in sync (%s)", name,
+			 states[r->state].name);
+		return -EPERM;
+	}
+	if (repair_from && strcmp(repair_from, r->node_name) == 0) {
+		repair = VERIFY_REPAIR_FROM_HERE;
+	} else if (repair_from && strcmp(repair_from, peer) == 0) {
+		repair = VERIFY_REPAIR_FROM_PEER;
+	} else if (repair_from) {
+		snprintf(why, why_size, "repair from %s: the nodes are %s (this one) and %s",
+			 repair_from, r->node_name, peer);
+		return -EINVAL;
+	}
+	int error =
+		verify_start(r->verify, repair, rate == UINT64_MAX ? r->config.verify_rate : rate);
+	if (error)
+		snprintf(why, why_size, "volume %s: %s", name,
+			 error == -EBUSY ? "a verification is under way" : strerror(-error));
+	return error;
+}
+
+int replication_verify_cancel(struct replication *r, char *why, size_t why_size)
+{
+	int error = verify_cancel(r->verify);
+
+	if (error)
+		snprintf(why, why_size, "volume %s: no verification is under way",
+			 volume_name(r->volume));
+	return error ? -EALREADY : 0;
+}
+
+void replication_get_verify(const struct replication *r, struct verify_status *status)
+{
+	verify_get_status(r->verify, status);
+}
+
 /* ---- status --------------------------------------------------------------------------------- */
 
 void replication_get_status(const struct replication *r, struct replication_status *status)
@@ -440,6 +497,7 @@ void replication_check(const struct replication *r)
 {
 	source_check(r->source);
 	sink_check(r->sink);
+	verify_check(r->verify);
 	if (r->link)
 		link_check(r->link);
 	assert((r->link != NULL) == (r->session != SESSION_NONE));

@@ -48,6 +48,7 @@ struct replication_config {
 	const char *peer_cert_name;     /* accept only a certificate for it; NULL: any */
 	uint64_t staging_max_bytes;     /* 0: 1 GiB */
 	uint64_t send_queue_max_bytes;  /* 0: 32 MiB; full: writers wait */
+	uint64_t verify_rate;           /* bytes read a second, unless told otherwise; 0: any */
 	unsigned ping_interval_ms;      /* 0: 5000 */
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
@@ -96,6 +97,16 @@ void replication_discard_changes(struct replication *replication,
 /* Asks the peer for its content, behind all that was written here before; this side must be the source.
  * Waits for the stream. -ENOTCONN without a connection as source, and when it is lost. */
 void replication_read(struct replication *replication, struct volume_origin_read *read);
+
+/* Begins to compare the whole volume with the peer's, both in use; what differs is made equal to what
+ * the node repair_from has (NULL: only told). rate: bytes read a second, 0: any; UINT64_MAX: as
+ * configured. Only on the primary while it streams; then it goes on by itself after lost links and
+ * restarts. */
+int replication_verify(struct replication *replication, const char *repair_from, uint64_t rate,
+		       char *why, size_t why_size);
+int replication_verify_cancel(struct replication *replication, char *why, size_t why_size);
+struct verify_status; /* daemon/replication/verify.h */
+void replication_get_verify(const struct replication *replication, struct verify_status *status);
 
 struct replication_status {
 	enum replication_state state;

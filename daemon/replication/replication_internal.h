@@ -8,6 +8,7 @@
 #include "daemon/replication/decide.h"
 #include "daemon/replication/sink.h"
 #include "daemon/replication/source.h"
+#include "daemon/replication/verify.h"
 
 /* How far the present connection is. */
 enum session {
@@ -30,6 +31,7 @@ struct replication {
 	struct buf_pool *pool;
 	struct sink *sink;
 	struct source *source;
+	struct verify *verify;
 
 	enum replication_state state;
 	bool operator_off; /* STANDALONE by the operator's word: nobody is let in */
@@ -104,6 +106,7 @@ bool replication_may_connect(const struct replication *r);
 /* session.c */
 extern const struct sink_ops replication_sink_ops;
 extern const struct source_ops replication_source_ops;
+void session_verify_idle(void *owner);
 void session_open(struct replication *r, struct stream *stream);
 void session_end(struct replication *r, enum frame_error code, const char *text);
 

@@ -251,6 +251,7 @@ static void source_cut_acknowledged_(void *owner, bool streaming)
 
 	if (streaming) {
 		replication_set_state(r, REPLICATION_STREAMING);
+		verify_attach(r->verify, r->link);
 		contact_streaming(r);
 	} else if (r->self.role != VOLUME_PRIMARY) /* a reverse sync is done: decide anew */
 		replication_refuse(r, FRAME_ERROR_CLOSING, "restored from this side");
@@ -260,6 +261,7 @@ static void left_stream_(void *owner)
 {
 	struct replication *r = owner;
 
+	verify_detach(r->verify);
 	r->peer.disk = VOLUME_DISK_OUTDATED;
 	if (r->state == REPLICATION_STREAMING)
 		replication_set_state(r, REPLICATION_CATCH_UP);
@@ -290,6 +292,11 @@ static void idle_(void *owner)
 		env_defer(r->env, &r->end_task);
 	else
 		replication_retry(r);
+}
+
+void session_verify_idle(void *owner)
+{
+	idle_(owner);
 }
 
 const struct sink_ops replication_sink_ops = {
@@ -485,6 +492,7 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 	r->link = NULL;
 	r->session = SESSION_NONE;
 	r->mapping = false;
+	verify_detach(r->verify);
 	if (session == SESSION_SOURCE)
 		source_detach(r->source);
 	if (session == SESSION_SINK)
@@ -528,7 +536,8 @@ void replication_accept(struct replication *r, struct link *link, const struct h
 		/* The peer would not come again if the old connection were alive. */
 		session_end(r, FRAME_ERROR_COLLISION, "replaced by a new connection");
 	}
-	if (!code && (!sink_is_idle(r->sink) || !source_is_idle(r->source) || r->recovering)) {
+	if (!code && (!sink_is_idle(r->sink) || !source_is_idle(r->source) ||
+		      !verify_is_idle(r->verify) || r->recovering)) {
 		code = FRAME_ERROR_BUSY;
 		text = sink_is_stuck(r->sink) ? "staged data cannot be applied: the disk failed"
 					      : "still applying what came before";

@@ -8,6 +8,7 @@
 #include "protocol/replication.h"
 #include "protocol/split.h"
 #include "protocol/staging.h"
+#include "protocol/verify.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -85,6 +86,21 @@ static void fuzz_split(const uint8_t *data, size_t size)
 		abort();
 }
 
+static void fuzz_verify(const uint8_t *data, size_t size)
+{
+	struct verify_wire wire = {}, again;
+	struct verify_record record;
+
+	memcpy(&wire, data, size < sizeof(wire) ? size : sizeof(wire));
+	wire.magic = to_be64(VERIFY_MAGIC);
+	wire.crc = to_be32(crc32c(0, &wire, offsetof(struct verify_wire, crc)));
+	if (verify_decode(&wire, &record))
+		return;
+	verify_encode(&record, &again);
+	if (memcmp(&wire, &again, sizeof(wire)) || record.differ_bytes > record.size_bytes)
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[FRAME_ERROR_TEXT_MAX + 1];
@@ -93,7 +109,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0)
 		return 0;
-	switch (data[0] % 6) {
+	switch (data[0] % 7) {
 	case 0:
 		fuzz_frame(data + 1, size - 1);
 		break;
@@ -108,6 +124,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 4:
 		fuzz_state(data + 1, size - 1);
+		break;
+	case 6:
+		fuzz_verify(data + 1, size - 1);
 		break;
 	case 3:
 		if (hello_decode(data + 1, size - 1, &a))

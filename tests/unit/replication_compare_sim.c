@@ -5,6 +5,7 @@
  */
 #define WORLD_SIM
 #include "tests/unit/replication_pair.h"
+#include "daemon/replication/verify.h"
 
 struct restored {
 	bool done;
@@ -39,6 +40,8 @@ static void fill(struct world *w)
 	world_start(w);
 	write_some(&w->a, 300);
 	expect_same(w, &w->a, __LINE__);
+	/* Nothing is going to be sent again. */
+	WAIT(w, status(&w->a).out_of_sync_bytes == 0);
 }
 
 static void a_restore_of_a_nearly_equal_disk_sends_the_difference(void **unused)
@@ -130,12 +133,194 @@ static void a_reduced_full_sync_under_writes(void **unused)
 	}
 }
 
+/* ---- verify ---------------------------------------------------------------------------------- */
+
+static struct verify_record verified(struct node *n)
+{
+	struct verify_status v;
+
+	replication_get_verify(n->replication, &v);
+	return v.record;
+}
+
+static void verify(struct node *n, const char *repair_from)
+{
+	char why[256] = "";
+
+	if (replication_verify(n->replication, repair_from, 0, why, sizeof(why)))
+		fail_msg("%s", why);
+}
+
+/* Blocks of the volume whose content is not zero, from the end, each third. */
+static uint64_t some_block(struct world *w, unsigned index)
+{
+	uint64_t block = VOLUME_BYTES / 4096;
+
+	for (unsigned i = 0; i <= 3 * index; i++)
+		do
+			block--;
+		while (bytes_are_zero(w->model + block * 4096, 4096));
+	return block * 4096;
+}
+
+static void verify_finds_exactly_what_differs(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	fill(&w);
+	assert_int_equal(verified(&w.a).state, VERIFY_NEVER);
+	verify(&w.a, NULL);
+	WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+	assert_int_equal(verified(&w.a).differ_bytes, 0);
+	assert_int_equal(verified(&w.a).position_bytes, VOLUME_BYTES);
+	uint64_t places[3];
+	for (unsigned i = 0; i < 3; i++) {
+		places[i] = some_block(&w, 2 - i);
+		corrupt(i == 1 ? &w.a : &w.b, places[i] + 1000 * i);
+	}
+	verify(&w.a, NULL);
+	WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+	struct verify_record r = verified(&w.a);
+	assert_int_equal(r.differ_bytes, 3 * 4096);
+	assert_int_equal(r.extents, 3);
+	assert_int_equal(r.listed, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(r.extent[i].offset_bytes, places[i]);
+		assert_int_equal(r.extent[i].length_bytes, 4096);
+	}
+	/* What is known outlives a restart. */
+	stop(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_int_equal(verified(&w.a).differ_bytes, 3 * 4096);
+	WAIT(&w, in_sync(&w));
+	world_close(&w);
+}
+
+static void verify_is_exact_under_writes(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	fill(&w);
+	for (unsigned i = 0; i < 20; i++) {
+		verify(&w.a, NULL);
+		while (verified(&w.a).state == VERIFY_RUNNING)
+			write_some(&w.a, 3);
+		assert_int_equal(verified(&w.a).state, VERIFY_DONE);
+		assert_int_equal(verified(&w.a).differ_bytes, 0);
+	}
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void verify_repairs_from_the_node_named(void **unused)
+{
+	for (unsigned from_peer = 0; from_peer < 2; from_peer++) {
+		struct world w;
+		world_open(&w);
+		fill(&w);
+		for (unsigned i = 0; i < 5; i++)
+			corrupt(from_peer ? &w.a : &w.b, some_block(&w, i) + i);
+		verify(&w.a, from_peer ? "b" : "a");
+		while (verified(&w.a).state == VERIFY_RUNNING)
+			turn(&w);
+		assert_int_equal(verified(&w.a).differ_bytes, 5 * 4096);
+		assert_int_equal(verified(&w.a).repaired_bytes, 5 * 4096);
+		expect_same(&w, &w.a, __LINE__);
+		verify(&w.a, NULL);
+		WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+		assert_int_equal(verified(&w.a).differ_bytes, 0);
+		world_close(&w);
+	}
+}
+
+/* Clients write to what is being repaired, and links are lost: their writes stand. */
+static void repair_under_writes_and_link_losses(void **unused)
+{
+	for (unsigned i = 0; i < 12; i++) {
+		struct world w;
+		world_open(&w);
+		w.random += i;
+		w.a.protocol = w.b.protocol = i % 3;
+		fill(&w);
+		for (unsigned block = 0; block < 60; block++)
+			corrupt(&w.b, 4096 * rnd(&w, VOLUME_BYTES / 4096));
+		verify(&w.a, "a");
+		for (unsigned cut = 0; cut < 3; cut++) {
+			write_some(&w.a, (unsigned)rnd(&w, 30));
+			let_pass(&w, (unsigned)rnd(&w, 20));
+			cut_links(&w);
+		}
+		while (verified(&w.a).state == VERIFY_RUNNING)
+			write_some(&w.a, 5);
+		struct verify_record r = verified(&w.a);
+		assert_int_equal(r.state, VERIFY_DONE);
+		assert_int_equal(r.repaired_bytes, r.differ_bytes);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+	}
+}
+
+static void verify_goes_on_after_a_restart(void **unused)
+{
+	struct world w;
+	char why[256];
+
+	world_open(&w);
+	fill(&w);
+	corrupt(&w.b, some_block(&w, 3));
+	corrupt(&w.b, some_block(&w, 0));
+	assert_int_equal(replication_verify(w.a.replication, NULL, 4 << 20, why, sizeof(why)), 0);
+	assert_int_equal(replication_verify(w.a.replication, NULL, 0, why, sizeof(why)), -EBUSY);
+	let_pass(&w, 300);
+	assert_int_equal(verified(&w.a).state, VERIFY_RUNNING);
+	stop(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+	assert_int_equal(verified(&w.a).differ_bytes, 2 * 4096);
+	assert_int_equal(verified(&w.a).extents, 2);
+	world_close(&w);
+}
+
+static void verify_is_throttled_cancelled_and_refused(void **unused)
+{
+	struct world w;
+	char why[256] = "";
+
+	world_open(&w);
+	fill(&w);
+	assert_int_equal(replication_verify(w.b.replication, NULL, 0, why, sizeof(why)), -EPERM);
+	assert_non_null(strstr(why, "verify it on a"));
+	assert_int_equal(replication_verify(w.a.replication, "c", 0, why, sizeof(why)), -EINVAL);
+	assert_int_equal(replication_verify_cancel(w.a.replication, why, sizeof(why)), -EALREADY);
+	uint64_t began = now_ns(&w);
+	assert_int_equal(replication_verify(w.a.replication, NULL, 1 << 20, why, sizeof(why)), 0);
+	WAIT(&w, verified(&w.a).position_bytes >= 3 << 20);
+	assert_true(now_ns(&w) - began > 1500000000);
+	assert_int_equal(replication_verify_cancel(w.a.replication, why, sizeof(why)), 0);
+	assert_int_equal(verified(&w.a).state, VERIFY_CANCELLED);
+	verify(&w.a, "b");
+	WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+	stop(&w.b);
+	assert_int_equal(replication_verify(w.a.replication, NULL, 0, why, sizeof(why)), -EPERM);
+	assert_non_null(strstr(why, "not in sync"));
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_restore_of_a_nearly_equal_disk_sends_the_difference),
 		cmocka_unit_test(a_reduced_full_sync_is_staged),
 		cmocka_unit_test(a_reduced_full_sync_under_writes),
+		cmocka_unit_test(verify_finds_exactly_what_differs),
+		cmocka_unit_test(verify_is_exact_under_writes),
+		cmocka_unit_test(verify_repairs_from_the_node_named),
+		cmocka_unit_test(repair_under_writes_and_link_losses),
+		cmocka_unit_test(verify_goes_on_after_a_restart),
+		cmocka_unit_test(verify_is_throttled_cancelled_and_refused),
 	};
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 
