@@ -140,6 +140,10 @@ static const struct option options[] = {
 	       choices_protocol, 0, 0),
 	VOLUME("staging-max", TYPE_SIZE, staging_max_bytes, "1G",
 	       "most space in state-dir for catch-up data before it is applied", NO_LIMITS),
+	VOLUME("final-cut-max", TYPE_SIZE, final_cut_max_bytes, "64M",
+	       "catch-up sends blocks as they are until no more than this is left, which is then "
+	       "taken as one instant",
+	       NO_LIMITS),
 	VOLUME("preserve-max", TYPE_SIZE, preserve_max_bytes, "1G",
 	       "most space for blocks that a running snapshot or catch-up still needs", NO_LIMITS),
 	VOLUME("send-queue-max", TYPE_SIZE, send_queue_max_bytes, "32M",

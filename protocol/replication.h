@@ -20,11 +20,11 @@ enum frame_type {
 	FRAME_PONG,      /* id: the ping's */
 	FRAME_START,     /* id: the decision this side came to */
 	FRAME_MAP,       /* target: runs it changed itself and the source has to send */
-	FRAME_PROPOSE,   /* source: id round; length dirty bytes */
-	FRAME_READY,     /* target: id round; how it will take the cut */
-	FRAME_CUT_BEGIN, /* source: id round; lsn of the cut; length sealed bytes */
-	FRAME_CUT_DATA,  /* content of [offset, offset+length) as of the cut */
-	FRAME_CUT_ZERO,  /* [offset, offset+length) is zero as of the cut */
+	FRAME_PROPOSE,   /* source: id round; length bytes to come; payload: the transfer */
+	FRAME_READY,     /* target: id round; length staging limit; how it will take the cut */
+	FRAME_CUT_BEGIN, /* source: id round; lsn of the cut; length bytes to come */
+	FRAME_CUT_DATA,  /* content of [offset, offset+length): as it is, or as of the cut */
+	FRAME_CUT_ZERO,  /* [offset, offset+length) is zero: likewise */
 	FRAME_CUT_END, /* id round; offset: number of CUT_DATA and CUT_ZERO; length: their bytes */
 	FRAME_CUT_ACK, /* target: id round; the cut is applied and durable */
 	FRAME_WRITE,   /* the stream: id sequence, lsn */
@@ -33,11 +33,13 @@ enum frame_type {
 	FRAME_SYNCED, /* source: from here on the target has this generation; target: it has */
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
 	FRAME_COMPARE = 19, /* source: id; what are the hashes of [offset, offset+length) here? */
-	FRAME_HASHES,     /* target: id; of [offset, offset+length), which is a front part of it */
-	FRAME_READ = 24,  /* source: id; what is the content of [offset, offset+length) here? */
-	FRAME_READ_DATA,  /* target: id; of the same range */
-	FRAME_STATE = 27, /* how far I am; not part of the order of other frames */
-	FRAME_CHANGES, /* split brain: id extents, length bytes changed here; the first of them */
+	FRAME_HASHES,       /* target: id; of [offset, offset+length), which is a front part of it */
+	FRAME_RESUME = 23,  /* target: offset: CUT_DATA and CUT_ZERO it has of the transfer; length:
+			     * how many of them are durable */
+	FRAME_READ = 24,    /* source: id; what is the content of [offset, offset+length) here? */
+	FRAME_READ_DATA,    /* target: id; of the same range */
+	FRAME_STATE = 27,   /* how far I am; not part of the order of other frames */
+	FRAME_CHANGES,      /* split brain: id extents, length bytes changed here; the first of them */
 	FRAME_TYPES,
 };
 
@@ -217,6 +219,10 @@ static inline uint32_t compare_block_bytes(unsigned flags)
 }
 
 #define READS_MAX 16u /* READs without an answer */
+/* PROPOSE and RESUME: a transfer is one use of the target's log; its rounds may be taken up again. */
+struct frame_transfer_wire {
+	struct id128 transfer; /* random, the source's; not zero */
+};
 
 /* CUT_BEGIN and SYNCED: the generation of the source's content there. */
 struct frame_generation_wire {

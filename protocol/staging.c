@@ -3,21 +3,23 @@
 #include "protocol/staging.h"
 
 void staging_header_encode(const struct id128 *log_id, const struct id128 *uuid,
-			   const struct id128 *generation, uint64_t size_bytes,
-			   struct staging_header *header)
+			   const struct id128 *generation, const struct id128 *transfer,
+			   uint64_t size_bytes, struct staging_header *header)
 {
 	*header = (struct staging_header){
 		.magic = to_be64(STAGING_MAGIC),
 		.log_id = *log_id,
 		.uuid = *uuid,
 		.generation = *generation,
+		.transfer = *transfer,
 		.size_bytes = to_be64(size_bytes),
 	};
 	header->crc = to_be32(crc32c(0, header, offsetof(struct staging_header, crc)));
 }
 
 const char *staging_header_decode(const struct staging_header *header, uint64_t size_bytes,
-				  struct id128 *log_id, struct id128 *generation)
+				  struct id128 *log_id, struct id128 *generation,
+				  struct id128 *transfer)
 {
 	if (bytes_are_zero(header, sizeof(*header)))
 		return "empty";
@@ -31,6 +33,7 @@ const char *staging_header_decode(const struct staging_header *header, uint64_t 
 		return "no log id";
 	*log_id = header->log_id;
 	*generation = header->generation;
+	*transfer = header->transfer;
 	return NULL;
 }
 
@@ -67,6 +70,8 @@ static const char *shape_invalid(const struct staging_record *record, uint64_t s
 		return record->length == sizeof(struct staging_commit_wire) ? NULL : "bad commit";
 	case STAGING_FLUSH:
 		return record->length == 0 ? NULL : "bad flush";
+	case STAGING_RESUME:
+		return record->length == sizeof(struct staging_resume_wire) ? NULL : "bad resume";
 	default:
 		return "unknown type";
 	}
@@ -108,6 +113,7 @@ uint32_t staging_payload_bytes(const struct staging_record *record)
 	case STAGING_CUT_DATA:
 	case STAGING_WRITE:
 	case STAGING_COMMIT:
+	case STAGING_RESUME:
 		return (uint32_t)record->length;
 	default:
 		return 0;

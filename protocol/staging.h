@@ -19,7 +19,8 @@ struct staging_header {
 	struct id128 uuid;       /* of the volume */
 	be64_t size_bytes;       /* of the volume */
 	struct id128 generation; /* the volume's when the log was begun */
-	uint8_t reserved[60];
+	struct id128 transfer;   /* the source's name for it */
+	uint8_t reserved[44];
 	be32_t crc; /* CRC32C of the 124 bytes before */
 };
 _Static_assert(sizeof(struct staging_header) == 128, "layout");
@@ -31,6 +32,7 @@ enum staging_type {
 	STAGING_WRITE,  /* streamed behind the cut */
 	STAGING_ZERO,
 	STAGING_FLUSH,
+	STAGING_RESUME, /* gone on with: what was streamed before is void; a new log id follows */
 	STAGING_TYPES,
 };
 
@@ -60,6 +62,11 @@ struct staging_record {
 	uint32_t payload_crc;
 };
 
+/* RESUME's payload: the log id of the records behind it. */
+struct staging_resume_wire {
+	struct id128 log_id;
+};
+
 /* COMMIT's payload. */
 struct staging_commit_wire {
 	struct id128 generation; /* the volume's, once the cut is applied */
@@ -67,11 +74,12 @@ struct staging_commit_wire {
 };
 
 void staging_header_encode(const struct id128 *log_id, const struct id128 *uuid,
-			   const struct id128 *generation, uint64_t size_bytes,
-			   struct staging_header *header);
+			   const struct id128 *generation, const struct id128 *transfer,
+			   uint64_t size_bytes, struct staging_header *header);
 /* NULL, or why there is no log for this volume in the file. */
 const char *staging_header_decode(const struct staging_header *header, uint64_t size_bytes,
-				  struct id128 *log_id, struct id128 *generation);
+				  struct id128 *log_id, struct id128 *generation,
+				  struct id128 *transfer);
 
 void staging_record_encode(const struct staging_record *record, const struct id128 *log_id,
 			   struct staging_record_wire *wire);

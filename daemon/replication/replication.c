@@ -204,6 +204,7 @@ static void set_defaults(struct replication *r)
 
 	c->staging_max_bytes = c->staging_max_bytes ? c->staging_max_bytes : 1ull << 30;
 	c->send_queue_max_bytes = c->send_queue_max_bytes ? c->send_queue_max_bytes : 32u << 20;
+	c->final_cut_max_bytes = c->final_cut_max_bytes ? c->final_cut_max_bytes : 64u << 20;
 	c->ping_interval_ms = c->ping_interval_ms ? c->ping_interval_ms : 5000;
 	c->peer_timeout_ms = c->peer_timeout_ms ? c->peer_timeout_ms : 15000;
 	c->connect_retry_max_ms = c->connect_retry_max_ms ? c->connect_retry_max_ms : 5000;
@@ -219,7 +220,7 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 		return -ENOMEM;
 	}
 	r->source = source_new(r->volume, r->pool, r->config.send_queue_max_bytes,
-			       &replication_source_ops, r);
+			       r->config.final_cut_max_bytes, &replication_source_ops, r);
 	if (!r->source) {
 		snprintf(why, why_size, "no memory");
 		return -ENOMEM;
@@ -339,6 +340,7 @@ void replication_role_changed(struct replication *r)
 	if (r->stopping)
 		return;
 	session_end(r, FRAME_ERROR_CLOSING, "its role or state changed");
+	sink_forget_transfer(r->sink);
 	restore_void_if_promoted(r);
 	if (r->operator_off)
 		return;

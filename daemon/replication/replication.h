@@ -48,6 +48,7 @@ struct replication_config {
 	const char *peer_cert_name;     /* accept only a certificate for it; NULL: any */
 	uint64_t staging_max_bytes;     /* 0: 1 GiB */
 	uint64_t send_queue_max_bytes;  /* 0: 32 MiB; full: writers wait */
+	uint64_t final_cut_max_bytes;   /* a round so small is one cut at once. 0: 64 MiB */
 	uint64_t verify_rate;           /* bytes read a second, unless told otherwise; 0: any */
 	unsigned ping_interval_ms;      /* 0: 5000 */
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */

@@ -173,6 +173,7 @@ static void want(struct replication *r, int (*give_up)(struct replication *, cha
 		return;
 	}
 	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
+	sink_forget_transfer(r->sink);
 	int error = give_up(r, why, sizeof(why));
 	if (error) {
 		done(context, error, why);

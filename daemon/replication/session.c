@@ -7,8 +7,6 @@
 
 #include "daemon/replication/replication_internal.h"
 
-#define MAP_GAP_BYTES (64u * 1024) /* runs so close are told as one: sending more is harmless */
-
 /* ---- HELLO ---------------------------------------------------------------------------------- */
 
 /* Whether everything on this disk reads as zeroes, as far as the file system can tell. */
@@ -151,7 +149,7 @@ static void send_map(struct replication *r)
 		uint64_t run_start = 0, run_end = 0;
 		while (!full &&
 		       volume_dirty_next(r->volume, VOLUME_PEER, offset, &start, &length)) {
-			if (run_end && start - run_end > MAP_GAP_BYTES) {
+			if (run_end && start != run_end) {
 				r->map_wire[count++] = (struct frame_range_wire){
 					to_be64(run_start), to_be64(run_end - run_start)};
 				run_end = 0;
@@ -219,14 +217,20 @@ static void run(struct replication *r)
 		r->session = SESSION_SOURCE;
 		if (r->verdict == VERDICT_CATCH_UP_FROM_A)
 			take_base(r);
-		source_attach(r->source, r->link, r->config.protocol,
-			      r->verdict == VERDICT_FULL_FROM_A, r->peer.flags & HELLO_ZERO_DISK);
+		struct source_target target = {
+			.full = r->verdict == VERDICT_FULL_FROM_A,
+			.zero_disk = r->peer.flags & HELLO_ZERO_DISK,
+			.generation = r->peer.current,
+			.instance = r->peer.instance,
+		};
+		source_attach(r->source, r->link, r->config.protocol, &target);
 		contact_begin(r);
 		return;
 	}
 	r->session = SESSION_SINK;
 	if (r->verdict == VERDICT_CATCH_UP_FROM_B)
 		yield_roll_back(r);
+	source_forget_transfer(r->source);
 	sink_attach(r->sink, r->link, &r->peer.uuid, r->wants);
 	contact_begin(r);
 	r->mapping = true;

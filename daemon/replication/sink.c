@@ -102,9 +102,13 @@ static void send_acks(struct env_task *task)
 	sink->sent_received = sink->received_sequence;
 }
 
+static void send_resume(struct sink *sink);
+
 void sink_sent(struct sink *sink)
 {
 	answer_sent(sink->answer);
+	if (sink->report_unsent)
+		send_resume(sink);
 	env_defer(sink->env, &sink->ack_task);
 	sink_step_later(sink); /* a READ may wait for room in the queue */
 }
@@ -142,9 +146,10 @@ static void apply_done(struct volume_apply *done, int error)
 		sink_log_stuck(sink, error, "cannot apply staged data");
 		error = 0;
 	}
-	if (error)
+	if (error) {
+		sink_void_transfer(sink); /* nothing may be built on what did not land */
 		sink_refuse(sink, FRAME_ERROR_IO, "the disk failed");
-	else if (sequence && !MUTATE(replication_ack_before_apply))
+	} else if (sequence && !MUTATE(replication_ack_before_apply))
 		sink_ack(sink, sequence, sequence);
 	sink_step_later(sink);
 }
@@ -231,6 +236,7 @@ int sink_cut_applied(struct sink *sink)
 		return error;
 	sink->cuts++;
 	sink->wants = false;
+	sink->transfer = (struct id128){};
 	sink->durable_lsn = sink->cut_lsn;
 	if (sink->link && sink->phase == SINK_COMMIT) {
 		sink->phase = sink->final ? SINK_STREAM : SINK_WAIT;
@@ -266,8 +272,62 @@ void sink_adopt_synced(struct sink *sink)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
+static void send_resume(struct sink *sink)
+{
+	struct frame_transfer_wire wire = {sink->transfer};
+	struct frame frame = {
+		.type = FRAME_RESUME, .offset = sink->cut_frames, .length = sink->durable_frames};
+
+	sink->report_unsent = false;
+	if (sink->link && sink->phase != SINK_OFF && !id128_is_zero(&sink->transfer))
+		sink->report_unsent = !link_send_control(sink->link, &frame, &wire, sizeof(wire));
+}
+
+static bool report_due(const struct sink *sink)
+{
+	uint64_t frames = sink->cut_frames - sink->durable_frames;
+
+	return frames >= SINK_REPORT_FRAMES ||
+	       sink->cut_bytes - sink->report_bytes >=
+		       (sink->in_place ? SINK_PLACE_BYTES : SINK_REPORT_BYTES);
+}
+
+/* From time to time what was collected is made durable, and the source told. */
+static void step_collect(struct sink *sink)
+{
+	if (sink->report_position && staging_synced(sink->staging) >= sink->report_position) {
+		sink->report_position = 0;
+		sink->durable_frames = sink->report_frames;
+		send_resume(sink);
+	}
+	if (sink->report_position || !report_due(sink))
+		return;
+	sink->report_position = staging_end(sink->staging);
+	sink->report_frames = sink->cut_frames;
+	sink->report_bytes = sink->cut_bytes;
+	staging_sync(sink->staging);
+}
+
+/* Likewise in place: true while the frames that follow have to wait. */
+static bool step_place_report(struct sink *sink)
+{
+	if (sink->place_barrier && !sink->place_flushing && !sink->in_flight) {
+		sink->place_flushing = sink->flushing = true;
+		sink->report_frames = sink->cut_frames;
+		sink_submit(sink, VOLUME_FLUSH, false, false, 0, 0, 0, NULL, 0);
+	} else if (sink->place_flushing && !sink->flushing) {
+		sink->place_barrier = sink->place_flushing = false;
+		sink->durable_frames = sink->report_frames;
+		sink->report_bytes = sink->cut_bytes;
+		send_resume(sink);
+	}
+	return sink->place_barrier;
+}
+
 static void step_in_place(struct sink *sink)
 {
+	if (step_place_report(sink))
+		return;
 	if (!sink->cut_ended || sink->in_flight || sink->phase != SINK_COMMIT)
 		return;
 	if (!sink->flush_waiting) {
@@ -302,7 +362,9 @@ static void step(struct env_task *task)
 {
 	struct sink *sink = container_of(task, struct sink, step_task);
 
-	if (sink->log != SINK_LOG_NONE && sink->log != SINK_LOG_COLLECT)
+	if (sink->log == SINK_LOG_COLLECT && !sink->kept)
+		step_collect(sink);
+	else if (sink->log != SINK_LOG_NONE && sink->log != SINK_LOG_COLLECT)
 		sink_log_step(sink);
 	if (sink->in_place)
 		step_in_place(sink);
@@ -403,10 +465,35 @@ void sink_discard(struct sink *sink)
 	sink_step_later(sink);
 }
 
+void sink_void_transfer(struct sink *sink)
+{
+	sink->transfer = (struct id128){};
+	sink->kept = false;
+}
+
+void sink_forget_transfer(struct sink *sink)
+{
+	assert(!sink->link);
+	if (sink->kept && sink->log == SINK_LOG_COLLECT)
+		sink->log = SINK_LOG_ABANDON;
+	sink_void_transfer(sink);
+	sink_step_later(sink);
+}
+
+/* A transfer begins anew, or another one does. */
+static void forget_counts(struct sink *sink)
+{
+	sink->cut_frames = sink->cut_bytes = 0;
+	sink->durable_frames = sink->report_bytes = 0;
+}
+
+/* All about the cut but what was collected of it. What was streamed behind it is void: whoever
+ * streamed it went on alone since. */
 static void forget_cut(struct sink *sink)
 {
-	sink->in_place = sink->final = sink->cut_ended = false;
-	sink->cut_frames = sink->cut_bytes = 0;
+	sink->final = sink->cut_ended = false;
+	sink->report_position = 0;
+	sink->place_barrier = sink->place_flushing = false;
 	sink->commit_position = sink->stream_position = sink->stream_first = 0;
 	sink->stream_applied = sink->limit = 0;
 	sink->log_sync_position = sink->log_sync_sequence = 0;
@@ -430,6 +517,8 @@ void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid,
 	sink->applying_begun = false;
 	sink->cut_total_bytes = 0;
 	answer_attach(sink->answer, link);
+	if (sink->kept)
+		send_resume(sink);
 }
 
 void sink_detach(struct sink *sink)
@@ -439,16 +528,21 @@ void sink_detach(struct sink *sink)
 	sink->link = NULL;
 	sink->phase = SINK_OFF;
 	sink->flush_waiting = sink->have_synced = false;
-	sink->in_place = false;
 	sink->ack_count = 0;
-	if (sink->log == SINK_LOG_COLLECT)
+	bool some = !id128_is_zero(&sink->transfer) && sink->cut_frames;
+	if (sink->log == SINK_LOG_COLLECT && !some)
 		sink->log = SINK_LOG_ABANDON;
+	sink->kept = some && (sink->log == SINK_LOG_COLLECT || sink->in_place);
+	sink->in_place = false;
+	if (sink->kept && sink->log == SINK_LOG_COLLECT)
+		staging_sync(sink->staging);
 	sink_step_later(sink);
 }
 
 bool sink_is_idle(const struct sink *sink)
 {
-	return sink->log == SINK_LOG_NONE && sink_is_quiet(sink);
+	return (sink->log == SINK_LOG_NONE || (sink->log == SINK_LOG_COLLECT && sink->kept)) &&
+	       sink_is_quiet(sink);
 }
 
 bool sink_is_stuck(const struct sink *sink)
@@ -464,7 +558,38 @@ bool sink_is_applying(const struct sink *sink)
 
 /* ---- frames --------------------------------------------------------------------------------- */
 
-static void propose(struct sink *sink, const struct frame *frame)
+/* A transfer begins: where it goes, and what is made durable first. */
+static int begin_transfer(struct sink *sink, const struct frame *frame, struct volume_state *state)
+{
+	/* Room for the records' heads: 64 bytes for each block of 4 KiB at worst. */
+	uint64_t expected = frame->length + frame->length / 64;
+	int error = 0;
+
+	forget_counts(sink);
+	sink->log = SINK_LOG_NONE;
+	sink->in_place = state->disk == VOLUME_DISK_INCONSISTENT ||
+			 id128_is_zero(&state->generations.current) ||
+			 expected > sink->staging_max_bytes;
+	if (sink->in_place && state->disk != VOLUME_DISK_INCONSISTENT) {
+		state->disk = VOLUME_DISK_INCONSISTENT;
+		return volume_set_state(sink->volume, state);
+	}
+	if (sink->in_place)
+		return 0;
+	if (frame->length && state->disk == VOLUME_DISK_UPTODATE) {
+		state->disk = VOLUME_DISK_OUTDATED;
+		state->outdated_ns = env_realtime_ns(sink->env);
+		error = volume_set_state(sink->volume, state);
+	}
+	if (!error)
+		error = staging_begin(sink->staging, &state->uuid, &state->generations.current,
+				      &sink->transfer, expected);
+	if (!error)
+		sink->log = SINK_LOG_COLLECT;
+	return error;
+}
+
+static void propose(struct sink *sink, const struct frame *frame, const struct id128 *transfer)
 {
 	struct volume_state state;
 
@@ -473,54 +598,53 @@ static void propose(struct sink *sink, const struct frame *frame)
 		sink_refuse(sink, FRAME_ERROR_CLOSING, "no longer secondary");
 		return;
 	}
-	/* Room for the records' heads: 64 bytes for each block of 4 KiB at worst. */
-	uint64_t expected = frame->length + frame->length / 64;
 	/* First of all: without it the snapshots' map would not know of what comes. */
 	if (sink_begin_applying(sink)) {
 		sink_refuse(sink, FRAME_ERROR_IO, "cannot persist the volume's state");
 		return;
 	}
+	bool place = sink->log == SINK_LOG_NONE;
+	bool resumed = sink->kept && id128_equal(&sink->transfer, transfer) &&
+		       place == (state.disk == VOLUME_DISK_INCONSISTENT);
+	int error = 0;
 	forget_cut(sink);
 	if (sink->phase == SINK_STREAM)
 		sink->ops->left_stream(sink->owner);
 	sink->log_last_sequence = sink->log_acked = sink->received_sequence;
 	sink->round = frame->id;
-	sink->in_place = state.disk == VOLUME_DISK_INCONSISTENT ||
-			 id128_is_zero(&state.generations.current) ||
-			 expected > sink->staging_max_bytes;
-	int error = 0;
-	if (sink->in_place && state.disk != VOLUME_DISK_INCONSISTENT) {
-		state.disk = VOLUME_DISK_INCONSISTENT;
-		error = volume_set_state(sink->volume, &state);
-	} else if (!sink->in_place) {
-		if (frame->length && state.disk == VOLUME_DISK_UPTODATE) {
-			state.disk = VOLUME_DISK_OUTDATED;
-			state.outdated_ns = env_realtime_ns(sink->env);
-			error = volume_set_state(sink->volume, &state);
-		}
-		if (!error)
-			error = staging_begin(sink->staging, &state.uuid,
-					      &state.generations.current, expected);
-		if (!error)
-			sink->log = SINK_LOG_COLLECT;
-	}
+	sink->kept = false;
+	sink->transfer = *transfer;
+	if (!resumed)
+		error = begin_transfer(sink, frame, &state);
+	else if (place)
+		sink->in_place = true;
+	else
+		staging_mark_resumed(sink->staging);
 	if (error) {
 		char text[128];
+		sink->transfer = (struct id128){};
 		snprintf(text, sizeof(text), "staging: cannot take %llu bytes: %s",
-			 (unsigned long long)expected, strerror(-error));
+			 (unsigned long long)frame->length, strerror(-error));
 		sink_refuse(sink, FRAME_ERROR_STAGING, text);
 		return;
 	}
 	sink->phase = SINK_READY;
 	send(sink, (struct frame){.type = FRAME_READY,
 				  .id = sink->round,
+				  .length = sink->in_place ? 0 : sink->staging_max_bytes,
 				  .flags = sink->in_place ? FRAME_IN_PLACE : 0});
 }
 
 static void on_propose(struct sink *sink, const struct frame *frame, const void *payload,
 		       struct buf *buf)
 {
-	propose(sink, frame);
+	struct frame_transfer_wire wire;
+
+	memcpy(&wire, payload, sizeof(wire));
+	if (id128_is_zero(&wire.transfer))
+		sink_refuse(sink, FRAME_ERROR_PROTOCOL, "PROPOSE without a name");
+	else
+		propose(sink, frame, &wire.transfer);
 }
 
 static void on_cut_begin(struct sink *sink, const struct frame *frame, const void *payload,
@@ -549,6 +673,10 @@ static void on_cut_data(struct sink *sink, const struct frame *frame, const void
 
 	sink->cut_frames++;
 	sink->cut_bytes += frame->length;
+	if (report_due(sink)) {
+		sink->place_barrier = sink->in_place;
+		sink_step_later(sink);
+	}
 	if (sink->in_place) {
 		sink_submit(sink, data ? VOLUME_WRITE : VOLUME_ZERO, false, punch, 0, frame->offset,
 			    frame->length, buf ? buf_get(buf) : NULL, 0);
@@ -666,8 +794,8 @@ static const struct {
 } handlers[FRAME_TYPES] = {
 	[FRAME_PROPOSE] = {P(WAIT) | P(STREAM), on_propose},
 	[FRAME_CUT_BEGIN] = {P(READY), on_cut_begin},
-	[FRAME_CUT_DATA] = {P(CUT), on_cut_data},
-	[FRAME_CUT_ZERO] = {P(CUT), on_cut_data},
+	[FRAME_CUT_DATA] = {P(READY) | P(CUT), on_cut_data},
+	[FRAME_CUT_ZERO] = {P(READY) | P(CUT), on_cut_data},
 	[FRAME_CUT_END] = {P(CUT), on_cut_end},
 	[FRAME_WRITE] = {P(CUT) | P(COMMIT) | P(STREAM), on_stream},
 	[FRAME_ZERO] = {P(CUT) | P(COMMIT) | P(STREAM), on_stream},
@@ -704,7 +832,9 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 		return *buf != NULL;
 	}
 	if (frame->type == FRAME_COMPARE && sink->phase == SINK_WAIT)
-		return sink->log == SINK_LOG_NONE && writes_nothing(sink);
+		return (sink->log == SINK_LOG_NONE || sink->kept) && writes_nothing(sink);
+	if (sink->place_barrier)
+		return false;
 	if (!stream && !cut)
 		return frame->type != FRAME_SYNCED || !sink->have_synced;
 	if (sink->hold && stream)
@@ -742,6 +872,7 @@ void sink_get_status(const struct sink *sink, struct sink_status *status)
 		.cut_started_ns = sink->cut_started_ns,
 		.cuts = sink->cuts,
 		.staged_bytes = sink->log != SINK_LOG_NONE ? staging_end(sink->staging) : 0,
+		.in_place = sink->in_place,
 	};
 }
 
@@ -754,7 +885,10 @@ void sink_check(const struct sink *sink)
 	answer_check(sink->answer);
 	assert(unused + sink->in_flight == SINK_APPLIES);
 	assert((sink->link != NULL) || sink->phase == SINK_OFF);
-	assert(sink->phase != SINK_CUT || sink->in_place || sink->log == SINK_LOG_COLLECT);
+	assert((sink->phase != SINK_CUT && sink->phase != SINK_READY) || sink->in_place ||
+	       sink->log == SINK_LOG_COLLECT);
+	assert(!sink->kept || !id128_is_zero(&sink->transfer));
+	assert(!sink->kept || !sink->link || sink->phase == SINK_WAIT || sink->phase == SINK_OFF);
 	assert(!sink->flushing || sink->in_flight > 0);
 	assert(sink->ack_count <= FRAME_RANGES_MAX);
 	assert(sink->log_acked <= sink->log_last_sequence || !sink->log_last_sequence);

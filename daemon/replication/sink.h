@@ -19,8 +19,8 @@ struct sink;
 enum sink_phase {
 	SINK_OFF,    /* no link */
 	SINK_WAIT,   /* for PROPOSE */
-	SINK_READY,  /* READY sent; for CUT_BEGIN */
-	SINK_CUT,    /* collecting a cut, or applying it in place */
+	SINK_READY,  /* READY sent; blocks as they are, then CUT_BEGIN */
+	SINK_CUT,    /* the blocks of the cut proper */
 	SINK_COMMIT, /* all of it is here; applying; CUT_ACK to come */
 	SINK_STREAM, /* the final cut is applied */
 };
@@ -28,7 +28,8 @@ enum sink_phase {
 /*
  *  what the log is at  meaning                                        may be lost by a crash
  *  NONE                empty, durably                                  -
- *  COLLECT             a cut is being collected                       all: the old content stands
+ *  COLLECT             a cut is being collected; without a link:      all: the old content stands
+ *                      kept, for the same source to go on with
  *  COMMITTING          COMMIT appended, fsync under way               all or nothing
  *  APPLY_CUT           committed; its blocks go to the volume         nothing
  *  FLUSH_CUT           ... and are made durable, the state persisted  nothing
@@ -75,9 +76,12 @@ void sink_stop(struct sink *sink);
 bool sink_is_quiet(const struct sink *sink);
 /* The committed cut is void: the whole content is to be replaced. */
 void sink_discard(struct sink *sink);
+/* What was collected of an unfinished cut is given up: the volume goes on without it. Detached. */
+void sink_forget_transfer(struct sink *sink);
 
-/* wants: what this side has is given up for the source's content, the role does not matter, and its own
- * generations since the base are no ancestors of what comes. */
+/* Tells the source first what it has of an unfinished transfer. wants: what this side has is given up
+ * for the source's content, the role does not matter, and its own generations since the base are no
+ * ancestors of what comes. */
 void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid, bool wants);
 void sink_detach(struct sink *sink);
 bool sink_is_idle(const struct sink *sink);
@@ -94,6 +98,7 @@ struct sink_status {
 	uint64_t received_lsn, durable_lsn, streamed_bytes;
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns;
 	uint64_t cuts, staged_bytes;
+	bool in_place;
 };
 void sink_get_status(const struct sink *sink, struct sink_status *status);
 void sink_check(const struct sink *sink);

@@ -6,8 +6,11 @@
 #include "daemon/replication/sink.h"
 #include "daemon/replication/staging.h"
 
-#define SINK_APPLIES 256u
-#define SINK_READS   READS_MAX
+#define SINK_APPLIES       256u
+#define SINK_READS         READS_MAX
+#define SINK_REPORT_FRAMES 2048u /* of a transfer, after which what came is made durable and told */
+#define SINK_REPORT_BYTES  (8u * 1024 * 1024)
+#define SINK_PLACE_BYTES   (64u * 1024 * 1024) /* likewise, in place: this holds the source up */
 
 struct sink_apply {
 	struct volume_apply apply;
@@ -43,6 +46,15 @@ struct sink {
 	uint64_t round, cut_lsn, cut_frames, cut_bytes, cut_total_bytes, cut_started_ns;
 	bool in_place, final, cut_ended;
 	struct staging_commit_wire commit;
+
+	/* The transfer: kept over the loss of a link, so that the source goes on behind it. Zero: none.
+	 * cut_frames and cut_bytes count from its beginning. */
+	struct id128 transfer;
+	bool kept;                               /* no round owns it */
+	bool report_unsent;                      /* no buffer */
+	uint64_t durable_frames, report_bytes;   /* told; bytes when it was told last */
+	uint64_t report_frames, report_position; /* being made durable; 0: nothing is */
+	bool place_barrier, place_flushing;      /* in place: frames wait until a flush is done */
 
 	/* applying */
 	struct sink_apply applies[SINK_APPLIES];
@@ -97,6 +109,7 @@ void sink_submit(struct sink *sink, enum volume_mutation_type type, bool fua, bo
 		 uint64_t lsn, uint64_t offset, uint64_t length, struct buf *buf,
 		 uint64_t sequence);
 int sink_begin_applying(struct sink *sink);
+void sink_void_transfer(struct sink *sink); /* it must not be taken up again */
 /* The cut is on the volume and durable: persists the state, tells source and owner. -errno. */
 int sink_cut_applied(struct sink *sink);
 void sink_adopt_synced(struct sink *sink);

@@ -34,6 +34,7 @@ static void staging_failed(void *owner, int error)
 				     : "staging: write error");
 	if (sink->log == SINK_LOG_COLLECT || sink->log == SINK_LOG_COMMITTING)
 		sink->log = SINK_LOG_ABANDON;
+	sink_void_transfer(sink);
 	sink_step_later(sink);
 }
 
@@ -118,7 +119,7 @@ static void lost_while_applying(struct sink *sink)
 
 void sink_log_recover(struct sink *sink)
 {
-	if (staging_recover(sink->staging, &sink->log_generation) == NULL)
+	if (staging_recover(sink->staging, &sink->log_generation, &sink->transfer) == NULL)
 		sink->log = SINK_LOG_SCAN;
 	else
 		lost_while_applying(sink);
@@ -288,6 +289,51 @@ static void step_stream_pass(struct sink *sink)
 	flush_volume(sink, SINK_LOG_FLUSH_STREAM, sink->log_last_lsn);
 }
 
+static void scan_record(struct sink *sink, uint64_t position)
+{
+	const struct staging_record *r = &sink->record;
+
+	switch (r->type) {
+	case STAGING_CUT_DATA:
+	case STAGING_CUT_ZERO:
+		sink->cut_frames++;
+		sink->cut_bytes += r->length;
+		break;
+	case STAGING_COMMIT:
+		memcpy(&sink->commit, sink->record_payload, sizeof(sink->commit));
+		sink->commit_position = staging_position(sink->staging);
+		sink->cut_lsn = r->lsn;
+		sink->final = r->flags & STAGING_FINAL;
+		break;
+	case STAGING_RESUME: /* what was streamed belonged to a cut that never was */
+		if (!MUTATE(replication_keep_void_stream))
+			sink->stream_position = sink->stream_first = 0;
+		break;
+	default:
+		if (!sink->stream_position) {
+			sink->stream_position = position;
+			sink->stream_first = r->sequence;
+		}
+		sink->log_last_lsn = r->lsn;
+	}
+}
+
+/* An unfinished cut is kept for its source to go on with, unless there is nothing in it. */
+static void scan_unfinished(struct sink *sink)
+{
+	sink->kept = sink->cut_frames && !id128_is_zero(&sink->transfer);
+	sink->log = sink->kept ? SINK_LOG_COLLECT : SINK_LOG_ABANDON;
+	if (sink->kept) {
+		sink->durable_frames = sink->cut_frames;
+		sink->report_bytes = sink->cut_bytes;
+		staging_continue(sink->staging);
+	}
+	env_log(sink->env, ENV_LOG_INFO,
+		"staging: volume %s: a cut that was not complete: %llu bytes of it are kept",
+		volume_name(sink->volume), (unsigned long long)(sink->kept ? sink->cut_bytes : 0));
+	sink_step_later(sink);
+}
+
 /* At start: finds COMMIT, the first streamed record and the end of what is valid. */
 static void scan(struct sink *sink)
 {
@@ -303,19 +349,7 @@ static void scan(struct sink *sink)
 		}
 		if (result == 0)
 			break;
-		const struct staging_record *r = &sink->record;
-		if (r->type == STAGING_COMMIT) {
-			memcpy(&sink->commit, sink->record_payload, sizeof(sink->commit));
-			sink->commit_position = staging_position(sink->staging);
-			sink->cut_lsn = r->lsn;
-			sink->final = r->flags & STAGING_FINAL;
-		} else if (r->type >= STAGING_WRITE) {
-			if (!sink->stream_position) {
-				sink->stream_position = position;
-				sink->stream_first = r->sequence;
-			}
-			sink->log_last_lsn = r->lsn;
-		}
+		scan_record(sink, position);
 	}
 	struct volume_state state;
 	volume_get_state(sink->volume, &state);
@@ -323,16 +357,20 @@ static void scan(struct sink *sink)
 	/* A volume that went on without this log (restored, promoted by force) must not be set back. */
 	bool fits = state.disk != VOLUME_DISK_INCONSISTENT && state.role == VOLUME_SECONDARY &&
 		    (id128_equal(current, &sink->log_generation) ||
-		     id128_equal(current, &sink->commit.generation));
+		     (sink->commit_position && id128_equal(current, &sink->commit.generation)));
 	if (MUTATE(replication_apply_uncommitted) && !sink->commit_position && fits) {
 		sink->commit_position = staging_position(sink->staging);
 		sink->commit.generation = *current;
 		sink->commit.uuid = state.uuid;
 	}
+	if (!sink->commit_position && fits && !state.applying) {
+		scan_unfinished(sink);
+		return;
+	}
 	if (!sink->commit_position || !fits) {
-		env_log(sink->env, sink->commit_position ? ENV_LOG_WARNING : ENV_LOG_INFO,
-			"staging: volume %s: dropping a cut that %s", volume_name(sink->volume),
-			sink->commit_position ? "no longer fits the volume" : "was not complete");
+		env_log(sink->env, ENV_LOG_WARNING, "staging: volume %s: dropping a cut that %s",
+			volume_name(sink->volume),
+			sink->commit_position ? "no longer fits the volume" : "is not complete");
 		sink->log = SINK_LOG_ABANDON;
 		if (!sink->commit_position)
 			lost_while_applying(sink);
@@ -372,7 +410,7 @@ static void step_abandon(struct sink *sink)
 	if (!staging_is_idle(sink->staging) || sink->link)
 		return;
 	/* Its COMMIT may have become durable though its fsync failed: void it. */
-	if ((sink->log_failed || sink->commit_position) && !MUTATE(replication_keep_stale_log))
+	if (!MUTATE(replication_keep_stale_log))
 		(void)staging_reset(sink->staging);
 	sink->log = SINK_LOG_NONE;
 	sink_step_later(sink);

@@ -26,10 +26,8 @@ static void pump(struct env_task *task)
 	source_leave_step(source);
 	if (source->link)
 		source_cut_pump(source);
-	else if (source->cut && !source->reads_busy) {
-		volume_cut_finish(source->cut, false);
-		source->cut = NULL;
-	}
+	else if (source->cut && !source->reads_busy && !source->parked)
+		source_transfer_park(source); /* or what a comparison left */
 	if (!source->link)
 		source_reads_fail(source); /* asked since */
 	if (!source->link && source_is_idle(source))
@@ -37,11 +35,16 @@ static void pump(struct env_task *task)
 }
 
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
-			  const struct source_ops *ops, void *owner)
+			  uint64_t final_max_bytes, const struct source_ops *ops, void *owner)
 {
 	struct source *source = calloc(1, sizeof(*source));
 	if (!source)
 		return NULL;
+	source->sent = calloc(SOURCE_SENT, sizeof(*source->sent));
+	if (!source->sent) {
+		free(source);
+		return NULL;
+	}
 	source->volume = volume;
 	source->env = volume_env(volume);
 	source->pool = pool;
@@ -50,9 +53,11 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->size_bytes = volume_size_bytes(volume);
 	source->queue_max_bytes = queue_max_bytes;
 	source->complete_at_ns = env_now_ns(source->env);
+	source->final_max_bytes = final_max_bytes;
 	source->pump_task.call = pump;
 	source->compare = compare_new(volume);
 	if (!source->compare) {
+		free(source->sent);
 		free(source);
 		return NULL;
 	}
@@ -69,13 +74,22 @@ void source_free(struct source *source)
 	env_defer_cancel(source->env, &source->pump_task);
 	env_defer_cancel(source->env, &source->leave_task);
 	source_reads_fail(source);
+	source_transfer_end(source, false);
 	compare_free(source->compare);
+	free(source->sent);
 	free(source);
 }
 
 bool source_is_idle(const struct source *source)
 {
-	return !source->cut && !source->reads_busy && compare_is_idle(source->compare);
+	return (!source->cut || source->parked) && !source->reads_busy &&
+	       compare_is_idle(source->compare);
+}
+
+void source_forget_transfer(struct source *source)
+{
+	assert(source_is_idle(source) && !source->link);
+	source_transfer_end(source, false);
 }
 
 void source_set_protocol(struct source *source, enum replication_protocol protocol)
@@ -96,47 +110,38 @@ void source_set_bound(struct source *source, const struct pace_bound *bound)
 
 void source_propose(struct source *source)
 {
-	source->cut_total_bytes = volume_dirty_bytes(source->volume, VOLUME_PEER);
-	struct frame frame = {
-		.type = FRAME_PROPOSE,
-		.id = ++source->round,
-		.length = source->cut_total_bytes,
-	};
+	/* What was overwritten while there was no link may have made it too much for the log. */
+	if (source->cut && !source_transfer_fits(source, 0))
+		source_transfer_end(source, false);
+	if (!source->cut)
+		source_transfer_new(source);
+	uint64_t left = source->cut ? volume_cut_left_bytes(source->cut)
+				    : volume_dirty_bytes(source->volume, VOLUME_PEER);
+	struct frame_transfer_wire wire = {source->transfer};
+	struct frame frame = {.type = FRAME_PROPOSE, .id = ++source->round, .length = left};
 
-	source_cut_reset(source);
+	source->cut_total_bytes = source->cut_done_bytes + left;
+	source_cut_rewind(source);
 	source->phase = SOURCE_PROPOSED;
-	link_send(source->link, &frame, NULL, 0);
+	if (!link_send_control(source->link, &frame, &wire, sizeof(wire)))
+		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
 }
 
 void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
-		   bool full, bool zero_disk)
+		   const struct source_target *target)
 {
-	int error = 0;
-
 	assert(source_is_idle(source) && !source->link);
 	source->link = link;
 	source->phase = SOURCE_MAP;
 	source->protocol = protocol;
-	source->full = full;
-	source->zero_disk = zero_disk;
+	source->target = *target;
 	source->round = source->question_id = 0;
 	source->staged_rounds = 0;
 	source->compared = (struct compare_status){};
 	source->compare_total_bytes = 0;
 	source->final = source->in_place = source->leaving = false;
+	source->parked = source->map_begun = source->resuming = false;
 	source_stream_reset(source);
-	if (full)
-		error = volume_mark_all(source->volume, VOLUME_PEER, zero_disk);
-	if (error)
-		source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
-}
-
-static void cut_lost(void *context, int error)
-{
-	struct source *source = context;
-
-	source_refuse(source, FRAME_ERROR_STAGING,
-		      "the cut was given up: its preserve area is full or failing");
 }
 
 /* A cut has a generation of its own: whatever is written after it is written under another, so
@@ -159,20 +164,37 @@ static int cut_generation(struct source *source)
 	return 0;
 }
 
-/* The cut, its frame and the tap: all in this one turn, so that the stream begins at the cut. */
-static void begin_cut(struct source *source)
+/* Whether the stream may begin at this cut: its round is a small one, or the last that is tried, and
+ * what is streamed behind it finds room in the log. */
+static bool is_final(const struct source *source, uint64_t left)
 {
 	struct volume_state state;
-	int error = cut_generation(source);
 
-	if (!error)
-		error = volume_cut_begin(source->volume, VOLUME_PEER, 0, cut_lost, source,
-					 &source->cut);
-	if (error) {
-		source->cut = NULL;
+	volume_get_state(source->volume, &state);
+	/* A secondary has nothing to stream. */
+	if (source->in_place || state.role != VOLUME_PRIMARY)
+		return false;
+	if (left <= source->final_max_bytes && source_transfer_fits(source, left / 2))
+		return true;
+	/* One that is too big would make writers wait for it. */
+	return source->staged_rounds >= SOURCE_STAGED_MAX && !source_may_leave(source);
+}
+
+/* The cut, its frame and the tap: all in this one turn, so that the stream begins at the cut. */
+void source_freeze(struct source *source)
+{
+	struct volume_state state;
+
+	if (cut_generation(source)) {
 		source_refuse(source, FRAME_ERROR_IO, "cannot begin a cut");
 		return;
 	}
+	volume_cut_freeze(source->cut);
+	source->frozen = true;
+	source->ended = false;
+	source->cut_at_ns = env_now_ns(source->env);
+	uint64_t left = volume_cut_left_bytes(source->cut);
+	source->final = is_final(source, left);
 	volume_get_state(source->volume, &state);
 	struct frame_generation_wire wire = {source->cut_generation, state.uuid};
 	struct frame frame = {
@@ -180,10 +202,10 @@ static void begin_cut(struct source *source)
 		.id = source->round,
 		.flags = source->final ? FRAME_FINAL : 0,
 		.lsn = volume_cut_lsn(source->cut),
-		.length = volume_cut_bytes(source->cut),
+		.length = left,
 	};
-	source->cut_total_bytes = frame.length;
-	source->cut_started_ns = env_now_ns(source->env);
+	source->cut_total_bytes = source->cut_done_bytes + left;
+	source_cut_rewind(source);
 	source->phase = SOURCE_CUT;
 	if (!link_send_control(source->link, &frame, &wire, sizeof(wire))) {
 		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
@@ -194,71 +216,6 @@ static void begin_cut(struct source *source)
 		volume_set_tap(source->volume, &source->tap);
 	}
 	env_defer(source->env, &source->pump_task);
-}
-
-static void on_map(struct source *source, const struct frame *frame, const void *payload)
-{
-	const struct frame_range_wire *ranges = payload;
-
-	for (unsigned i = 0; i < frame->payload_length / sizeof(*ranges); i++) {
-		uint64_t offset = from_be64(ranges[i].first), length = from_be64(ranges[i].second);
-		if (length == 0 || offset > source->size_bytes ||
-		    length > source->size_bytes - offset || offset % VOLUME_PEER_BLOCK_BYTES) {
-			source_refuse(source, FRAME_ERROR_PROTOCOL, "MAP: bad range");
-			return;
-		}
-		if (source->full || MUTATE(replication_skip_map_merge))
-			continue;
-		if (volume_mark(source->volume, VOLUME_PEER, offset, length)) {
-			source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
-			return;
-		}
-	}
-	if (!(frame->flags & FRAME_LAST))
-		return;
-	if (source->full && !source->zero_disk)
-		source_compare_begin(source);
-	else
-		source_propose(source);
-}
-
-/* Whether the next cut is the last: the stream begins behind it. */
-static bool cut_is_final(const struct source *source)
-{
-	if (source->in_place)
-		return false;
-	if (volume_dirty_bytes(source->volume, VOLUME_PEER) <= SOURCE_FINAL_BYTES)
-		return true;
-	/* One that is too big would make writers wait for it. */
-	return source->staged_rounds >= SOURCE_STAGED_MAX && !source_may_leave(source);
-}
-
-static void on_ready(struct source *source, const struct frame *frame, const void *payload)
-{
-	struct volume_state state;
-
-	if (frame->id != source->round) {
-		source_refuse(source, FRAME_ERROR_PROTOCOL, "READY for another round");
-		return;
-	}
-	source->in_place = frame->flags & FRAME_IN_PLACE;
-	if (!source->in_place)
-		source->staged_rounds++;
-	else if (source->round > 1)
-		source->zero_disk = false;
-	volume_get_state(source->volume, &state);
-	/* A secondary has nothing to stream. */
-	source->final = state.role == VOLUME_PRIMARY && cut_is_final(source);
-	begin_cut(source);
-}
-
-static void send_synced(struct source *source, const struct id128 *current)
-{
-	struct frame_generation_wire wire = {.current = *current};
-	struct frame frame = {.type = FRAME_SYNCED};
-
-	if (!link_send_control(source->link, &frame, &wire, sizeof(wire)))
-		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
 }
 
 /* From now on the map is relative to generation: what the peer has. */
@@ -275,6 +232,87 @@ static int set_base(struct source *source, const struct id128 *generation, bool 
 	return volume_set_state(source->volume, &state);
 }
 
+/* The first MAP frame: all that RESUME could say has been said. */
+static bool begin_map(struct source *source)
+{
+	int error = 0;
+
+	source->map_begun = true;
+	if (source->resuming)
+		return true;
+	bool applied = source_transfer_was_applied(source), equal;
+	source_transfer_end(source, applied);
+	if (applied) {
+		source->cuts++;
+		source->complete_at_ns = source->cut_at_ns;
+		error = set_base(source, &source->cut_generation, &equal);
+	}
+	if (!error && source->target.full)
+		error = volume_mark_all(source->volume, VOLUME_PEER, source->target.zero_disk);
+	if (error)
+		source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
+	return !error;
+}
+
+static void on_map(struct source *source, const struct frame *frame, const void *payload)
+{
+	const struct frame_range_wire *ranges = payload;
+
+	if (!source->map_begun && !begin_map(source))
+		return;
+	for (unsigned i = 0; i < frame->payload_length / sizeof(*ranges); i++) {
+		uint64_t offset = from_be64(ranges[i].first), length = from_be64(ranges[i].second);
+		if (length == 0 || offset > source->size_bytes ||
+		    length > source->size_bytes - offset || offset % VOLUME_PEER_BLOCK_BYTES) {
+			source_refuse(source, FRAME_ERROR_PROTOCOL, "MAP: bad range");
+			return;
+		}
+		/* Resumed: they are in the cut since it began. */
+		if (source->target.full || source->resuming || MUTATE(replication_skip_map_merge))
+			continue;
+		if (volume_mark(source->volume, VOLUME_PEER, offset, length)) {
+			source_refuse(source, FRAME_ERROR_IO, "cannot mark the blocks to be sent");
+			return;
+		}
+	}
+	if (!(frame->flags & FRAME_LAST))
+		return;
+	if (source->target.full && !source->target.zero_disk && !source->resuming)
+		source_compare_begin(source);
+	else
+		source_propose(source);
+}
+
+static void on_ready(struct source *source, const struct frame *frame, const void *payload)
+{
+	if (frame->id != source->round) {
+		source_refuse(source, FRAME_ERROR_PROTOCOL, "READY for another round");
+		return;
+	}
+	source->in_place = frame->flags & FRAME_IN_PLACE;
+	if (!source->in_place)
+		source->staged_rounds++;
+	source->room_bytes = frame->length;
+	if (!source->cut && source_transfer_begin(source)) {
+		source_refuse(source, FRAME_ERROR_IO, "cannot begin a cut");
+		return;
+	}
+	source->passes = 0;
+	source->pass_bytes = volume_cut_left_bytes(source->cut);
+	source->phase = SOURCE_LIVE;
+	env_defer(source->env, &source->pump_task);
+}
+
+static void send_synced(struct source *source, const struct id128 *current)
+{
+	struct frame_generation_wire wire = {.current = *current};
+	struct frame frame = {.type = FRAME_SYNCED};
+
+	source->target.unsure = true;
+	if (!link_send_control(source->link, &frame, &wire, sizeof(wire)))
+		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
+}
+
 static void on_cut_ack(struct source *source, const struct frame *frame, const void *payload)
 {
 	bool equal;
@@ -283,10 +321,10 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		source_refuse(source, FRAME_ERROR_PROTOCOL, "CUT_ACK for another round");
 		return;
 	}
-	volume_cut_finish(source->cut, true);
-	source->cut = NULL;
+	source_transfer_end(source, true);
 	source->cuts++;
-	source->complete_at_ns = source->cut_started_ns;
+	source->complete_at_ns = source->cut_at_ns;
+	source->target = (struct source_target){.generation = source->cut_generation};
 	int error = set_base(source, &source->cut_generation, &equal);
 	if (error) {
 		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
@@ -317,6 +355,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		send_synced(source, &state.generations.current);
 	}
 	source->ops->cut_acknowledged(source->owner, true);
+	source_stream_resume(source); /* writers that waited for room in the target's log */
 }
 
 static void on_synced(struct source *source, const struct frame *frame, const void *payload)
@@ -333,6 +372,8 @@ static void on_synced(struct source *source, const struct frame *frame, const vo
 		send_synced(source, &state.generations.current);
 		return;
 	}
+	source->target.generation = wire.current;
+	source->target.unsure = false;
 	if (set_base(source, &wire.current, &equal))
 		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
 }
@@ -350,14 +391,18 @@ static const struct {
 	unsigned phases;
 	void (*call)(struct source *source, const struct frame *frame, const void *payload);
 } handlers[FRAME_TYPES] = {
+	[FRAME_RESUME] = {P(MAP) | P(LIVE) | P(CUT) | P(ENDED), source_transfer_resume},
 	[FRAME_MAP] = {P(MAP), on_map},
 	[FRAME_READY] = {P(PROPOSED), on_ready},
 	[FRAME_CUT_ACK] = {P(ENDED), on_cut_ack},
-	[FRAME_ACK] = {P(PROPOSED) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE), source_stream_ack},
-	[FRAME_SYNCED] = {P(PROPOSED) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE), on_synced},
+	[FRAME_ACK] = {P(PROPOSED) | P(LIVE) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE),
+		       source_stream_ack},
+	[FRAME_SYNCED] = {P(PROPOSED) | P(LIVE) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE),
+			  on_synced},
 	[FRAME_READ_DATA] = {~P(OFF), source_read_data},
 	/* Behind the stream only answers that nobody waits for any more. */
-	[FRAME_HASHES] = {P(COMPARE) | P(STREAM) | P(LEAVE) | P(PROPOSED) | P(CUT) | P(ENDED),
+	[FRAME_HASHES] = {P(COMPARE) | P(STREAM) | P(LEAVE) | P(PROPOSED) | P(LIVE) | P(CUT) |
+				  P(ENDED),
 			  on_hashes},
 };
 
@@ -439,7 +484,6 @@ void source_leave_step(struct source *source)
 	if (source->phase != SOURCE_LEAVE || source->oldest < source->next || source->cut)
 		return;
 	source->staged_rounds = 0;
-	source->zero_disk = false;
 	source_propose(source);
 }
 
@@ -531,7 +575,12 @@ void source_check(const struct source *source)
 	assert(source->tapped || source->phase != SOURCE_STREAM);
 	compare_check(source->compare);
 	assert(source->phase != SOURCE_COMPARE || source->cut);
-	assert(source->phase != SOURCE_CUT || source->cut);
+	assert((source->phase != SOURCE_CUT && source->phase != SOURCE_LIVE) || source->cut);
+	assert(source->phase != SOURCE_CUT || source->frozen);
+	assert(source->phase != SOURCE_LIVE || !source->frozen);
+	assert(!source->parked || (source->cut && !source->link && !source->frozen));
+	assert(source->durable_frames <= source->cut_frames &&
+	       source->cut_frames - source->durable_frames <= SOURCE_SENT);
 	assert(source->phase != SOURCE_ENDED || (source->cut && !source->reads_busy));
 	assert(!source->leaving || (source->final && !source->tapped));
 	assert(source->phase != SOURCE_LEAVE || !source->tapped);

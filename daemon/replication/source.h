@@ -6,6 +6,11 @@
  * What the peer may lack is always marked in the volume's PEER map: blocks of a cut stay sealed
  * until CUT_ACK, streamed blocks stay marked until a POINT (a flush of the source's own) behind
  * them was acknowledged.
+ *
+ * A round sends blocks as they are, then those that were overwritten meanwhile, until little is left
+ * or it does not get less; only the rest is a cut proper, whose blocks are copied before they are
+ * overwritten. What was sent is a transfer: it outlives the link, and the next connection goes on
+ * behind what the target has. The instant does not: while there is no link nothing is preserved.
  */
 #ifndef OFFSITE_REPLICATION_SOURCE_H
 #define OFFSITE_REPLICATION_SOURCE_H
@@ -23,8 +28,9 @@ struct source;
  *  OFF       no link                                       while reads end    no
  *  MAP       the target tells what it changed itself       no                 no
  *  COMPARE   full: what is equal already is found out      bits only          no
- *  PROPOSED  waiting for READY                             no                 no
- *  CUT       sealed blocks are being sent                  yes                if final
+ *  PROPOSED  waiting for READY                             if resumed         no
+ *  LIVE      blocks are sent as they are                   yes, live          no
+ *  CUT       the rest, as of one instant                   yes, frozen        if final
  *  ENDED     waiting for CUT_ACK                           yes                if final
  *  STREAM    in sync                                       between POINTs     yes
  *  LEAVE     max-lag was reached: what was streamed is     until its POINT    no
@@ -37,6 +43,7 @@ enum source_phase {
 	SOURCE_MAP,
 	SOURCE_COMPARE,
 	SOURCE_PROPOSED,
+	SOURCE_LIVE,
 	SOURCE_CUT,
 	SOURCE_ENDED,
 	SOURCE_STREAM,
@@ -55,13 +62,21 @@ struct source_ops {
 };
 
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
-			  const struct source_ops *ops, void *owner);
+			  uint64_t final_max_bytes, const struct source_ops *ops, void *owner);
 void source_free(struct source *source); /* idle */
 
-/* full: everything is marked first, then what is equal by hashes is not sent; zero_disk: the target's
- * disk reads as zeroes, so there is nothing to compare. */
+/* What is known of the target when a link begins. */
+struct source_target {
+	bool full;               /* it gets everything that is not equal by hashes */
+	bool zero_disk;          /* its disk reads as zeroes, so there is nothing to compare */
+	struct id128 generation; /* of its content */
+	bool unsure;             /* it may have another by now */
+	struct id128 instance;   /* of its process */
+};
 void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
-		   bool full, bool zero_disk);
+		   const struct source_target *target);
+/* An unfinished transfer is given up: this side gets content now. Idle, without a link. */
+void source_forget_transfer(struct source *source);
 /* The peer is lost: clients wait for it no more, later writes are tracked. */
 void source_detach(struct source *source);
 bool source_is_idle(const struct source *source);

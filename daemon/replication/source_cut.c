@@ -22,15 +22,14 @@ static void flush_zeroes(struct source *source)
 
 	if (!source->zero_length)
 		return;
-	source->cut_frames++;
-	source->cut_bytes += source->zero_length;
+	source_transfer_sent(source, frame.offset, frame.length, false);
 	source->zero_length = 0;
 	link_send(source->link, &frame, NULL, 0);
 }
 
 static void send_zeroes(struct source *source, uint64_t offset, uint64_t length)
 {
-	if (source->zero_disk && source->in_place)
+	if (source->transfer_zero)
 		return; /* it reads as zeroes already */
 	if (source->zero_length && source->zero_offset + source->zero_length == offset) {
 		source->zero_length += length;
@@ -53,8 +52,7 @@ static void send_data(struct source *source, struct buf *buf, uint64_t base, uin
 
 	if (from == to)
 		return;
-	source->cut_frames++;
-	source->cut_bytes += to - from;
+	source_transfer_sent(source, frame.offset, frame.length, true);
 	link_send(source->link, &frame, buf_get(buf), from);
 }
 
@@ -99,8 +97,9 @@ static void read_done(struct volume_cut_read *done, int error)
 		/* The connection ends only later: no CUT_END may get onto it before. */
 		source->phase = SOURCE_DONE;
 		source_refuse(source, FRAME_ERROR_IO, "cannot read the blocks to be sent");
-	} else if (source->phase == SOURCE_CUT) {
+	} else if (source->phase == SOURCE_CUT || source->phase == SOURCE_LIVE) {
 		send_content(source, done->buf, done->offset_bytes, done->length_bytes);
+		volume_cut_stage(source->cut, done->offset_bytes, done->length_bytes);
 		source->cut_done_bytes += done->length_bytes;
 	}
 	buf_put(done->buf);
@@ -116,24 +115,58 @@ static struct source_read *unused_read(struct source *source)
 	return NULL;
 }
 
+static bool has_room(const struct source *source)
+{
+	/* The stream behind the final cut shares the queue: half of it is left to the writers. */
+	uint64_t window = source->tapped ? source->queue_max_bytes / 2 : SOURCE_WINDOW_BYTES;
+
+	return link_queue_bytes(source->link) <= window &&
+	       link_queue_frames(source->link) < SOURCE_RING + 2048 &&
+	       source->cut_frames - source->durable_frames < SOURCE_SENT - SOURCE_SENT_MARGIN;
+}
+
+static bool being_read(const struct source *source, uint64_t offset)
+{
+	for (unsigned i = 0; i < SOURCE_READS; i++) {
+		const struct source_read *read = &source->reads[i];
+		if (read->busy && offset >= read->read.offset_bytes &&
+		    offset - read->read.offset_bytes < read->read.length_bytes)
+			return true;
+	}
+	return false;
+}
+
+/* What a writer waits for comes first. */
+static bool next_run(struct source *source, uint64_t *start, uint64_t *length)
+{
+	if (volume_cut_wanted(source->cut, start, length) && !being_read(source, *start))
+		return true;
+	/* A pass ends early where the log has just room for what is left: it is the cut then. */
+	if (source->phase == SOURCE_LIVE && !source_transfer_fits(source, SOURCE_WINDOW_BYTES))
+		return false;
+	if (!volume_cut_next(source->cut, source->scan_offset, BUF_SIZE_MAX, start, length))
+		return false;
+	source->scan_offset = *start + *length;
+	return true;
+}
+
 static bool start_read(struct source *source)
 {
 	uint64_t start, length;
 	struct source_read *read = unused_read(source);
 
-	/* The stream behind the final cut shares the queue: half of it is left to the writers. */
-	uint64_t window = source->tapped ? source->queue_max_bytes / 2 : SOURCE_WINDOW_BYTES;
-	if (!read || link_queue_bytes(source->link) > window ||
-	    link_queue_frames(source->link) >= SOURCE_RING + 2048)
+	if (!read || !has_room(source))
 		return false;
-	if (!volume_cut_next(source->cut, source->scan_offset, BUF_SIZE_MAX, &start, &length)) {
+	uint64_t before = source->scan_offset;
+	if (!next_run(source, &start, &length)) {
 		source->scanned = true;
 		return false;
 	}
 	struct buf *buf = buf_alloc(source->pool, (uint32_t)length);
-	if (!buf)
+	if (!buf) {
+		source->scan_offset = before;
 		return false; /* what is being sent gives some back */
-	source->scan_offset = start + length;
+	}
 	read->source = source;
 	read->busy = true;
 	read->read.offset_bytes = start;
@@ -145,15 +178,42 @@ static bool start_read(struct source *source)
 	return true;
 }
 
+/* A pass over the blocks as they are is done: another one, or the cut proper. */
+static void pass_done(struct source *source)
+{
+	uint64_t left = volume_cut_left_bytes(source->cut);
+
+	source->transfer_zero = false; /* what comes now may replace data */
+	if (left <= source->final_max_bytes || ++source->passes >= SOURCE_PASSES_MAX ||
+	    left > source->pass_bytes / 2 || !source_transfer_fits(source, left)) {
+		source_freeze(source);
+		return;
+	}
+	volume_cut_absorb(source->cut);
+	source->pass_bytes = left;
+	source_cut_rewind(source);
+}
+
 void source_cut_pump(struct source *source)
 {
-	if (source->phase != SOURCE_CUT)
+	if (source->phase != SOURCE_CUT && source->phase != SOURCE_LIVE)
 		return;
+	/* What is little from the beginning needs no passes. */
+	if (source->phase == SOURCE_LIVE && !source->passes && !source->scan_offset &&
+	    !source->reads_busy && source->pass_bytes <= source->final_max_bytes) {
+		source_freeze(source);
+		return;
+	}
 	while (!source->scanned && start_read(source))
 		;
 	if (!source->scanned || source->reads_busy)
 		return;
 	flush_zeroes(source);
+	if (source->phase == SOURCE_LIVE) {
+		pass_done(source);
+		env_defer(source->env, &source->pump_task);
+		return;
+	}
 	struct frame end = {
 		.type = FRAME_CUT_END,
 		.id = source->round,
@@ -162,11 +222,11 @@ void source_cut_pump(struct source *source)
 	};
 	link_send(source->link, &end, NULL, 0);
 	source->phase = SOURCE_ENDED;
+	source->ended = true;
 }
 
-void source_cut_reset(struct source *source)
+void source_cut_rewind(struct source *source)
 {
-	source->scan_offset = source->cut_frames = source->cut_bytes = 0;
-	source->cut_done_bytes = source->zero_length = 0;
+	source->scan_offset = 0;
 	source->scanned = false;
 }

@@ -11,8 +11,11 @@
 #define SOURCE_RING_RESUME  (SOURCE_RING - 8 * SOURCE_RING_MARGIN)
 #define SOURCE_READS        8u
 #define SOURCE_WINDOW_BYTES (8u * 1024 * 1024) /* of a cut, waiting to be sent */
-#define SOURCE_FINAL_BYTES  (64ull * 1024 * 1024)
-#define SOURCE_STAGED_MAX   4u /* staged rounds: the last is the final one whatever its size */
+#define SOURCE_SENT         16384u /* frames of a transfer that are not yet durable there */
+#define SOURCE_SENT_MARGIN  4096u  /* of those, what the reads under way may become */
+#define SOURCE_PASSES_MAX   4u     /* of a round, over blocks as they are */
+#define SOURCE_HEAD_BYTES   64u    /* what the target's log needs for a frame besides its content */
+#define SOURCE_STAGED_MAX   4u     /* staged rounds: the last is the final one whatever its size */
 #define SOURCE_POINT_BYTES  (32ull * 1024 * 1024)
 #define SOURCE_POINT_NS     1000000000ull
 #define SOURCE_HELD_NS      5000000000ull /* so long after the last wait writers count as held */
@@ -41,19 +44,25 @@ struct source_question {
 	uint64_t id;
 };
 
+/* A frame of the transfer. */
+struct source_sent {
+	uint64_t offset, length;
+	bool data;
+};
+
 struct source {
 	struct volume *volume;
 	struct env *env;
 	struct buf_pool *pool;
 	const struct source_ops *ops;
 	void *owner;
-	uint64_t size_bytes, queue_max_bytes;
+	uint64_t size_bytes, queue_max_bytes, final_max_bytes;
 	struct pace_bound bound;
 
 	struct link *link;
 	enum source_phase phase;
 	enum replication_protocol protocol;
-	bool full, zero_disk;
+	struct source_target target;
 
 	/* rounds */
 	uint64_t round, cuts;
@@ -70,10 +79,23 @@ struct source {
 	/* sending the cut */
 	struct source_read reads[SOURCE_READS];
 	unsigned reads_busy;
-	uint64_t scan_offset, cut_frames, cut_bytes, cut_done_bytes, cut_total_bytes;
-	uint64_t cut_started_ns;
-	uint64_t zero_offset, zero_length; /* a run of zeroes that may still grow */
+	uint64_t scan_offset, cut_done_bytes, cut_total_bytes;
+	uint64_t cut_started_ns, cut_at_ns; /* the transfer; the cut proper */
+	uint64_t zero_offset, zero_length;  /* a run of zeroes that may still grow */
 	bool scanned;
+
+	/* The transfer, from the first READY to CUT_ACK, over any number of links. While there is one,
+	 * cut is its cut: live, or frozen in CUT and ENDED. */
+	struct id128 transfer;
+	struct source_target begun_with;
+	bool moving;        /* there is one; else cut is a comparison's or a POINT's: bits only */
+	bool transfer_zero; /* nothing but zeroes is on the target */
+	bool parked, frozen, ended, map_begun, resuming;
+	unsigned passes;
+	uint64_t pass_bytes;                            /* left when the pass began */
+	uint64_t cut_frames, cut_bytes;                 /* sent */
+	uint64_t durable_frames, room_bytes, log_bytes; /* in the target's log; room 0: no limit */
+	struct source_sent *sent; /* [durable_frames, cut_frames) of SOURCE_SENT */
 
 	/* the stream: sequences [oldest, next) are not yet written by the peer, in part */
 	struct volume_tap tap;
@@ -98,6 +120,7 @@ struct source {
 
 /* source.c */
 void source_refuse(struct source *source, enum frame_error code, const char *text);
+void source_freeze(struct source *source); /* the live passes are over: the cut proper */
 /* source_read.c */
 void source_reads_init(struct source *source);
 void source_reads_resume(struct source *source); /* something was sent, or the phase allows it */
@@ -115,7 +138,19 @@ bool source_may_leave(const struct source *source);
 void source_leave_step(struct source *source);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
-void source_cut_reset(struct source *source);
+void source_cut_rewind(struct source *source); /* from the first block on */
+/* source_transfer.c */
+/* The target's log has room for what is left, and for more beside it. */
+bool source_transfer_fits(const struct source *source, uint64_t more_bytes);
+void source_transfer_new(struct source *source);
+int source_transfer_begin(struct source *source);
+void source_transfer_sent(struct source *source, uint64_t offset, uint64_t length, bool data);
+/* No link any more, no read under way: what was not sent is to be sent; nothing is preserved. */
+void source_transfer_park(struct source *source);
+void source_transfer_end(struct source *source, bool consumed);
+/* The link's first frames: whether the target has the transfer, or all of it was applied. */
+bool source_transfer_was_applied(const struct source *source);
+void source_transfer_resume(struct source *source, const struct frame *frame, const void *payload);
 /* source_stream.c */
 void source_stream_init(struct source *source);
 void source_stream_reset(struct source *source);

@@ -34,6 +34,8 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 	source->streamed_bytes += frame->length;
 	source->lag_payload += frame->payload_length;
 	source->since_point_bytes += frame->length;
+	if (source->phase != SOURCE_STREAM)
+		source->log_bytes += SOURCE_HEAD_BYTES + frame->payload_length;
 	link_send(source->link, frame, buf ? buf_get(buf) : NULL, 0);
 	return entry;
 }
@@ -135,9 +137,15 @@ static bool over(const struct source *source)
 	       pace_over(&source->bound, source->lag_payload, source_stream_age_ns(source));
 }
 
+/* Behind a cut that is not acknowledged all goes into the target's log, which has a limit. */
+static bool log_full(const struct source *source)
+{
+	return source->frozen && !source_transfer_fits(source, 0);
+}
+
 static bool full(const struct source *source)
 {
-	return link_queue_bytes(source->link) >= source->queue_max_bytes ||
+	return log_full(source) || link_queue_bytes(source->link) >= source->queue_max_bytes ||
 	       source->next - source->oldest >= SOURCE_RING - SOURCE_RING_MARGIN;
 }
 
@@ -181,7 +189,8 @@ static void leave_now(struct env_task *task)
  * they flow at the pace of the link. */
 void source_stream_resume(struct source *source)
 {
-	if (!source->full_queue || source->next - source->oldest > SOURCE_RING_RESUME ||
+	if (!source->full_queue || log_full(source) ||
+	    source->next - source->oldest > SOURCE_RING_RESUME ||
 	    link_queue_bytes(source->link) >
 		    source->queue_max_bytes - pace_hysteresis(source->queue_max_bytes) ||
 	    (bounded(source) &&

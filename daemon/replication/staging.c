@@ -27,7 +27,7 @@ struct staging {
 	void *owner;
 	uint64_t volume_size_bytes, max_bytes;
 
-	struct id128 log_id;
+	struct id128 first_id, log_id; /* of the first record, and of the next one to be written */
 	uint64_t sequence;
 	bool open; /* a log was begun and did not fail */
 
@@ -39,6 +39,7 @@ struct staging {
 
 	/* The reader. The window holds file bytes [window_at, window_at + window_used). */
 	uint8_t *window;
+	struct id128 read_id;
 	uint64_t position, next_sequence, window_at;
 	size_t window_used;
 	struct env_op read_op;
@@ -203,7 +204,7 @@ static void ring_put(struct staging *staging, const void *data, size_t length)
 }
 
 int staging_begin(struct staging *staging, const struct id128 *uuid, const struct id128 *generation,
-		  uint64_t expected_bytes)
+		  const struct id128 *transfer, uint64_t expected_bytes)
 {
 	struct staging_header header;
 
@@ -215,14 +216,35 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 	if (error && error != -EOPNOTSUPP)
 		return error;
 	env_random(staging->env, &staging->log_id, sizeof(staging->log_id));
+	staging->first_id = staging->log_id;
 	staging->sequence = 0;
 	staging->end = staging->submitted = staging->done = staging->synced = 0;
 	staging->sync_asked = staging->sync_target = 0;
 	staging->open = true;
-	staging_header_encode(&staging->log_id, uuid, generation, staging->volume_size_bytes,
-			      &header);
+	staging_header_encode(&staging->log_id, uuid, generation, transfer,
+			      staging->volume_size_bytes, &header);
 	ring_put(staging, &header, sizeof(header));
 	return 0;
+}
+
+void staging_continue(struct staging *staging)
+{
+	assert(staging_is_idle(staging) && !staging->open);
+	staging->end = staging->submitted = staging->done = staging->synced = staging->position;
+	staging->sync_asked = staging->sync_target = staging->position;
+	staging->sequence = staging->next_sequence - 1;
+	staging->log_id = staging->read_id;
+	staging->open = true;
+}
+
+void staging_mark_resumed(struct staging *staging)
+{
+	struct staging_resume_wire wire;
+	struct staging_record record = {.type = STAGING_RESUME, .length = sizeof(wire)};
+
+	env_random(staging->env, &wire, sizeof(wire));
+	staging_append(staging, &record, &wire);
+	staging->log_id = wire.log_id;
 }
 
 bool staging_has_room(const struct staging *staging, uint32_t payload_bytes)
@@ -301,7 +323,8 @@ int staging_reset(struct staging *staging)
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-const char *staging_recover(struct staging *staging, struct id128 *generation)
+const char *staging_recover(struct staging *staging, struct id128 *generation,
+			    struct id128 *transfer)
 {
 	struct staging_header header;
 
@@ -310,7 +333,8 @@ const char *staging_recover(struct staging *staging, struct id128 *generation)
 	if (env_file_pread(staging->env, staging->file, &header, sizeof(header), 0))
 		return "unreadable";
 	const char *reason = staging_header_decode(&header, staging->volume_size_bytes,
-						   &staging->log_id, generation);
+						   &staging->first_id, generation, transfer);
+	staging->log_id = staging->first_id;
 	if (!reason)
 		staging_seek(staging, STAGING_FIRST, 1);
 	return reason;
@@ -320,6 +344,7 @@ void staging_seek(struct staging *staging, uint64_t position, uint64_t sequence)
 {
 	assert(!staging->reading);
 	staging->position = position;
+	staging->read_id = position == STAGING_FIRST ? staging->first_id : staging->log_id;
 	staging->next_sequence = sequence;
 	staging->window_at = position;
 	staging->window_used = 0;
@@ -360,7 +385,7 @@ int staging_next(struct staging *staging, uint64_t limit, struct staging_record 
 		return -EAGAIN;
 	const uint8_t *at = staging->window + (staging->position - staging->window_at);
 	memcpy(&wire, at, sizeof(wire));
-	if (staging_record_decode(&wire, &staging->log_id, staging->next_sequence,
+	if (staging_record_decode(&wire, &staging->read_id, staging->next_sequence,
 				  staging->volume_size_bytes, record))
 		return 0;
 	uint32_t length = staging_payload_bytes(record);
@@ -371,6 +396,11 @@ int staging_next(struct staging *staging, uint64_t limit, struct staging_record 
 	*payload = staging->window + (staging->position - staging->window_at) + RECORD_BYTES;
 	if (length && crc32c(0, *payload, length) != record->payload_crc)
 		return 0;
+	if (record->type == STAGING_RESUME) {
+		memcpy(&staging->read_id, *payload, sizeof(staging->read_id));
+		if (!staging->open)
+			staging->log_id = staging->read_id;
+	}
 	staging->position += RECORD_BYTES + length;
 	staging->next_sequence++;
 	return 1;

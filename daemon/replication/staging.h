@@ -31,7 +31,11 @@ bool staging_is_idle(const struct staging *staging);
 
 /* Begins a new log; what the file held is void. Reserves room for expected bytes. */
 int staging_begin(struct staging *staging, const struct id128 *uuid, const struct id128 *generation,
-		  uint64_t expected_bytes);
+		  const struct id128 *transfer, uint64_t expected_bytes);
+/* The log found by staging_recover() takes records again, from where the reader stands. */
+void staging_continue(struct staging *staging);
+/* Appends RESUME: nothing that stands in the file behind this place shows through any more. */
+void staging_mark_resumed(struct staging *staging);
 /* Whether a record with such a payload can be appended now; else progress() tells when. */
 bool staging_has_room(const struct staging *staging, uint32_t payload_bytes);
 /* The log is at its limit: only emptying it helps. */
@@ -48,8 +52,10 @@ int staging_reset(struct staging *staging);
 
 /* Looks whether the file holds a log for this volume: NULL and the reader stands at its first
  * record, or why not. generation: the volume's when the log was begun. */
-const char *staging_recover(struct staging *staging, struct id128 *generation);
-/* The reader goes to a place between two records; sequence is that of the next one. */
+const char *staging_recover(struct staging *staging, struct id128 *generation,
+			    struct id128 *transfer);
+/* The reader goes to STAGING_FIRST, or to a place between two records behind the last RESUME;
+ * sequence is that of the next one. */
 void staging_seek(struct staging *staging, uint64_t position, uint64_t sequence);
 #define STAGING_FIRST sizeof(struct staging_header)
 /* The next record before limit: 1; 0 at the limit or at the end of what is valid; -EAGAIN: being

@@ -96,11 +96,23 @@ static void cut_lose(struct volume_cut *cut, int error)
 	env_defer(v->env, &cut->lost_task);
 }
 
+/* The area takes no more, whatever its limit is: as if it were full. */
+static void preserve_fail(struct volume_cut *cut, int error)
+{
+	struct volume *v = cut->volume;
+
+	if (!cut->preserve_failed)
+		env_log(v->env, ENV_LOG_WARNING,
+			"volume %s: %s: %s; writers wait for the catch-up instead", v->name,
+			cut->path, strerror(-error));
+	cut->preserve_failed = true;
+}
+
 /* ---- copy before write ------------------------------------------------------------------------ */
 
 static void shrink_file(struct volume_cut *cut)
 {
-	if (cut->active || cut->jobs > 0 || cut->next_slot == 0)
+	if ((cut->active && !cut->is_live) || cut->jobs > 0 || cut->next_slot == 0)
 		return;
 	cut->next_slot = 0;
 	env_file_truncate(cut->volume->env, cut->file, 0);
@@ -110,7 +122,7 @@ static void job_end(struct preserve_job *job, int error)
 {
 	struct volume_cut *cut = job->cut;
 	struct volume *v = job->volume;
-	bool current = cut->active && cut->epoch == job->epoch;
+	bool current = cut->active && !cut->is_live && cut->epoch == job->epoch;
 
 	if (current && error == 0 && !index_reserve(cut, job->count))
 		error = -ENOMEM;
@@ -122,6 +134,8 @@ static void job_end(struct preserve_job *job, int error)
 		}
 		dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
 		v->stats.preserved_bytes += job->reader.end - job->reader.start;
+	} else if (current && cut->patient) {
+		preserve_fail(cut, error);
 	} else if (current) {
 		cut_lose(cut, error);
 	}
@@ -175,7 +189,13 @@ static struct preserve_job *job_free(struct volume *v)
 	return NULL;
 }
 
-/* The first block in [first, last] that is sealed and not safe, or DIRTY_NONE. */
+static bool needed(const struct volume_cut *cut, uint64_t block)
+{
+	return dirty_test(&cut->sealed, block) && !dirty_test(&cut->safe, block) &&
+	       !dirty_test(&cut->staged, block);
+}
+
+/* The first block in [first, last] that is sealed, not safe and not with the consumer, or DIRTY_NONE. */
 static uint64_t unsafe_next(const struct volume_cut *cut, uint64_t first, uint64_t last)
 {
 	while (first <= last) {
@@ -183,9 +203,9 @@ static uint64_t unsafe_next(const struct volume_cut *cut, uint64_t first, uint64
 
 		if (block == DIRTY_NONE || block > last)
 			break;
-		if (!dirty_test(&cut->safe, block))
+		if (needed(cut, block))
 			return block;
-		first = dirty_next_clear(&cut->safe, block, last + 1);
+		first = block + 1;
 	}
 	return DIRTY_NONE;
 }
@@ -199,8 +219,7 @@ static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t
 	uint64_t max =
 		min64(BUF_SIZE_MAX / size, v->config.preserve_max_bytes / size - cut->used_slots);
 
-	while (count < max && block + count <= last && dirty_test(&cut->sealed, block + count) &&
-	       !dirty_test(&cut->safe, block + count))
+	while (count < max && block + count <= last && needed(cut, block + count))
 		count++;
 	job->busy = true;
 	job->cut = cut;
@@ -226,15 +245,24 @@ bool cut_ready(struct volume *v, struct op *op)
 		struct preserve_job *job;
 		uint64_t block, last;
 
-		if (!cut->active || cut->bits_only || cut->is_lost || MUTATE(volume_skip_preserve))
+		if (!cut->active || cut->bits_only || cut->is_live || cut->is_lost ||
+		    MUTATE(volume_skip_preserve))
 			continue;
 		last = block_of(cut->consumer, op->piece_offset + op->piece_length - 1);
 		block = unsafe_next(cut, block_of(cut->consumer, op->piece_offset), last);
 		if (block == DIRTY_NONE)
 			continue;
-		if ((cut->used_slots + 1) * cut_block(cut) > v->config.preserve_max_bytes) {
-			cut_lose(cut, -ENOSPC);
-			continue;
+		if (cut->preserve_failed ||
+		    (cut->used_slots + 1) * cut_block(cut) > v->config.preserve_max_bytes) {
+			if (!cut->patient) {
+				cut_lose(cut, -ENOSPC);
+				continue;
+			}
+			if (cut->wanted == DIRTY_NONE)
+				cut->wanted = block;
+			v->stats.preserve_waits++;
+			queue_push(&v->wait_cut, op);
+			return false;
 		}
 		job = job_free(v);
 		if (job == NULL)
@@ -273,14 +301,18 @@ static void reading_end(struct reading *reading, int error)
 	struct volume_cut_read *read = read_of(reading);
 	uint64_t first = reading->reader.start / cut_block(cut);
 
-	if (error == 0)
-		dirty_set(&cut->safe, first, (reading->reader.end - 1) / cut_block(cut) - first + 1,
-			  NULL, NULL);
-	else
+	uint64_t last = (reading->reader.end - 1) / cut_block(cut);
+
+	if (error != 0)
 		v->stats.io_errors++;
+	else if (!cut->is_live)
+		dirty_set(&cut->safe, first, last - first + 1, NULL, NULL);
+	if (cut->wanted >= first && cut->wanted <= last)
+		cut->wanted = DIRTY_NONE;
 	cut->reads--;
 	reader_end(v, &reading->reader);
 	read->done(read, error);
+	op_gate_all(queue_take(&v->wait_cut));
 	op_ended(v);
 }
 
@@ -396,6 +428,9 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 	if (v->backing == NULL)
 		return -EIO;
 	cut->bits_only = flags & VOLUME_CUT_BITS_ONLY;
+	cut->is_live = cut->patient = flags & VOLUME_CUT_LIVE;
+	cut->preserve_failed = false;
+	cut->wanted = DIRTY_NONE;
 	if (!cut->bits_only) {
 		int error = open_preserve_file(cut);
 
@@ -404,10 +439,11 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 				strerror(-error));
 			return error;
 		}
-		assert(lost != NULL);
+		assert(lost != NULL || cut->patient);
 		cut->failed_covered = true;
 	}
-	assert(empty.count == 0 && cut->safe.count == 0 && consumer->both == 0);
+	assert(empty.count == 0 && cut->safe.count == 0 && cut->staged.count == 0 &&
+	       consumer->both == 0);
 	cut->sealed = consumer->active;
 	consumer->active = empty;
 	cut->active = true;
@@ -435,6 +471,30 @@ uint64_t volume_cut_bytes(const struct volume_cut *cut)
 	return cut->bytes;
 }
 
+/* Of a patient cut. What was overwritten since it was sealed is sent with what comes later. */
+static bool to_be_sent(const struct volume_cut *cut, uint64_t block)
+{
+	return dirty_test(&cut->sealed, block) && !dirty_test(&cut->staged, block) &&
+	       !(cut->is_live && dirty_test(&cut->volume->consumers[cut->consumer].active, block));
+}
+
+static uint64_t unstaged_next(const struct volume_cut *cut, uint64_t from)
+{
+	const struct dirty_map *active = &cut->volume->consumers[cut->consumer].active;
+
+	for (;;) {
+		uint64_t block = dirty_next(&cut->sealed, from);
+
+		if (block == DIRTY_NONE || to_be_sent(cut, block))
+			return block;
+		from = dirty_test(&cut->staged, block)
+			       ? dirty_next_clear(&cut->staged, block, cut->staged.blocks)
+			       : dirty_next_clear(active, block, active->blocks);
+		if (from >= cut->sealed.blocks)
+			return DIRTY_NONE;
+	}
+}
+
 bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,
 		     uint64_t *start, uint64_t *length)
 {
@@ -444,12 +504,16 @@ bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max
 	assert(cut->active && max_bytes >= size);
 	if (offset >= cut->volume->size_bytes)
 		return false;
-	first = dirty_next(&cut->sealed, offset / size);
+	first = cut->patient ? unstaged_next(cut, offset / size)
+			     : dirty_next(&cut->sealed, offset / size);
 	if (first == DIRTY_NONE)
 		return false;
 	if (limit - first > max_bytes / size)
 		limit = first + max_bytes / size;
 	end = dirty_next_clear(&cut->sealed, first, limit);
+	for (uint64_t block = first + 1; cut->patient && block < end; block++)
+		if (!to_be_sent(cut, block))
+			end = block;
 	*start = first * size;
 	*length = min64(end * size, cut->volume->size_bytes) - *start;
 	return true;
@@ -467,6 +531,90 @@ void volume_cut_narrow(struct volume_cut *cut, uint64_t offset, uint64_t length)
 	if (dirty_clear(&cut->sealed, first, count, &v->consumers[cut->consumer].active,
 			&v->consumers[cut->consumer].both) > 0)
 		maps_loosened_range(v, cut->consumer, first, count);
+}
+
+/* ---- live cuts -------------------------------------------------------------------------------- */
+
+bool volume_cut_wanted(const struct volume_cut *cut, uint64_t *start, uint64_t *length)
+{
+	if (cut->wanted == DIRTY_NONE || cut->is_live)
+		return false;
+	*start = cut->wanted * cut_block(cut);
+	*length = min64(*start + cut_block(cut), cut->volume->size_bytes) - *start;
+	return true;
+}
+
+static uint64_t blocks_in(const struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	uint64_t size = cut_block(cut);
+
+	assert(cut->active && cut->patient && length > 0 && offset % size == 0);
+	return (length + size - 1) / size;
+}
+
+void volume_cut_stage(struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	dirty_set(&cut->staged, offset / cut_block(cut), blocks_in(cut, offset, length), NULL,
+		  NULL);
+}
+
+void volume_cut_unstage(struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	assert(cut->is_live);
+	dirty_clear(&cut->staged, offset / cut_block(cut), blocks_in(cut, offset, length), NULL,
+		    NULL);
+}
+
+uint64_t volume_cut_left_bytes(const struct volume_cut *cut)
+{
+	const struct dirty_map *active = &cut->volume->consumers[cut->consumer].active;
+
+	return (cut->sealed.count - cut->staged.count + (cut->is_live ? active->count : 0)) *
+	       cut_block(cut);
+}
+
+void volume_cut_absorb(struct volume_cut *cut)
+{
+	struct consumer *consumer = &cut->volume->consumers[cut->consumer];
+
+	assert(cut->active && cut->is_live && cut->reads == 0);
+	if (!MUTATE(volume_absorb_keeps_staged))
+		dirty_subtract(&cut->staged, &consumer->active);
+	dirty_merge(&cut->sealed, &consumer->active);
+	dirty_clear_all(&consumer->active);
+	consumer->both = 0;
+}
+
+void volume_cut_freeze(struct volume_cut *cut)
+{
+	volume_cut_absorb(cut);
+	assert(cut->safe.count == 0);
+	cut->bytes = volume_cut_left_bytes(cut);
+	cut->is_live = false;
+	cut->epoch++;
+	cut->lsn = cut->volume->state.lsn;
+	cut->used_slots = 0;
+	cut->failed_covered = true;
+	cut->preserve_failed = false;
+}
+
+static void drop_preserved(struct volume_cut *cut)
+{
+	dirty_clear_all(&cut->safe);
+	free(cut->index);
+	cut->index = NULL;
+	cut->index_size = cut->index_count = 0;
+	cut->used_slots = 0;
+	cut->wanted = DIRTY_NONE;
+	shrink_file(cut);
+}
+
+void volume_cut_thaw(struct volume_cut *cut)
+{
+	assert(cut->active && cut->patient && !cut->is_live && cut->reads == 0);
+	cut->is_live = true;
+	drop_preserved(cut);
+	op_gate_all(queue_take(&cut->volume->wait_cut));
 }
 
 /* Where a local write failed this side differs from what was streamed: not equal by a flush point. */
@@ -494,18 +642,17 @@ void volume_cut_finish(struct volume_cut *cut, bool consumed)
 	else if (MUTATE(volume_clear_active_on_consume))
 		dirty_clear_all(&consumer->active);
 	dirty_clear_all(&cut->sealed);
-	dirty_clear_all(&cut->safe);
+	dirty_clear_all(&cut->staged);
 	consumer->both = 0;
-	free(cut->index);
-	cut->index = NULL;
-	cut->index_size = cut->index_count = 0;
 	env_defer_cancel(v->env, &cut->lost_task);
 	if (consumed) {
 		keep_failed(cut);
 		maps_loosened(v, cut->consumer);
 	}
-	cut->used_slots = 0;
-	shrink_file(cut);
+	cut->is_live = false;
+	drop_preserved(cut);
+	if (cut->patient)
+		op_gate_all(queue_take(&v->wait_cut));
 	/* Mutations that wait for a copy find that they need none when its job ends. */
 }
 
@@ -587,8 +734,15 @@ void cut_check(const struct volume *v)
 			both += (uint64_t)__builtin_popcountll(cut->sealed.words[w] &
 							       consumer->active.words[w]);
 		assert(both == consumer->both);
+		dirty_check(&cut->staged);
 		if (!cut->active)
-			assert(cut->sealed.count == 0 && cut->safe.count == 0);
+			assert(cut->sealed.count == 0 && cut->safe.count == 0 &&
+			       cut->staged.count == 0);
+		if (cut->is_live)
+			assert(cut->active && cut->safe.count == 0 && cut->index_count == 0);
+		if (cut->active && cut->patient)
+			for (uint64_t w = 0; w < BITS_WORDS(cut->sealed.blocks); w++)
+				assert((cut->staged.words[w] & ~cut->sealed.words[w]) == 0);
 		if (c == VOLUME_STORE && v->detached)
 			assert(consumer->active.count == consumer->active.blocks);
 	}

@@ -54,28 +54,49 @@ uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,
 	return fresh;
 }
 
-uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,
-		     const struct dirty_map *other, uint64_t *overlap)
+static uint64_t clear_in_word(struct dirty_map *map, uint64_t w, uint64_t mask)
 {
-	uint64_t gone = 0;
+	uint64_t gone = map->words[w] & mask;
 
-	assert(count > 0 && first < map->blocks && count <= map->blocks - first);
-	for (uint64_t w = first / 64; w <= (first + count - 1) / 64; w++) {
-		uint64_t taken = bits_mask(w, first, count) & map->words[w];
-
-		if (taken == 0)
-			continue;
-		*overlap -= (uint64_t)__builtin_popcountll(taken & other->words[w]);
-		gone += (uint64_t)__builtin_popcountll(taken);
-		map->words[w] &= ~taken;
-		if (map->words[w] != 0)
-			continue;
+	if (gone == 0)
+		return 0;
+	map->count -= (uint64_t)__builtin_popcountll(gone);
+	map->words[w] &= ~gone;
+	if (map->words[w] == 0) {
 		bits_clear(map->groups, w);
 		if (map->groups[w / 64] == 0)
 			bits_clear(map->summary, w / 64);
 	}
-	map->count -= gone;
 	return gone;
+}
+
+uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,
+		     const struct dirty_map *other, uint64_t *overlap)
+{
+	uint64_t before = map->count;
+
+	assert(count > 0 && first < map->blocks && count <= map->blocks - first);
+	for (uint64_t w = first / 64; w <= (first + count - 1) / 64; w++) {
+		uint64_t gone = clear_in_word(map, w, bits_mask(w, first, count));
+
+		if (overlap != NULL)
+			*overlap -= (uint64_t)__builtin_popcountll(gone & other->words[w]);
+	}
+	return before - map->count;
+}
+
+void dirty_subtract(struct dirty_map *map, const struct dirty_map *what)
+{
+	uint64_t groups = BITS_WORDS(BITS_WORDS(what->blocks));
+
+	assert(map->blocks == what->blocks);
+	for (uint64_t g = bits_next(what->summary, 0, groups); g < groups;
+	     g = bits_next(what->summary, g + 1, groups))
+		for (uint64_t left = what->groups[g]; left != 0; left &= left - 1) {
+			uint64_t w = g * 64 + (uint64_t)__builtin_ctzll(left);
+
+			clear_in_word(map, w, what->words[w]);
+		}
 }
 
 void dirty_clear_all(struct dirty_map *map)

@@ -34,11 +34,13 @@ static inline bool dirty_test(const struct dirty_map *map, uint64_t block)
  * by how many of those are set in other. */
 uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,
 		   const struct dirty_map *other, uint64_t *overlap);
-/* Clears [first, first + count); returns how many were set. *overlap is lowered by how many of those
- * are set in other. */
+/* Clears [first, first + count); returns how many were set. *overlap, if given, is lowered by how many
+ * of those are set in other. */
 uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,
 		     const struct dirty_map *other, uint64_t *overlap);
 void dirty_clear_all(struct dirty_map *map);
+/* Clears in map all that is set in what. */
+void dirty_subtract(struct dirty_map *map, const struct dirty_map *what);
 /* Sets in map all that is set in from. */
 void dirty_merge(struct dirty_map *map, const struct dirty_map *from);
 /* The first set block at or after from, or DIRTY_NONE. */

@@ -100,11 +100,16 @@ struct volume_cut {
 	enum volume_consumer consumer;
 	uint64_t epoch; /* how many cuts this was: jobs of an earlier one tell themselves apart */
 	bool active, bits_only, is_lost;
+	bool is_live; /* blocks are read as they are now; nothing is preserved */
+	bool patient; /* begun live: where the preserve area ends, writers wait; never lost */
+	bool preserve_failed;
+	uint64_t wanted;     /* a block a writer waits for, or DIRTY_NONE */
 	bool failed_covered; /* begun after the last failed write: its content tells the truth */
 	int lost_error;
 	uint64_t lsn, bytes;
 	struct dirty_map sealed;
-	struct dirty_map safe; /* read or preserved: a mutation may go ahead */
+	struct dirty_map safe;   /* read or preserved: a mutation may go ahead */
+	struct dirty_map staged; /* of sealed: the consumer has their content; patient only */
 	void (*lost)(void *context, int error);
 	void *context;
 	struct env_task lost_task;
@@ -225,6 +230,7 @@ struct volume {
 	struct op_queue held;        /* suspended: at the door */
 	struct op_queue wait_resume; /* likewise, at the gate with their locks */
 	struct op_queue wait_bounce, wait_job, wait_tap;
+	struct op_queue wait_cut;        /* preserve area full: until their blocks are read */
 	struct op_queue wait_checkpoint; /* far too many intents */
 	struct op_queue deferred;        /* to be completed with op->error in a later turn */
 	struct env_task deferred_task;

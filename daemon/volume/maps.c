@@ -46,8 +46,9 @@ static bool consumer_init(struct volume *v, enum volume_consumer c, uint64_t bas
 	consumer->uncovered = bits_new(regions);
 	consumer->covering = bits_new(regions);
 	return dirty_init(&consumer->active, blocks) && dirty_init(&v->cuts[c].sealed, blocks) &&
-	       dirty_init(&v->cuts[c].safe, blocks) && consumer->stale && consumer->stored_any &&
-	       consumer->storing && consumer->uncovered && consumer->covering;
+	       dirty_init(&v->cuts[c].safe, blocks) && dirty_init(&v->cuts[c].staged, blocks) &&
+	       consumer->stale && consumer->stored_any && consumer->storing &&
+	       consumer->uncovered && consumer->covering;
 }
 
 int maps_init(struct volume *v)
@@ -99,6 +100,7 @@ void maps_free(struct volume *v)
 		dirty_free(&v->consumers[c].active);
 		dirty_free(&v->cuts[c].sealed);
 		dirty_free(&v->cuts[c].safe);
+		dirty_free(&v->cuts[c].staged);
 	}
 }
 

@@ -234,20 +234,39 @@ enum volume_cut_flags {
 	/* The blocks sealed were streamed already; only the bits are sealed, nothing is preserved
 	 * (the stream's flush points). */
 	VOLUME_CUT_BITS_ONLY = 1,
+	/* Blocks are read as they are at the moment, until volume_cut_freeze() makes it one instant.
+	 * Such a cut is never lost: where the preserve area ends, writes to blocks that are not read
+	 * yet wait until they are. */
+	VOLUME_CUT_LIVE = 2,
 };
 
 /* Seals the consumer's dirty blocks at this point of the write order: the active map becomes the
  * sealed map, a new empty one takes its place. Nothing blocks. -EBUSY: one exists already.
- * lost() (may be NULL for BITS_ONLY) is called if the content can no longer be kept (preserve area
+ * lost() (may be NULL for BITS_ONLY and LIVE) is called if the content can no longer be kept (preserve area
  * full or failing): the owner must then call volume_cut_finish(cut, false). */
 int volume_cut_begin(struct volume *volume, enum volume_consumer consumer, unsigned flags,
 		     void (*lost)(void *context, int error), void *context,
 		     struct volume_cut **cut);
 uint64_t volume_cut_lsn(const struct volume_cut *cut);
 uint64_t volume_cut_bytes(const struct volume_cut *cut); /* sealed at the beginning */
-/* The next sealed run at or after offset, at most max_bytes long. */
+/* The next sealed run at or after offset, at most max_bytes long. Of a LIVE cut: of what is not
+ * staged yet; and, until it is frozen, not overwritten since it was sealed. */
 bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,
 		     uint64_t *start, uint64_t *length);
+
+/* A LIVE cut only. Its consumer collects blocks as they are, tells which of them it has (staged), and
+ * takes what was overwritten meanwhile into the cut again (absorb), until little is left: then the cut
+ * is frozen, and what is staged plus what is read from then on is the content at that instant. A
+ * frozen cut can be thawed: the instant is given up, what is staged stays so. */
+void volume_cut_stage(struct volume_cut *cut, uint64_t offset, uint64_t length);
+void volume_cut_unstage(struct volume_cut *cut, uint64_t offset, uint64_t length); /* not frozen */
+void volume_cut_absorb(struct volume_cut *cut); /* not frozen, no cut_read under way */
+void volume_cut_freeze(struct volume_cut *cut); /* likewise */
+void volume_cut_thaw(struct volume_cut *cut);   /* no cut_read under way */
+/* What is to be read yet: what was overwritten before it was staged may count twice. */
+uint64_t volume_cut_left_bytes(const struct volume_cut *cut);
+/* Frozen: a block that a writer waits for. */
+bool volume_cut_wanted(const struct volume_cut *cut, uint64_t *start, uint64_t *length);
 
 struct volume_cut_read {
 	uint64_t offset_bytes; /* within one sealed run; multiples of the consumer's block, the
@@ -321,6 +340,7 @@ struct volume_stats {
 	uint64_t intent_regions;                          /* regions with an intent bit now */
 	uint64_t preserved_bytes;                         /* copied before write, in all */
 	uint64_t preserve_used_bytes, preserve_max_bytes; /* now, over all cuts */
+	uint64_t preserve_waits; /* writes that waited for room in it, or to be read */
 	uint32_t in_flight, in_flight_max;
 	uint32_t clients; /* exports open */
 };

@@ -52,9 +52,9 @@ static void fuzz_staging(const uint8_t *data, size_t size)
 	    staging_payload_bytes(&record) > STAGING_PAYLOAD_MAX)
 		abort();
 	struct staging_header header = {};
-	struct id128 id, generation;
+	struct id128 id, generation, transfer;
 	memcpy(&header, data, size < sizeof(header) ? size : sizeof(header));
-	(void)staging_header_decode(&header, 1 << 30, &id, &generation);
+	(void)staging_header_decode(&header, 1 << 30, &id, &generation, &transfer);
 }
 
 static void fuzz_state(const uint8_t *data, size_t size)

@@ -61,6 +61,8 @@ static void choose_options(struct world *world)
 		world_chance(world, 60) ? 0 : (128 + world_random(world, 1024)) << 10;
 	o->send_queue_max_bytes =
 		world_chance(world, 50) ? 0 : (2048 + world_random(world, 4096)) << 10;
+	/* The volumes are small: catch-up over blocks as they are would never be seen. */
+	o->final_cut_max_bytes = world_chance(world, 30) ? 0 : (4 + world_random(world, 512)) << 10;
 	o->keep_last = world_chance(world, 50) ? 0 : 1 + (unsigned)world_random(world, 4);
 	if (world_chance(world, 50)) {
 		o->max_lag_bytes = world_chance(world, 80) ? 4096u << world_random(world, 7) : 0;
@@ -99,6 +101,7 @@ static void make_config(struct world *world, unsigned index)
 		.protocol = o->protocol,
 		.staging_max_bytes = o->staging_max_bytes,
 		.preserve_max_bytes = o->preserve_max_bytes,
+		.final_cut_max_bytes = o->final_cut_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
 		.max_lag_bytes = o->max_lag_bytes,
 		.max_lag_ns = o->max_lag_ns,
@@ -138,12 +141,13 @@ struct world *world_new(uint64_t seed, bool trace)
 	new_pool(world);
 	sim_note(world->sim,
 		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
-		 "preserve %llu, queue %llu, lag %llu %s, keep %u",
+		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u",
 		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
 		 world->options.protocol, world->options.block_min_bytes,
 		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
 		 (unsigned long long)world->options.staging_max_bytes,
 		 (unsigned long long)world->options.preserve_max_bytes,
+		 (unsigned long long)world->options.final_cut_max_bytes,
 		 (unsigned long long)world->options.send_queue_max_bytes,
 		 (unsigned long long)world->options.max_lag_bytes,
 		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last);

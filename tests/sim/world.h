@@ -56,6 +56,7 @@ struct world_options { /* of one seed */
 	unsigned queue_depth;
 	uint32_t write_max_bytes;
 	uint64_t staging_max_bytes, preserve_max_bytes, send_queue_max_bytes;
+	uint64_t final_cut_max_bytes;
 	unsigned keep_last;
 	uint64_t max_lag_bytes, max_lag_ns;
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */

@@ -37,6 +37,26 @@ static void golden_write_header(void **state)
 				  "40ff79de");
 }
 
+static void golden_resume(void **state)
+{
+	struct frame_transfer_wire transfer = {{{0xaa, 0xbb}}};
+	struct frame frame = {.type = FRAME_RESUME,
+			      .offset = 0x0102,
+			      .length = 0x0101,
+			      .payload_length = sizeof(transfer),
+			      .payload_crc = crc32c(0, &transfer, sizeof(transfer))};
+	struct frame_wire wire;
+	char text[2 * sizeof(wire) + 1];
+
+	frame_encode(&frame, &wire);
+	hex(&wire, sizeof(wire), text);
+	assert_string_equal(text, "4f465250001700000000000000000000"
+				  "00000000000000000000000000000102"
+				  "000000000000010100000010aa4438a7"
+				  "000000000000000000000000"
+				  "b23aca39");
+}
+
 static struct frame sample(enum frame_type type)
 {
 	struct frame frame = {.type = type, .id = 7};
@@ -50,6 +70,10 @@ static struct frame sample(enum frame_type type)
 		break;
 	case FRAME_STATE:
 		frame.payload_length = sizeof(struct frame_state_wire);
+		break;
+	case FRAME_PROPOSE:
+	case FRAME_RESUME:
+		frame.payload_length = sizeof(struct frame_transfer_wire);
 		break;
 	case FRAME_CUT_BEGIN:
 	case FRAME_SYNCED:
@@ -355,6 +379,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(golden_write_header),
+		cmocka_unit_test(golden_resume),
 		cmocka_unit_test(golden_compare_and_hashes_headers),
 		cmocka_unit_test(golden_read_and_read_data_headers),
 		cmocka_unit_test(every_type_round_trips),

@@ -855,6 +855,147 @@ static void a_cut_is_applied_whole_or_not_at_all(void **unused)
 	world_close(&w);
 }
 
+/* ---- catch-up over a bad link ---------------------------------------------------------------- */
+
+#define SLOW_BYTES_PER_SECOND (1u << 20)
+#define SLOW_WINDOW_BYTES     (128u * 1024)
+
+static void slow_link(struct world *w)
+{
+	struct sim_net_options net;
+
+	sim_net_get(w->sim, &net);
+	net.bytes_per_second = SLOW_BYTES_PER_SECOND;
+	net.window_bytes = SLOW_WINDOW_BYTES;
+	sim_net_set(w->sim, &net);
+}
+
+/* A difference of a few MiB, and a link that is to carry it slowly. */
+static uint64_t fall_behind(struct world *w)
+{
+	world_open(w);
+	w->a.final_cut_max_bytes = 64 * 1024;
+	w->a.preserve_max_bytes = 64 * 1024;
+	world_start(w);
+	write_some(&w->a, 50);
+	expect_same(w, &w->a, __LINE__);
+	disconnect(&w->b);
+	write_some(&w->a, 400);
+	flush(&w->a);
+	slow_link(w);
+	reconnect(&w->b);
+	return status(&w->a).out_of_sync_bytes;
+}
+
+/* What crossed the wire; what was on its way when a connection broke comes on top. */
+static uint64_t received_bytes(struct world *w)
+{
+	return status(&w->b).received_bytes;
+}
+
+/* What the target has it is not sent again, however often the link breaks: even the blocks of the
+ * cut proper are staged for good. */
+static void a_lost_link_costs_what_was_in_flight(void **unused)
+{
+	struct world w;
+	uint64_t difference = fall_behind(&w), before = received_bytes(&w);
+	unsigned losses = 0;
+
+	while (!in_sync(&w)) {
+		let_pass(&w, 400 + (unsigned)rnd(&w, 300));
+		if (in_sync(&w))
+			break;
+		sim_cut(w.sim, "a", "b", rnd(&w, 4) == 0);
+		if (++losses > 200)
+			fail_msg("seed %llu: no progress", (unsigned long long)seed);
+	}
+	uint64_t sent = received_bytes(&w) - before;
+	printf("difference %llu, sent %llu, losses %u\n", (unsigned long long)difference,
+	       (unsigned long long)sent, losses);
+	assert_true(losses >= 4);
+	assert_true(sent <= difference + difference / 5 + losses * SLOW_WINDOW_BYTES);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+/* Likewise with restarts of the target in between, by kill and by power cut: what its log has on the
+ * disk is not sent again. */
+static void a_crashed_target_goes_on_with_its_log(void **unused)
+{
+	struct world w;
+	uint64_t difference = fall_behind(&w), sent = 0, before = received_bytes(&w);
+	unsigned crashes = 0;
+
+	while (crashes < 5) {
+		let_pass(&w, 1500);
+		if (in_sync(&w))
+			break;
+		sim_cut(w.sim, "a", "b", false); /* from here the log is made durable */
+		let_pass(&w, 20);
+		sent += received_bytes(&w) - before;
+		before = 0;
+		sim_crash(w.sim, w.b.env, crashes % 2 ? SIM_CRASH_KILL : SIM_CRASH_POWER);
+		w.b.replication = NULL;
+		w.b.volume = NULL;
+		w.b.env = sim_restart(w.sim, w.b.env);
+		listen_on(&w.b);
+		start(&w.b, VOLUME_SECONDARY);
+		crashes++;
+	}
+	assert_true(crashes >= 2);
+	expect_same(&w, &w.a, __LINE__);
+	sent += received_bytes(&w);
+	printf("difference %llu, sent %llu, crashes %u\n", (unsigned long long)difference,
+	       (unsigned long long)sent, crashes);
+	assert_true(sent <= difference + difference / 5 + crashes * SLOW_WINDOW_BYTES);
+	world_close(&w);
+}
+
+/* Blocks written while the catch-up runs over a link that breaks: those staged before are void, and
+ * what was streamed behind a final cut that came to nothing must not be applied. */
+static void writers_and_losses_end_in_the_same_content(void **unused)
+{
+	struct world w;
+
+	for (unsigned i = 0; i < 6; i++) {
+		fall_behind(&w);
+		for (unsigned n = 0; n < 8 && !in_sync(&w); n++) {
+			write_some(&w.a, 30);
+			let_pass(&w, (unsigned)rnd(&w, 900));
+			sim_cut(w.sim, "a", "b", false);
+		}
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+		seed++;
+	}
+}
+
+/* A writer that outruns the link, a preserve area far smaller than what it overwrites: the secondary
+ * gets ahead all the same, from one consistent state to the next. */
+static void a_writer_faster_than_the_link_is_no_livelock(void **unused)
+{
+	struct world w;
+	fall_behind(&w);
+	uint64_t begin = now_ns(&w), written = 0;
+	uint64_t cuts = status(&w.b).cuts;
+
+	while (now_ns(&w) - begin < 60000000000ull && !in_sync(&w)) {
+		uint64_t start = now_ns(&w);
+		write_some(&w.a, 150); /* more than the link carries in a second */
+		written++;
+		if (now_ns(&w) - start < 100000000ull)
+			let_pass(&w, 100);
+		assert_int_not_equal(state(&w.b).disk, VOLUME_DISK_INCONSISTENT);
+	}
+	printf("written %llu times, cuts %llu, in sync after %.1f s\n", (unsigned long long)written,
+	       (unsigned long long)(status(&w.b).cuts - cuts), (double)(now_ns(&w) - begin) / 1e9);
+	assert_true(status(&w.b).cuts > cuts);
+	assert_true(in_sync(&w));
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 static void silent_links(void **unused)
 {
 	struct world w;
@@ -901,6 +1042,10 @@ static int run(void)
 		cmocka_unit_test(flushed_writes_survive_on_the_secondary),
 		cmocka_unit_test(a_cut_is_applied_whole_or_not_at_all),
 		cmocka_unit_test(silent_links),
+		cmocka_unit_test(a_lost_link_costs_what_was_in_flight),
+		cmocka_unit_test(a_crashed_target_goes_on_with_its_log),
+		cmocka_unit_test(writers_and_losses_end_in_the_same_content),
+		cmocka_unit_test(a_writer_faster_than_the_link_is_no_livelock),
 #else
 		cmocka_unit_test(under_tls),
 		cmocka_unit_test(wrong_key_is_said),

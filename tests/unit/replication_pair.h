@@ -39,7 +39,7 @@ struct node {
 	struct replication_listener *listener;
 	struct tls_context *tls_client, *tls_server;
 	enum replication_protocol protocol;
-	uint64_t staging_max_bytes;
+	uint64_t staging_max_bytes, final_cut_max_bytes, preserve_max_bytes;
 	bool only_accept;
 	unsigned start_wait_ms;
 	bool steps_down; /* if nobody has the volume open */
@@ -216,6 +216,7 @@ static void start(struct node *n, enum volume_role role)
 				   .backing = backing,
 				   .state_dir = state_dir,
 				   .size_bytes = VOLUME_BYTES,
+				   .preserve_max_bytes = n->preserve_max_bytes,
 				   .role = role};
 	if (volume_open(n->env, &vc, &n->volume, why, sizeof(why)))
 		fail_msg("%s", why);
@@ -224,6 +225,7 @@ static void start(struct node *n, enum volume_role role)
 					.protocol = n->protocol,
 					.tls_client = n->tls_client,
 					.staging_max_bytes = n->staging_max_bytes,
+					.final_cut_max_bytes = n->final_cut_max_bytes,
 					.start_wait_ms = n->start_wait_ms,
 					.vacant = n->steps_down ? nothing_runs : NULL,
 					.ping_interval_ms = 200,

@@ -99,9 +99,9 @@ static void sync_log(struct fixture *f)
 
 static void begin(struct fixture *f, uint8_t generation)
 {
-	struct id128 uuid = {{1}}, id = {{generation}};
+	struct id128 uuid = {{1}}, id = {{generation}}, transfer = {{9}};
 
-	assert_int_equal(staging_begin(f->staging, &uuid, &id, 4096), 0);
+	assert_int_equal(staging_begin(f->staging, &uuid, &id, &transfer, 4096), 0);
 }
 
 static int next(struct fixture *f, uint64_t limit, struct staging_record *record,
@@ -121,12 +121,12 @@ static unsigned recovered(struct fixture *f)
 {
 	struct staging_record record;
 	const uint8_t *payload;
-	struct id128 generation;
+	struct id128 generation, transfer;
 	unsigned count = 0;
 
 	staging_close(f->staging);
 	open_log(f);
-	if (staging_recover(f->staging, &generation))
+	if (staging_recover(f->staging, &generation, &transfer))
 		return 0;
 	while (next(f, staging_file_bytes(f->staging), &record, &payload) == 1) {
 		count++;
@@ -237,13 +237,68 @@ static void earlier_log_does_not_show_through(void **state)
 	teardown(&f);
 }
 
+/* What stood behind the place where a log is gone on with looks right in everything but the log id. */
+static void a_log_is_gone_on_with(void **state)
+{
+	struct fixture f;
+	struct staging_record record;
+	const uint8_t *payload;
+
+	setup(&f);
+	begin(&f, 1);
+	for (unsigned i = 1; i <= 4; i++)
+		append(&f, STAGING_CUT_DATA, 0, 512, (uint8_t)i);
+	uint64_t third = staging_end(f.staging) - 2 * 576;
+	sync_log(&f);
+	FILE *file = fopen(f.path, "r+"); /* torn: the log ends behind record 2 */
+	uint8_t fourth[576];
+	assert_int_equal(fseek(file, (long)third + 576, SEEK_SET), 0);
+	assert_int_equal(fread(fourth, 1, sizeof(fourth), file), sizeof(fourth));
+	assert_int_equal(fseek(file, (long)third + 100, SEEK_SET), 0);
+	fputc(0x77, file);
+	fclose(file);
+	assert_int_equal(recovered(&f), 2);
+	assert_int_equal(staging_position(f.staging), third);
+	staging_continue(f.staging);
+	staging_mark_resumed(f.staging);
+	sync_log(&f);
+	uint64_t end = staging_end(f.staging);
+	append(&f, STAGING_CUT_DATA, 0, 512, 4);
+	sync_log(&f);
+	/* The old record 4 stands where a record 4 is expected, but is of the old log id. */
+	file = fopen(f.path, "r+");
+	assert_int_equal(fseek(file, (long)end, SEEK_SET), 0);
+	fwrite(fourth, 1, sizeof(fourth), file);
+	fclose(file);
+	struct id128 generation, transfer;
+	unsigned count = 0;
+	staging_close(f.staging);
+	open_log(&f);
+	assert_null(staging_recover(f.staging, &generation, &transfer));
+	assert_int_equal(transfer.bytes[0], 9);
+	while (next(&f, staging_file_bytes(f.staging), &record, &payload) == 1)
+		assert_int_equal(record.type, ++count == 3 ? STAGING_RESUME : STAGING_CUT_DATA);
+	assert_int_equal(count, 3);
+	settle(&f);
+	/* And what is written behind it is read back, over the RESUME. */
+	staging_continue(f.staging);
+	append(&f, STAGING_WRITE, 4096, 512, 4);
+	sync_log(&f);
+	staging_seek(f.staging, STAGING_FIRST, 1);
+	for (count = 0; next(&f, staging_synced(f.staging), &record, &payload) == 1; count++)
+		;
+	assert_int_equal(count, 4);
+	assert_int_equal(record.type, STAGING_WRITE);
+	teardown(&f);
+}
+
 static void limits_are_kept(void **state)
 {
 	struct fixture f;
 	struct id128 id = {{1}};
 
 	setup(&f);
-	assert_int_equal(staging_begin(f.staging, &id, &id, MAX_BYTES + 1), -ENOSPC);
+	assert_int_equal(staging_begin(f.staging, &id, &id, &id, MAX_BYTES + 1), -ENOSPC);
 	begin(&f, 1);
 	unsigned count = 0;
 	while (!staging_is_full(f.staging)) {
@@ -262,6 +317,7 @@ int main(void)
 		cmocka_unit_test(torn_tail_ends_the_log),
 		cmocka_unit_test(a_flipped_byte_ends_the_log),
 		cmocka_unit_test(earlier_log_does_not_show_through),
+		cmocka_unit_test(a_log_is_gone_on_with),
 		cmocka_unit_test(limits_are_kept),
 	};
 
