@@ -43,10 +43,13 @@ int cmd_connect(struct cli *cli, int argc, char **argv);
 int cmd_disconnect(struct cli *cli, int argc, char **argv);
 int cmd_promote(struct cli *cli, int argc, char **argv);
 int cmd_demote(struct cli *cli, int argc, char **argv);
+int cmd_changes(struct cli *cli, int argc, char **argv);
+int cmd_resolve(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_status[], help_events[], help_snapshot[], help_restore[], help_connect[],
-	help_disconnect[], help_promote[], help_demote[], help_config[], help_keygen[];
+	help_disconnect[], help_promote[], help_demote[], help_changes[], help_resolve[],
+	help_config[], help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

@@ -22,6 +22,9 @@ static const struct cli_command commands[] = {
 	{"promote", cmd_promote, "make a volume primary here", help_promote},
 	{"demote", cmd_demote, "make a volume secondary here", help_demote},
 	{"events", cmd_events, "show what happened lately, or follow it", help_events},
+	{"changes", cmd_changes, "what this node, and in a split brain its peer, changed",
+	 help_changes},
+	{"resolve", cmd_resolve, "end a split brain", help_resolve},
 	{"config", cmd_config, "check a configuration file", help_config},
 	{"keygen", cmd_keygen, "make a pre-shared key", help_keygen},
 };

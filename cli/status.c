@@ -87,6 +87,31 @@ static void print_progress(const json_t *progress)
 	putchar('\n');
 }
 
+static void print_split(const json_t *replication)
+{
+	const json_t *split = json_object_get(replication, "split_brain");
+	const json_t *rolled_back = json_object_get(replication, "rolled_back");
+
+	if (json_is_object(split))
+		printf("  %sSPLIT BRAIN%s since %s: changed here %s, on %s %s\n"
+		       "              offsite changes, then offsite resolve --keep NODE\n",
+		       format_colour(stdout, FORMAT_BAD), format_end(stdout),
+		       client_text(split, "since", "?"),
+		       format_bytes(client_number(split, "bytes")).text,
+		       client_text(split, "peer", "?"),
+		       format_bytes(client_number(split, "peer_bytes")).text);
+	if (json_is_true(json_object_get(replication, "starting")))
+		puts("  starting    requests are held until the peer is known (start-wait)");
+	if (client_text(replication, "stepped_down", NULL))
+		printf("  stepped down %s: the peer was promoted meanwhile\n",
+		       client_text(replication, "stepped_down", ""));
+	if (json_is_object(rolled_back))
+		printf("  rolled back %s: at most %s in %.0f extents that never reached the peer\n",
+		       client_text(rolled_back, "at", "?"),
+		       format_bytes(client_number(rolled_back, "bytes")).text,
+		       client_number(rolled_back, "extents"));
+}
+
 static void print_replication(const json_t *replication)
 {
 	const char *peer = client_text(replication, "peer", "");
@@ -110,6 +135,7 @@ static void print_replication(const json_t *replication)
 		printf("  last seen   %s: %s, disk %s\n", client_text(replication, "peer_seen", ""),
 		       client_text(replication, "peer_seen_role", "?"),
 		       client_text(replication, "peer_seen_disk", "?"));
+	print_split(replication);
 	if (refusal)
 		printf("  %srefused     %s%s\n", format_colour(stdout, FORMAT_BAD), refusal,
 		       format_end(stdout));

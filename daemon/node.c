@@ -840,6 +840,6 @@ void node_check(struct node *node)
 			replication_check(v->replication);
 		if (v->writer)
 			snapshot_check(v->writer);
-		assert(v->busy == NULL || node->slots[i].job_done);
+		assert(v->busy == NULL || node->slots[i].job_done || v->resolve);
 	}
 }

@@ -28,6 +28,8 @@ struct node_volume {
 	struct promotion *promotion; /* one waits for its fence; NULL: none */
 	unsigned losses;             /* promotions by force since start that gave something up */
 	char lost[320];              /* what the last of them gave up, else "" */
+	struct resolve *resolve;     /* under way: the end of a split brain; resolve.c */
+	char kept[512];              /* where the last resolve kept what was given up, else "" */
 	char error[256];             /* why volume is NULL, else "" */
 	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 };
@@ -91,6 +93,24 @@ void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
 /* Reverse sync: everything from the peer. When it is done and the peer is not primary, the volume
  * takes its configured role again. */
 void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context);
+
+/* What the end of a split brain would mean. */
+struct node_resolve_plan {
+	bool here;         /* it is this node that gives its changes up */
+	const char *loser; /* the node that does */
+	bool full;         /* the maps do not say what differs: everything crosses the wire */
+	struct replication_changes discarded;
+	uint64_t transfer_bytes; /* at most; what both changed */
+	const char *kept; /* before: "snapshot" in the store, "file" in state-dir, "nothing" */
+};
+/* -EPERM: no split brain; -EINVAL: keep names neither of both nodes. The plan is good for this turn. */
+int node_resolve_plan(struct node_volume *volume, const char *keep, bool no_keep,
+		      struct node_resolve_plan *plan, char *why, size_t why_size);
+/* Ends the split brain: keep names the node whose content counts, and has to be the peer; what this node
+ * changed is kept, then given up. Makes the volume secondary; refused while clients have it open. done
+ * when the peer's content is here. */
+void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, node_done_fn done,
+		  void *context);
 
 void node_check(struct node *node); /* invariants of all modules */
 

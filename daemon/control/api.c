@@ -265,8 +265,8 @@ static enum control_outcome post_disconnect(struct control *control,
 
 /* ---- jobs -------------------------------------------------------------------------------------- */
 
-static enum control_outcome start_job(struct control *control, struct control_request *request,
-				      const struct job_order *order)
+enum control_outcome api_start_job(struct control *control, struct control_request *request,
+				   const struct job_order *order)
 {
 	char why[512] = "";
 	struct job *job;
@@ -331,7 +331,7 @@ static enum control_outcome post_snapshot(struct control *control, struct contro
 	if (store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
 	order.label = label;
-	return start_job(control, request, &order);
+	return api_start_job(control, request, &order);
 }
 
 static enum control_outcome delete_snapshot(struct control *control,
@@ -345,7 +345,7 @@ static enum control_outcome delete_snapshot(struct control *control,
 		return CONTROL_ANSWERED;
 	if (store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
-	return start_job(control, request, &order);
+	return api_start_job(control, request, &order);
 }
 
 static enum control_outcome post_verify(struct control *control, struct control_request *request)
@@ -368,7 +368,7 @@ static enum control_outcome post_verify(struct control *control, struct control_
 		return CONTROL_ANSWERED;
 	if (store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
-	return start_job(control, request, &order);
+	return api_start_job(control, request, &order);
 }
 
 static enum control_outcome post_restore(struct control *control, struct control_request *request)
@@ -398,7 +398,7 @@ static enum control_outcome post_restore(struct control *control, struct control
 		return CONTROL_ANSWERED;
 	if (order.type == JOB_RESTORE && store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
-	return start_job(control, request, &order);
+	return api_start_job(control, request, &order);
 }
 
 static enum control_outcome get_jobs(struct control *control, struct control_request *request)
@@ -463,6 +463,8 @@ static const struct route {
 	{"POST", "/v1/volumes/*/disconnect", post_disconnect},
 	{"POST", "/v1/volumes/*/promote", roles_post_promote},
 	{"POST", "/v1/volumes/*/demote", roles_post_demote},
+	{"GET", "/v1/volumes/*/changes", split_get_changes},
+	{"POST", "/v1/volumes/*/resolve", split_post_resolve},
 	{"GET", "/v1/volumes/*/snapshots", get_snapshots},
 	{"POST", "/v1/volumes/*/snapshots", post_snapshot},
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},

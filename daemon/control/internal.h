@@ -102,6 +102,15 @@ enum control_outcome api_answer_verb(struct control *control, struct control_req
 enum control_outcome roles_post_promote(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
 
+/* Starts the job and answers with it, or why not. */
+struct job_order;
+enum control_outcome api_start_job(struct control *control, struct control_request *request,
+				   const struct job_order *order);
+
+/* split.c */
+enum control_outcome split_get_changes(struct control *control, struct control_request *request);
+enum control_outcome split_post_resolve(struct control *control, struct control_request *request);
+
 /* listing.c: lists the volume's snapshots from its store. With a request, answers it at the end; the
  * newest snapshot is told to the watch in any case. -errno and why if it cannot start (the request is
  * then the caller's to answer). */

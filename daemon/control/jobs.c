@@ -19,7 +19,7 @@ struct jobs {
 static const char *const type_names[JOB_TYPES] = {
 	[JOB_SNAPSHOT_CREATE] = "snapshot-create",     [JOB_SNAPSHOT_DELETE] = "snapshot-delete",
 	[JOB_SNAPSHOT_VERIFY] = "snapshot-verify",     [JOB_RESTORE] = "restore",
-	[JOB_RESTORE_FROM_PEER] = "restore-from-peer",
+	[JOB_RESTORE_FROM_PEER] = "restore-from-peer", [JOB_RESOLVE] = "resolve",
 };
 
 #define BIT(type) (1u << (type))
@@ -27,15 +27,17 @@ static const char *const type_names[JOB_TYPES] = {
 /* Which running jobs on the same volume a new one has to wait for. Sealing beside a deletion or a
  * verification is safe: neither touches what a snapshot being written needs. */
 static const unsigned excluded_by[JOB_TYPES] = {
-	[JOB_SNAPSHOT_CREATE] =
-		BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER),
+	[JOB_SNAPSHOT_CREATE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
+				BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
 	[JOB_SNAPSHOT_DELETE] =
 		BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY) | BIT(JOB_RESTORE),
 	[JOB_SNAPSHOT_VERIFY] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY),
 	[JOB_RESTORE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_RESTORE) |
-			BIT(JOB_RESTORE_FROM_PEER),
-	[JOB_RESTORE_FROM_PEER] =
-		BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER),
+			BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
+	[JOB_RESTORE_FROM_PEER] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
+				  BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
+	[JOB_RESOLVE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER) |
+			BIT(JOB_RESOLVE),
 };
 
 const char *job_type_name(enum job_type type)
@@ -288,6 +290,9 @@ static int job_run(struct job *job, char *why, size_t why_size)
 	case JOB_RESTORE_FROM_PEER:
 		node_restore_from_peer(job->volume, node_done, job);
 		return 0;
+	case JOB_RESOLVE:
+		node_resolve(job->volume, job->keep, job->no_keep, node_done, job);
+		return 0;
 	case JOB_TYPES:
 		break;
 	}
@@ -313,7 +318,7 @@ static int order_invalid(struct jobs *jobs, const struct job_order *order, char 
 		snprintf(why, why_size, "volume %s: not open: %s", name, nv->error);
 		return -EPERM;
 	}
-	if (order->type == JOB_RESTORE_FROM_PEER) {
+	if (order->type == JOB_RESTORE_FROM_PEER || order->type == JOB_RESOLVE) {
 		if (!nv->replication) {
 			snprintf(why, why_size, "volume %s: no peer is configured", name);
 			return -EPERM;
@@ -346,6 +351,8 @@ struct job *jobs_start(struct jobs *jobs, const struct job_order *order, int *er
 	job->snapshot = order->snapshot;
 	job->sample_percent = order->sample_percent;
 	snprintf(job->volume_name, sizeof(job->volume_name), "%s", order->volume->config->name);
+	snprintf(job->keep, sizeof(job->keep), "%s", order->keep ? order->keep : "");
+	job->no_keep = order->no_keep;
 	snprintf(job->label, sizeof(job->label), "%s", order->label ? order->label : "");
 	job->started_ns = env_realtime_ns(jobs->env);
 	job->started_mono_ns = env_now_ns(jobs->env);

@@ -26,6 +26,7 @@ enum job_type {
 	JOB_SNAPSHOT_VERIFY,
 	JOB_RESTORE,
 	JOB_RESTORE_FROM_PEER,
+	JOB_RESOLVE,
 	JOB_TYPES,
 };
 enum job_state { JOB_RUNNING, JOB_SUCCEEDED, JOB_FAILED };
@@ -44,6 +45,8 @@ struct job {
 	struct id128 snapshot; /* zero: newest, all or none */
 	unsigned sample_percent;
 	char label[SNAPSHOT_NAME_MAX];
+	char keep[64];                    /* JOB_RESOLVE: the node whose content counts */
+	bool no_keep;                     /* ... and the other's changes are not kept */
 	uint64_t started_ns, finished_ns; /* realtime */
 	uint64_t started_mono_ns;
 	struct snapshot_progress progress;
@@ -70,6 +73,8 @@ struct job_order {
 	struct id128 snapshot;
 	unsigned sample_percent;
 	const char *label;
+	const char *keep;
+	bool no_keep;
 };
 /* Starts a job. NULL and *error (-errno) and why: -EBUSY when a job on the volume excludes it. The
  * job may have finished already. */

@@ -154,7 +154,8 @@ static json_t *render_job_progress(const struct job *job, uint64_t now_ns)
 		snapshot_writer_status(job->volume->writer, &status);
 		progress = status.progress;
 	}
-	if (job->state == JOB_RUNNING && job->type == JOB_RESTORE_FROM_PEER &&
+	if (job->state == JOB_RUNNING &&
+	    (job->type == JOB_RESTORE_FROM_PEER || job->type == JOB_RESOLVE) &&
 	    job->volume->replication) {
 		struct replication_status status;
 
@@ -261,6 +262,38 @@ static void render_peer(const struct replication_status *status, json_t *json)
 				 : json_null());
 }
 
+static json_t *render_split_brain(const struct replication_status *status)
+{
+	if (!status->split_brain)
+		return json_null();
+	return json_pack("{s:o, s:o, s:o, s:o}", "since", render_time(status->split_since_ns),
+			 "bytes", number(status->out_of_sync_bytes), "peer",
+			 render_text(status->split_peer), "peer_bytes",
+			 number(status->split_peer_bytes));
+}
+
+static json_t *render_rolled_back(const struct replication_status *status)
+{
+	if (!status->rolled_back_ns)
+		return json_null();
+	return json_pack("{s:o, s:o, s:o}", "at", render_time(status->rolled_back_ns), "bytes",
+			 number(status->rolled_back_bytes), "extents",
+			 number(status->rolled_back_extents));
+}
+
+json_t *render_changes(const struct replication_changes *changes)
+{
+	json_t *listed = json_array();
+
+	for (unsigned i = 0; i < changes->listed; i++)
+		json_array_append_new(listed,
+				      json_pack("{s:o, s:o}", "offset",
+						number(changes->extents[i].offset_bytes), "length",
+						number(changes->extents[i].length_bytes)));
+	return json_pack("{s:o, s:o, s:o}", "bytes", number(changes->bytes), "extents",
+			 number(changes->count), "listed", listed);
+}
+
 static json_t *render_replication(const struct replication_status *status, uint64_t now_ns)
 {
 	const char protocol[] = {(char)('A' + status->protocol), 0};
@@ -276,6 +309,10 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	render_peer(status, json);
 	json_object_set_new(json, "refusal",
 			    status->refusal[0] ? render_text(status->refusal) : json_null());
+	json_object_set_new(json, "split_brain", render_split_brain(status));
+	json_object_set_new(json, "starting", json_boolean(status->starting));
+	json_object_set_new(json, "stepped_down", render_time(status->stepped_down_ns));
+	json_object_set_new(json, "rolled_back", render_rolled_back(status));
 	json_object_set_new(json, "sent_lsn", number(status->sent_lsn));
 	json_object_set_new(json, "acked_lsn", number(status->acked_lsn));
 	json_object_set_new(json, "lag_bytes", number(status->lag_bytes));

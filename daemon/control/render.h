@@ -19,6 +19,8 @@ json_t *render_id(const struct id128 *id); /* 32 digits; null for zero */
 json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_ns);
 json_t *render_snapshot(const struct snapshot_info *info);
 json_t *render_job(const struct job *job, uint64_t now_ns);
+/* {bytes, extents, listed: [{offset, length}]} */
+json_t *render_changes(const struct replication_changes *changes);
 /* now_ns: env_now_ns(); realtime_ns: for ages. */
 json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns);
 /* "refused" (the state does not allow it), "missing", "invalid", "damaged", "failed". */

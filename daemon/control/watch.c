@@ -19,6 +19,9 @@ struct seen {
 	uint64_t left_stream;
 	char refusal[256];
 	char store_error[256];
+	bool split_brain;
+	uint64_t stepped_down_ns, rolled_back_ns;
+	char kept[512];
 	uint64_t snapshots, snapshots_failed;
 	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
 	struct snapshot_info newest;
@@ -168,6 +171,33 @@ static void tell_replication(struct watch *watch, const struct seen *old,
 		events_add(watch->events, when_ns, "replication", name, "%s", link->refusal);
 }
 
+static void tell_split(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+		       uint64_t when_ns)
+{
+	const char *name = now->volume->config->name;
+	const struct replication_status *link = &now->replication;
+
+	if (link->split_brain && !old->split_brain)
+		events_add(watch->events, when_ns, "split-brain", name,
+			   "split brain with %s: changed here %llu bytes, there %llu",
+			   link->split_peer, (unsigned long long)link->out_of_sync_bytes,
+			   (unsigned long long)link->split_peer_bytes);
+	if (!link->split_brain && old->split_brain)
+		events_add(watch->events, when_ns, "split-brain", name, "the split brain is over");
+	if (link->stepped_down_ns != old->stepped_down_ns)
+		events_add(watch->events, when_ns, "role", name,
+			   "the peer was promoted and went on: this node stepped down");
+	if (link->rolled_back_ns != old->rolled_back_ns)
+		events_add(watch->events, when_ns, "rolled-back", name,
+			   "rolled back: at most %llu bytes in %llu extents, written here and not "
+			   "known to be on the peer",
+			   (unsigned long long)link->rolled_back_bytes,
+			   (unsigned long long)link->rolled_back_extents);
+	if (strcmp(now->volume->kept, old->kept) != 0 && now->volume->kept[0])
+		events_add(watch->events, when_ns, "kept", name, "kept before it is given up: %s",
+			   now->volume->kept);
+}
+
 static void tell_volume(struct watch *watch, const struct seen *old, const struct watch_sample *now,
 			uint64_t when_ns)
 {
@@ -204,6 +234,10 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->clients = now->stats.clients;
 	seen->link = now->replication.state;
 	seen->peer_disk = now->replication.peer_disk;
+	seen->split_brain = now->replication.split_brain;
+	seen->stepped_down_ns = now->replication.stepped_down_ns;
+	seen->rolled_back_ns = now->replication.rolled_back_ns;
+	memcpy(seen->kept, now->volume->kept, sizeof(seen->kept));
 	seen->lag_over = now->replication.lag_over;
 	seen->held = now->replication.held;
 	seen->left_stream = now->replication.left_stream;
@@ -231,6 +265,7 @@ void watch_compare(struct watch *watch)
 		tell_volume(watch, seen, &now, when_ns);
 		if (now.replicated)
 			tell_replication(watch, seen, &now, when_ns);
+		tell_split(watch, seen, &now, when_ns);
 		tell_store(watch, seen, &now, when_ns);
 		if (now.stored)
 			tell_snapshots(watch, seen, &now, when_ns);

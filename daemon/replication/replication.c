@@ -481,6 +481,8 @@ void replication_get_status(const struct replication *r, struct replication_stat
 	}
 	if (r->state == REPLICATION_STREAMING) /* in sync since: the peer's disk followed */
 		status->peer_disk = VOLUME_DISK_UPTODATE;
+	status->split_peer_bytes = r->split.peer_bytes;
+	snprintf(status->split_peer, sizeof(status->split_peer), "%s", r->split.node);
 	snprintf(status->peer_name, sizeof(status->peer_name), "%s", r->peer.node);
 	snprintf(status->refusal, sizeof(status->refusal), "%s", r->refusal);
 	if (!r->link) {

@@ -62,14 +62,15 @@ static void run_seed(const struct options *options, uint64_t seed)
 	if (options->one || options->verbose)
 		printf("seed %llu: %llu steps, %.3f s simulated, %llu requests, %llu crashes, %llu "
 		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer, %llu "
-		       "changes of roles, %llu roll-backs\n",
+		       "changes of roles, %llu roll-backs, %llu split brains resolved\n",
 		       (unsigned long long)seed, (unsigned long long)present->steps,
 		       (double)sim_now_ns(present->sim) / 1e9,
 		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
 		       (unsigned long long)present->image_checks,
 		       (unsigned long long)present->refusals, present->snapshots,
 		       (unsigned long long)present->restores, (unsigned long long)present->switches,
-		       (unsigned long long)present->roll_backs);
+		       (unsigned long long)present->roll_backs,
+		       (unsigned long long)present->resolves);
 	fflush(stdout);
 }
 

@@ -292,7 +292,8 @@ static void look_after_content(struct world *world)
 	    (refused(world, other) || refused(world, world->primary) || has_failed(world, other))) {
 		char why[256] = "";
 
-		world_restore_from_peer(world, other);
+		if (!world_chance(world, 70) || !world_resolve(world, other))
+			world_restore_from_peer(world, other);
 		replication_connect(world_volume(world, world->primary)->replication, why,
 				    sizeof(why));
 	}

@@ -825,6 +825,26 @@ void world_restore_from_peer(struct world *world, unsigned index)
 	died(world, index);
 }
 
+bool world_resolve(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	struct node_volume *v = world_volume(world, index);
+	const char *keep = world->nodes[1 - index].config.node.name;
+	struct node_resolve_plan plan;
+	char why[512];
+
+	if (v == NULL || n->restoring || v->volume == NULL ||
+	    node_resolve_plan(v, keep, true, &plan, why, sizeof(why)) != 0)
+		return false;
+	n->restoring = true;
+	world->resolves++;
+	sim_note(world->sim, "node %u gives up its changes: %llu bytes, full %d", index,
+		 (unsigned long long)plan.discarded.bytes, plan.full);
+	node_resolve(v, keep, true, restored, ticket_new(world, index));
+	died(world, index);
+	return true;
+}
+
 static void rolled_back(void *context, int error, const char *why)
 {
 	struct ticket ticket;

@@ -84,8 +84,8 @@ struct world {
 	int snapshot_error;
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
-	uint64_t steps, requests, crashes, image_checks, refusals, restores, switches, roll_backs,
-		point_checks;
+	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
+		roll_backs, point_checks;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -121,6 +121,8 @@ void world_flush(struct world *world);
 bool world_idle(struct world *world); /* no request under way */
 void world_snapshot(struct world *world);
 void world_restore_from_peer(struct world *world, unsigned index);
+/* Split brain: the node's changes are given up for the other's content. False: there is none. */
+bool world_resolve(struct world *world, unsigned index);
 /* Sets the primary back to its newest snapshot, in place; or goes on with that after a crash. */
 void world_roll_back(struct world *world);
 /* The secondary takes over from a primary that is down, as it is. */

@@ -374,6 +374,42 @@ static void verbs_answer_with_the_volume_or_the_reason(void **state)
 	expect_error("POST", "/v1/volumes/pgdata/demote", "{\"no_fence\":true}", 400, "body: ");
 }
 
+static void what_both_changed_and_its_end(void **state)
+{
+	json_t *json = expect("GET", "/v1/volumes/pgdata/changes", NULL, 200);
+	const json_t *changes = json_object_get(json, "changes"), *split;
+
+	assert_true(json_is_null(json_object_get(json, "split_brain")));
+	assert_int_equal(json_integer_value(json_object_get(changes, "bytes")), 4096);
+	json_decref(json);
+	fake.split = true;
+	json = expect("GET", "/v1/volumes/pgdata/changes", NULL, 200);
+	split = json_object_get(json, "split_brain");
+	assert_string_equal(json_string_value(json_object_get(split, "peer")), "beta");
+	assert_true(json_is_true(json_object_get(split, "near")));
+	changes = json_object_get(split, "peer_changes");
+	assert_int_equal(json_array_size(json_object_get(changes, "listed")), 1);
+	json_decref(json);
+	json = expect("POST", "/v1/volumes/pgdata/resolve", "{\"keep\":\"beta\",\"dry_run\":true}",
+		      200);
+	assert_string_equal(text_of(json, "discard"), "alpha");
+	assert_string_equal(text_of(json, "kept_as"), "file");
+	assert_int_equal(json_integer_value(json_object_get(json, "transfer_bytes")), 12288);
+	assert_string_equal(fake.keep, "");
+	json_decref(json);
+	json = expect("POST", "/v1/volumes/pgdata/resolve", "{\"keep\":\"beta\",\"no_keep\":true}",
+		      202);
+	assert_string_equal(text_of(json, "type"), "resolve");
+	assert_string_equal(text_of(json, "state"), "succeeded");
+	assert_string_equal(fake.keep, "beta without a copy");
+	json_decref(json);
+	expect_error("POST", "/v1/volumes/pgdata/resolve", "{}", 400, "keep");
+	fake.verb_error = -EPERM;
+	expect_error("POST", "/v1/volumes/pgdata/resolve", "{\"keep\":\"x\"}", 409, "no, because");
+	fake.verb_error = 0;
+	fake.split = false;
+}
+
 static void *poll_job(void *context)
 {
 	json_t *json;
@@ -660,6 +696,7 @@ int main(void)
 		TEST(oversize_is_refused_without_reading_it),
 		TEST(random_bytes_hurt_nobody),
 		TEST(verbs_answer_with_the_volume_or_the_reason),
+		TEST(what_both_changed_and_its_end),
 		TEST(a_job_runs_and_is_asked_after),
 		TEST(a_failed_job_says_why),
 		TEST(verification_tells_what_is_damaged),

@@ -35,6 +35,8 @@ struct node {
 	void *pending_node_context;
 	void (*pending_progress)(void *context, const struct snapshot_progress *progress);
 	int verb_error; /* of promote, demote, connect, disconnect */
+	bool split;     /* brain */
+	char keep[96];
 	bool forced, unfenced;
 	char label[64];
 	unsigned sample_percent;
@@ -178,6 +180,40 @@ void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
 void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context)
 {
 	done(context, -EPERM, "volume pgdata: the peer is not connected"); /* at once */
+}
+/* Split brain with beta, which changed 8 KiB, while 4 KiB were changed here. */
+static const struct split_record fake_split = {.since_ns = 1700000000000000000,
+					       .peer_bytes = 8192,
+					       .peer_extents = 1,
+					       .flags = SPLIT_NEAR | SPLIT_PEER_KNOWN,
+					       .listed = 1,
+					       .node = "beta",
+					       .extents = {{65536, 8192}}};
+const struct split_record *replication_get_split(const struct replication *replication)
+{
+	return fake.split ? &fake_split : NULL;
+}
+void replication_get_changes(const struct replication *replication,
+			     struct replication_changes *changes)
+{
+	*changes = (struct replication_changes){
+		.bytes = 4096, .count = 1, .listed = 1, .extents = {{4096, 4096}}};
+}
+int node_resolve_plan(struct node_volume *volume, const char *keep, bool no_keep,
+		      struct node_resolve_plan *plan, char *why, size_t why_size)
+{
+	*plan = (struct node_resolve_plan){.here = true,
+					   .loser = "alpha",
+					   .transfer_bytes = 12288,
+					   .kept = no_keep ? "nothing" : "file"};
+	replication_get_changes(NULL, &plan->discarded);
+	return fake_verb(why, why_size);
+}
+void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, node_done_fn done,
+		  void *context)
+{
+	snprintf(fake.keep, sizeof(fake.keep), "%s%s", keep, no_keep ? " without a copy" : "");
+	done(context, 0, "");
 }
 void replication_get_status(const struct replication *replication,
 			    struct replication_status *status)

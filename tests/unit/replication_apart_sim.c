@@ -3,6 +3,7 @@
 #define WORLD_SIM
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/replication_pair.h"
+#include "daemon/replication/kept.h"
 
 struct given_up {
 	bool done;
@@ -405,6 +406,86 @@ static void both_sides_keep_the_report(void **unused)
 	world_close(&w);
 }
 
+/* ---- what is given up is kept ---------------------------------------------------------------- */
+
+struct kept_end {
+	bool done;
+	struct kept_result result;
+};
+
+static void kept(void *context, const struct kept_result *result)
+{
+	struct kept_end *end = context;
+
+	end->done = true;
+	end->result = *result;
+}
+
+static void what_is_given_up_can_be_read_again(void **unused)
+{
+	struct kept_end end = {};
+	struct env_file *file;
+	struct env_file_info info;
+	struct world w;
+	uint8_t *other, *piece = malloc(VOLUME_BYTES);
+	uint64_t offset = 0, start, length;
+	char path[512], *index;
+
+	split_apart(&w, &other);
+	disconnect(&w.b);
+	kept_write(w.b.volume, "b", "given up for a", kept, &end);
+	WAIT(&w, end.done);
+	assert_int_equal(end.result.error, 0);
+	assert_int_equal(end.result.bytes, volume_dirty_bytes(w.b.volume, VOLUME_PEER));
+	assert_int_equal(env_file_open(w.b.env, end.result.index, ENV_FILE_READ, &file), 0);
+	assert_int_equal(env_file_info(w.b.env, file, &info), 0);
+	index = calloc(1, info.size_bytes + 1);
+	assert_int_equal(env_file_pread(w.b.env, file, index, info.size_bytes, 0), 0);
+	env_file_close(w.b.env, file);
+	assert_non_null(strstr(index, "\"format\": \"offsite-kept-1\""));
+	assert_non_null(strstr(index, "\"reason\": \"given up for a\""));
+	snprintf(path, sizeof(path), "%.*s.img", (int)strlen(end.result.index) - 5,
+		 end.result.index);
+	assert_int_equal(env_file_open(w.b.env, path, ENV_FILE_READ, &file), 0);
+	while (volume_dirty_next(w.b.volume, VOLUME_PEER, offset, &start, &length)) {
+		char extent[64];
+		snprintf(extent, sizeof(extent), "[%llu, %llu]", (unsigned long long)start,
+			 (unsigned long long)length);
+		assert_non_null(strstr(index, extent));
+		assert_int_equal(env_file_pread(w.b.env, file, piece, length, start), 0);
+		assert_memory_equal(piece, other + start, length);
+		offset = start + length;
+	}
+	env_file_close(w.b.env, file);
+	free(index);
+	free(piece);
+	free(other);
+	world_close(&w);
+}
+
+static void without_space_nothing_is_kept_and_nothing_left(void **unused)
+{
+	struct sim_disk_options disk;
+	struct kept_end end = {};
+	struct world w;
+	uint8_t *other;
+
+	split_apart(&w, &other);
+	disconnect(&w.b);
+	sim_disk_get(w.b.env, &disk);
+	disk.capacity_bytes = 1;
+	sim_disk_set(w.b.env, &disk);
+	kept_write(w.b.volume, "b", "given up for a", kept, &end);
+	WAIT(&w, end.done);
+	assert_int_equal(end.result.error, -ENOSPC);
+	assert_non_null(strstr(end.result.why, "--no-keep"));
+	assert_string_equal(end.result.index, "");
+	disk.capacity_bytes = 0;
+	sim_disk_set(w.b.env, &disk);
+	free(other);
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
@@ -420,6 +501,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(who_is_not_replaced_serves_at_once),
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),
+		cmocka_unit_test(what_is_given_up_can_be_read_again),
+		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),
 	};
 
 	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
