@@ -36,6 +36,7 @@ struct cli_command {
 };
 
 int cmd_status(struct cli *cli, int argc, char **argv);
+int cmd_verify(struct cli *cli, int argc, char **argv);
 int cmd_events(struct cli *cli, int argc, char **argv);
 int cmd_snapshot(struct cli *cli, int argc, char **argv);
 int cmd_restore(struct cli *cli, int argc, char **argv);
@@ -47,9 +48,9 @@ int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
-extern const char help_status[], help_events[], help_snapshot[], help_restore[], help_connect[],
-	help_disconnect[], help_promote[], help_demote[], help_changes[], help_resolve[],
-	help_config[], help_keygen[];
+extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
+	help_connect[], help_disconnect[], help_promote[], help_demote[], help_changes[],
+	help_resolve[], help_config[], help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

@@ -17,6 +17,7 @@ static const struct cli_command commands[] = {
 	{"snapshot", cmd_snapshot, "create, list, delete and verify snapshots", help_snapshot},
 	{"restore", cmd_restore, "get a volume back: from the store or from the peer",
 	 help_restore},
+	{"verify", cmd_verify, "compare a volume with the peer's, and repair it", help_verify},
 	{"connect", cmd_connect, "connect a volume to its peer", help_connect},
 	{"disconnect", cmd_disconnect, "leave the peer, until connect", help_disconnect},
 	{"promote", cmd_promote, "make a volume primary here", help_promote},

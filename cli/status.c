@@ -149,6 +149,30 @@ static void print_replication(const json_t *replication)
 	}
 }
 
+/* What the last comparison found, or how far the one under way is. */
+static void print_verify(const json_t *verify)
+{
+	double differ = client_number(verify, "differ_bytes");
+	double left = differ - client_number(verify, "repaired_bytes");
+
+	printf("  verify      ");
+	if (json_is_object(json_object_get(verify, "progress")) &&
+	    json_is_false(json_object_get(verify, "waiting")))
+		print_progress(json_object_get(verify, "progress"));
+	else
+		printf("%s%s, %s compared\n", client_text(verify, "state", "?"),
+		       json_is_true(json_object_get(verify, "waiting")) ? " (waits for the peer)"
+									: "",
+		       format_bytes(client_number(verify, "compared_bytes")).text);
+	printf("              %s%.0f bytes differ%s",
+	       left > 0 ? format_colour(stdout, FORMAT_BAD) : "", differ, format_end(stdout));
+	if (differ > left)
+		printf(", %.0f repaired", differ - left);
+	if (client_text(verify, "ended", NULL))
+		printf("; ended %s", client_text(verify, "ended", ""));
+	putchar('\n');
+}
+
 static void print_snapshots(const json_t *snapshots)
 {
 	const json_t *newest = json_object_get(snapshots, "newest");
@@ -203,6 +227,8 @@ static void print_volume(const json_t *volume)
 		       format_end(stdout));
 	if (json_is_object(replication))
 		print_replication(replication);
+	if (json_is_object(json_object_get(volume, "verify")))
+		print_verify(json_object_get(volume, "verify"));
 	if (json_is_object(snapshots))
 		print_snapshots(snapshots);
 }

@@ -52,6 +52,7 @@ struct config_volume {
 	uint64_t max_lag_ns;           /* max-lag-time; 0: none */
 	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
 	uint64_t start_wait_ns;        /* start-wait; 0: not at all */
+	uint64_t verify_rate_bytes;    /* verify-rate, a second; 0: unlimited */
 	unsigned block_min_bytes;      /* block-size = 1|512|4096 */
 	char *store;                   /* store: URL, or NULL */
 	uint64_t snapshot_every_ns;    /* snapshot-every; 0: never */

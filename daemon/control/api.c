@@ -348,7 +348,8 @@ static enum control_outcome delete_snapshot(struct control *control,
 	return api_start_job(control, request, &order);
 }
 
-static enum control_outcome post_verify(struct control *control, struct control_request *request)
+static enum control_outcome post_verify_snapshots(struct control *control,
+						  struct control_request *request)
 {
 	struct job_order order = {.type = JOB_SNAPSHOT_VERIFY};
 	const char *id = NULL;
@@ -465,10 +466,12 @@ static const struct route {
 	{"POST", "/v1/volumes/*/demote", roles_post_demote},
 	{"GET", "/v1/volumes/*/changes", split_get_changes},
 	{"POST", "/v1/volumes/*/resolve", split_post_resolve},
+	{"POST", "/v1/volumes/*/verify", verify_post_start},
+	{"POST", "/v1/volumes/*/verify-cancel", verify_post_cancel},
 	{"GET", "/v1/volumes/*/snapshots", get_snapshots},
 	{"POST", "/v1/volumes/*/snapshots", post_snapshot},
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},
-	{"POST", "/v1/volumes/*/verify-snapshots", post_verify},
+	{"POST", "/v1/volumes/*/verify-snapshots", post_verify_snapshots},
 	{"POST", "/v1/volumes/*/restore", post_restore},
 	{"GET", "/metrics", get_metrics},
 };

@@ -98,6 +98,10 @@ struct node_volume *api_find_replicated(struct control *control, struct control_
 enum control_outcome api_answer_verb(struct control *control, struct control_request *request,
 				     const struct node_volume *volume, int error, const char *why);
 
+/* verify.c */
+enum control_outcome verify_post_start(struct control *control, struct control_request *request);
+enum control_outcome verify_post_cancel(struct control *control, struct control_request *request);
+
 /* roles.c */
 enum control_outcome roles_post_promote(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);

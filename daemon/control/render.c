@@ -243,6 +243,19 @@ static json_t *render_catch_up(const struct replication_status *status, uint64_t
 						     : json_null();
 }
 
+/* Of a full sync, before its first round. */
+static json_t *render_comparison(const struct replication_status *status)
+{
+	if (!status->compare_total_bytes)
+		return json_null();
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "compared_bytes",
+			 number(status->compared_bytes), "total_bytes",
+			 number(status->compare_total_bytes), "differ_bytes",
+			 number(status->compare_differ_bytes), "read_bytes",
+			 number(status->compare_read_bytes), "skipped_bytes",
+			 number(status->compare_skipped_bytes));
+}
+
 /* What the peer is while connected, and else what it was when it was last seen. */
 static void render_peer(const struct replication_status *status, json_t *json)
 {
@@ -323,6 +336,7 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "left_stream", number(status->left_stream));
 	json_object_set_new(json, "out_of_sync_bytes", number(status->out_of_sync_bytes));
 	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
+	json_object_set_new(json, "comparison", render_comparison(status));
 	json_object_set_new(json, "cuts", number(status->cuts));
 	json_object_set_new(json, "sent_bytes", number(status->sent_bytes));
 	json_object_set_new(json, "received_bytes", number(status->received_bytes));
@@ -393,6 +407,9 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 	}
 	json_object_set_new(json, "replication",
 			    sample->replicated ? render_replication(&sample->replication, now_ns)
+					       : json_null());
+	json_object_set_new(json, "verify",
+			    sample->replicated ? render_verify(&sample->verify, now_ns)
 					       : json_null());
 	json_object_set_new(json, "snapshots",
 			    nv->config->store ? render_snapshots(sample, now_ns, realtime_ns)

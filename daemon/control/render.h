@@ -23,6 +23,8 @@ json_t *render_job(const struct job *job, uint64_t now_ns);
 json_t *render_changes(const struct replication_changes *changes);
 /* now_ns: env_now_ns(); realtime_ns: for ages. */
 json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns);
+/* The last comparison with the peer, or the one under way; null: there was none. */
+json_t *render_verify(const struct verify_status *verify, uint64_t now_ns);
 /* "refused" (the state does not allow it), "missing", "invalid", "damaged", "failed". */
 const char *render_code(int error);
 

@@ -14,6 +14,8 @@ struct seen {
 	uint32_t clients;
 	unsigned losses;
 	enum replication_state link;
+	enum verify_state verify;
+	uint64_t verify_ended_ns;
 	enum volume_disk_state peer_disk;
 	bool lag_over, held;
 	uint64_t left_stream;
@@ -78,6 +80,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 	if (nv->replication) {
 		sample->replicated = true;
 		replication_get_status(nv->replication, &sample->replication);
+		replication_get_verify(nv->replication, &sample->verify);
 		take_risk(nv, sample);
 	}
 	sample->store_up = nv->store != NULL;
@@ -153,6 +156,27 @@ static void tell_lag(struct watch *watch, const struct seen *old, const struct w
 			   link->lag_over ? "beyond" : "within");
 }
 
+static void tell_verify(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+			uint64_t when_ns)
+{
+	static const char *const words[] = {"never ran", "is under way", "is done",
+					    "was cancelled"};
+	const struct verify_record *record = &now->verify.record;
+
+	if (record->state == old->verify && record->ended_ns == old->verify_ended_ns)
+		return;
+	if (!old->valid && record->state != VERIFY_RUNNING)
+		return;
+	if (record->state == VERIFY_RUNNING)
+		events_add(watch->events, when_ns, "verify", now->volume->config->name,
+			   "comparison with the peer is under way");
+	else
+		events_add(watch->events, when_ns, "verify", now->volume->config->name,
+			   "comparison with the peer %s: %llu bytes differ, %llu of them repaired",
+			   words[record->state], (unsigned long long)record->differ_bytes,
+			   (unsigned long long)record->repaired_bytes);
+}
+
 static void tell_replication(struct watch *watch, const struct seen *old,
 			     const struct watch_sample *now, uint64_t when_ns)
 {
@@ -167,6 +191,7 @@ static void tell_replication(struct watch *watch, const struct seen *old,
 		events_add(watch->events, when_ns, "peer-disk", name, "the peer's disk is %s",
 			   volume_disk_state_name(link->peer_disk));
 	tell_lag(watch, old, now, when_ns);
+	tell_verify(watch, old, now, when_ns);
 	if (link->refusal[0] && strcmp(link->refusal, old->refusal) != 0)
 		events_add(watch->events, when_ns, "replication", name, "%s", link->refusal);
 }
@@ -238,6 +263,8 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->stepped_down_ns = now->replication.stepped_down_ns;
 	seen->rolled_back_ns = now->replication.rolled_back_ns;
 	memcpy(seen->kept, now->volume->kept, sizeof(seen->kept));
+	seen->verify = now->verify.record.state;
+	seen->verify_ended_ns = now->verify.record.ended_ns;
 	seen->lag_over = now->replication.lag_over;
 	seen->held = now->replication.held;
 	seen->left_stream = now->replication.left_stream;

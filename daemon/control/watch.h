@@ -21,7 +21,8 @@ struct watch_sample {
 	uint64_t size_bytes;
 	uint64_t dirty_peer_bytes, dirty_store_bytes;
 	struct replication_status replication;
-	char risk[320]; /* secondary: what its promotion now would lose; "" nothing */
+	struct verify_status verify; /* likewise */
+	char risk[320];              /* secondary: what its promotion now would lose; "" nothing */
 	struct snapshot_writer_status writer;
 	struct snapshot_info
 		newest; /* newest snapshot known in the store; sequence 0: none known */

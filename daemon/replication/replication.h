@@ -15,6 +15,7 @@
 #include "daemon/io/stream.h"
 #include "daemon/replication/pace.h"
 #include "daemon/volume/volume.h"
+#include "protocol/verify.h"
 #include "protocol/split.h"
 
 struct replication;
@@ -106,7 +107,13 @@ void replication_read(struct replication *replication, struct volume_origin_read
 int replication_verify(struct replication *replication, const char *repair_from, uint64_t rate,
 		       char *why, size_t why_size);
 int replication_verify_cancel(struct replication *replication, char *why, size_t why_size);
-struct verify_status; /* daemon/replication/verify.h */
+/* See daemon/replication/verify.h. */
+struct verify_status {
+	struct verify_record record;
+	bool active;                        /* RUNNING, and not waiting for the stream */
+	uint64_t since_ns, since_bytes;     /* where and when it was begun or resumed (monotonic) */
+	uint64_t read_bytes, skipped_bytes; /* since then */
+};
 void replication_get_verify(const struct replication *replication, struct verify_status *status);
 
 struct replication_status {

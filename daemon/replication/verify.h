@@ -37,12 +37,6 @@ int verify_start(struct verify *verify, enum verify_repair repair, uint64_t rate
 /* -ENOENT: none is under way. */
 int verify_cancel(struct verify *verify);
 
-struct verify_status {
-	struct verify_record record;
-	bool active;                        /* RUNNING, and not waiting for the stream */
-	uint64_t since_ns, since_bytes;     /* where and when it was begun or resumed (monotonic) */
-	uint64_t read_bytes, skipped_bytes; /* since then */
-};
 void verify_get_status(const struct verify *verify, struct verify_status *status);
 void verify_check(const struct verify *verify);
 

@@ -62,7 +62,8 @@ static void test_all_options(void **state)
 		"io = aio\nlog-level = debug\nthreads = 3\n\n"
 		"[ volume   pg.data_1-x ]\nbacking = /dev/sdb\nsize = 3G\nrole = primary\n"
 		"peer = cloud.example.org:10810\nprotocol = A\nstaging-max = 2GiB\n"
-		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nblock-size = 4096\n"
+		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nverify-rate = "
+		"10M\nblock-size = 4096\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
 		"compression-level = 19\ndescription = a disk, #1\n");
 	const struct config_node *n = &config->node;
@@ -98,6 +99,7 @@ static void test_all_options(void **state)
 	assert_int_equal(v->preserve_max_bytes, 512u << 20);
 	assert_int_equal(v->send_queue_max_bytes, 1u << 20);
 	assert_int_equal(v->start_wait_ns, 2000000000);
+	assert_int_equal(v->verify_rate_bytes, 10u << 20);
 	assert_int_equal(v->block_min_bytes, 4096);
 	assert_string_equal(v->store, "file:/srv/store");
 	assert_int_equal(v->snapshot_every_ns, 900000000000ull);
@@ -125,6 +127,7 @@ static void test_defaults(void **state)
 	assert_int_equal(v->staging_max_bytes, 1u << 30);
 	assert_int_equal(v->send_queue_max_bytes, 32u << 20);
 	assert_int_equal(v->start_wait_ns, 5000000000);
+	assert_int_equal(v->verify_rate_bytes, 64u << 20);
 	assert_int_equal(v->block_min_bytes, 1);
 	assert_int_equal(v->snapshot_every_ns, 0);
 	assert_int_equal(v->compression_level, 1);

@@ -410,6 +410,32 @@ static void what_both_changed_and_its_end(void **state)
 	fake.split = false;
 }
 
+static void verify_is_begun_and_cancelled(void **state)
+{
+	static const char where[] = "/v1/volumes/pgdata/verify";
+	json_t *json = expect("GET", "/v1/status", NULL, 200), *verify;
+
+	verify = json_object_get(json_array_get(json_object_get(json, "volumes"), 0), "verify");
+	assert_true(json_is_null(verify));
+	json_decref(json);
+	json = expect("POST", where, NULL, 200);
+	assert_string_equal(text_of(json_object_get(json, "verify"), "state"), "running");
+	json_decref(json);
+	assert_string_equal(fake.repair_from, "");
+	assert_true(fake.verify_rate == UINT64_MAX);
+	json_decref(expect("POST", where, "{\"repair_from\":\"beta\",\"rate_bytes\":0}", 200));
+	assert_string_equal(fake.repair_from, "beta");
+	assert_true(fake.verify_rate == 0);
+	expect_error("POST", where, "{\"rate_bytes\":-5}", 400, "negative");
+	expect_error("POST", where, "{\"repair\":\"beta\"}", 400, "body: ");
+	json = expect("POST", "/v1/volumes/pgdata/verify-cancel", NULL, 200);
+	assert_string_equal(text_of(json_object_get(json, "verify"), "state"), "cancelled");
+	json_decref(json);
+	fake.verb_error = -EALREADY;
+	expect_error("POST", "/v1/volumes/pgdata/verify-cancel", NULL, 409, "no, because");
+	expect_error("POST", "/v1/volumes/broken/verify", NULL, 409, "no such device");
+}
+
 static void *poll_job(void *context)
 {
 	json_t *json;
@@ -697,6 +723,7 @@ int main(void)
 		TEST(random_bytes_hurt_nobody),
 		TEST(verbs_answer_with_the_volume_or_the_reason),
 		TEST(what_both_changed_and_its_end),
+		TEST(verify_is_begun_and_cancelled),
 		TEST(a_job_runs_and_is_asked_after),
 		TEST(a_failed_job_says_why),
 		TEST(verification_tells_what_is_damaged),

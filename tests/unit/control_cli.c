@@ -85,7 +85,7 @@ static void help_is_everywhere(void **state)
 {
 	static const char *const names[] = {"status",     "snapshot", "restore", "connect",
 					    "disconnect", "promote",  "demote",  "events",
-					    "config",     "keygen"};
+					    "config",     "keygen",   "verify"};
 	char arguments[64], usage[64];
 
 	expect("--help", 0, "Commands:");
@@ -124,6 +124,9 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("restore pgdata --to x", 2, "only together with --store");
 	expect("restore pgdata --from-peer --snapshot latest", 2, "not together");
 	expect("restore --store file:/x --to y pgdata", 2, "--volume");
+	expect("verify", 2, "VOLUME expected");
+	expect("verify pgdata --rate fast", 2, "--rate fast");
+	expect("verify pgdata --cancel --wait", 2, "--cancel stands alone");
 	expect("config", 2, "expected");
 	expect("config check", 2, "expected");
 	expect("config check nosuch.conf", 2, "nosuch.conf");
@@ -141,6 +144,8 @@ static void no_daemon_is_exit_code_3(void **state)
 					       "disconnect v",
 					       "promote v",
 					       "demote v",
+					       "verify v",
+					       "verify v --cancel",
 					       "snapshot create v",
 					       "snapshot list v",
 					       "snapshot delete v 12",

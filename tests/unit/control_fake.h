@@ -25,6 +25,9 @@ struct node {
 	struct volume_stats stats;
 	struct replication_status replication;
 	struct replication_loss loss;
+	struct verify_status verify;
+	char repair_from[64];
+	uint64_t verify_rate;
 	struct snapshot_writer_status writer;
 	struct snapshot_info snapshots[3];
 	unsigned snapshot_count;
@@ -167,6 +170,23 @@ int replication_connect(struct replication *replication, char *why, size_t why_s
 int replication_disconnect(struct replication *replication, char *why, size_t why_size)
 {
 	return fake_verb(why, why_size);
+}
+int replication_verify(struct replication *replication, const char *repair_from, uint64_t rate,
+		       char *why, size_t why_size)
+{
+	snprintf(fake.repair_from, sizeof(fake.repair_from), "%s", repair_from ? repair_from : "");
+	fake.verify_rate = rate;
+	fake.verify.record.state = VERIFY_RUNNING;
+	return fake_verb(why, why_size);
+}
+int replication_verify_cancel(struct replication *replication, char *why, size_t why_size)
+{
+	fake.verify.record.state = VERIFY_CANCELLED;
+	return fake_verb(why, why_size);
+}
+void replication_get_verify(const struct replication *replication, struct verify_status *status)
+{
+	*status = fake.verify;
 }
 void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
 			   void (*progress)(void *context, const struct snapshot_progress *p),

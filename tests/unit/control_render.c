@@ -118,6 +118,47 @@ static void a_volume_has_its_documented_members(void **state)
 	json_decref(json);
 }
 
+static void a_comparison_has_its_result_and_progress(void **state)
+{
+	struct verify_status verify = {
+		.record = {.state = VERIFY_RUNNING,
+			   .repair = VERIFY_REPAIR_FROM_PEER,
+			   .size_bytes = 1000 * 4096,
+			   .position_bytes = 600 * 4096,
+			   .differ_bytes = 8192,
+			   .extents = 1,
+			   .listed = 1,
+			   .extent = {{4096, 8192}}},
+		.active = true,
+		.since_ns = 1000000000,
+		.since_bytes = 500 * 4096, /* went on from here */
+	};
+	json_t *json = render_verify(&verify, 2000000000), *part;
+
+	part = json_object_get(json, "progress");
+	assert_true(json_number_value(json_object_get(part, "eta_seconds")) == 4.0);
+	assert_string_equal(json_string_value(json_object_get(json, "repair_from")), "peer");
+	assert_true(json_is_false(json_object_get(json, "waiting")));
+	part = json_array_get(json_object_get(json, "extents"), 0);
+	assert_int_equal(json_integer_value(json_object_get(part, "length_bytes")), 8192);
+	json_decref(json);
+	verify.active = false;
+	json = render_verify(&verify, 2000000000);
+	assert_true(json_is_true(json_object_get(json, "waiting")));
+	json_decref(json);
+	verify.record.state = VERIFY_DONE;
+	verify.record.ended_ns = 1700000000000000000;
+	json = render_verify(&verify, 2000000000);
+	assert_true(json_is_null(json_object_get(json, "progress")));
+	assert_string_equal(json_string_value(json_object_get(json, "ended")),
+			    "2023-11-14T22:13:20Z");
+	json_decref(json);
+	verify.record.state = VERIFY_NEVER;
+	json = render_verify(&verify, 0);
+	assert_true(json_is_null(json));
+	json_decref(json);
+}
+
 static void metrics_are_grouped_and_escaped(void **state)
 {
 	struct watch_sample samples[2] = {full_sample(), {.volume = &fake.volumes[1]}};
@@ -131,11 +172,13 @@ static void metrics_are_grouped_and_escaped(void **state)
 	char *text, *at;
 
 	samples[0].stored = false; /* its store is not open */
+	samples[0].verify.record.differ_bytes = 4096;
 	samples[0].newest.sequence = 1;
 	samples[0].newest.created_ns = 5000000000;
 	text = render_metrics(&metrics);
 	assert_non_null(strstr(text, "node=\"al\\\"pha\\\\\\n\""));
 	assert_non_null(strstr(text, "\noffsite_volume_up{volume=\"pgdata\"} 1\n"));
+	assert_non_null(strstr(text, "\noffsite_verify_differ_bytes{volume=\"pgdata\"} 4096\n"));
 	assert_non_null(strstr(text, "\noffsite_volume_up{volume=\"broken\"} 0\n"));
 	assert_non_null(strstr(text, "\noffsite_volume_size_bytes{volume=\"pgdata\"} 4096\n"));
 	assert_null(strstr(text, "offsite_volume_size_bytes{volume=\"broken\"}"));
@@ -222,6 +265,7 @@ int main(void)
 		cmocka_unit_test(times_are_utc_and_unknown_is_null),
 		cmocka_unit_test(progress_has_rate_and_time_left),
 		cmocka_unit_test(a_volume_has_its_documented_members),
+		cmocka_unit_test(a_comparison_has_its_result_and_progress),
 		cmocka_unit_test(metrics_are_grouped_and_escaped),
 		cmocka_unit_test(the_ring_keeps_the_newest_events),
 		cmocka_unit_test(every_pair_of_jobs_is_decided),
