@@ -342,6 +342,7 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "received_bytes", number(status->received_bytes));
 	json_object_set_new(json, "staged_bytes", number(status->staged_bytes));
 	json_object_set_new(json, "queue_bytes", number(status->queue_bytes));
+	json_object_set_new(json, "full_syncs", number(status->full_syncs));
 	json_object_set_new(json, "connects", number(status->connects));
 	json_object_set_new(json, "disconnects", number(status->disconnects));
 	return json;

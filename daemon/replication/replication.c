@@ -455,6 +455,7 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.staged_bytes = sink.staged_bytes,
 		.connects = r->connects,
 		.disconnects = r->disconnects,
+		.full_syncs = r->full_syncs,
 		.split_brain = r->is_split,
 		.split_since_ns = r->split.since_ns,
 		.starting = r->starting,

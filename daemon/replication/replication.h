@@ -151,8 +151,9 @@ struct replication_status {
 	uint64_t sent_bytes, received_bytes, staged_bytes;
 	uint64_t queue_bytes; /* send queue now */
 	uint64_t connects, disconnects;
+	uint64_t full_syncs; /* begun since start, as source or target */
 	bool split_brain;
-	uint64_t split_since_ns;  /* realtime */
+	uint64_t split_since_ns; /* realtime */
 	uint64_t split_peer_bytes;
 	char split_peer[64];
 	bool starting;            /* requests are held until the peer is known */

@@ -92,7 +92,7 @@ struct replication {
 	struct env_task end_task;
 	void (*freed)(void *context);
 	void *freed_context;
-	uint64_t connects, disconnects, sent_bytes, received_bytes;
+	uint64_t connects, disconnects, full_syncs, sent_bytes, received_bytes;
 };
 
 /* replication.c */

@@ -213,6 +213,7 @@ static void run(struct replication *r)
 		return;
 	}
 	replication_set_state(r, REPLICATION_CATCH_UP);
+	r->full_syncs += r->verdict == VERDICT_FULL_FROM_A || r->verdict == VERDICT_FULL_FROM_B;
 	if (source) {
 		r->session = SESSION_SOURCE;
 		if (r->verdict == VERDICT_CATCH_UP_FROM_A)

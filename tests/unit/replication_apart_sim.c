@@ -486,6 +486,188 @@ static void without_space_nothing_is_kept_and_nothing_left(void **unused)
 	world_close(&w);
 }
 
+/* ---- full circles ---------------------------------------------------------------------------- */
+
+#define CIRCLES      50
+#define CIRCLE_IOS   48u
+#define CIRCLE_BYTES 4096u
+#define CIRCLE_SLOTS (VOLUME_BYTES / CIRCLE_BYTES)
+
+struct circles {
+	struct world w;
+	struct node *primary;
+	struct io ios[CIRCLE_IOS];
+	uint64_t offsets[CIRCLE_IOS];
+	uint8_t values[CIRCLE_IOS];
+	unsigned count, kills, cuts, switches, unacknowledged, stepped_down;
+	uint64_t full_syncs;
+};
+
+static bool settled(struct circles *c)
+{
+	struct volume_state a = state(&c->w.a), b = state(&c->w.b);
+
+	return in_sync(&c->w) && status(c->primary).lag_bytes == 0 &&
+	       id128_equal(&a.generations.current, &b.generations.current);
+}
+
+/* Writes under way, none over another; some are done when the primary dies, some not. */
+static void write_until_killed(struct circles *c)
+{
+	struct block *block = volume_block(c->primary->volume);
+	struct world *w = &c->w;
+
+	c->count = 0;
+	sim_crash_after_ios(w->sim, c->primary->env, 1 + sim_random(w->sim, 120), SIM_CRASH_KILL);
+	for (unsigned i = 0; i < CIRCLE_IOS && !sim_node_dead(c->primary->env); i++) {
+		struct io *io = &c->ios[i];
+		memset(io, 0, sizeof(*io));
+		c->offsets[i] = CIRCLE_BYTES *
+				(CIRCLE_SLOTS / CIRCLE_IOS * i + rnd(w, CIRCLE_SLOTS / CIRCLE_IOS));
+		c->values[i] = (uint8_t)(1 + rnd(w, 255));
+		io->request = (struct block_request){.op = BLOCK_WRITE,
+						     .flags = rnd(w, 4) ? 0 : BLOCK_FUA,
+						     .offset_bytes = c->offsets[i],
+						     .length_bytes = CIRCLE_BYTES,
+						     .done = io_done};
+		io->request.buf = buf_alloc(w->pool, CIRCLE_BYTES);
+		assert_non_null(io->request.buf);
+		memset(io->request.buf->data, c->values[i], CIRCLE_BYTES);
+		block->ops->submit(block, &io->request);
+		c->count++;
+		for (unsigned steps = (unsigned)rnd(w, 30); steps && sim_step(w->sim); steps--)
+			;
+	}
+	if (!sim_node_dead(c->primary->env))
+		sim_crash(w->sim, c->primary->env, SIM_CRASH_KILL);
+	c->primary->replication = NULL;
+	c->primary->volume = NULL;
+	w->pool = buf_pool_new((unsigned[3]){64, 64, 32}); /* the old one went with the node */
+	c->kills++;
+}
+
+/* What clients saw the end of is on the peer; what was under way is there whole or not at all. */
+static void nothing_acknowledged_is_lost(struct circles *c, struct node *n)
+{
+	for (unsigned i = 0; i < c->count; i++) {
+		struct io read = {.request = {.op = BLOCK_READ,
+					      .offset_bytes = c->offsets[i],
+					      .length_bytes = CIRCLE_BYTES,
+					      .done = io_done}};
+		uint8_t fresh[CIRCLE_BYTES];
+		read.request.buf = buf_alloc(c->w.pool, CIRCLE_BYTES);
+		memset(fresh, c->values[i], sizeof(fresh));
+		volume_read(n->volume, &read.request);
+		WAIT(&c->w, read.done);
+		assert_int_equal(read.error, 0);
+		bool is_new = memcmp(read.request.buf->data, fresh, sizeof(fresh)) == 0;
+		if (!is_new && c->ios[i].done && !c->ios[i].error)
+			fail_msg("seed %llu: an acknowledged write at %llu is lost",
+				 (unsigned long long)seed, (unsigned long long)c->offsets[i]);
+		if (!is_new)
+			assert_memory_equal(read.request.buf->data, c->w.model + c->offsets[i],
+					    CIRCLE_BYTES);
+		else
+			memset(c->w.model + c->offsets[i], c->values[i], CIRCLE_BYTES);
+		c->unacknowledged += !c->ios[i].done;
+		buf_put(read.request.buf);
+	}
+}
+
+static void count_full_syncs(struct circles *c, struct node *n)
+{
+	if (n->replication)
+		c->full_syncs += status(n).full_syncs;
+}
+
+static void fail_over(struct circles *c)
+{
+	struct node *old = c->primary, *fresh = old->peer;
+	struct world *w = &c->w;
+
+	count_full_syncs(c, old);
+	write_until_killed(c);
+	WAIT(w,
+	     status(fresh).state < REPLICATION_IDLE && !replication_applying(fresh->replication));
+	set_role(fresh, VOLUME_PRIMARY);
+	c->primary = fresh;
+	nothing_acknowledged_is_lost(c, fresh);
+	write_some(fresh, (unsigned)rnd(w, 30));
+	/* The old one comes back as what it was, and finds out; it may die again in the middle. */
+	for (unsigned deaths = (unsigned)rnd(w, 3);; deaths--) {
+		old->env = sim_restart(w->sim, old->env);
+		listen_on(old);
+		start(old, VOLUME_PRIMARY);
+		if (!deaths)
+			break;
+		sim_crash_after_ios(w->sim, old->env, 1 + sim_random(w->sim, 60), SIM_CRASH_POWER);
+		sim_run_until(w->sim, NULL, rnd(w, 800) * 1000000ull);
+		if (!sim_node_dead(old->env))
+			sim_crash(w->sim, old->env, SIM_CRASH_POWER);
+		old->replication = NULL;
+		old->volume = NULL;
+		c->kills++;
+	}
+}
+
+static void cut_links(struct circles *c)
+{
+	for (unsigned cuts = (unsigned)rnd(&c->w, 3); cuts; cuts--) {
+		sim_cut(c->w.sim, "a", "b", rnd(&c->w, 2));
+		write_some(c->primary, (unsigned)rnd(&c->w, 10));
+		c->cuts++;
+	}
+}
+
+static void switch_over(struct circles *c)
+{
+	struct node *old = c->primary, *fresh = old->peer;
+
+	flush(old);
+	WAIT(&c->w, volume_dirty_bytes(old->volume, VOLUME_PEER) == 0);
+	set_role(old, VOLUME_SECONDARY);
+	let_pass(&c->w, (unsigned)rnd(&c->w, 300));
+	set_role(fresh, VOLUME_PRIMARY);
+	c->primary = fresh;
+	c->switches++;
+}
+
+/* Fail over, work, fail back, under kills and lost links: the same content on both, nothing that was
+ * acknowledged lost, and never more than what both changed crosses the wire. */
+static void fifty_circles_without_a_full_sync(void **unused)
+{
+	struct circles c = {};
+	struct world *w = &c.w;
+
+	world_open(w);
+	w->a.start_wait_ms = w->b.start_wait_ms = 2000;
+	w->a.steps_down = w->b.steps_down = true;
+	world_start(w);
+	c.primary = &w->a;
+	write_some(&w->a, 200);
+	expect_same(w, &w->a, __LINE__);
+	uint64_t first = status(&w->a).full_syncs + status(&w->b).full_syncs;
+	for (unsigned circle = 0; circle < CIRCLES; circle++) {
+		WAIT(w, settled(&c));
+		if (rnd(w, 4))
+			fail_over(&c);
+		else
+			switch_over(&c);
+		cut_links(&c);
+		write_some(c.primary, (unsigned)rnd(w, 20));
+		expect_same(w, c.primary, __LINE__);
+		c.stepped_down += status(c.primary->peer).stepped_down_ns != 0;
+	}
+	count_full_syncs(&c, &w->a);
+	count_full_syncs(&c, &w->b);
+	printf("%u kills, %u links cut, %u planned changes, %u writes without an answer, "
+	       "%u stepped down\n",
+	       c.kills, c.cuts, c.switches, c.unacknowledged, c.stepped_down);
+	assert_true(first == 2 && c.full_syncs <= first);
+	assert_true(c.kills > 20 && c.cuts > 20 && c.switches > 2 && c.stepped_down > 4);
+	world_close(w);
+}
+
 int main(int argc, char **argv)
 {
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
@@ -501,6 +683,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(who_is_not_replaced_serves_at_once),
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),
+		cmocka_unit_test(fifty_circles_without_a_full_sync),
 		cmocka_unit_test(what_is_given_up_can_be_read_again),
 		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),
 	};
