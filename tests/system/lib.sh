@@ -118,13 +118,15 @@ wait_for() {
 	done
 }
 
-free_port() { # below the range that connections take theirs from
+# Below the range that connections take theirs from; a hundred for each test that runs beside, each once.
+free_port() {
 	local port
 	while :; do
-		port=$((20000 + RANDOM % 12000))
+		port=$((20000 + $$ % 120 * 100 + RANDOM % 100))
+		grep -qxs $port "$dir/ports" && continue
 		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
 	done
-	echo $port
+	echo $port | tee -a "$dir/ports"
 }
 
 # A number in [$1, $2], from the test's seed (call seed_random first).
