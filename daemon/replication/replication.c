@@ -50,8 +50,10 @@ void replication_set_state(struct replication *r, enum replication_state state)
 
 bool replication_may_connect(const struct replication *r)
 {
-	return r->state == REPLICATION_CONNECTING && !r->link && !r->stopping && !r->recovering &&
-	       sink_is_idle(r->sink) && source_is_idle(r->source) && verify_is_idle(r->verify);
+	bool trying = r->state == REPLICATION_CONNECTING || r->probing;
+
+	return trying && !r->link && !r->stopping && !r->recovering && sink_is_idle(r->sink) &&
+	       source_is_idle(r->source) && verify_is_idle(r->verify);
 }
 
 static void connect_done(struct env_op *op, int64_t result)
@@ -61,8 +63,11 @@ static void connect_done(struct env_op *op, int64_t result)
 
 	r->connect_busy = false;
 	bool wanted = !r->connect_abandoned && replication_may_connect(r);
-	r->connect_abandoned = false;
-	if (result < 0) {
+	bool probing = r->probing;
+	r->probing = r->connect_abandoned = false;
+	if (result < 0 && probing) {
+		split_probe_later(r);
+	} else if (result < 0) {
 		snprintf(why, sizeof(why), "peer %s: %s", r->peer_addr, strerror((int)-result));
 		if (wanted)
 			replication_lost(r, false, false, why);
@@ -82,14 +87,17 @@ static void connect_done(struct env_op *op, int64_t result)
 		replication_retry(r);
 }
 
-static void retry_fire(struct env_timer *timer)
+void replication_dial(struct replication *r)
 {
-	struct replication *r = container_of(timer, struct replication, retry_timer);
-
 	if (!replication_may_connect(r) || !r->peer_addr || r->connect_busy)
 		return;
 	r->connect_busy = true;
 	env_connect(r->env, &r->connect_op, r->peer_addr, &r->connect_sock);
+}
+
+static void retry_fire(struct env_timer *timer)
+{
+	replication_dial(container_of(timer, struct replication, retry_timer));
 }
 
 /* Starts the timer for the next attempt unless it runs or nothing is to be done. */
@@ -131,6 +139,7 @@ void replication_lost(struct replication *r, bool final, bool at_once, const cha
 		yield_settled(r);
 		if (r->state != REPLICATION_STANDALONE)
 			replication_set_state(r, REPLICATION_STANDALONE);
+		split_probe_later(r);
 		restore_finish(r, -EPERM, why);
 		return;
 	}
@@ -192,6 +201,7 @@ static void end(struct env_task *task)
 	void *context = r->freed_context;
 	env_timer_stop(r->env, &r->retry_timer);
 	env_timer_stop(r->env, &r->state_timer);
+	env_timer_stop(r->env, &r->probe_timer);
 	env_defer_cancel(r->env, &r->drop_task);
 	free_memory(r);
 	if (freed)
@@ -265,6 +275,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	r->drop_task.call = drop_now;
 	r->end_task.call = end;
 	contact_init(r);
+	split_init(r);
 	env_random(r->env, &r->instance, sizeof(r->instance));
 	int error = make_parts(r, why, why_size);
 	if (error) {

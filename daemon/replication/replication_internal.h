@@ -81,6 +81,8 @@ struct replication {
 
 	/* split.c */
 	bool is_split, split_told; /* told: the peer's CHANGES came */
+	bool probing; /* STANDALONE by a split brain, and connecting to see whether it is over */
+	struct env_timer probe_timer;
 	struct split_record split;
 
 	/* restore from the peer */
@@ -100,6 +102,7 @@ void replication_set_state(struct replication *r, enum replication_state state);
 /* Back to CONNECTING (or STANDALONE if final), with a reason for status and log. */
 void replication_lost(struct replication *r, bool final, bool at_once, const char *why);
 void replication_retry(struct replication *r);
+void replication_dial(struct replication *r); /* now, if it may */
 void replication_refuse(struct replication *r, enum frame_error code, const char *text);
 bool replication_may_connect(const struct replication *r);
 
@@ -133,6 +136,8 @@ void yield_roll_back(struct replication *r); /* a catch-up begins that undoes wh
 void changes_collect(struct volume *volume, struct replication_changes *changes);
 
 /* split.c */
+void split_init(struct replication *r);
+void split_probe_later(struct replication *r); /* if there is a split brain */
 int split_load(struct replication *r, char *why, size_t why_size);
 void split_begin(struct replication *r);
 void split_frame(struct replication *r, const struct frame *frame, const void *payload);

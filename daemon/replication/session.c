@@ -367,6 +367,8 @@ static void take_error(struct replication *r, const struct frame *frame, const v
 		     code == FRAME_ERROR_BUSY;
 	const char *name = r->peer.node[0] ? r->peer.node : link_peername(r->link);
 	snprintf(why, sizeof(why), "peer %s: %s", name, text);
+	if (code == FRAME_ERROR_SPLIT_BRAIN) /* both say it at once */
+		snprintf(why, sizeof(why), "%s", decide_text(VERDICT_SPLIT_BRAIN));
 	if (code == FRAME_ERROR_STANDALONE)
 		contact_left(r);
 	session_end(r, 0, NULL);
@@ -472,6 +474,8 @@ void session_open(struct replication *r, struct stream *stream)
 	r->link = link;
 	r->links++;
 	r->outgoing = true;
+	if (r->state == REPLICATION_STANDALONE)
+		replication_set_state(r, REPLICATION_CONNECTING);
 	replication_set_state(r, REPLICATION_HANDSHAKE);
 	link_start(link, r->config.tls_client);
 	send_hello(r);

@@ -11,7 +11,37 @@
 #include "daemon/replication/record.h"
 #include "daemon/replication/replication_internal.h"
 
-#define RECORD "split-brain"
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
+#define RECORD   "split-brain"
+#define PROBE_NS 15000000000ull
+
+/* The word that ends it may be given on the other side, which perhaps cannot connect to this one. */
+static void probe(struct env_timer *timer)
+{
+	struct replication *r = container_of(timer, struct replication, probe_timer);
+
+	if (r->state != REPLICATION_STANDALONE || r->operator_off || !r->is_split ||
+	    r->connect_busy)
+		return;
+	r->probing = true;
+	replication_dial(r);
+	if (!r->connect_busy) {
+		r->probing = false;
+		split_probe_later(r);
+	}
+}
+
+void split_init(struct replication *r)
+{
+	r->probe_timer.fire = probe;
+}
+
+void split_probe_later(struct replication *r)
+{
+	if (r->is_split && r->peer_addr && !r->stopping)
+		env_timer_start(r->env, &r->probe_timer, PROBE_NS);
+}
 
 static void keep(struct replication *r)
 {

@@ -406,6 +406,29 @@ static void both_sides_keep_the_report(void **unused)
 	world_close(&w);
 }
 
+/* The word is given where nobody can connect from; the other side looks again by itself. */
+static void who_can_connect_looks_again(void **unused)
+{
+	struct given_up g = {};
+	struct world w;
+	uint8_t *other;
+
+	split_apart(&w, &other);
+	stop(&w.b);
+	w.b.only_accept = true;
+	start(&w.b, VOLUME_SECONDARY);
+	set_role(&w.b, VOLUME_SECONDARY);
+	reconnect(&w.a);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE && status(&w.b).split_brain);
+	let_pass(&w, 40000);
+	assert_true(status(&w.a).split_brain);
+	replication_discard_changes(w.b.replication, given_up, &g);
+	expect_same(&w, &w.a, __LINE__);
+	assert_true(g.done && !g.error);
+	free(other);
+	world_close(&w);
+}
+
 /* ---- what is given up is kept ---------------------------------------------------------------- */
 
 struct kept_end {
@@ -683,6 +706,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(who_is_not_replaced_serves_at_once),
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),
+		cmocka_unit_test(who_can_connect_looks_again),
 		cmocka_unit_test(fifty_circles_without_a_full_sync),
 		cmocka_unit_test(what_is_given_up_can_be_read_again),
 		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),
