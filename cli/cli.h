@@ -44,12 +44,13 @@ int cmd_connect(struct cli *cli, int argc, char **argv);
 int cmd_disconnect(struct cli *cli, int argc, char **argv);
 int cmd_promote(struct cli *cli, int argc, char **argv);
 int cmd_demote(struct cli *cli, int argc, char **argv);
+int cmd_resume(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
-	help_connect[], help_disconnect[], help_promote[], help_demote[], help_changes[],
+	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[], help_changes[],
 	help_resolve[], help_config[], help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */

@@ -136,6 +136,11 @@ static void print_replication(const json_t *replication)
 		       client_text(replication, "peer_seen_role", "?"),
 		       client_text(replication, "peer_seen_disk", "?"));
 	print_split(replication);
+	if (json_is_true(json_object_get(replication, "suspended")))
+		printf("  %ssuspended   since %s: requests wait for the peer, or for: offsite "
+		       "resume%s\n",
+		       format_colour(stdout, FORMAT_BAD),
+		       client_text(replication, "suspended_since", "?"), format_end(stdout));
 	if (refusal)
 		printf("  %srefused     %s%s\n", format_colour(stdout, FORMAT_BAD), refusal,
 		       format_end(stdout));

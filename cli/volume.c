@@ -30,6 +30,12 @@ const char help_promote[] =
 	"               inconsistent: restore it first\n"
 	"  --no-fence   without fence-command: the peer is known to be dead\n";
 
+const char help_resume[] =
+	"Usage: offsite resume VOLUME\n"
+	"Lets the requests of a suspended volume (on-peer-loss = suspend) go on without the peer.\n"
+	"What is written is tracked, and caught up when the peer is back. Refused (exit code 4)\n"
+	"if they do not wait for the peer.\n";
+
 const char help_demote[] =
 	"Usage: offsite demote VOLUME [--force]\n"
 	"Makes a volume secondary on this node, once the peer has all that was written. Refused\n"
@@ -95,6 +101,13 @@ int cmd_disconnect(struct cli *cli, int argc, char **argv)
 	static const struct option options[] = {CLI_OPTIONS_COMMON};
 
 	return verb(cli, argc, argv, help_disconnect, options);
+}
+
+int cmd_resume(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {CLI_OPTIONS_COMMON};
+
+	return verb(cli, argc, argv, help_resume, options);
 }
 
 int cmd_promote(struct cli *cli, int argc, char **argv)

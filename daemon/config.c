@@ -47,7 +47,7 @@ enum option_type {
 	TYPE_YESNO,     /* bool */
 	TYPE_CHOICE,    /* enum or unsigned: the position in choices */
 	TYPE_LETTER,    /* char: the choice itself */
-	TYPE_ROLE,      /* bool: the second choice */
+	TYPE_SECOND,    /* bool: the second choice */
 	TYPE_BLOCKSIZE, /* unsigned: the choice itself */
 };
 
@@ -69,6 +69,7 @@ static const char *const choices_role[] = {"secondary", "primary", NULL};
 static const char *const choices_protocol[] = {"A", "B", "C", NULL};
 static const char *const choices_block[] = {"1", "512", "4096", NULL};
 static const char *const choices_lag[] = {"slow", "catch-up", NULL}; /* enum pace_action */
+static const char *const choices_loss[] = {"continue", "suspend", NULL};
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 
 #define NODE(name, type, field, fallback, help, ...)                                           \
@@ -127,7 +128,7 @@ static const struct option options[] = {
 	VOLUME("size", TYPE_BLOCKS, size_bytes, "0",
 	       "size, a multiple of 4096; a missing file is made this big; 0: the backing's",
 	       NO_LIMITS),
-	VOLUME("role", TYPE_ROLE, primary, "secondary",
+	VOLUME("role", TYPE_SECOND, primary, "secondary",
 	       "role at the first start: primary or secondary; later the last one counts",
 	       choices_role, 0, 0),
 	VOLUME("peer", TYPE_ADDRESS, peer, NULL, "the other node's peer-listen: HOST:PORT",
@@ -153,6 +154,9 @@ static const struct option options[] = {
 	       NO_LIMITS),
 	VOLUME("peer-timeout", TYPE_NUMBER, peer_timeout_s, "15",
 	       "seconds without a word from the peer after which it counts as lost", NULL, 1, 3600),
+	VOLUME("on-peer-loss", TYPE_SECOND, suspend_on_loss, "continue",
+	       "while the peer is lost: continue (go on alone), suspend (writers wait for it)",
+	       choices_loss, 0, 0),
 	VOLUME("fence-command", TYPE_PATH, fence_command, NULL,
 	       "program that has to succeed before a promotion while the peer is not connected",
 	       NO_LIMITS),
@@ -380,7 +384,7 @@ static const char *set_choice(const struct option *option, void *field, const ch
 		return wrong;
 	switch (option->type) {
 	case TYPE_YESNO:
-	case TYPE_ROLE:
+	case TYPE_SECOND:
 		*(bool *)field = index == 1;
 		break;
 	case TYPE_LETTER:
@@ -835,6 +839,14 @@ static void check_volumes(struct parser *p)
 		if (volume->snapshot_every_ns && !volume->store && !was_given(s, "store"))
 			complain(p, line_of(s, "snapshot-every"), s,
 				 "snapshot-every needs a store");
+		if (volume->suspend_on_loss && !volume->peer && !was_given(s, "peer") &&
+		    !config->node.peer_listen)
+			complain(p, line_of(s, "on-peer-loss"), s,
+				 "on-peer-loss = suspend needs a peer");
+		if (volume->suspend_on_loss && volume->max_lag_action)
+			complain(p, line_of(s, "max-lag-action"), s,
+				 "max-lag-action = catch-up leaves the peer behind, which "
+				 "on-peer-loss = suspend forbids");
 		if (!volume->fence_timeout_ns)
 			complain(p, line_of(s, "fence-timeout"), s,
 				 "fence-timeout = 0: no program could end in time");

@@ -46,6 +46,7 @@ struct config_volume {
 	uint64_t preserve_max_bytes;   /* preserve-max */
 	uint64_t send_queue_max_bytes; /* send-queue-max */
 	unsigned peer_timeout_s;       /* peer-timeout; 0: the default */
+	bool suspend_on_loss;          /* on-peer-loss = continue|suspend */
 	char *fence_command;           /* fence-command, or NULL */
 	uint64_t fence_timeout_ns;     /* fence-timeout */
 	uint64_t max_lag_bytes;        /* max-lag; 0: none */

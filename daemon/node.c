@@ -266,6 +266,7 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.send_queue_max_bytes = v->config->send_queue_max_bytes,
 		.final_cut_max_bytes = v->config->final_cut_max_bytes,
 		.verify_rate = v->config->verify_rate_bytes,
+		.suspend_on_loss = v->config->suspend_on_loss,
 		.peer_timeout_ms = v->config->peer_timeout_s * 1000,
 		.ping_interval_ms = v->config->peer_timeout_s * 1000 / 3,
 		.bound = {.max_bytes = v->config->max_lag_bytes,

@@ -463,6 +463,7 @@ static const struct route {
 	{"POST", "/v1/volumes/*/connect", post_connect},
 	{"POST", "/v1/volumes/*/disconnect", post_disconnect},
 	{"POST", "/v1/volumes/*/promote", roles_post_promote},
+	{"POST", "/v1/volumes/*/resume", roles_post_resume},
 	{"POST", "/v1/volumes/*/demote", roles_post_demote},
 	{"GET", "/v1/volumes/*/changes", split_get_changes},
 	{"POST", "/v1/volumes/*/resolve", split_post_resolve},

@@ -104,6 +104,7 @@ enum control_outcome verify_post_cancel(struct control *control, struct control_
 
 /* roles.c */
 enum control_outcome roles_post_promote(struct control *control, struct control_request *request);
+enum control_outcome roles_post_resume(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
 
 /* Starts the job and answers with it, or why not. */

@@ -115,6 +115,8 @@ static const struct metric table[] = {
 	{"offsite_replication_full_syncs_total", "counter",
 	 "Catch-ups over the whole volume begun, as the maps did not say what differs.",
 	 OF_REPLICATION, AT(replication.full_syncs)},
+	{"offsite_replication_suspended", "gauge", "1 if requests wait for the peer to follow.",
+	 OF_REPLICATION, AT(replication.waiting)},
 	{"offsite_replication_connects_total", "counter", "Connections made.", OF_REPLICATION,
 	 AT(replication.connects)},
 	{"offsite_replication_disconnects_total", "counter", "Connections lost.", OF_REPLICATION,

@@ -335,6 +335,8 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "holds", number(status->holds));
 	json_object_set_new(json, "left_stream", number(status->left_stream));
 	json_object_set_new(json, "out_of_sync_bytes", number(status->out_of_sync_bytes));
+	json_object_set_new(json, "suspended", json_boolean(status->waiting));
+	json_object_set_new(json, "suspended_since", render_time(status->waiting_since_ns));
 	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
 	json_object_set_new(json, "comparison", render_comparison(status));
 	json_object_set_new(json, "cuts", number(status->cuts));

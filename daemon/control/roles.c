@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * roles: the endpoints that change who is primary: promote and demote. A promotion may wait for its
+ * roles: the endpoints around who is primary: promote, demote, resume. A promotion may wait for its
  * fence, a demotion for clients to be gone and for the peer to have everything.
  */
 #include "daemon/control/internal.h"
@@ -10,6 +10,18 @@
 #include <string.h>
 
 #define VERB_WAIT_NS 10000000000ull /* for what passes by itself */
+
+enum control_outcome roles_post_resume(struct control *control, struct control_request *request)
+{
+	struct node_volume *volume = api_find_replicated(control, request);
+	char why[512] = "";
+	int error;
+
+	if (!volume || !BODY_UNPACK(control, request, "{}"))
+		return CONTROL_ANSWERED;
+	error = replication_resume(volume->replication, why, sizeof(why));
+	return api_answer_verb(control, request, volume, error, why);
+}
 
 struct promoting {
 	struct control *control;

@@ -13,6 +13,7 @@ struct seen {
 	enum volume_disk_state disk;
 	uint32_t clients;
 	unsigned losses;
+	bool waiting;
 	enum replication_state link;
 	enum verify_state verify;
 	uint64_t verify_ended_ns;
@@ -187,6 +188,13 @@ static void tell_replication(struct watch *watch, const struct seen *old,
 		events_add(watch->events, when_ns, "replication", name, "replication is %s%s%s",
 			   replication_state_name(link->state), link->peer_name[0] ? ", peer " : "",
 			   link->peer_name);
+	if (link->waiting && !old->waiting)
+		events_add(watch->events, when_ns, "suspended", name,
+			   "requests wait: the peer does not follow (on-peer-loss = suspend); they "
+			   "go on when it does, or with: offsite resume %s",
+			   name);
+	if (!link->waiting && old->waiting)
+		events_add(watch->events, when_ns, "suspended", name, "requests go on");
 	if (link->peer_disk != old->peer_disk && link->state >= REPLICATION_IDLE)
 		events_add(watch->events, when_ns, "peer-disk", name, "the peer's disk is %s",
 			   volume_disk_state_name(link->peer_disk));
@@ -255,6 +263,7 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->stored = now->stored;
 	seen->role = now->state.role;
 	seen->disk = now->state.disk;
+	seen->waiting = now->replication.waiting;
 	seen->losses = now->volume->losses;
 	seen->clients = now->stats.clients;
 	seen->link = now->replication.state;

@@ -17,8 +17,8 @@ enum {
 	CONTROL_BYTES = 8192,
 	CONTROL_BUFS = 64,
 	BATCH_FRAMES = 256,
-	BATCH_BYTES = 4 * 1024 * 1024,
-	LINGER_MS = 1000, /* for the other side to take our ERROR and hang up */
+	BATCH_BYTES = 1024 * 1024, /* what an urgent frame may have to wait for */
+	LINGER_MS = 1000,          /* for the other side to take our ERROR and hang up */
 };
 _Static_assert(BATCH_FRAMES * 2 <= 1024, "env_sendv() takes 1024 parts");
 

@@ -235,6 +235,7 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 		snprintf(why, why_size, "no memory");
 		return -ENOMEM;
 	}
+	source_configure(r->source, r->config.peer_timeout_ms, r->config.suspend_on_loss);
 	source_set_bound(r->source, &r->config.bound);
 	r->verify = verify_new(r->volume, r->source, r->pool, session_verify_idle, r);
 	if (!r->verify) {
@@ -300,6 +301,7 @@ void replication_free(struct replication *r, void (*freed)(void *context), void 
 	env_timer_stop(r->env, &r->retry_timer);
 	yield_settled(r);
 	restore_finish(r, -ECANCELED, "shutting down");
+	source_loss_stop(r->source);
 	sink_stop(r->sink);
 	env_defer(r->env, &r->end_task);
 }
@@ -326,6 +328,11 @@ int replication_connect(struct replication *r, char *why, size_t why_size)
 
 int replication_disconnect(struct replication *r, char *why, size_t why_size)
 {
+	int error = source_go_alone(r->source);
+	if (error) {
+		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
+		return error;
+	}
 	r->operator_off = true;
 	contact_left(r);
 	session_end(r, FRAME_ERROR_STANDALONE, "disconnected by the operator");
@@ -340,6 +347,23 @@ int replication_disconnect(struct replication *r, char *why, size_t why_size)
 	return 0;
 }
 
+int replication_resume(struct replication *r, char *why, size_t why_size)
+{
+	struct source_status source;
+
+	source_get_status(r->source, &source);
+	if (!source.waiting) {
+		snprintf(why, why_size, "volume %s: its requests do not wait for the peer",
+			 volume_name(r->volume));
+		return -EPERM;
+	}
+	int error = source_go_alone(r->source);
+	if (error)
+		snprintf(why, why_size, "volume %s: not resumed: %s", volume_name(r->volume),
+			 strerror(-error));
+	return error;
+}
+
 void replication_set_protocol(struct replication *r, enum replication_protocol protocol)
 {
 	r->config.protocol = protocol;
@@ -352,6 +376,7 @@ void replication_role_changed(struct replication *r)
 		return;
 	session_end(r, FRAME_ERROR_CLOSING, "its role or state changed");
 	sink_forget_transfer(r->sink);
+	source_role_changed(r->source);
 	restore_void_if_promoted(r);
 	if (r->operator_off)
 		return;
@@ -451,6 +476,8 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.held = source.held,
 		.holds = source.holds,
 		.left_stream = source.left,
+		.waiting = source.waiting,
+		.waiting_since_ns = source.waiting_since_ns,
 		.out_of_sync_bytes = volume_dirty_bytes(r->volume, VOLUME_PEER),
 		.catch_up_done_bytes = sends ? source.cut_done_bytes : sink.cut_done_bytes,
 		.catch_up_total_bytes = sends ? source.cut_total_bytes : sink.cut_total_bytes,

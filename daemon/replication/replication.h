@@ -53,6 +53,7 @@ struct replication_config {
 	uint64_t verify_rate;           /* bytes read a second, unless told otherwise; 0: any */
 	unsigned ping_interval_ms;      /* 0: 5000 */
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
+	bool suspend_on_loss;           /* clients wait while a peer that followed does not */
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
 	struct pace_bound bound;        /* max-lag and what happens there */
 	unsigned start_wait_ms; /* a primary that starts holds requests until it knows its peer, for
@@ -74,6 +75,9 @@ void replication_free(struct replication *replication, void (*freed)(void *conte
 /* Operator's verbs. Results through return (-errno, why). */
 int replication_connect(struct replication *replication, char *why, size_t why_size);
 int replication_disconnect(struct replication *replication, char *why, size_t why_size);
+/* The clients wait for the peer no more (suspend_on_loss), and what they write is tracked. -EPERM: they
+ * do not wait. */
+int replication_resume(struct replication *replication, char *why, size_t why_size);
 /* Protocol may change while running. */
 void replication_set_protocol(struct replication *replication, enum replication_protocol protocol);
 /* So may max-lag. */
@@ -141,6 +145,8 @@ struct replication_status {
 	bool held;                  /* writers wait for the peer, or did within the last seconds */
 	uint64_t holds;             /* how often that began */
 	uint64_t left_stream;       /* how often the stream was left for catch-up at max-lag */
+	bool waiting;               /* the clients' requests wait for the peer to follow */
+	uint64_t waiting_since_ns;  /* realtime */
 	uint64_t out_of_sync_bytes; /* dirty for the peer */
 	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
 	/* A full sync compares first: of so many bytes, so many are compared; they differ in, were

@@ -193,9 +193,12 @@ static void want(struct replication *r, int (*give_up)(struct replication *, cha
 
 static int give_up_all(struct replication *r, char *why, size_t why_size)
 {
-	sink_discard(r->sink);
 	r->gives_up = (struct id128){};
-	return give_up_content(r, why, why_size);
+	int error = give_up_content(r, why, why_size);
+	/* Not before: without its log, content that is half applied would pass for good. */
+	if (!error)
+		sink_discard(r->sink);
+	return error;
 }
 
 void replication_restore_from_peer(struct replication *r,

@@ -33,7 +33,6 @@ void session_hello(struct replication *r, struct hello *hello)
 {
 	struct volume_state state;
 
-	restore_recheck(r);
 	volume_get_state(r->volume, &state);
 	*hello = (struct hello){
 		.version = FRAME_VERSION,
@@ -61,6 +60,7 @@ static void make_hello(struct replication *r)
 	struct volume_state state;
 	struct hello *hello = &r->self;
 
+	restore_recheck(r);
 	r->attempt++;
 	session_hello(r, hello);
 	volume_get_state(r->volume, &state);
@@ -233,6 +233,7 @@ static void run(struct replication *r)
 		yield_roll_back(r);
 	source_forget_transfer(r->source);
 	sink_attach(r->sink, r->link, &r->peer.uuid, r->wants);
+	sink_set_live(r->sink, r->peer.role == VOLUME_PRIMARY);
 	contact_begin(r);
 	r->mapping = true;
 	r->map_offset = 0;

@@ -142,6 +142,8 @@ static void apply_done(struct volume_apply *done, int error)
 	} else if (flush) {
 		sink_log_flushed(sink, error);
 		error = 0;
+	} else if (error && sink->log == SINK_LOG_ABANDON) {
+		error = 0; /* of what is void */
 	} else if (error && sink->log >= SINK_LOG_APPLY_CUT && sink->log != SINK_LOG_STUCK) {
 		sink_log_stuck(sink, error, "cannot apply staged data");
 		error = 0;
@@ -225,6 +227,11 @@ int sink_cut_applied(struct sink *sink)
 	if (sink->final || was_in_place || sink->wants) {
 		state.disk = VOLUME_DISK_UPTODATE;
 		state.outdated_ns = 0;
+	}
+	if (was_in_place && sink->live && !sink->wants) {
+		state.disk = VOLUME_DISK_OUTDATED;
+		state.outdated_ns =
+			env_realtime_ns(sink->env) - (env_now_ns(sink->env) - sink->cut_started_ns);
 	}
 	int error = volume_set_state(sink->volume, &state);
 	if (error)
@@ -460,8 +467,10 @@ bool sink_is_quiet(const struct sink *sink)
 
 void sink_discard(struct sink *sink)
 {
-	if (sink->log == SINK_LOG_STUCK)
+	if (sink->log != SINK_LOG_NONE) {
 		sink->log = SINK_LOG_ABANDON;
+		sink->log_failed = true; /* not to be found at the next start */
+	}
 	sink_step_later(sink);
 }
 
@@ -519,6 +528,11 @@ void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid,
 	answer_attach(sink->answer, link);
 	if (sink->kept)
 		send_resume(sink);
+}
+
+void sink_set_live(struct sink *sink, bool live)
+{
+	sink->live = live;
 }
 
 void sink_detach(struct sink *sink)

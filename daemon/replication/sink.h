@@ -83,6 +83,8 @@ void sink_forget_transfer(struct sink *sink);
  * for the source's content, the role does not matter, and its own generations since the base are no
  * ancestors of what comes. */
 void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid, bool wants);
+/* After sink_attach(): the source is primary, and goes on after each cut. */
+void sink_set_live(struct sink *sink, bool live);
 void sink_detach(struct sink *sink);
 bool sink_is_idle(const struct sink *sink);
 bool sink_is_stuck(const struct sink *sink);

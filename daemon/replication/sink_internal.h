@@ -41,6 +41,7 @@ struct sink {
 	enum sink_phase phase;
 	struct id128 peer_uuid;
 	bool wants;
+	bool live; /* the source is primary: more follows a cut that is not final */
 
 	/* the cut at hand */
 	uint64_t round, cut_lsn, cut_frames, cut_bytes, cut_total_bytes, cut_started_ns;

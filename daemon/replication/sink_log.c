@@ -230,6 +230,10 @@ static void finish(struct sink *sink)
 
 void sink_log_flushed(struct sink *sink, int error)
 {
+	if (sink->log == SINK_LOG_ABANDON) {
+		sink_step_later(sink);
+		return;
+	}
 	if (error) {
 		sink_log_stuck(sink, error, "cannot apply staged data");
 		return;
@@ -407,7 +411,7 @@ static void step_cut_pass(struct sink *sink)
 
 static void step_abandon(struct sink *sink)
 {
-	if (!staging_is_idle(sink->staging) || sink->link)
+	if (!staging_is_idle(sink->staging) || sink->link || sink->in_flight)
 		return;
 	/* Its COMMIT may have become durable though its fsync failed: void it. */
 	if (!MUTATE(replication_keep_stale_log))

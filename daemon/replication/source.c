@@ -67,10 +67,17 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	return source;
 }
 
+void source_configure(struct source *source, unsigned stall_timeout_ms, bool suspends)
+{
+	source->stall_timeout_ms = stall_timeout_ms;
+	source_loss_init(source, suspends);
+}
+
 void source_free(struct source *source)
 {
 	assert(source_is_idle(source) && !source->link);
 	env_timer_stop(source->env, &source->point_timer);
+	source_loss_stop(source);
 	env_defer_cancel(source->env, &source->pump_task);
 	env_defer_cancel(source->env, &source->leave_task);
 	source_reads_fail(source);
@@ -83,7 +90,7 @@ void source_free(struct source *source)
 bool source_is_idle(const struct source *source)
 {
 	return (!source->cut || source->parked) && !source->reads_busy &&
-	       compare_is_idle(source->compare);
+	       compare_is_idle(source->compare) && !source->bump_due;
 }
 
 void source_forget_transfer(struct source *source)
@@ -213,6 +220,7 @@ void source_freeze(struct source *source)
 	}
 	if (source->final) {
 		source->tapped = true;
+		source_stream_watch(source);
 		volume_set_tap(source->volume, &source->tap);
 	}
 	env_defer(source->env, &source->pump_task);
@@ -349,12 +357,17 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 	source->phase = SOURCE_STREAM;
 	volume_set_peer_in_sync(source->volume, true);
 	source_stream_begin(source);
+	if (source_followed(source)) {
+		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
+		return;
+	}
 	if (!equal) {
 		struct volume_state state;
 		volume_get_state(source->volume, &state);
 		send_synced(source, &state.generations.current);
 	}
 	source->ops->cut_acknowledged(source->owner, true);
+	source_followed_done(source);
 	source_stream_resume(source); /* writers that waited for room in the target's log */
 }
 
@@ -439,20 +452,6 @@ static void note_complete(struct source *source)
 	source->complete_at_ns = env_now_ns(source->env) - source_stream_age_ns(source);
 }
 
-/* Un-acknowledged writes that clients saw completed make this history another than the peer's. */
-static void bump(struct source *source)
-{
-	struct volume_state state;
-
-	volume_get_state(source->volume, &state);
-	struct id128 old = state.generations.current;
-	if (id128_is_zero(&state.generations.base))
-		state.generations.base = old;
-	generations_push(&state.generations, &old);
-	env_random(source->env, &state.generations.current, sizeof(state.generations.current));
-	(void)volume_set_state(source->volume, &state);
-}
-
 /* ---- leaving the stream at max-lag ---------------------------------------------------------- */
 
 void source_leave_stream(struct source *source)
@@ -467,7 +466,7 @@ void source_leave_stream(struct source *source)
 		source->phase = SOURCE_LEAVE;
 		/* As at the loss of a link: clients saw writes completed that the peer lacks. */
 		if (source->lag_bytes)
-			bump(source);
+			source_bump(source);
 		volume_set_peer_in_sync(source->volume, false);
 		compare_stop(source->compare);
 		source->ops->left_stream(source->owner);
@@ -503,16 +502,13 @@ void source_detach(struct source *source)
 		volume_cut_finish(source->cut, left && MUTATE(replication_leave_forgets));
 		source->cut = NULL;
 	}
-	if (streamed && source->lag_bytes)
-		bump(source);
-	/* Before the clients are released: what they write next belongs to the new history. */
-	volume_set_peer_in_sync(source->volume, false);
+	source_lost(source, streamed);
 	source_stream_reset(source);
 	source->leaving = false;
 	if (source->tapped || left) {
 		source->tapped = false;
 		volume_set_tap(source->volume, NULL);
-		volume_tap_release_all(source->volume);
+		source_lost_tap(source);
 	}
 	source_reads_fail(source);
 	env_defer(source->env, &source->pump_task);
@@ -546,6 +542,8 @@ void source_get_status(const struct source *source, struct source_status *status
 		.phase = source->phase,
 		.sent_lsn = source->sent_lsn,
 		.acked_lsn = source->acked_lsn,
+		.waiting = source->waiting,
+		.waiting_since_ns = source->waiting ? source->waiting_since_ns : 0,
 		.streamed_bytes = source->streamed_bytes,
 		.unacked_bytes = source->lag_payload,
 		.held = source->full_queue ||

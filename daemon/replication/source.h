@@ -63,6 +63,16 @@ struct source_ops {
 
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
 			  uint64_t final_max_bytes, const struct source_ops *ops, void *owner);
+/* At start. stall_timeout_ms: the peer is lost if it carries nothing out for so long while something is
+ * to be. suspends: on-peer-loss = suspend. */
+void source_configure(struct source *source, unsigned stall_timeout_ms, bool suspends);
+/* The operator's word: the clients wait for the peer no more, until it streams again. -errno: nothing
+ * changed. */
+int source_go_alone(struct source *source);
+/* No new generation is tried for any more: who waits for one waits until the volume is closed. */
+void source_loss_stop(struct source *source);
+/* The volume's role is another one now. */
+void source_role_changed(struct source *source);
 void source_free(struct source *source); /* idle */
 
 /* What is known of the target when a link begins. */
@@ -105,6 +115,8 @@ struct source_status {
 	bool held;              /* writers wait for the peer now, or did within the last seconds */
 	uint64_t holds;         /* how often they began to */
 	uint64_t left;          /* how often the stream was left at max-lag */
+	bool waiting;           /* clients wait for the peer to stream (on-peer-loss = suspend) */
+	uint64_t waiting_since_ns; /* realtime */
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
 	struct compare_status compare; /* of this connection's full sync */
 	uint64_t compare_total_bytes;

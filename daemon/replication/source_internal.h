@@ -109,6 +109,16 @@ struct source {
 	uint64_t complete_at_ns; /* when the peer last was known to have everything */
 	uint64_t held_at_ns, holds, left;
 	struct env_timer point_timer;
+	uint64_t moved_ns, sent_bytes; /* when the peer last carried something out, or read */
+	unsigned stall_timeout_ms;
+	struct env_timer stall_timer;
+
+	/* the peer is lost: source_loss.c */
+	bool suspends;             /* on-peer-loss = suspend */
+	bool waiting;              /* clients wait for the peer to stream */
+	uint64_t waiting_since_ns; /* realtime */
+	bool bump_due;             /* clients wait for a new generation to be durable */
+	struct env_timer bump_timer;
 	struct env_task pump_task, idle_task, leave_task;
 
 	/* reading at the target */
@@ -152,6 +162,8 @@ void source_transfer_end(struct source *source, bool consumed);
 bool source_transfer_was_applied(const struct source *source);
 void source_transfer_resume(struct source *source, const struct frame *frame, const void *payload);
 /* source_stream.c */
+/* The tap is set: from here on the peer has to get on with things. */
+void source_stream_watch(struct source *source);
 void source_stream_init(struct source *source);
 void source_stream_reset(struct source *source);
 void source_stream_begin(struct source *source); /* the final cut was acknowledged */
@@ -160,5 +172,18 @@ void source_stream_resume(struct source *source);
 void source_stream_point(struct source *source); /* one behind all that was streamed */
 /* Age of the oldest that the peer has not carried out; 0: none. */
 uint64_t source_stream_age_ns(const struct source *source);
+
+/* source_loss.c */
+void source_loss_init(struct source *source, bool suspends);
+/* Clients saw, or are about to see, the end of writes that the peer lacks: a new generation. As long as
+ * it cannot be stored they wait. */
+void source_bump(struct source *source);
+/* -errno: that the peer is needed from now on is not stored. */
+int source_followed(struct source *source);
+/* And it streams. */
+void source_followed_done(struct source *source);
+/* In this order, the stream's ring still whole, then the tap gone. */
+void source_lost(struct source *source, bool streamed);
+void source_lost_tap(struct source *source);
 
 #endif

@@ -7,6 +7,9 @@
 #include "daemon/replication/fault.h"
 #include "daemon/replication/source_internal.h"
 
+#define STALL_QUEUE_BYTES (64u * 1024)
+#define STALL_SENT_BYTES  4096u
+
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 static struct source_entry *entry_of(struct source *source, uint64_t sequence)
@@ -21,6 +24,8 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 		return NULL;
 	}
 	struct source_entry *entry = entry_of(source, source->next);
+	if (source->oldest == source->next)
+		source->moved_ns = env_now_ns(source->env);
 	frame->id = source->next++;
 	frame->payload_length = buf ? (uint32_t)frame->length : 0;
 	*entry = (struct source_entry){
@@ -215,8 +220,45 @@ static void point_timer_fire(struct env_timer *timer)
 	env_timer_start(source->env, timer, SOURCE_POINT_NS);
 }
 
+/* What is waited for: all of the stream, or before that, room for more of it. */
+static bool is_waiting(const struct source *source)
+{
+	return source->next > source->oldest &&
+	       (source->phase == SOURCE_STREAM || source->phase == SOURCE_LEAVE ||
+		source->full_queue);
+}
+
+/* A peer that answers pings but carries nothing out (its disk hangs) would hold the writers for ever.
+ * On a slow link a long queue that is being read is movement enough. */
+static void stall_timer_fire(struct env_timer *timer)
+{
+	struct source *source = container_of(timer, struct source, stall_timer);
+	uint64_t now = env_now_ns(source->env), sent = link_sent_bytes(source->link);
+
+	if (!is_waiting(source) || (link_queue_bytes(source->link) > STALL_QUEUE_BYTES &&
+				    sent - source->sent_bytes > STALL_SENT_BYTES))
+		source->moved_ns = now;
+	source->sent_bytes = sent;
+	if (now - source->moved_ns >= source->stall_timeout_ms * 1000000ull) {
+		link_fail(source->link, -ETIMEDOUT,
+			  "it answers, but has carried nothing out for %u ms",
+			  source->stall_timeout_ms);
+		return;
+	}
+	env_timer_start(source->env, timer, source->stall_timeout_ms * 1000000ull / 4);
+}
+
+void source_stream_watch(struct source *source)
+{
+	source->moved_ns = env_now_ns(source->env);
+	source->sent_bytes = link_sent_bytes(source->link);
+	env_timer_start(source->env, &source->stall_timer,
+			source->stall_timeout_ms * 1000000ull / 4);
+}
+
 void source_stream_init(struct source *source)
 {
+	source->stall_timer.fire = stall_timer_fire;
 	source->tap.issue = issue;
 	source->tap.ready = ready;
 	source->leave_task.call = leave_now;
@@ -226,6 +268,7 @@ void source_stream_init(struct source *source)
 void source_stream_reset(struct source *source)
 {
 	env_timer_stop(source->env, &source->point_timer);
+	env_timer_stop(source->env, &source->stall_timer);
 	source->oldest = source->next = 1;
 	source->received = 0;
 	source->lag_bytes = source->lag_payload = 0;
@@ -282,6 +325,8 @@ void source_stream_ack(struct source *source, const struct frame *frame, const v
 			return;
 		}
 	}
+	if (count || frame->id > source->received)
+		source->moved_ns = env_now_ns(source->env);
 	while (source->link && source->received < frame->id) {
 		struct source_entry *entry = entry_of(source, ++source->received);
 		if (source->received >= source->oldest && entry->wait == WAIT_RECEIVED)

@@ -47,6 +47,10 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	v->state.lsn = old.lsn;
 	if (state->disk == VOLUME_DISK_INCONSISTENT)
 		v->state.applying = false; /* whatever comes now replaces all of it */
+	if (state->role == VOLUME_PRIMARY)
+		v->state.contact = (struct volume_contact){0};
+	else
+		v->state.peer_needed = false;
 	if (state->disk != VOLUME_DISK_FAILED)
 		v->disk_recorded = state->disk;
 	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */

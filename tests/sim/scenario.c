@@ -139,7 +139,9 @@ static bool secondary_is_good(struct world *world)
 	/* It has asked for the other's content itself, and would give its own up. */
 	if (sim_file_size(world->nodes[1 - world->primary].env, "/var/offsite/v/wanting", &size))
 		return false;
-	return state.disk == VOLUME_DISK_UPTODATE && !id128_is_zero(&state.generations.current);
+	/* One that still takes itself for primary would rightly go on as such. */
+	return state.role == VOLUME_SECONDARY && state.disk == VOLUME_DISK_UPTODATE &&
+	       !id128_is_zero(&state.generations.current);
 }
 
 /* The primary's disk, or only the volume's file, is gone. */

@@ -350,11 +350,11 @@ static void random_bytes_hurt_nobody(void **state)
 
 static void verbs_answer_with_the_volume_or_the_reason(void **state)
 {
-	static const char *const verbs[] = {"connect", "disconnect", "promote", "demote"};
+	static const char *const verbs[] = {"connect", "disconnect", "promote", "demote", "resume"};
 	char where[64];
 	json_t *json;
 
-	for (unsigned i = 0; i < 4; i++) {
+	for (unsigned i = 0; i < 5; i++) {
 		snprintf(where, sizeof(where), "/v1/volumes/pgdata/%s", verbs[i]);
 		fake.verb_error = 0;
 		json = expect("POST", where, NULL, 200);

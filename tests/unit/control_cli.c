@@ -85,7 +85,7 @@ static void help_is_everywhere(void **state)
 {
 	static const char *const names[] = {"status",     "snapshot", "restore", "connect",
 					    "disconnect", "promote",  "demote",  "events",
-					    "config",     "keygen",   "verify"};
+					    "config",     "keygen",   "verify",  "resume"};
 	char arguments[64], usage[64];
 
 	expect("--help", 0, "Commands:");

@@ -167,6 +167,10 @@ int replication_connect(struct replication *replication, char *why, size_t why_s
 {
 	return fake_verb(why, why_size);
 }
+int replication_resume(struct replication *replication, char *why, size_t why_size)
+{
+	return fake_verb(why, why_size);
+}
 int replication_disconnect(struct replication *replication, char *why, size_t why_size)
 {
 	return fake_verb(why, why_size);

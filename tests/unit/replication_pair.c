@@ -313,6 +313,12 @@ static void too_much_for_staging_goes_in_place(void **unused)
 	write_some(&w.a, 300);
 	reconnect(&w.b);
 	WAIT(&w, state(&w.b).disk == VOLUME_DISK_INCONSISTENT);
+	/* Then whole, but behind a primary that went on meanwhile; up to date only in the stream. */
+	WAIT(&w, state(&w.b).disk != VOLUME_DISK_INCONSISTENT);
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_OUTDATED);
+	assert_true(state(&w.b).outdated_ns > 0);
+	WAIT(&w, state(&w.b).disk == VOLUME_DISK_UPTODATE);
+	assert_int_equal(status(&w.b).state, REPLICATION_STREAMING);
 	expect_same(&w, &w.a, __LINE__);
 	world_close(&w);
 }
@@ -589,9 +595,18 @@ static void what_was_on_its_way_is_known(void **unused)
 	write_some(&w.a, 50);
 	expect_same(&w, &w.a, __LINE__);
 	sim_net_get(w.sim, &net);
-	net.bytes_per_second = 200000;
+	net.bytes_per_second = 1000000;
 	sim_net_set(w.sim, &net);
-	write_some(&w.a, 100);
+	struct io *ios = calloc(30, sizeof(*ios));
+	for (unsigned i = 0; i < 30; i++) {
+		ios[i].request = (struct block_request){.op = BLOCK_WRITE,
+							.offset_bytes = 131072 * i,
+							.length_bytes = 131072,
+							.done = io_done};
+		ios[i].request.buf = buf_alloc(w.pool, 131072);
+		memset(ios[i].request.buf->data, 1, 131072);
+		volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &ios[i].request);
+	}
 	WAIT(&w, loss(&w.b).bytes > 0);
 	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE); /* it is still coming */
 	uint64_t lag = status(&w.a).lag_bytes;
@@ -607,6 +622,7 @@ static void what_was_on_its_way_is_known(void **unused)
 	assert_true(l.bytes > 0 && l.bytes <= lag);
 	assert_true(l.since_ns > 0 && l.since_ns <= l.heard_ns);
 	assert_true(l.first_lsn > 0 && l.last_lsn >= l.first_lsn);
+	free(ios);
 	world_close(&w);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A world of two nodes with one volume, in one process: on a real environment, or with WORLD_SIM in
- * the simulator. For replication_pair.c and replication_compare_sim.c.
+ * the simulator. For replication_pair.c, replication_compare_sim.c and replication_loss_sim.c.
  */
 #ifndef OFFSITE_TESTS_REPLICATION_PAIR_H
 #define OFFSITE_TESTS_REPLICATION_PAIR_H
@@ -40,9 +40,9 @@ struct node {
 	struct tls_context *tls_client, *tls_server;
 	enum replication_protocol protocol;
 	uint64_t staging_max_bytes, final_cut_max_bytes, preserve_max_bytes;
-	bool only_accept;
 	unsigned start_wait_ms;
 	bool steps_down; /* if nobody has the volume open */
+	bool only_accept, suspends;
 };
 
 struct world {
@@ -228,6 +228,7 @@ static void start(struct node *n, enum volume_role role)
 					.final_cut_max_bytes = n->final_cut_max_bytes,
 					.start_wait_ms = n->start_wait_ms,
 					.vacant = n->steps_down ? nothing_runs : NULL,
+					.suspend_on_loss = n->suspends,
 					.ping_interval_ms = 200,
 					.peer_timeout_ms = 2000,
 					.connect_retry_max_ms = 300};

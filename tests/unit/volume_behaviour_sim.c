@@ -503,11 +503,11 @@ static void what_is_known_of_the_primary_is_kept(void **s)
 					 .streaming = true};
 
 	open_it(f);
-	volume_note_contact(f->volume, &contact);
-	pass(f, MINUTE);
 	volume_get_state(f->volume, &f->state);
 	f->state.peer_needed = true;
 	assert_int_equal(volume_set_state(f->volume, &f->state), 0);
+	volume_note_contact(f->volume, &contact);
+	pass(f, MINUTE);
 	crash_it(f, SIM_CRASH_POWER_DROP);
 	open_it(f);
 	volume_get_state(f->volume, &f->state);
@@ -518,6 +518,15 @@ static void what_is_known_of_the_primary_is_kept(void **s)
 	assert_int_equal(f->state.contact.behind_ns, contact.behind_ns);
 	assert_true(f->state.contact.streaming);
 	assert_true(f->state.peer_needed);
+	/* Each belongs to one role. */
+	f->state.role = VOLUME_SECONDARY;
+	assert_int_equal(volume_set_state(f->volume, &f->state), 0);
+	volume_get_state(f->volume, &f->state);
+	assert_true(!f->state.peer_needed && f->state.contact.heard_ns == 5);
+	f->state.role = VOLUME_PRIMARY;
+	assert_int_equal(volume_set_state(f->volume, &f->state), 0);
+	volume_get_state(f->volume, &f->state);
+	assert_int_equal(f->state.contact.heard_ns, 0);
 	close_it(f);
 }
 

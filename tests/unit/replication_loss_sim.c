@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What becomes of the clients when the peer is lost: on-peer-loss = suspend, a peer that hangs, a
+ * generation that cannot be stored. In the simulator; SEED=n replays.
+ */
+#define WORLD_SIM
+#pragma GCC diagnostic ignored "-Wunused-function"
+#include "tests/unit/replication_pair.h"
+
+static struct io *write_one(struct node *n, uint64_t offset, int fill)
+{
+	struct io *io = calloc(1, sizeof(*io));
+	struct block *block = volume_block(n->volume);
+
+	io->request = (struct block_request){
+		.op = BLOCK_WRITE, .offset_bytes = offset, .length_bytes = 4096, .done = io_done};
+	io->request.buf = buf_alloc(n->world->pool, 4096);
+	memset(io->request.buf->data, fill, 4096);
+	memset(n->world->model + offset, fill, 4096);
+	block->ops->submit(block, &io->request);
+	return io;
+}
+
+static void end_io(struct world *w, struct io *io, int error)
+{
+	WAIT(w, io->done);
+	assert_int_equal(io->error, error);
+	buf_put(io->request.buf);
+	free(io);
+}
+
+static bool same_generation(const struct volume_state *a, const struct volume_state *b)
+{
+	return id128_equal(&a->generations.current, &b->generations.current);
+}
+
+static void open_suspending(struct world *w)
+{
+	world_open(w);
+	w->a.suspends = w->b.suspends = true;
+	world_start(w);
+	write_some(&w->a, 50); /* before it ever followed nobody waits for it */
+	expect_same(w, &w->a, __LINE__);
+}
+
+static void requests_wait_for_a_peer_that_was_lost(void **unused)
+{
+	struct world w;
+	struct io *io;
+	char why[256];
+
+	open_suspending(&w);
+	assert_false(status(&w.a).waiting);
+	assert_int_equal(replication_resume(w.a.replication, why, sizeof(why)), -EPERM);
+	stop(&w.b);
+	WAIT(&w, status(&w.a).waiting);
+	assert_true(status(&w.a).waiting_since_ns > 0);
+	io = write_one(&w.a, 0, 7);
+	let_pass(&w, 5000);
+	assert_false(io->done);
+	start(&w.b, VOLUME_SECONDARY);
+	end_io(&w, io, 0);
+	assert_false(status(&w.a).waiting);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+/* What was issued and not answered when the peer was lost is answered when it has it, and the history is
+ * the same: no client ever saw what the peer did not have. */
+static void held_writes_reach_the_peer(void **unused)
+{
+	struct world w;
+	struct io *ios[8];
+
+	open_suspending(&w);
+	struct volume_state before = state(&w.a);
+	sim_block(w.sim, "a", "b", true);
+	sim_block(w.sim, "b", "a", true);
+	for (unsigned i = 0; i < 8; i++)
+		ios[i] = write_one(&w.a, 4096 * i, 1 + (int)i);
+	WAIT(&w, status(&w.a).waiting);
+	let_pass(&w, 3000);
+	for (unsigned i = 0; i < 8; i++)
+		assert_false(ios[i]->done);
+	struct volume_state during = state(&w.a);
+	assert_true(same_generation(&before, &during));
+	sim_block(w.sim, "a", "b", false);
+	sim_block(w.sim, "b", "a", false);
+	for (unsigned i = 0; i < 8; i++)
+		end_io(&w, ios[i], 0);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void it_waits_over_a_restart_until_the_operators_word(void **unused)
+{
+	struct world w;
+	struct io *io;
+	char why[256];
+
+	open_suspending(&w);
+	stop(&w.b);
+	WAIT(&w, status(&w.a).waiting);
+	io = write_one(&w.a, 0, 7);
+	stop(&w.a);
+	end_io(&w, io, -ESHUTDOWN);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_true(status(&w.a).waiting);
+	struct volume_state before = state(&w.a);
+	io = write_one(&w.a, 0, 8);
+	let_pass(&w, 3000);
+	assert_false(io->done);
+	assert_int_equal(replication_resume(w.a.replication, why, sizeof(why)), 0);
+	end_io(&w, io, 0);
+	struct volume_state after = state(&w.a);
+	assert_false(same_generation(&before, &after));
+	/* And now it is alone, also after another restart. */
+	stop(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_false(status(&w.a).waiting);
+	write_some(&w.a, 20);
+	start(&w.b, VOLUME_SECONDARY);
+	expect_same(&w, &w.a, __LINE__);
+	/* Until the peer has followed again. */
+	stop(&w.b);
+	WAIT(&w, status(&w.a).waiting);
+	/* To leave the peer on purpose is such a word, too. */
+	disconnect(&w.a);
+	assert_false(status(&w.a).waiting);
+	write_some(&w.a, 20);
+	world_close(&w);
+}
+
+static void a_demotion_ends_the_wait(void **unused)
+{
+	struct world w;
+	struct io *io;
+
+	open_suspending(&w);
+	stop(&w.b);
+	WAIT(&w, status(&w.a).waiting);
+	io = write_one(&w.a, 0, 7);
+	volume_fail_held(w.a.volume, -EIO);
+	end_io(&w, io, -EIO);
+	set_role(&w.a, VOLUME_SECONDARY);
+	assert_false(status(&w.a).waiting);
+	assert_int_equal(volume_suspended(w.a.volume), 0);
+	assert_false(state(&w.a).peer_needed);
+	world_close(&w);
+}
+
+/* Its disk hangs, but it answers pings: writers must not wait for ever. */
+static void a_peer_that_does_nothing_is_lost(void **unused)
+{
+	struct sim_disk_options disk;
+	struct world w;
+	struct io *io;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	sim_disk_get(w.b.env, &disk);
+	struct sim_disk_options hangs = disk;
+	hangs.latency_min_ns = hangs.latency_max_ns = 30000000000ull;
+	sim_disk_set(w.b.env, &hangs);
+	io = write_one(&w.a, 0, 7);
+	uint64_t begun = now_ns(&w);
+	WAIT(&w, io->done);
+	assert_true(now_ns(&w) - begun < 5000000000ull);
+	assert_non_null(strstr(status(&w.a).refusal, "carried nothing out"));
+	end_io(&w, io, 0);
+	sim_disk_set(w.b.env, &disk);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+/* Slow is not dead: as long as it reads what is sent it is not given up. */
+static void a_slow_link_is_no_reason(void **unused)
+{
+	struct sim_net_options net;
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	uint64_t disconnects = status(&w.a).disconnects;
+	sim_net_get(w.sim, &net);
+	net.bytes_per_second = 100000;
+	sim_net_set(w.sim, &net);
+	write_some(&w.a, 300);
+	WAIT(&w, status(&w.a).lag_bytes == 0);
+	assert_int_equal(status(&w.a).disconnects, disconnects);
+	world_close(&w);
+}
+
+/* The peer lacks what clients are about to see completed, and that cannot be written down: they wait. */
+static void a_history_that_cannot_be_stored_holds_the_clients(void **unused)
+{
+	struct sim_disk_options disk;
+	struct world w;
+	struct io *io, *next;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	struct volume_state before = state(&w.a);
+	sim_block(w.sim, "a", "b", true);
+	sim_block(w.sim, "b", "a", true);
+	io = write_one(&w.a, 0, 7);
+	sim_disk_get(w.a.env, &disk);
+	disk.write_eio_ppm = 1000000;
+	disk.eio_path = "super";
+	sim_disk_set(w.a.env, &disk);
+	WAIT(&w, volume_suspended(w.a.volume) == VOLUME_SUSPEND_HISTORY);
+	next = write_one(&w.a, 8192, 8);
+	let_pass(&w, 5000);
+	assert_false(io->done || next->done);
+	disk.write_eio_ppm = 0;
+	sim_disk_set(w.a.env, &disk);
+	end_io(&w, io, 0);
+	end_io(&w, next, 0);
+	struct volume_state after = state(&w.a);
+	assert_false(same_generation(&before, &after));
+	sim_block(w.sim, "a", "b", false);
+	sim_block(w.sim, "b", "a", false);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+struct restored {
+	bool done;
+	int error;
+};
+
+static void restored(void *context, int error, const char *why)
+{
+	*(struct restored *)context = (struct restored){true, error};
+}
+
+/* A committed cut waits in the log, the disk is gone: the restore must not be overtaken by the log. */
+static void restore_during_recovery(unsigned steps)
+{
+	struct world w;
+	struct restored r = {};
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	write_some(&w.a, 100);
+	reconnect(&w.b);
+	WAIT(&w, replication_applying(w.b.replication) && state(&w.b).disk == VOLUME_DISK_OUTDATED);
+	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
+	sim_file_remove(w.b.env, "/b/backing");
+	w.b.replication = NULL;
+	w.b.volume = NULL;
+	w.b.listener = NULL;
+	w.b.env = sim_restart(w.sim, w.b.env);
+	start(&w.b, VOLUME_SECONDARY);
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_FAILED);
+	while (steps-- > 0)
+		sim_step(w.sim);
+	replication_restore_from_peer(w.b.replication, restored, &r);
+	listen_on(&w.b);
+	WAIT(&w, r.done);
+	assert_int_equal(r.error, 0);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void a_restore_voids_what_recovery_would_apply(void **unused)
+{
+	for (unsigned steps = 0; steps < 24; steps++)
+		restore_during_recovery(steps);
+}
+
+int main(int argc, char **argv)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(requests_wait_for_a_peer_that_was_lost),
+		cmocka_unit_test(held_writes_reach_the_peer),
+		cmocka_unit_test(it_waits_over_a_restart_until_the_operators_word),
+		cmocka_unit_test(a_demotion_ends_the_wait),
+		cmocka_unit_test(a_peer_that_does_nothing_is_lost),
+		cmocka_unit_test(a_slow_link_is_no_reason),
+		cmocka_unit_test(a_history_that_cannot_be_stored_holds_the_clients),
+		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),
+	};
+	const char *text = argc > 1 ? argv[1] : getenv("SEED");
+
+	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	if (getenv("TEST"))
+		cmocka_set_test_filter(getenv("TEST"));
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	return failed;
+}
