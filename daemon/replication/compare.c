@@ -199,6 +199,20 @@ static void hashes_done(struct hashes *hashes)
 	local_end(container_of(hashes, struct slot, own));
 }
 
+static void send_question(struct slot *slot)
+{
+	bool fine = slot->at < slot->fine_end;
+	struct frame question = {
+		.type = FRAME_COMPARE,
+		.flags = (slot->hole ? FRAME_HOLE : 0) | (fine ? FRAME_FINE : 0),
+		.id = slot->question = ++slot->compare->question,
+		.offset = slot->at,
+		.length = slot->piece,
+	};
+
+	link_send(slot->compare->link, &question, NULL, 0);
+}
+
 static void read_done(struct volume_hold *hold, int error)
 {
 	struct slot *slot = container_of(hold, struct slot, hold);
@@ -206,6 +220,8 @@ static void read_done(struct volume_hold *hold, int error)
 
 	volume_hold_release(hold);
 	slot->own_failed = error != 0;
+	if (compare->link && MUTATE(replication_compare_late))
+		send_question(slot);
 	if (error || !compare->link) {
 		local_end(slot);
 		return;
@@ -233,22 +249,14 @@ static void granted(struct volume_hold *hold)
 {
 	struct slot *slot = container_of(hold, struct slot, hold);
 	struct compare *compare = slot->compare;
-	bool fine = slot->at < slot->fine_end;
 
 	/* It may have been written since it was looked at: what is not a hole any more is read. */
 	if (slot->hole)
 		slot->hole = hole_bytes(compare, slot->at, slot->piece) == slot->piece;
 	if (!slot->hole && slot->piece > COMPARE_MAX_BYTES)
 		slot->piece = COMPARE_MAX_BYTES;
-	struct frame question = {
-		.type = FRAME_COMPARE,
-		.flags = (slot->hole ? FRAME_HOLE : 0) | (fine ? FRAME_FINE : 0),
-		.id = slot->question = ++compare->question,
-		.offset = slot->at,
-		.length = slot->piece,
-	};
-	if (compare->link)
-		link_send(compare->link, &question, NULL, 0);
+	if (compare->link && (slot->hole || !MUTATE(replication_compare_late)))
+		send_question(slot);
 	if (slot->hole || !compare->link) {
 		volume_hold_release(hold);
 		slot->own_failed = false;

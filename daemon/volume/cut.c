@@ -528,6 +528,9 @@ void volume_cut_narrow(struct volume_cut *cut, uint64_t offset, uint64_t length)
 	assert(cut->active && cut->bits_only);
 	assert(offset % size == 0 && length > 0 && offset + length <= v->size_bytes);
 	assert((offset + length) % size == 0 || offset + length == v->size_bytes);
+	if (MUTATE(volume_narrow_active)) /* later writes are forgotten */
+		dirty_clear(&v->consumers[cut->consumer].active, first, count, &cut->sealed,
+			    &v->consumers[cut->consumer].both);
 	if (dirty_clear(&cut->sealed, first, count, &v->consumers[cut->consumer].active,
 			&v->consumers[cut->consumer].both) > 0)
 		maps_loosened_range(v, cut->consumer, first, count);

@@ -113,6 +113,7 @@ void volume_hold_write(struct volume_hold *hold, struct buf *buf)
 	assert(op->locked && op->lock.blockers == 0 && holding->buf == NULL);
 	assert(hold->length_bytes <= buf->size_bytes);
 	op->kind = OP_WRITE;
+	op->fua = true;
 	op->piece_is_write = true;
 	op->piece_offset = op->pos;
 	op->piece_length = op->end - op->pos;

@@ -322,7 +322,7 @@ void volume_hold(struct volume *volume, struct volume_hold *hold);
 void volume_hold_read(struct volume_hold *hold, uint32_t length_bytes, struct buf *buf);
 /* Ends the hold; done() is not called. */
 void volume_hold_release(struct volume_hold *hold);
-/* Ends the hold with a write of all of it: as a client's, with the next LSN, marked and given to the
+/* Ends the hold with a write of all of it: as a client's with FUA, with the next LSN, marked and given to the
  * tap. Nobody has waited for it since the range was granted, so it cannot undo a client's write.
  * done() when it is complete as a client's would be; -EPERM unless primary. */
 void volume_hold_write(struct volume_hold *hold, struct buf *buf);

@@ -28,8 +28,9 @@ enum fault {
 	FAIL_OVER = 1 << 17,
 	SWITCH = 1 << 18,
 	ROLL_BACK = 1 << 19,
-	FLIP = 1 << 20, /* the medium spoils metadata while a node is down */
-	FAULTS = 1 << 21,
+	FLIP = 1 << 20,   /* the medium spoils metadata while a node is down */
+	VERIFY = 1 << 21, /* comparisons of both sides, any time */
+	FAULTS = 1 << 22,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -150,6 +151,9 @@ static void lose_primary_disk(struct world *world)
 	struct replication_status status;
 
 	world_status(world, 1 - world->primary, &status);
+	/* What is on its way may make the secondary give its content up for a round in place. */
+	if (status.state == REPLICATION_HANDSHAKE || status.state == REPLICATION_CATCH_UP)
+		return;
 	if (!secondary_is_good(world) || world->nodes[world->primary].content_lost ||
 	    world->nodes[world->primary].rolling_back ||
 	    replication_applying(world_volume(world, 1 - world->primary)->replication))
@@ -301,6 +305,83 @@ static void look_after_content(struct world *world)
 	}
 }
 
+/* ---- verify ------------------------------------------------------------------------------------------ */
+
+static void begin_verify(struct world *world)
+{
+	static const char *const nodes[] = {NULL, "a", "b"};
+	struct node_volume *v = world_volume(world, world->primary);
+	char why[256];
+
+	if (v == NULL || v->replication == NULL)
+		return;
+	if (world_chance(world, 10))
+		replication_verify_cancel(v->replication, why, sizeof(why));
+	else
+		replication_verify(v->replication, nodes[world_random(world, 3)],
+				   world_chance(world, 50) ? 0 : 1 + world_random(world, 2000000),
+				   why, sizeof(why));
+}
+
+/* Both sides are the same at every point of the order, and so verify must say. */
+static void check_verify(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+	struct verify_status status;
+
+	if (v == NULL || v->replication == NULL)
+		return;
+	replication_get_verify(v->replication, &status);
+	if (status.record.differ_bytes > 0)
+		world_fail(world, "verify: %llu bytes differ, at %llu",
+			   (unsigned long long)status.record.differ_bytes,
+			   (unsigned long long)status.record.extent[0].offset_bytes);
+}
+
+static bool verify_ended(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+	struct verify_status status;
+
+	replication_get_verify(v->replication, &status);
+	return status.record.state != VERIFY_RUNNING;
+}
+
+static void must_be_equal(struct world *world);
+
+/* A few bytes of one side change on the medium: verify finds and mends them, under writes. */
+static void must_repair(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+	unsigned spoilt = world_chance(world, 70) ? 1 - world->primary : world->primary;
+	unsigned blocks = 1 + (unsigned)world_random(world, 5);
+	struct verify_status status;
+	char why[256];
+
+	if (!world_wait(world, verify_ended, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: a verification does not end");
+	world->spoilt = true;
+	for (unsigned i = 0; i < blocks; i++)
+		sim_file_corrupt(world->nodes[spoilt].env, WORLD_BACKING,
+				 world_random(world, world->options.size_bytes), 0x81);
+	if (replication_verify(v->replication, spoilt == A ? "b" : "a", 0, why, sizeof(why)))
+		world_fail(world, "verify: refused: %s", why);
+	for (unsigned i = 0; i < 30 && spoilt != world->primary; i++) {
+		world_submit(world);
+		run_steps(world, world_random(world, 30));
+	}
+	if (!world_wait(world, verify_ended, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: a repair does not end");
+	replication_get_verify(v->replication, &status);
+	if (status.record.repaired_bytes != status.record.differ_bytes ||
+	    status.record.differ_bytes > blocks * 4096)
+		world_fail(world, "verify: %u blocks were spoilt, %llu bytes differ, %llu repaired",
+			   blocks, (unsigned long long)status.record.differ_bytes,
+			   (unsigned long long)status.record.repaired_bytes);
+	must_be_equal(world);
+	world->spoilt = false;
+}
+
 /* ---- the two phases ------------------------------------------------------------------------------------ */
 
 static void one_action(struct world *world, unsigned faults)
@@ -358,6 +439,10 @@ static void one_action(struct world *world, unsigned faults)
 		world_roll_back(world);
 	if ((faults & FLIP) && world_chance(world, 2))
 		lose_log(world);
+	if ((faults & VERIFY) && world_chance(world, 2))
+		begin_verify(world);
+	if (!(faults & (DISK_A | DISK_B)))
+		check_verify(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
 	if (world_chance(world, 10))
@@ -518,6 +603,8 @@ static void without_faults(struct world *world)
 	}
 	must_stream(world);
 	must_be_equal(world);
+	if (world_chance(world, 50))
+		must_repair(world);
 	must_snapshot(world);
 	check_all_snapshots(world);
 	check_secondary(world);

@@ -409,7 +409,7 @@ bool world_step(struct world *world)
 		if (!died(world, i) && world->nodes[i].node != NULL &&
 		    (world->options.strict || world->steps % 64 == 0))
 			node_check(world->nodes[i].node);
-	if (world->look) {
+	if (world->look && !world->spoilt) {
 		world->look = false;
 		check_primary(world);
 		check_secondary(world);

@@ -73,7 +73,8 @@ struct world {
 	unsigned primary;     /* whom the clients use */
 	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
-	bool look;            /* something was just acknowledged as durable: look whether it is */
+	bool spoilt; /* the medium changed content: not to be looked at until it is mended */
+	bool look;   /* something was just acknowledged as durable: look whether it is */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
