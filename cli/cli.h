@@ -47,11 +47,12 @@ int cmd_demote(struct cli *cli, int argc, char **argv);
 int cmd_resume(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
+int cmd_set(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
-	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[], help_changes[],
-	help_resolve[], help_config[], help_keygen[];
+	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
+	help_changes[], help_resolve[], help_set[], help_config[], help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

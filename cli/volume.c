@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * volume: the verbs that are one call of the API: connect, disconnect, promote, demote.
+ * volume: the verbs that are one call of the API: connect, disconnect, promote, demote,
+ * set.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -125,4 +127,45 @@ int cmd_demote(struct cli *cli, int argc, char **argv)
 						CLI_OPTIONS_COMMON};
 
 	return verb(cli, argc, argv, help_demote, options);
+}
+
+const char help_set[] =
+	"Usage: offsite set VOLUME OPTION=VALUE...\n"
+	"Changes options of a running volume, all of them or none, until the daemon's next start:\n"
+	"protocol, max-lag, max-lag-time, max-lag-action, stream-rate, catch-up-rate,\n"
+	"snapshot-rate. Their names and values are those of the config; see offsited(8).\n";
+
+int cmd_set(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {CLI_OPTIONS_COMMON};
+	json_t *body, *volume;
+	int option, code;
+	char *path;
+
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1)
+		if ((code = cli_common_option(cli, option, help_set)) >= 0)
+			return code;
+	if (!cli_arguments(argc, 2, 32, "VOLUME OPTION=VALUE..."))
+		return CLI_USAGE;
+	body = json_object();
+	for (int i = optind + 1; i < argc; i++) {
+		char *equals = strchr(argv[i], '=');
+
+		if (!equals) {
+			fprintf(stderr, "offsite: set: '%s' is not of the form OPTION=VALUE\n",
+				argv[i]);
+			json_decref(body);
+			return CLI_USAGE;
+		}
+		*equals = '\0';
+		json_object_set_new(body, argv[i], json_string(equals + 1));
+	}
+	path = client_volume_path(argv[optind], "/set");
+	code = client_call(cli, "POST", path, body, &volume);
+	free(path);
+	if (code)
+		return code;
+	print_result(volume);
+	json_decref(volume);
+	return CLI_FINE;
 }

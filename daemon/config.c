@@ -41,6 +41,7 @@ enum option_type {
 	TYPE_STORE,     /* char *: URL of an object store */
 	TYPE_SIZE,      /* uint64_t, bytes */
 	TYPE_BLOCKS,    /* uint64_t, bytes, multiple of 4096 */
+	TYPE_RATE,      /* struct rate_schedule */
 	TYPE_DURATION,  /* uint64_t, nanoseconds */
 	TYPE_NUMBER,    /* unsigned, min..max */
 	TYPE_LEVEL,     /* int, min..max */
@@ -164,11 +165,9 @@ static const struct option options[] = {
 	       "how long fence-command may take; then it is killed and the promotion refused",
 	       NO_LIMITS),
 	VOLUME("max-lag", TYPE_SIZE, max_lag_bytes, "0",
-	       "protocol A: how much the peer may be behind at most while streaming; 0: no limit",
-	       NO_LIMITS),
+	       "protocol A: how much the peer may be behind at most while streaming; 0: no limit", NO_LIMITS),
 	VOLUME("max-lag-time", TYPE_DURATION, max_lag_ns, "0",
-	       "protocol A: for how long the peer may be behind at most while streaming; 0: no limit",
-	       NO_LIMITS),
+	       "protocol A: for how long the peer may be behind at most while streaming; 0: no limit", NO_LIMITS),
 	VOLUME("max-lag-action", TYPE_CHOICE, max_lag_action, "slow",
 	       "at max-lag: slow (writers wait just enough) or catch-up (nobody waits: the stream is left)",
 	       choices_lag, 0, 0),
@@ -176,6 +175,12 @@ static const struct option options[] = {
 	       "a primary that starts holds requests until it knows whether the peer was promoted, so "
 	       "long at most; 0: not at all",
 	       NO_LIMITS),
+	VOLUME("stream-rate", TYPE_RATE, stream_rate, "0",
+	       "most bytes a second of writes to the peer, by day and hour; 0: unlimited", NO_LIMITS),
+	VOLUME("catch-up-rate", TYPE_RATE, catch_up_rate, "0",
+	       "the same for catch-up, e.g.: 20M, 100M@22:00-06:00, 5M@mon-fri 08:00-18:00", NO_LIMITS),
+	VOLUME("snapshot-rate", TYPE_RATE, snapshot_rate, "0",
+	       "the same for what snapshots put into the store", NO_LIMITS),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),
@@ -188,6 +193,11 @@ static const struct option options[] = {
 	VOLUME("description", TYPE_TEXT, description, NULL, "shown to NBD clients", NO_LIMITS),
 };
 /* clang-format on */
+/* Those that can be changed while running, by `offsite set`. None of them is a text. */
+static const char *const live_options[] = {
+	"protocol",    "max-lag",       "max-lag-time",  "max-lag-action",
+	"stream-rate", "catch-up-rate", "snapshot-rate", NULL,
+};
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
 
 /* What the parser knows of one section. */
@@ -437,6 +447,8 @@ static const char *set_option(const struct option *option, void *base, const cha
 		return config_parse_size(text, field);
 	case TYPE_BLOCKS:
 		return config_parse_blocks(text, field);
+	case TYPE_RATE:
+		return rate_parse(text, field);
 	case TYPE_DURATION:
 		return config_parse_duration(text, field);
 	case TYPE_NUMBER:
@@ -460,15 +472,15 @@ static void *section_base(struct parser *p, const struct section *section)
 					     : (void *)&p->config->volumes[section->volume_index];
 }
 
-static void complain_value(struct parser *p, const struct option *option, const char *value,
-			   const char *wrong)
+static void explain_value(const struct option *option, const char *value, const char *wrong,
+			  char *text, size_t size)
 {
 	if (!option->choices) {
 		if (option->type == TYPE_NUMBER || option->type == TYPE_LEVEL)
-			complain(p, p->line, p->section, "%s = %s: %s (%u to %u)", option->name,
-				 value, wrong, option->min, option->max);
+			snprintf(text, size, "%s = %s: %s (%u to %u)", option->name, value, wrong,
+				 option->min, option->max);
 		else
-			complain(p, p->line, p->section, "%s = %s: %s", option->name, value, wrong);
+			snprintf(text, size, "%s = %s: %s", option->name, value, wrong);
 		return;
 	}
 	char all[100] = "";
@@ -479,8 +491,39 @@ static void complain_value(struct parser *p, const struct option *option, const 
 		if (c[1])
 			strcat(all, ", ");
 	}
-	complain(p, p->line, p->section, "%s = %s: not one of %s%s%s%s", option->name, value, all,
+	snprintf(text, size, "%s = %s: not one of %s%s%s%s", option->name, value, all,
 		 nearest ? " (nearest: " : "", nearest ? nearest : "", nearest ? ")" : "");
+}
+
+static void complain_value(struct parser *p, const struct option *option, const char *value,
+			   const char *wrong)
+{
+	char text[512];
+
+	explain_value(option, value, wrong, text, sizeof(text));
+	complain(p, p->line, p->section, "%s", text);
+}
+
+bool config_volume_set(struct config_volume *volume, const char *name, const char *text, char *why,
+		       size_t why_size)
+{
+	const struct option *option = find_option(SECTION_VOLUME, name);
+	unsigned index;
+
+	if (!option) {
+		const char *best = nearest_choice(live_options, name);
+		snprintf(why, why_size, "%s: no option of a volume%s%s%s", name,
+			 best ? " (nearest: " : "", best ? best : "", best ? ")" : "");
+		return false;
+	}
+	if (config_parse_choice(name, live_options, &index)) {
+		snprintf(why, why_size, "%s: cannot be changed while running", name);
+		return false;
+	}
+	const char *wrong = *text ? set_option(option, volume, text) : "no value";
+	if (wrong)
+		explain_value(option, text, wrong, why, why_size);
+	return !wrong;
 }
 
 /* inih's callback, for each KEY = VALUE. */

@@ -12,6 +12,8 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "daemon/io/rate.h"
+
 enum config_nbd_tls { CONFIG_TLS_OFF, CONFIG_TLS_ON, CONFIG_TLS_REQUIRE };
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_AIO };
 
@@ -52,14 +54,15 @@ struct config_volume {
 	uint64_t max_lag_bytes;        /* max-lag; 0: none */
 	uint64_t max_lag_ns;           /* max-lag-time; 0: none */
 	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
-	uint64_t start_wait_ns;        /* start-wait; 0: not at all */
-	uint64_t verify_rate_bytes;    /* verify-rate, a second; 0: unlimited */
-	unsigned block_min_bytes;      /* block-size = 1|512|4096 */
-	char *store;                   /* store: URL, or NULL */
-	uint64_t snapshot_every_ns;    /* snapshot-every; 0: never */
-	unsigned keep_last;            /* keep-last; 0: all */
-	int compression_level;         /* compression-level: zstd */
-	char *description;             /* shown to NBD clients */
+	struct rate_schedule stream_rate, catch_up_rate, snapshot_rate; /* stream-rate, ... */
+	uint64_t start_wait_ns;     /* start-wait; 0: not at all */
+	uint64_t verify_rate_bytes; /* verify-rate, a second; 0: unlimited */
+	unsigned block_min_bytes;   /* block-size = 1|512|4096 */
+	char *store;                /* store: URL, or NULL */
+	uint64_t snapshot_every_ns; /* snapshot-every; 0: never */
+	unsigned keep_last;         /* keep-last; 0: all */
+	int compression_level;      /* compression-level: zstd */
+	char *description;          /* shown to NBD clients */
 };
 
 struct config {
@@ -73,6 +76,10 @@ struct config {
  * (caller frees): "FILE:LINE: [volume pgdata] unknown option 'protocoll' (nearest: protocol)". */
 struct config *config_load(const char *path, char **errors);
 void config_free(struct config *config);
+/* Changes an option of a running volume, if it is one that can be (none of those is a text). False and
+ * the reason. */
+bool config_volume_set(struct config_volume *volume, const char *option, const char *text,
+		       char *why, size_t why_size);
 /* All options with their help and defaults, for --help and the manual. */
 void config_print_options(FILE *out);
 

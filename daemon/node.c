@@ -14,6 +14,7 @@
 /* One per volume, so that every callback finds its way with the node_volume alone. */
 struct volume_slot {
 	struct node_volume pub;
+	struct config_volume config;      /* as now; its texts are the given config's */
 	struct id128 repo_uuid;           /* the volume's uuid when repo was made */
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
 	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
@@ -97,6 +98,7 @@ static void open_repo(struct volume_slot *slot)
 		.node_name = v->node->config->node.name,
 		.zstd_level = v->config->compression_level,
 		.keep_last = v->config->keep_last,
+		.rate = v->config->snapshot_rate,
 	};
 
 	slot->repo_uuid = state.uuid;
@@ -243,6 +245,44 @@ static bool no_job_runs(void *context)
 	return !v->busy && !snapshot.running;
 }
 
+static void get_pace(const struct node_volume *v, struct pace_options *pace)
+{
+	*pace = (struct pace_options){
+		.bound = {.max_bytes = v->config->max_lag_bytes,
+			  .max_ns = v->config->max_lag_ns,
+			  .action = (enum pace_action)v->config->max_lag_action},
+		.stream = v->config->stream_rate,
+		.catch_up = v->config->catch_up_rate,
+	};
+}
+
+int node_set_options(struct node_volume *v, const struct node_option *options, unsigned count,
+		     char *why, size_t why_size)
+{
+	struct config_volume changed = slot_of(v)->config;
+	struct pace_options pace;
+	char reason[512];
+
+	for (unsigned i = 0; i < count; i++)
+		if (!config_volume_set(&changed, options[i].name, options[i].value, reason,
+				       sizeof(reason))) {
+			snprintf(why, why_size, "volume %s: %s", v->config->name, reason);
+			return -EINVAL;
+		}
+	slot_of(v)->config = changed;
+	if (v->replication) {
+		get_pace(v, &pace);
+		replication_set_protocol(v->replication, protocol_of(v->config->protocol));
+		replication_set_pace(v->replication, &pace);
+	}
+	if (v->writer)
+		snapshot_writer_set_rate(v->writer, &v->config->snapshot_rate);
+	for (unsigned i = 0; i < count; i++)
+		env_log(v->node->env, ENV_LOG_INFO, "volume %s: %s = %s until the next start",
+			v->config->name, options[i].name, options[i].value);
+	return 0;
+}
+
 /* Without a peer in the config a secondary still needs it: a cut that was half applied when the daemon
  * ended is known from the staging log alone. */
 static int open_replication(struct volume_slot *slot, char *why, size_t why_size)
@@ -269,13 +309,11 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.suspend_on_loss = v->config->suspend_on_loss,
 		.peer_timeout_ms = v->config->peer_timeout_s * 1000,
 		.ping_interval_ms = v->config->peer_timeout_s * 1000 / 3,
-		.bound = {.max_bytes = v->config->max_lag_bytes,
-			  .max_ns = v->config->max_lag_ns,
-			  .action = (enum pace_action)v->config->max_lag_action},
 		.start_wait_ms = alone ? 0 : (unsigned)(v->config->start_wait_ns / 1000000),
 		.vacant = no_job_runs,
 		.vacant_context = v,
 	};
+	get_pace(v, &config.pace);
 
 	return replication_new(v->volume, &config, !alone,
 			       alone ? &slot->recovery : &v->replication, why, why_size);
@@ -389,7 +427,8 @@ static int make_slots(struct node *node)
 		struct volume_slot *slot = &node->slots[i];
 
 		slot->pub.node = node;
-		slot->pub.config = &config->volumes[i];
+		slot->config = config->volumes[i];
+		slot->pub.config = &slot->config;
 		if (asprintf(&slot->state_dir, "%s/%s", config->node.state_dir,
 			     config->volumes[i].name) < 0) {
 			slot->state_dir = NULL;

@@ -63,6 +63,14 @@ struct block *node_find_block(void *node, const char *export_name);
 /* peer-listen's real address, or NULL. */
 const char *node_peer_addr(struct node *node);
 
+/* Changes options of a running volume by their names in the config, all or none, until the next start.
+ * -EINVAL and why. */
+struct node_option {
+	const char *name, *value;
+};
+int node_set_options(struct node_volume *volume, const struct node_option *options, unsigned count,
+		     char *why, size_t why_size);
+
 typedef void (*node_done_fn)(void *context, int error, const char *why);
 
 /* Makes the volume primary here. Refused (-EPERM and why) while the connected peer is primary; while

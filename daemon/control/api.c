@@ -16,6 +16,8 @@
 typedef enum control_outcome (*handler_fn)(struct control *control,
 					   struct control_request *request);
 
+#define SET_OPTIONS_MAX 32u
+
 /* The volume named in the path, or NULL after answering 404. */
 static struct node_volume *find_volume(struct control *control, struct control_request *request,
 				       const char *name)
@@ -263,6 +265,40 @@ static enum control_outcome post_disconnect(struct control *control,
 	return api_answer_verb(control, request, volume, error, why);
 }
 
+/* Options by their names in the config, as texts. */
+static enum control_outcome post_set(struct control *control, struct control_request *request)
+{
+	struct node_volume *volume = api_find_open(control, request);
+	struct node_option options[SET_OPTIONS_MAX];
+	char why[512] = "";
+	unsigned count = 0;
+	const char *name;
+	json_t *value;
+
+	if (!volume)
+		return CONTROL_ANSWERED;
+	json_object_foreach(request->body, name, value)
+	{
+		if (!json_is_string(value) || count == SET_OPTIONS_MAX) {
+			control_refuse(control, request, 400, "%s: %s", name,
+				       count == SET_OPTIONS_MAX ? "too many options"
+								: "the value is no text");
+			return CONTROL_ANSWERED;
+		}
+		options[count++] = (struct node_option){name, json_string_value(value)};
+	}
+	if (!count) {
+		control_refuse(control, request, 400, "body: no option is named");
+		return CONTROL_ANSWERED;
+	}
+	int error = node_set_options(volume, options, count, why, sizeof(why));
+	for (unsigned i = 0; i < count && !error; i++)
+		events_add(control->events, env_realtime_ns(control->env), "options",
+			   volume->config->name, "%s = %s until the next start", options[i].name,
+			   options[i].value);
+	return api_answer_verb(control, request, volume, error, why);
+}
+
 /* ---- jobs -------------------------------------------------------------------------------------- */
 
 enum control_outcome api_start_job(struct control *control, struct control_request *request,
@@ -469,6 +505,7 @@ static const struct route {
 	{"POST", "/v1/volumes/*/resolve", split_post_resolve},
 	{"POST", "/v1/volumes/*/verify", verify_post_start},
 	{"POST", "/v1/volumes/*/verify-cancel", verify_post_cancel},
+	{"POST", "/v1/volumes/*/set", post_set},
 	{"GET", "/v1/volumes/*/snapshots", get_snapshots},
 	{"POST", "/v1/volumes/*/snapshots", post_snapshot},
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},

@@ -307,7 +307,37 @@ json_t *render_changes(const struct replication_changes *changes)
 			 number(changes->count), "listed", listed);
 }
 
-static json_t *render_replication(const struct replication_status *status, uint64_t now_ns)
+/* A rate now: null where it is not limited. */
+static json_t *limit(uint64_t rate)
+{
+	return rate ? number(rate) : json_null();
+}
+
+static const char *rate_text(const struct rate_schedule *schedule)
+{
+	return schedule->text[0] ? schedule->text : "0";
+}
+
+static json_t *render_pace(const struct replication_status *status,
+			   const struct config_volume *config)
+{
+	json_t *json = json_object();
+
+	json_object_set_new(json, "max_lag_bytes", limit(config->max_lag_bytes));
+	json_object_set_new(json, "max_lag_seconds",
+			    config->max_lag_ns ? seconds(config->max_lag_ns) : json_null());
+	json_object_set_new(
+		json, "max_lag_action",
+		json_string(config->max_lag_action == PACE_CATCH_UP ? "catch-up" : "slow"));
+	json_object_set_new(json, "stream_rate", render_text(rate_text(&config->stream_rate)));
+	json_object_set_new(json, "catch_up_rate", render_text(rate_text(&config->catch_up_rate)));
+	json_object_set_new(json, "stream_limit", limit(status->stream_limit));
+	json_object_set_new(json, "catch_up_limit", limit(status->catch_up_limit));
+	return json;
+}
+
+static json_t *render_replication(const struct replication_status *status,
+				  const struct config_volume *config, uint64_t now_ns)
 {
 	const char protocol[] = {(char)('A' + status->protocol), 0};
 	json_t *json = json_object();
@@ -330,6 +360,7 @@ static json_t *render_replication(const struct replication_status *status, uint6
 	json_object_set_new(json, "acked_lsn", number(status->acked_lsn));
 	json_object_set_new(json, "lag_bytes", number(status->lag_bytes));
 	json_object_set_new(json, "lag_seconds", seconds(status->lag_ns));
+	json_object_set_new(json, "pace", render_pace(status, config));
 	json_object_set_new(json, "lag_over", json_boolean(status->lag_over));
 	json_object_set_new(json, "held", json_boolean(status->held));
 	json_object_set_new(json, "holds", number(status->holds));
@@ -364,6 +395,7 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "store", render_text(config->store));
 	json_object_set_new(json, "open", json_boolean(sample->store_up));
 	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
+	json_object_set_new(json, "rate", render_text(rate_text(&config->snapshot_rate)));
 	json_object_set_new(json, "keep_last", number(config->keep_last));
 	json_object_set_new(json, "running", json_boolean(writer->running));
 	json_object_set_new(json, "progress",
@@ -409,8 +441,9 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 		json_object_set_new(json, "stats", render_stats(&sample->stats));
 	}
 	json_object_set_new(json, "replication",
-			    sample->replicated ? render_replication(&sample->replication, now_ns)
-					       : json_null());
+			    sample->replicated
+				    ? render_replication(&sample->replication, nv->config, now_ns)
+				    : json_null());
 	json_object_set_new(json, "verify",
 			    sample->replicated ? render_verify(&sample->verify, now_ns)
 					       : json_null());

@@ -26,6 +26,7 @@ struct entry {
 	struct frame_wire header;
 	struct buf *buf;
 	uint32_t payload_at, payload_length;
+	bool stream; /* its rate is that of the stream */
 };
 
 struct link {
@@ -58,6 +59,8 @@ struct link {
 	/* queue: a ring of entries; [head, head+in_batch) is being sent */
 	struct entry *queue;
 	unsigned head, count, in_batch;
+	struct rate_limit *stream_rate; /* may be NULL */
+	struct env_timer rate_timer;    /* active: the head of the queue waits for it */
 	uint64_t queue_bytes, batch_bytes, sent_bytes, received_bytes;
 	struct iovec iov[BATCH_FRAMES * 2];
 
@@ -75,6 +78,7 @@ struct link {
 static void receive(struct link *link);
 static void parse(struct link *link);
 static void start_send(struct link *link);
+static void queue_first(struct link *link, const struct frame *frame, struct buf *buf);
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
@@ -93,6 +97,7 @@ static void free_memory(struct link *link)
 	void *owner = link->owner;
 
 	env_timer_stop(link->env, &link->tick);
+	env_timer_stop(link->env, &link->rate_timer);
 	env_defer_cancel(link->env, &link->flush_task);
 	env_defer_cancel(link->env, &link->dead_task);
 	env_defer_cancel(link->env, &link->resume_task);
@@ -202,9 +207,26 @@ static void tick(struct env_timer *timer)
 	}
 	if (!link->handshaking && !link->dead) {
 		struct frame ping = {.type = FRAME_PING, .id = ++link->ping_id};
-		link_send_control(link, &ping, NULL, 0);
+		/* Behind a stream that is slowed down on purpose it would come too late. */
+		if (env_timer_active(&link->rate_timer) && !link->sending &&
+		    link->count < LINK_QUEUE_FRAMES)
+			queue_first(link, &ping, NULL);
+		else
+			link_send_control(link, &ping, NULL, 0);
+		env_defer(link->env, &link->flush_task);
 	}
 	env_timer_start(link->env, &link->tick, tick_ns(link));
+}
+
+static void rate_timer_fire(struct env_timer *timer)
+{
+	start_send(container_of(timer, struct link, rate_timer));
+}
+
+void link_set_stream_rate(struct link *link, struct rate_limit *limit)
+{
+	link->stream_rate = limit;
+	env_defer(link->env, &link->flush_task);
 }
 
 static void flush_now(struct env_task *task)
@@ -250,6 +272,7 @@ struct link *link_new(struct env *env, struct stream *stream, const struct link_
 	link->dead_task.call = dead_now;
 	link->resume_task.call = resume_now;
 	link->tick.fire = tick;
+	link->rate_timer.fire = rate_timer_fire;
 	return link;
 
 fail_queue:
@@ -337,6 +360,7 @@ void link_send(struct link *link, struct frame *frame, struct buf *buf, uint32_t
 	entry->buf = buf;
 	entry->payload_at = at;
 	entry->payload_length = frame->payload_length;
+	entry->stream = frame_is_stream(frame->type);
 	frame_encode(frame, &entry->header);
 	link->queue_bytes += sizeof(entry->header) + frame->payload_length;
 	env_defer(link->env, &link->flush_task);
@@ -371,7 +395,32 @@ void link_send_urgent(struct link *link, const struct frame *frame, const void *
 	env_defer(link->env, &link->flush_task);
 }
 
-/* To the front of the queue, while no batch of it is under way. */
+/* To the front of the queue, while no batch of it is under way. Consumes buf's reference. */
+static void queue_first(struct link *link, const struct frame *frame, struct buf *buf)
+{
+	assert(!link->sending && link->count < LINK_QUEUE_FRAMES);
+	link->head = (link->head + LINK_QUEUE_FRAMES - 1) % LINK_QUEUE_FRAMES;
+	link->count++;
+	struct entry *entry = &link->queue[link->head];
+	*entry = (struct entry){.buf = buf, .payload_length = frame->payload_length};
+	frame_encode(frame, &entry->header);
+	link->queue_bytes += sizeof(entry->header) + entry->payload_length;
+}
+
+/* Whether the stream's rate allows what is next; if not, the timer asks again. */
+static bool may_send(struct link *link, const struct entry *entry)
+{
+	if (!entry->stream || !link->stream_rate)
+		return true;
+	uint64_t wait = rate_limit_wait_ns(link->stream_rate, env_now_ns(link->env),
+					   env_realtime_ns(link->env));
+	if (!wait)
+		rate_limit_take(link->stream_rate, sizeof(entry->header) + entry->payload_length);
+	else
+		env_timer_start(link->env, &link->rate_timer, wait);
+	return wait == 0;
+}
+
 static void queue_urgent(struct link *link)
 {
 	struct buf *buf;
@@ -384,12 +433,7 @@ static void queue_urgent(struct link *link)
 	link->urgent_due = false;
 	memcpy(buf->data, link->urgent_payload, link->urgent.payload_length);
 	link->urgent.payload_crc = crc32c(0, buf->data, link->urgent.payload_length);
-	link->head = (link->head + LINK_QUEUE_FRAMES - 1) % LINK_QUEUE_FRAMES;
-	link->count++;
-	struct entry *entry = &link->queue[link->head];
-	*entry = (struct entry){.buf = buf, .payload_length = link->urgent.payload_length};
-	frame_encode(&link->urgent, &entry->header);
-	link->queue_bytes += sizeof(entry->header) + entry->payload_length;
+	queue_first(link, &link->urgent, buf);
 }
 
 void link_refuse(struct link *link, enum frame_error code, const char *text)
@@ -424,13 +468,18 @@ static void start_send(struct link *link)
 	while (link->in_batch < link->count && link->in_batch < BATCH_FRAMES &&
 	       link->batch_bytes < BATCH_BYTES) {
 		struct entry *entry =
-			&link->queue[(link->head + link->in_batch++) % LINK_QUEUE_FRAMES];
+			&link->queue[(link->head + link->in_batch) % LINK_QUEUE_FRAMES];
+		if (!may_send(link, entry))
+			break;
+		link->in_batch++;
 		link->iov[parts++] = (struct iovec){&entry->header, sizeof(entry->header)};
 		if (entry->buf)
 			link->iov[parts++] = (struct iovec){entry->buf->data + entry->payload_at,
 							    entry->payload_length};
 		link->batch_bytes += sizeof(entry->header) + entry->payload_length;
 	}
+	if (!link->in_batch)
+		return;
 	link->sending = true;
 	stream_sendv(link->stream, &link->send_op, link->iov, parts);
 }

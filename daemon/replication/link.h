@@ -8,6 +8,7 @@
 #define OFFSITE_REPLICATION_LINK_H
 
 #include "daemon/io/buf.h"
+#include "daemon/io/rate.h"
 #include "daemon/io/stream.h"
 #include "protocol/replication.h"
 
@@ -58,6 +59,9 @@ void link_refuse(struct link *link, enum frame_error code, const char *text);
 void link_fail(struct link *link, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void link_resume(struct link *link);
+/* Frames of the stream leave at this rate from now on, and what is behind them waits with them. The limit
+ * is the caller's and outlives the link. */
+void link_set_stream_rate(struct link *link, struct rate_limit *limit);
 
 uint64_t link_queue_bytes(const struct link *link);
 unsigned link_queue_frames(const struct link *link);

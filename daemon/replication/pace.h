@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "daemon/io/rate.h"
+
 /* What happens when the peer lags by more than the bound, in protocol A. In B and C clients wait
  * for the peer with every write: there is nothing to bound. */
 enum pace_action {
@@ -20,6 +22,13 @@ struct pace_bound {
 	uint64_t max_bytes; /* 0: no bound */
 	uint64_t max_ns;    /* 0: no bound */
 	enum pace_action action;
+};
+
+/* All that may be changed while running. */
+struct pace_options {
+	struct pace_bound bound;
+	struct rate_schedule stream;   /* what leaves as stream */
+	struct rate_schedule catch_up; /* ... as blocks of a cut */
 };
 
 /* The lag is at the bound or beyond. One write that began below it may pass it. */

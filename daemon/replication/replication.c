@@ -236,7 +236,7 @@ static int make_parts(struct replication *r, char *why, size_t why_size)
 		return -ENOMEM;
 	}
 	source_configure(r->source, r->config.peer_timeout_ms, r->config.suspend_on_loss);
-	source_set_bound(r->source, &r->config.bound);
+	source_set_pace(r->source, &r->config.pace);
 	r->verify = verify_new(r->volume, r->source, r->pool, session_verify_idle, r);
 	if (!r->verify) {
 		snprintf(why, why_size, "no memory");
@@ -388,10 +388,10 @@ void replication_role_changed(struct replication *r)
 	replication_retry(r);
 }
 
-void replication_set_bound(struct replication *r, const struct pace_bound *bound)
+void replication_set_pace(struct replication *r, const struct pace_options *pace)
 {
-	r->config.bound = *bound;
-	source_set_bound(r->source, bound);
+	r->config.pace = *pace;
+	source_set_pace(r->source, pace);
 }
 
 bool replication_applying(const struct replication *r)
@@ -473,6 +473,8 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.sent_lsn = sends ? source.sent_lsn : sink.received_lsn,
 		.acked_lsn = sends ? source.acked_lsn : sink.durable_lsn,
 		.unacked_bytes = source.unacked_bytes,
+		.stream_limit = source.stream_limit,
+		.catch_up_limit = source.catch_up_limit,
 		.held = source.held,
 		.holds = source.holds,
 		.left_stream = source.left,
@@ -516,7 +518,8 @@ void replication_get_status(const struct replication *r, struct replication_stat
 	if (sends || state.role == VOLUME_PRIMARY) { /* a secondary knows nothing of it */
 		status->lag_bytes = source.lag_bytes;
 		status->lag_ns = source.lag_ns;
-		status->lag_over = pace_over(&r->config.bound, source.lag_bytes, source.lag_ns);
+		status->lag_over =
+			pace_over(&r->config.pace.bound, source.lag_bytes, source.lag_ns);
 	}
 	if (r->state == REPLICATION_STREAMING) /* in sync since: the peer's disk followed */
 		status->peer_disk = VOLUME_DISK_UPTODATE;

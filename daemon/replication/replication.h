@@ -55,7 +55,7 @@ struct replication_config {
 	unsigned peer_timeout_ms;       /* no frame for so long: link is dead. 0: 15000 */
 	bool suspend_on_loss;           /* clients wait while a peer that followed does not */
 	unsigned connect_retry_max_ms;  /* backoff's upper end. 0: 5000 */
-	struct pace_bound bound;        /* max-lag and what happens there */
+	struct pace_options pace;       /* max-lag, rates */
 	unsigned start_wait_ms; /* a primary that starts holds requests until it knows its peer, for
 				 * so long at most; 0: not at all */
 	/* Whether this primary, clients aside, may step down now: no job is at work on it. NULL: it
@@ -80,8 +80,8 @@ int replication_disconnect(struct replication *replication, char *why, size_t wh
 int replication_resume(struct replication *replication, char *why, size_t why_size);
 /* Protocol may change while running. */
 void replication_set_protocol(struct replication *replication, enum replication_protocol protocol);
-/* So may max-lag. */
-void replication_set_bound(struct replication *replication, const struct pace_bound *bound);
+/* So may what limits the pace. */
+void replication_set_pace(struct replication *replication, const struct pace_options *pace);
 /* The role or state of the volume was changed by the node: negotiate anew if connected. */
 void replication_role_changed(struct replication *replication);
 /* True while staged data is being applied: promotion waits. */
@@ -140,8 +140,9 @@ struct replication_status {
 	 * of the oldest. Else, connected or not: what is dirty for the peer, and the time since it
 	 * was last known to have everything. */
 	uint64_t lag_bytes, lag_ns;
-	uint64_t unacked_bytes;     /* source: content sent and not yet acknowledged */
-	bool lag_over;              /* the lag is at max-lag or beyond */
+	uint64_t unacked_bytes;                /* source: content sent and not yet acknowledged */
+	uint64_t stream_limit, catch_up_limit; /* source: bytes a second now; 0: unlimited */
+	bool lag_over;                         /* the lag is at max-lag or beyond */
 	bool held;                  /* writers wait for the peer, or did within the last seconds */
 	uint64_t holds;             /* how often that began */
 	uint64_t left_stream;       /* how often the stream was left for catch-up at max-lag */

@@ -91,7 +91,7 @@ void source_forget_transfer(struct source *source);
 void source_detach(struct source *source);
 bool source_is_idle(const struct source *source);
 void source_set_protocol(struct source *source, enum replication_protocol protocol);
-void source_set_bound(struct source *source, const struct pace_bound *bound);
+void source_set_pace(struct source *source, const struct pace_options *pace);
 
 /* Free for its user while the source is streaming. */
 struct compare *source_compare(struct source *source);
@@ -116,7 +116,8 @@ struct source_status {
 	uint64_t holds;         /* how often they began to */
 	uint64_t left;          /* how often the stream was left at max-lag */
 	bool waiting;           /* clients wait for the peer to stream (on-peer-loss = suspend) */
-	uint64_t waiting_since_ns; /* realtime */
+	uint64_t waiting_since_ns;             /* realtime */
+	uint64_t stream_limit, catch_up_limit; /* bytes a second now; 0: unlimited */
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
 	struct compare_status compare; /* of this connection's full sync */
 	uint64_t compare_total_bytes;

@@ -8,6 +8,7 @@
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
+#define READ_MIN_BYTES   65536u
 #define ZERO_STEP_BYTES  4096u
 #define ZERO_SPLIT_BYTES 16384u /* zeroes inside data are worth a frame of their own from here */
 
@@ -52,6 +53,7 @@ static void send_data(struct source *source, struct buf *buf, uint64_t base, uin
 
 	if (from == to)
 		return;
+	source->cut_sent_bytes += to - from;
 	source_transfer_sent(source, frame.offset, frame.length, true);
 	link_send(source->link, &frame, buf_get(buf), from);
 }
@@ -98,7 +100,11 @@ static void read_done(struct volume_cut_read *done, int error)
 		source->phase = SOURCE_DONE;
 		source_refuse(source, FRAME_ERROR_IO, "cannot read the blocks to be sent");
 	} else if (source->phase == SOURCE_CUT || source->phase == SOURCE_LIVE) {
+		uint64_t before = source->cut_sent_bytes;
 		send_content(source, done->buf, done->offset_bytes, done->length_bytes);
+		/* Zeroes cost the link nothing. */
+		rate_limit_give_back(&source->catch_up_rate,
+				     done->length_bytes - (source->cut_sent_bytes - before));
 		volume_cut_stage(source->cut, done->offset_bytes, done->length_bytes);
 		source->cut_done_bytes += done->length_bytes;
 	}
@@ -136,18 +142,43 @@ static bool being_read(const struct source *source, uint64_t offset)
 	return false;
 }
 
-/* What a writer waits for comes first. */
-static bool next_run(struct source *source, uint64_t *start, uint64_t *length)
+/* At a low rate in small pieces, so that they leave evenly. */
+static uint32_t read_max(const struct source *source)
+{
+	uint64_t length = source->catch_up_rate.rate / 20 / ZERO_SPLIT_BYTES * ZERO_SPLIT_BYTES;
+
+	if (!source->catch_up_rate.rate || length > BUF_SIZE_MAX)
+		return BUF_SIZE_MAX;
+	return length > READ_MIN_BYTES ? (uint32_t)length : READ_MIN_BYTES;
+}
+
+/* Whether the rate allows another read; if not, the timer asks again. */
+static bool rate_allows(struct source *source)
+{
+	uint64_t wait = rate_limit_wait_ns(&source->catch_up_rate, env_now_ns(source->env),
+					   env_realtime_ns(source->env));
+
+	if (wait && !env_timer_active(&source->pace_timer))
+		env_timer_start(source->env, &source->pace_timer, wait);
+	return wait == 0;
+}
+
+enum next { NEXT_RUN, NEXT_LATER, NEXT_NONE };
+
+/* What a writer waits for comes first, whatever the rate. */
+static enum next next_run(struct source *source, uint64_t *start, uint64_t *length)
 {
 	if (volume_cut_wanted(source->cut, start, length) && !being_read(source, *start))
-		return true;
+		return NEXT_RUN;
 	/* A pass ends early where the log has just room for what is left: it is the cut then. */
 	if (source->phase == SOURCE_LIVE && !source_transfer_fits(source, SOURCE_WINDOW_BYTES))
-		return false;
-	if (!volume_cut_next(source->cut, source->scan_offset, BUF_SIZE_MAX, start, length))
-		return false;
+		return NEXT_NONE;
+	if (!rate_allows(source))
+		return NEXT_LATER;
+	if (!volume_cut_next(source->cut, source->scan_offset, read_max(source), start, length))
+		return NEXT_NONE;
 	source->scan_offset = *start + *length;
-	return true;
+	return NEXT_RUN;
 }
 
 static bool start_read(struct source *source)
@@ -158,7 +189,10 @@ static bool start_read(struct source *source)
 	if (!read || !has_room(source))
 		return false;
 	uint64_t before = source->scan_offset;
-	if (!next_run(source, &start, &length)) {
+	enum next next = next_run(source, &start, &length);
+	if (next == NEXT_LATER)
+		return false;
+	if (next == NEXT_NONE) {
 		source->scanned = true;
 		return false;
 	}
@@ -167,6 +201,7 @@ static bool start_read(struct source *source)
 		source->scan_offset = before;
 		return false; /* what is being sent gives some back */
 	}
+	rate_limit_take(&source->catch_up_rate, length);
 	read->source = source;
 	read->busy = true;
 	read->read.offset_bytes = start;

@@ -58,6 +58,8 @@ struct source {
 	void *owner;
 	uint64_t size_bytes, queue_max_bytes, final_max_bytes;
 	struct pace_bound bound;
+	struct rate_limit stream_rate, catch_up_rate;
+	struct env_timer pace_timer; /* catch-up goes on */
 
 	struct link *link;
 	enum source_phase phase;
@@ -80,6 +82,7 @@ struct source {
 	struct source_read reads[SOURCE_READS];
 	unsigned reads_busy;
 	uint64_t scan_offset, cut_done_bytes, cut_total_bytes;
+	uint64_t cut_sent_bytes;            /* in payloads */
 	uint64_t cut_started_ns, cut_at_ns; /* the transfer; the cut proper */
 	uint64_t zero_offset, zero_length;  /* a run of zeroes that may still grow */
 	bool scanned;

@@ -63,7 +63,9 @@ static enum source_wait wait_of(const struct source *source)
 
 bool source_may_leave(const struct source *source)
 {
-	return source->protocol == REPLICATION_A && source->bound.action == PACE_CATCH_UP &&
+	/* With on-peer-loss = suspend nothing is completed that the peer has no part in. */
+	return source->protocol == REPLICATION_A && !source->suspends &&
+	       source->bound.action == PACE_CATCH_UP &&
 	       (source->bound.max_bytes || source->bound.max_ns);
 }
 

@@ -82,6 +82,7 @@ static void put_pack(struct snapshot_writer *w, struct pack **pack, struct seal_
 	w->next->info.stored_bytes += object->size_bytes;
 	w->next->info.objects++;
 	w->puts++;
+	rate_limit_take(&w->rate, object->size_bytes);
 	pack_put(*pack, w->repo->store, put_done, w);
 	*pack = NULL;
 }
@@ -97,11 +98,22 @@ static bool maps_is_full(const struct snapshot_writer *w)
 	return w->maps && pack_size_bytes(w->maps) >= SEAL_MAPS_BYTES;
 }
 
+/* Whether another full object may be put; if it is the rate that forbids it, the timer asks again. */
+static bool may_put(struct snapshot_writer *w)
+{
+	if (w->puts >= SEAL_PUTS_MAX)
+		return false;
+	uint64_t wait = rate_limit_wait_ns(&w->rate, env_now_ns(w->env), env_realtime_ns(w->env));
+	if (wait && !env_timer_active(&w->rate_timer))
+		env_timer_start(w->env, &w->rate_timer, wait);
+	return wait == 0;
+}
+
 static void put_full(struct snapshot_writer *w)
 {
-	if (w->puts < SEAL_PUTS_MAX && pack_is_full(w))
+	if (pack_is_full(w) && may_put(w))
 		put_pack(w, &w->pack, &w->packs[w->pack_count - 1]);
-	if (w->puts < SEAL_PUTS_MAX && maps_is_full(w))
+	if (maps_is_full(w) && may_put(w))
 		put_pack(w, &w->maps, &w->mapses[w->maps_count - 1]);
 }
 
@@ -298,7 +310,7 @@ static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 	for (unsigned i = 0; i < SEAL_BATCHES && !batch; i++)
 		if (!w->batches[i].page)
 			batch = &w->batches[i];
-	if (!batch || (w->puts >= SEAL_PUTS_MAX && pack_is_full(w)))
+	if (!batch || (pack_is_full(w) && !may_put(w)))
 		return false;
 	if (!volume_cut_next(w->cut, page->at, BUF_SIZE_MAX, &start, &length) ||
 	    start >= page->end) {
@@ -490,8 +502,7 @@ static bool pages_open_next(struct snapshot_writer *w)
 	for (unsigned i = 0; i < SEAL_PAGES && !page; i++)
 		if (w->pages[i]->state == PAGE_FREE)
 			page = w->pages[i];
-	if (!page || (w->puts >= SEAL_PUTS_MAX && maps_is_full(w)) ||
-	    !page_next(w, &number, &page->old))
+	if (!page || (maps_is_full(w) && !may_put(w)) || !page_next(w, &number, &page->old))
 		return false;
 	w->cursor = number + 1;
 	memset(&page->map, 0, sizeof(page->map));

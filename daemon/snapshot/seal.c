@@ -63,6 +63,19 @@ void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
 	va_end(args);
 }
 
+static void rate_timer_fire(struct env_timer *timer)
+{
+	struct snapshot_writer *w = container_of(timer, struct snapshot_writer, rate_timer);
+
+	env_defer(w->env, &w->nudge);
+}
+
+void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_schedule *rate)
+{
+	rate_limit_set(&writer->rate, rate);
+	env_defer(writer->env, &writer->nudge);
+}
+
 static void nudged(struct env_task *task)
 {
 	seal_advance(container_of(task, struct snapshot_writer, nudge));
@@ -547,6 +560,7 @@ static void writer_release(void *context)
 	void *freed_context = w->freed_context;
 
 	env_defer_cancel(w->env, &w->nudge);
+	env_timer_stop(w->env, &w->rate_timer);
 	buf_pool_free(w->pool);
 	w->repo->under_way--;
 	free(w);
@@ -678,6 +692,8 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	if (!w)
 		return NULL;
 	w->nudge.call = nudged;
+	w->rate_timer.fire = rate_timer_fire;
+	rate_limit_set(&w->rate, &config->rate);
 	w->volume = volume;
 	w->repo = repo;
 	w->env = repo->env;

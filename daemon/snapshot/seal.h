@@ -97,6 +97,8 @@ struct snapshot_writer {
 	uint64_t pack_bytes;
 	int zstd_level;
 	unsigned keep_last;
+	struct rate_limit rate;
+	struct env_timer rate_timer; /* packs may be put again */
 
 	enum seal_phase phase;
 	void (*done)(void *context, const struct snapshot_result *result);

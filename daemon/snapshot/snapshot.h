@@ -16,6 +16,7 @@
 #ifndef OFFSITE_SNAPSHOT_H
 #define OFFSITE_SNAPSHOT_H
 
+#include "daemon/io/rate.h"
 #include "daemon/store/store.h"
 #include "daemon/volume/volume.h"
 #include "protocol/wire.h"
@@ -152,9 +153,10 @@ struct snapshot_writer;
 
 struct snapshot_writer_config {
 	const char *node_name;
-	uint64_t pack_bytes; /* target size of a pack; 0: 16 MiB */
-	int zstd_level;      /* 0: 1 */
-	unsigned keep_last;  /* delete older ones after each success; 0: keep all */
+	uint64_t pack_bytes;       /* target size of a pack; 0: 16 MiB */
+	int zstd_level;            /* 0: 1 */
+	unsigned keep_last;        /* delete older ones after each success; 0: keep all */
+	struct rate_schedule rate; /* of what is put, a pack at a time */
 };
 
 struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,
@@ -163,6 +165,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *context),
 			  void *context);
 
+void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_schedule *rate);
 /* Takes a cut now and stores it. -EBUSY through done if one is under way. On an error of the store
  * the cut is merged back and the next snapshot takes all of it. If the store's newest snapshot is not
  * the one the volume's map is relative to (another node wrote it, maps lost), every allocated chunk

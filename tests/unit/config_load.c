@@ -65,11 +65,21 @@ static void test_all_options(void **state)
 		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nverify-rate = "
 		"10M\nblock-size = 4096\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
-		"compression-level = 19\ndescription = a disk, #1\n");
+		"compression-level = 19\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
+		"catch-up\n"
+		"stream-rate = 30M\ncatch-up-rate = 20M, 5M@mon-fri 08:00-18:00\n"
+		"snapshot-rate = 0\ndescription = a disk, #1\n");
 	const struct config_node *n = &config->node;
 	const struct config_volume *v = &config->volumes[0];
 
 	assert_string_equal(n->name, "onprem");
+	assert_int_equal(v->max_lag_bytes, 64 << 20);
+	assert_int_equal(v->max_lag_ns, 10000000000);
+	assert_int_equal(v->max_lag_action, 1);
+	assert_int_equal(v->stream_rate.rate, 30 << 20);
+	assert_int_equal(v->catch_up_rate.rate, 20 << 20);
+	assert_int_equal(v->catch_up_rate.timed[0].rate, 5 << 20);
+	assert_int_equal(v->snapshot_rate.rate, 0);
 	assert_string_equal(n->state_dir, "/s/d");
 	assert_string_equal(n->control, "/run/c.sock");
 	assert_string_equal(n->nbd_listen[0], "unix:/run/n.sock");
@@ -364,6 +374,35 @@ static void test_random_bytes(void **state)
 	}
 }
 
+static void test_set_while_running(void **state)
+{
+	static const char *const wrong[][3] = {
+		{"catch-up-rat", "20M",
+		 "catch-up-rat: no option of a volume (nearest: catch-up-rate)"},
+		{"backing", "/dev/sdc", "backing: cannot be changed while running"},
+		{"catch-up-rate", "fast",
+		 "catch-up-rate = fast: not a rate (a number with K, M, G or nothing behind it)"},
+		{"max-lag-action", "slo",
+		 "max-lag-action = slo: not one of slow, catch-up (nearest: slow)"},
+		{"max-lag", "", "max-lag = : no value"},
+	};
+	struct config_volume volume = {.protocol = 'C', .max_lag_bytes = 7};
+	char why[512];
+
+	assert_true(config_volume_set(&volume, "protocol", "A", why, sizeof(why)));
+	assert_int_equal(volume.protocol, 'A');
+	assert_true(config_volume_set(&volume, "max-lag", "64M", why, sizeof(why)));
+	assert_int_equal(volume.max_lag_bytes, 64 << 20);
+	assert_true(config_volume_set(&volume, "stream-rate", "1M, 2M@sat", why, sizeof(why)));
+	assert_int_equal(volume.stream_rate.rate, 1 << 20);
+	assert_int_equal(volume.stream_rate.count, 1);
+	for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		assert_false(
+			config_volume_set(&volume, wrong[i][0], wrong[i][1], why, sizeof(why)));
+		assert_string_equal(why, wrong[i][2]);
+	}
+}
+
 static void test_print_options(void **state)
 {
 	char *text = NULL;
@@ -392,6 +431,7 @@ int main(void)
 		cmocka_unit_test(test_long_line),
 		cmocka_unit_test(test_longest_line),
 		cmocka_unit_test(test_random_bytes),
+		cmocka_unit_test(test_set_while_running),
 		cmocka_unit_test(test_print_options),
 	};
 

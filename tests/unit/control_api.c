@@ -287,6 +287,20 @@ static void a_restore_keeps_the_peer_away(void **state)
 	expect_error("POST", "/v1/volumes/pgdata/connect", NULL, 409, "a restore is under way");
 }
 
+static void options_are_set(void **state)
+{
+	json_decref(expect("POST", "/v1/volumes/pgdata/set",
+			   "{\"max-lag\": \"64M\", \"catch-up-rate\": \"1M, 2M@sat\"}", 200));
+	assert_string_equal(fake.options, "max-lag=64M;catch-up-rate=1M, 2M@sat;");
+	expect_error("POST", "/v1/volumes/pgdata/set", NULL, 400, "no option is named");
+	expect_error("POST", "/v1/volumes/pgdata/set", "{\"max-lag\": 64}", 400,
+		     "max-lag: the value is no text");
+	fake.verb_error = -EINVAL;
+	expect_error("POST", "/v1/volumes/pgdata/set", "{\"max-lag\": \"x\"}", 400,
+		     "no, because");
+	fake.verb_error = 0;
+}
+
 static void oversize_is_refused_without_reading_it(void **state)
 {
 	char *body = malloc(70001), *long_path = malloc(5001), *answer, *chunked;
@@ -718,6 +732,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(status_tells_of_node_and_volumes),
 		TEST(wrong_requests_get_one_clear_line),
+		TEST(options_are_set),
 		TEST(a_restore_keeps_the_peer_away),
 		TEST(oversize_is_refused_without_reading_it),
 		TEST(random_bytes_hurt_nobody),

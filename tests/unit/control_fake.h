@@ -28,6 +28,7 @@ struct node {
 	struct verify_status verify;
 	char repair_from[64];
 	uint64_t verify_rate;
+	char options[128]; /* of the last set */
 	struct snapshot_writer_status writer;
 	struct snapshot_info snapshots[3];
 	unsigned snapshot_count;
@@ -161,6 +162,16 @@ void nbd_server_clients(const struct nbd_server *server, const struct block *blo
 }
 int node_demote(struct node_volume *volume, char *why, size_t why_size)
 {
+	return fake_verb(why, why_size);
+}
+int node_set_options(struct node_volume *volume, const struct node_option *options, unsigned count,
+		     char *why, size_t why_size)
+{
+	fake.options[0] = 0;
+	for (unsigned i = 0; i < count; i++)
+		snprintf(fake.options + strlen(fake.options),
+			 sizeof(fake.options) - strlen(fake.options), "%s=%s;", options[i].name,
+			 options[i].value);
 	return fake_verb(why, why_size);
 }
 int replication_connect(struct replication *replication, char *why, size_t why_size)

@@ -231,14 +231,14 @@ static void write_within_bound(struct world *w)
 
 static void writers_wait_at_max_lag(void **unused)
 {
-	struct pace_bound bound = {.max_bytes = MAX_LAG, .action = PACE_SLOW};
+	struct pace_options pace = {.bound = {.max_bytes = MAX_LAG, .action = PACE_SLOW}};
 	struct world w;
 
 	world_open(&w);
 	w.a.protocol = w.b.protocol = REPLICATION_A;
 	world_start(&w);
 	WAIT(&w, in_sync(&w));
-	replication_set_bound(w.a.replication, &bound);
+	replication_set_pace(w.a.replication, &pace);
 	write_within_bound(&w);
 	struct replication_status s = status(&w.a);
 	assert_true(s.holds > 0 && s.held);
@@ -250,14 +250,14 @@ static void writers_wait_at_max_lag(void **unused)
 
 static void the_stream_is_left_at_max_lag(void **unused)
 {
-	struct pace_bound bound = {.max_bytes = MAX_LAG, .action = PACE_CATCH_UP};
+	struct pace_options pace = {.bound = {.max_bytes = MAX_LAG, .action = PACE_CATCH_UP}};
 	struct world w;
 
 	world_open(&w);
 	w.a.protocol = w.b.protocol = REPLICATION_A;
 	world_start(&w);
 	WAIT(&w, in_sync(&w));
-	replication_set_bound(w.a.replication, &bound);
+	replication_set_pace(w.a.replication, &pace);
 	uint64_t connects = status(&w.a).connects;
 	write_within_bound(&w);
 	struct replication_status s = status(&w.a);
@@ -299,6 +299,75 @@ static void the_lag_is_known_without_a_link(void **unused)
 	assert_int_equal(status(&w.a).lag_ns, 0);
 	world_close(&w);
 }
+
+#ifdef WORLD_SIM
+static void set_rates(struct world *w, const char *stream, const char *catch_up)
+{
+	struct pace_options pace = {};
+
+	assert_null(rate_parse(stream, &pace.stream));
+	assert_null(rate_parse(catch_up, &pace.catch_up));
+	replication_set_pace(w->a.replication, &pace);
+}
+
+static void catch_up_keeps_to_its_rate(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	write_some(&w.a, 400);
+	flush(&w.a);
+	/* Half of it is zeroes at most, which cost nothing. */
+	set_rates(&w, "0", "256K");
+	uint64_t before = now_ns(&w), sent = status(&w.a).sent_bytes;
+	reconnect(&w.b);
+	WAIT(&w, in_sync(&w));
+	sent = status(&w.a).sent_bytes - sent;
+	uint64_t ms = (now_ns(&w) - before) / 1000000, least = sent * 1000 / (256 * 1024);
+	assert_in_range(ms, least - least / 10 - 300, least + least / 10 + 1500);
+	assert_true(ms > 2000);
+	/* Changed while it runs: the rest is there in no time. */
+	disconnect(&w.b);
+	write_some(&w.a, 800);
+	flush(&w.a);
+	set_rates(&w, "0", "128K");
+	reconnect(&w.b);
+	let_pass(&w, 2000);
+	assert_int_equal(status(&w.a).state, REPLICATION_CATCH_UP);
+	set_rates(&w, "0", "0");
+	before = now_ns(&w);
+	WAIT(&w, in_sync(&w));
+	assert_true(now_ns(&w) - before < 1500000000ull);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
+static void the_stream_keeps_to_its_rate(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	WAIT(&w, in_sync(&w));
+	set_rates(&w, "256K", "0");
+	uint64_t sent = status(&w.a).sent_bytes, before = now_ns(&w);
+	write_some(&w.a, 400);
+	/* Nobody waits while the queue has room. */
+	assert_true(now_ns(&w) - before < 1500000000ull);
+	WAIT(&w, status(&w.a).lag_bytes == 0);
+	sent = status(&w.a).sent_bytes - sent;
+	uint64_t ms = (now_ns(&w) - before) / 1000000, least = sent * 1000 / (256 * 1024);
+	assert_in_range(ms, least - least / 10 - 300, least + least / 10 + 500);
+	assert_true(ms > 2000 && status(&w.a).connects == 1);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+#endif
 
 static void too_much_for_staging_goes_in_place(void **unused)
 {
@@ -1051,6 +1120,8 @@ static int run(void)
 		cmocka_unit_test(only_one_side_knows_the_other),
 		cmocka_unit_test(garbage_is_answered_by_hanging_up),
 #ifdef WORLD_SIM
+		cmocka_unit_test(catch_up_keeps_to_its_rate),
+		cmocka_unit_test(the_stream_keeps_to_its_rate),
 		cmocka_unit_test(what_was_on_its_way_is_known),
 		cmocka_unit_test(crashes_of_the_secondary),
 		cmocka_unit_test(crashes_of_the_primary),
