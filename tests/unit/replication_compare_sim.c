@@ -133,6 +133,36 @@ static void a_reduced_full_sync_under_writes(void **unused)
 	}
 }
 
+/* What had arrived is compared, not sent again. */
+static void an_interrupted_first_sync_costs_hashes(void **unused)
+{
+	struct world w;
+	struct sim_net_options net;
+
+	world_open(&w);
+	listeners(&w);
+	start(&w.a, VOLUME_PRIMARY);
+	write_some(&w.a, 600);
+	flush(&w.a);
+	sim_net_get(w.sim, &net);
+	net.bytes_per_second = 2 << 20;
+	sim_net_set(w.sim, &net);
+	start(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, status(&w.b).received_bytes > 3 << 20);
+	uint64_t total = status(&w.a).out_of_sync_bytes;
+	sim_crash(w.sim, w.b.env, SIM_CRASH_POWER_KEEP);
+	w.b.replication = NULL;
+	w.b.volume = NULL;
+	w.b.env = sim_restart(w.sim, w.b.env);
+	listen_on(&w.b);
+	start(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, in_sync(&w));
+	assert_int_equal(status(&w.a).compared_bytes, VOLUME_BYTES);
+	assert_true(status(&w.a).compare_differ_bytes < total - (1 << 20));
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* ---- verify ---------------------------------------------------------------------------------- */
 
 static struct verify_record verified(struct node *n)
@@ -315,6 +345,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_restore_of_a_nearly_equal_disk_sends_the_difference),
 		cmocka_unit_test(a_reduced_full_sync_is_staged),
 		cmocka_unit_test(a_reduced_full_sync_under_writes),
+		cmocka_unit_test(an_interrupted_first_sync_costs_hashes),
 		cmocka_unit_test(verify_finds_exactly_what_differs),
 		cmocka_unit_test(verify_is_exact_under_writes),
 		cmocka_unit_test(verify_repairs_from_the_node_named),
