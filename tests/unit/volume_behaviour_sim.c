@@ -890,6 +890,145 @@ const char *__asan_default_options(void)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* ---- holds ------------------------------------------------------------------------------------- */
+
+struct held {
+	struct volume_hold hold;
+	bool granted, done;
+	int error;
+};
+
+static void held_granted(struct volume_hold *hold)
+{
+	((struct held *)hold)->granted = true;
+}
+
+static void held_done(struct volume_hold *hold, int error)
+{
+	struct held *held = (struct held *)hold;
+
+	held->done = true;
+	held->error = error;
+}
+
+static void hold(struct fixture *f, struct held *held, uint64_t offset, uint64_t length)
+{
+	*held = (struct held){.hold = {.offset_bytes = offset,
+				       .length_bytes = length,
+				       .granted = held_granted,
+				       .done = held_done}};
+	volume_hold(f->volume, &held->hold);
+}
+
+static void a_hold_has_its_place_in_the_order(void **s)
+{
+	struct fixture *f = *s;
+	struct request *before, *beside, *after;
+	struct held held;
+
+	open_it(f);
+	before = submit(f, BLOCK_WRITE, 0, 4096, 8192, 1);
+	hold(f, &held, 8192, 8192);
+	assert_false(held.granted);
+	after = submit(f, BLOCK_WRITE, 0, 12288, 512, 2);
+	beside = submit(f, BLOCK_WRITE, 0, 16384, 512, 3);
+	assert_true(sim_run_until(f->sim, &held.granted, MINUTE));
+	assert_true(before->wait.done);
+	assert_int_equal(finish(f, beside), 0);
+	pass(f, MINUTE);
+	assert_false(after->wait.done);
+	struct buf *buf = buf_alloc(f->pool, 8192);
+	volume_hold_read(&held.hold, 8192, buf);
+	assert_true(sim_run_until(f->sim, &held.done, MINUTE));
+	assert_int_equal(held.error, 0);
+	assert_true(buf->data[0] == 1 && buf->data[4095] == 1 && buf->data[4096] == 0);
+	assert_false(after->wait.done);
+	volume_hold_release(&held.hold);
+	assert_int_equal(finish(f, before), 0);
+	assert_int_equal(finish(f, after), 0);
+	buf_put(buf);
+	close_it(f);
+}
+
+/* It is a write like a client's: an LSN, a mark, durable; and later ones come behind it. */
+static void a_hold_ends_with_a_write(void **s)
+{
+	struct fixture *f = *s;
+	struct request *after;
+	struct held held;
+
+	open_it(f);
+	hold(f, &held, 0, 4096);
+	assert_true(held.granted);
+	after = submit(f, BLOCK_WRITE, 0, 512, 512, 5);
+	struct buf *buf = buf_alloc(f->pool, 4096);
+	memset(buf->data, 4, 4096);
+	uint64_t lsn = state_at(f)->lsn;
+	volume_hold_write(&held.hold, buf);
+	buf_put(buf);
+	assert_true(sim_run_until(f->sim, &held.done, MINUTE));
+	assert_int_equal(held.error, 0);
+	assert_true(state_at(f)->lsn > lsn);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 4096);
+	assert_int_equal(finish(f, after), 0);
+	assert_true(reads_as(f, 0, 512, 4) && reads_as(f, 512, 512, 5) &&
+		    reads_as(f, 1024, 3072, 4));
+	/* Not on a secondary: its content is another's. */
+	hold(f, &held, 0, 4096);
+	set_role(f, VOLUME_SECONDARY);
+	buf = buf_alloc(f->pool, 4096);
+	volume_hold_write(&held.hold, buf);
+	buf_put(buf);
+	assert_true(sim_run_until(f->sim, &held.done, MINUTE));
+	assert_int_equal(held.error, -EPERM);
+	close_it(f);
+}
+
+static void what_a_write_of_a_hold_changed_survives_a_power_cut(void **s)
+{
+	struct fixture *f = *s;
+	struct held held;
+
+	open_it(f);
+	hold(f, &held, 65536, 4096);
+	struct buf *buf = buf_alloc(f->pool, 4096);
+	memset(buf->data, 6, 4096);
+	volume_hold_write(&held.hold, buf);
+	buf_put(buf);
+	assert_true(sim_run_until(f->sim, &held.done, MINUTE));
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_true(reads_as(f, 65536, 4096, 6));
+	uint64_t start, length;
+	assert_true(volume_dirty_next(f->volume, VOLUME_PEER, 0, &start, &length));
+	assert_true(start <= 65536 && start + length >= 65536 + 4096);
+	close_it(f);
+}
+
+/* A block the consumer turned out to have is no longer sealed, but what came later stays marked. */
+static void a_cut_of_bits_is_narrowed(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_cut *cut;
+
+	open_it(f);
+	assert_int_equal(volume_mark_all(f->volume, VOLUME_PEER, false), 0);
+	assert_int_equal(
+		volume_cut_begin(f->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL, &cut),
+		0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8192, 4096, 1), 0);
+	volume_cut_narrow(cut, 0, 64 * MIB - 4096);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 2 * 4096);
+	volume_check(f->volume);
+	volume_cut_finish(cut, false);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 2 * 4096);
+	/* The stored map follows. */
+	close_it(f);
+	open_it(f);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 2 * 4096);
+	close_it(f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -920,6 +1059,10 @@ int main(void)
 		TEST(applied_writes_are_there),
 		TEST(store_map_does_not_follow_applying),
 		TEST(long_trims_write_few_pages),
+		TEST(a_hold_has_its_place_in_the_order),
+		TEST(a_hold_ends_with_a_write),
+		TEST(what_a_write_of_a_hold_changed_survives_a_power_cut),
+		TEST(a_cut_of_bits_is_narrowed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
