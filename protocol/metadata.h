@@ -34,9 +34,13 @@ enum metadata_flags {
 				       * follow, everything counts as dirty whatever is consumed */
 	METADATA_PEER_NEEDED = 32, /* a primary whose clients wait while the peer does not follow */
 	METADATA_HEARD_STREAMING =
-		64, /* when the primary was last heard, its stream was received */
-	METADATA_APPLYING = 512, /* a committed cut goes to the backing: a mixture until it is whole */
-	METADATA_FLAGS_ALL = 127 | METADATA_APPLYING,
+		64,               /* when the primary was last heard, its stream was received */
+	METADATA_AT_PEER = 128,   /* a primary whose content is at the peer: its disk has nothing,
+				   * or with HYDRATING what the file "missing" does not name */
+	METADATA_HYDRATING = 256, /* the file "missing" names the blocks that the disk lacks */
+	METADATA_APPLYING =
+		512, /* a committed cut goes to the backing: a mixture until it is whole */
+	METADATA_FLAGS_ALL = 1023,
 };
 
 enum metadata_role { METADATA_SECONDARY, METADATA_PRIMARY, METADATA_ROLES };
@@ -109,7 +113,12 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 const char *metadata_super_decode(const struct metadata_super_wire *wire,
 				  struct metadata_super *super);
 
-enum metadata_page_kind { METADATA_INTENT = 1, METADATA_PEER_MAP, METADATA_STORE_MAP };
+enum metadata_page_kind {
+	METADATA_INTENT = 1,
+	METADATA_PEER_MAP,
+	METADATA_STORE_MAP,
+	METADATA_MISSING
+};
 
 /* Bit i of the page is bit i % 8 of payload[i / 8]. */
 struct metadata_page_wire {

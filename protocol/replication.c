@@ -237,7 +237,7 @@ const char *hello_decode(const void *payload, size_t length, struct hello *hello
 		return "HELLO: bad node name";
 	if (!name_valid(wire.volume))
 		return "HELLO: bad volume name";
-	if (wire.role > 1 || wire.disk > 3 || wire.protocol > 2)
+	if (wire.role > 1 || wire.disk > 4 || wire.protocol > 2)
 		return "HELLO: unknown role, disk state or protocol";
 	*hello = (struct hello){
 		.version = from_be32(wire.version),
@@ -281,7 +281,7 @@ const char *frame_state_decode(const void *payload, size_t length, struct frame_
 	if (length != sizeof(wire))
 		return "STATE of a wrong length";
 	memcpy(&wire, payload, sizeof(wire));
-	if (wire.role > 1 || wire.disk > 3 || wire.protocol > 2)
+	if (wire.role > 1 || wire.disk > 4 || wire.protocol > 2)
 		return "STATE: unknown role, disk state or protocol";
 	if (!bytes_are_zero(wire.reserved, sizeof(wire.reserved)))
 		return "STATE: reserved bytes not zero";

@@ -33,13 +33,13 @@ enum frame_type {
 	FRAME_SYNCED, /* source: from here on the target has this generation; target: it has */
 	FRAME_ACK,    /* target: id received up to; payload: ranges of sequences carried out */
 	FRAME_COMPARE = 19, /* source: id; what are the hashes of [offset, offset+length) here? */
-	FRAME_HASHES,       /* target: id; of [offset, offset+length), which is a front part of it */
-	FRAME_RESUME = 23,  /* target: offset: CUT_DATA and CUT_ZERO it has of the transfer; length:
+	FRAME_HASHES,      /* target: id; of [offset, offset+length), which is a front part of it */
+	FRAME_RESUME = 23, /* target: offset: CUT_DATA and CUT_ZERO it has of the transfer; length:
 			     * how many of them are durable */
-	FRAME_READ = 24,    /* source: id; what is the content of [offset, offset+length) here? */
-	FRAME_READ_DATA,    /* target: id; of the same range */
-	FRAME_STATE = 27,   /* how far I am; not part of the order of other frames */
-	FRAME_CHANGES,      /* split brain: id extents, length bytes changed here; the first of them */
+	FRAME_READ = 24,   /* source: id; what is the content of [offset, offset+length) here? */
+	FRAME_READ_DATA,   /* target: id; of the same range */
+	FRAME_STATE = 27,  /* how far I am; not part of the order of other frames */
+	FRAME_CHANGES, /* split brain: id extents, length bytes changed here; the first of them */
 	FRAME_TYPES,
 };
 
@@ -104,8 +104,9 @@ enum hello_flags {
 	HELLO_ZERO_DISK = 2, /* my whole disk reads as zeroes */
 	HELLO_VACANT = 4,    /* primary that nobody has open */
 	HELLO_STARTING = 8,  /* ... that has just started and served nobody yet */
+	HELLO_LEANS = 16, /* primary whose disk failed or is not filled yet: you have all of it */
 };
-#define HELLO_FLAGS_KNOWN 15u
+#define HELLO_FLAGS_KNOWN 31u
 
 /* Features the sender can use; those unknown to the receiver are ignored. */
 #define HELLO_FEATURES 0u
@@ -121,7 +122,7 @@ struct hello_wire {
 	be64_t size_bytes;
 	be64_t dirty_bytes;
 	uint8_t role;     /* 0 secondary, 1 primary */
-	uint8_t disk;     /* 0 uptodate, 1 outdated, 2 inconsistent, 3 failed */
+	uint8_t disk;     /* 0 uptodate, 1 outdated, 2 inconsistent, 3 failed, 4 diskless */
 	uint8_t protocol; /* 0 A, 1 B, 2 C */
 	uint8_t flags;
 	uint8_t reserved[4];

@@ -4,21 +4,24 @@
 
 #include <assert.h>
 
-enum { UPTODATE, OUTDATED, INCONSISTENT, FAILED }; /* hello.disk */
+enum { UPTODATE, OUTDATED, INCONSISTENT, FAILED, DISKLESS, DISKS }; /* hello.disk */
 
 enum standing decide_standing(unsigned role, unsigned disk, unsigned flags)
 {
 	/* A primary that is inconsistent without wanting the peer's content is being restored from
 	 * elsewhere (a snapshot): it must be left alone. */
-	static const enum standing table[2][4] = {
-		{STANDING_SECONDARY, STANDING_SECONDARY, STANDING_INCOMPLETE, STANDING_UNUSABLE},
-		{STANDING_PRIMARY, STANDING_PRIMARY, STANDING_UNUSABLE, STANDING_UNUSABLE},
+	static const enum standing table[2][DISKS] = {
+		{STANDING_SECONDARY, STANDING_SECONDARY, STANDING_INCOMPLETE, STANDING_UNUSABLE,
+		 STANDING_UNUSABLE},
+		{STANDING_PRIMARY, STANDING_PRIMARY, STANDING_UNUSABLE, STANDING_UNUSABLE,
+		 STANDING_UNUSABLE},
 	};
 	/* A mixture's map says nothing. Good content that is given up is what its map says it is. */
-	static const enum standing giving_up[4] = {STANDING_DISCARDS, STANDING_DISCARDS,
-						   STANDING_WANTS, STANDING_UNUSABLE};
+	static const enum standing giving_up[DISKS] = {STANDING_DISCARDS, STANDING_DISCARDS,
+						       STANDING_WANTS, STANDING_UNUSABLE,
+						       STANDING_UNUSABLE};
 
-	assert(role < 2 && disk < 4);
+	assert(role < 2 && disk < DISKS);
 	if (flags & HELLO_WANTS)
 		return giving_up[disk];
 	if (flags & HELLO_VACANT && table[role][disk] == STANDING_PRIMARY)
@@ -181,6 +184,22 @@ static const struct {
 	{GOOD, S(DISCARDS), HAS_A & ~NEAR, VERDICT_FULL_FROM_A},
 	{GOOD, S(WANTS), HAS_A, VERDICT_FULL_FROM_A},
 	{GOOD, GIVES_UP, R(A_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	/* A primary that lives on the other's disk: that must be what it left, nothing older or newer. */
+	{S(LEANS), S(SECONDARY), R(EQUAL), VERDICT_SERVED_BY_B},
+	{S(LEANS), S(SECONDARY), R(B_AHEAD) | R(B_FAR), VERDICT_A_BEHIND},
+	{S(LEANS), S(SECONDARY), R(A_AHEAD) | R(A_FAR), VERDICT_NO_SOURCE},
+	{S(LEANS), S(SECONDARY), DIVERGED, VERDICT_SPLIT_BRAIN},
+	{S(LEANS), S(SECONDARY), NO_KIN, VERDICT_UNRELATED},
+	{S(LEANS), ANY_PRIMARY | S(LEANS), ANY_RELATION, VERDICT_BOTH_PRIMARY},
+	{S(LEANS), GIVES_UP | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
+	{S(SECONDARY), S(LEANS), R(EQUAL), VERDICT_SERVED_BY_A},
+	{S(SECONDARY), S(LEANS), R(A_AHEAD) | R(A_FAR), VERDICT_B_BEHIND},
+	{S(SECONDARY), S(LEANS), R(B_AHEAD) | R(B_FAR), VERDICT_NO_SOURCE},
+	{S(SECONDARY), S(LEANS), DIVERGED, VERDICT_SPLIT_BRAIN},
+	{S(SECONDARY), S(LEANS), NO_KIN, VERDICT_UNRELATED},
+	{ANY_PRIMARY, S(LEANS), ANY_RELATION, VERDICT_BOTH_PRIMARY},
+	{GIVES_UP | S(INCOMPLETE), S(LEANS), ANY_RELATION, VERDICT_NO_SOURCE},
+
 	{GIVES_UP, GIVES_UP | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
 	{S(INCOMPLETE), GIVES_UP, ANY_RELATION, VERDICT_NO_SOURCE},
 };
@@ -210,6 +229,8 @@ enum verdict decide_verdict(enum standing a, enum standing b, enum relation rela
 
 static enum standing standing(const struct hello *hello)
 {
+	if (hello->flags & HELLO_LEANS && hello->role == 1)
+		return STANDING_LEANS;
 	return decide_standing(hello->role, hello->disk, hello->flags);
 }
 
@@ -247,6 +268,9 @@ static const struct {
 		 "is given up and restore it from its peer"},
 	[VERDICT_NO_SOURCE] = {VERDICT_NO_SOURCE, FRAME_ERROR_NO_SOURCE,
 			       "content is wanted from the peer, but that side has none"},
+	[VERDICT_SERVED_BY_A] = {VERDICT_SERVED_BY_B, 0,
+				 "the peer's content is here: it is served from this disk"},
+	[VERDICT_SERVED_BY_B] = {VERDICT_SERVED_BY_A, 0, "served from the peer's disk"},
 	[VERDICT_A_YIELDS] = {VERDICT_B_YIELDS, 0, "the peer was promoted: this node steps down"},
 	[VERDICT_B_YIELDS] = {VERDICT_A_YIELDS, 0, "this node was promoted: the peer steps down"},
 };

@@ -18,6 +18,7 @@ enum standing {
 	STANDING_SECONDARY, /* secondary with good content */
 	STANDING_DISCARDS,  /* good content; what it changed itself is given up for the other's */
 	STANDING_WANTS, /* asks for the other's content, whatever it has; its map says nothing */
+	STANDING_LEANS, /* primary whose content is at the other side */
 	STANDING_INCOMPLETE, /* secondary with a mixture: a target only */
 	STANDING_UNUSABLE,   /* can neither give nor take now */
 	STANDINGS,
@@ -52,6 +53,8 @@ enum verdict {
 	VERDICT_B_BEHIND,
 	VERDICT_UNRELATED,
 	VERDICT_NO_SOURCE,
+	VERDICT_SERVED_BY_A, /* b's content is at a: b streams from where it is, and reads there */
+	VERDICT_SERVED_BY_B,
 	VERDICT_A_YIELDS, /* a becomes secondary, then anew: b was promoted, and a has nothing alone */
 	VERDICT_B_YIELDS,
 	VERDICTS,

@@ -45,7 +45,8 @@ void session_hello(struct replication *r, struct hello *hello)
 		.role = state.role == VOLUME_PRIMARY,
 		.disk = (unsigned)state.disk,
 		.protocol = (unsigned)r->config.protocol,
-		.flags = (r->wants ? HELLO_WANTS : 0) | (r->starting ? HELLO_STARTING : 0),
+		.flags = (r->wants ? HELLO_WANTS : 0) | (r->starting ? HELLO_STARTING : 0) |
+			 (volume_leans(r->volume) ? HELLO_LEANS : 0),
 		.current = state.generations.current,
 		.base = state.generations.base,
 	};
@@ -190,6 +191,28 @@ static void take_base(struct replication *r)
 		replication_refuse(r, FRAME_ERROR_IO, "cannot persist the volume's state");
 }
 
+/* A primary whose content is at the secondary: the stream goes on where it was, without a catch-up. */
+static void run_served(struct replication *r)
+{
+	bool source = r->verdict == VERDICT_SERVED_BY_B;
+
+	r->session = source ? SESSION_SOURCE : SESSION_SINK;
+	contact_begin(r);
+	if (source && !volume_leans(r->volume)) {
+		/* Its disk became whole since HELLO. */
+		replication_refuse(r, FRAME_ERROR_CLOSING, "its state changed");
+		return;
+	}
+	if (source)
+		source_attach_served(r->source, r->link, r->config.protocol);
+	else
+		sink_attach_served(r->sink, r->link, &r->peer.uuid);
+	if (source || r->drop_code)
+		return;
+	replication_set_state(r, REPLICATION_STREAMING);
+	contact_streaming(r);
+}
+
 static void run(struct replication *r)
 {
 	bool source = r->verdict == VERDICT_CATCH_UP_FROM_A || r->verdict == VERDICT_FULL_FROM_A;
@@ -213,6 +236,10 @@ static void run(struct replication *r)
 		return;
 	}
 	replication_set_state(r, REPLICATION_CATCH_UP);
+	if (r->verdict == VERDICT_SERVED_BY_A || r->verdict == VERDICT_SERVED_BY_B) {
+		run_served(r);
+		return;
+	}
 	r->full_syncs += r->verdict == VERDICT_FULL_FROM_A || r->verdict == VERDICT_FULL_FROM_B;
 	if (source) {
 		r->session = SESSION_SOURCE;

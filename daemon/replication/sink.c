@@ -535,6 +535,27 @@ void sink_set_live(struct sink *sink, bool live)
 	sink->live = live;
 }
 
+void sink_attach_served(struct sink *sink, struct link *link, const struct id128 *uuid)
+{
+	struct volume_state state;
+
+	sink_attach(sink, link, uuid, false);
+	sink_set_live(sink, true);
+	sink->phase = SINK_STREAM;
+	sink->final = true;
+	int error = sink_begin_applying(sink);
+
+	/* It was left; but a source without content wrote nothing that is not here. */
+	volume_get_state(sink->volume, &state);
+	if (!error && state.disk == VOLUME_DISK_OUTDATED) {
+		state.disk = VOLUME_DISK_UPTODATE;
+		state.outdated_ns = 0;
+		error = volume_set_state(sink->volume, &state);
+	}
+	if (error)
+		sink_refuse(sink, FRAME_ERROR_IO, "cannot persist the volume's state");
+}
+
 void sink_detach(struct sink *sink)
 {
 	if (sink->link)

@@ -85,6 +85,8 @@ void sink_forget_transfer(struct sink *sink);
 void sink_attach(struct sink *sink, struct link *link, const struct id128 *uuid, bool wants);
 /* After sink_attach(): the source is primary, and goes on after each cut. */
 void sink_set_live(struct sink *sink, bool live);
+/* The source leans on this side: the stream begins at once, onto the content as it is. */
+void sink_attach_served(struct sink *sink, struct link *link, const struct id128 *uuid);
 void sink_detach(struct sink *sink);
 bool sink_is_idle(const struct sink *sink);
 bool sink_is_stuck(const struct sink *sink);

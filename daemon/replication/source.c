@@ -164,6 +164,21 @@ void source_attach(struct source *source, struct link *link, enum replication_pr
 	source_stream_reset(source);
 }
 
+void source_attach_served(struct source *source, struct link *link,
+			  enum replication_protocol protocol)
+{
+	source_forget_transfer(source);
+	source_attach(source, link, protocol, &(struct source_target){});
+	source->phase = SOURCE_SERVED;
+	source->final = true;
+	/* What the map says was sent is there, or is sent again: requests under way were kept. */
+	if (volume_clear_all(source->volume, VOLUME_PEER)) {
+		source_refuse(source, FRAME_ERROR_BUSY, "a cut is still there");
+		return;
+	}
+	source_stream_served(source);
+}
+
 /* A cut has a generation of its own: whatever is written after it is written under another, so
  * that a target promoted at the cut and a source that went on are told apart. */
 static int cut_generation(struct source *source)
@@ -421,7 +436,7 @@ static const struct {
 	[FRAME_MAP] = {P(MAP), on_map},
 	[FRAME_READY] = {P(PROPOSED), on_ready},
 	[FRAME_CUT_ACK] = {P(ENDED), on_cut_ack},
-	[FRAME_ACK] = {P(PROPOSED) | P(LIVE) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE),
+	[FRAME_ACK] = {P(PROPOSED) | P(LIVE) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE) | P(SERVED),
 		       source_stream_ack},
 	[FRAME_SYNCED] = {P(PROPOSED) | P(LIVE) | P(CUT) | P(ENDED) | P(STREAM) | P(LEAVE),
 			  on_synced},

@@ -35,6 +35,8 @@ struct source;
  *  STREAM    in sync                                       between POINTs     yes
  *  LEAVE     max-lag was reached: what was streamed is     until its POINT    no
  *            being carried out; catch-up follows           is acknowledged
+ *  SERVED    the volume leans on the target: until all that   no                     no
+ *            it has is durable there
  *  DONE      a secondary gave its content, or the sealed   while reads end    if final
  *            blocks cannot be read; link to end
  */
@@ -48,6 +50,7 @@ enum source_phase {
 	SOURCE_ENDED,
 	SOURCE_STREAM,
 	SOURCE_LEAVE,
+	SOURCE_SERVED,
 	SOURCE_DONE,
 };
 
@@ -85,6 +88,10 @@ struct source_target {
 };
 void source_attach(struct source *source, struct link *link, enum replication_protocol protocol,
 		   const struct source_target *target);
+/* The volume leans on the target, which has all of its content: streams as soon as that is durable
+ * there (what an earlier connection left may not be). */
+void source_attach_served(struct source *source, struct link *link,
+			  enum replication_protocol protocol);
 /* An unfinished transfer is given up: this side gets content now. Idle, without a link. */
 void source_forget_transfer(struct source *source);
 /* The peer is lost: clients wait for it no more, later writes are tracked. */

@@ -22,13 +22,18 @@
 _Static_assert(SOURCE_RING + 1024 <= LINK_QUEUE_FRAMES, "the stream cannot overflow the queue");
 
 /* What a client's completion waits for. */
-enum source_wait { WAIT_NOTHING, WAIT_RECEIVED, WAIT_WRITTEN };
+enum source_wait {
+	WAIT_NOTHING,
+	WAIT_RECEIVED,
+	WAIT_WRITTEN,
+	WAIT_DURABLE, /* for a FLUSH behind it: the volume leans on the peer */
+};
 
 struct source_entry {
 	uint64_t token, lsn, issued_at_ns, bytes;
 	uint32_t payload; /* of bytes, those that travel: zeroes and TRIM do not count in max-lag */
 	enum source_wait wait;
-	bool point, written;
+	bool point, written, flush, settle, begin;
 };
 
 struct source_read {
@@ -122,6 +127,10 @@ struct source {
 	uint64_t waiting_since_ns; /* realtime */
 	bool bump_due;             /* clients wait for a new generation to be durable */
 	struct env_timer bump_timer;
+	/* the volume leans on the peer: one flush of the source's own at a time, for all who wait */
+	uint64_t last_durable, last_flush; /* sequences: of WAIT_DURABLE, of a FLUSH */
+	uint64_t own_flush;                /* sequence; 0: none is under way */
+	struct env_task flush_task;
 	struct env_task pump_task, idle_task, leave_task;
 
 	/* reading at the target */
@@ -169,7 +178,8 @@ void source_transfer_resume(struct source *source, const struct frame *frame, co
 void source_stream_watch(struct source *source);
 void source_stream_init(struct source *source);
 void source_stream_reset(struct source *source);
-void source_stream_begin(struct source *source); /* the final cut was acknowledged */
+void source_stream_begin(struct source *source);  /* the final cut was acknowledged */
+void source_stream_served(struct source *source); /* asks for a first flush; then begins */
 void source_stream_ack(struct source *source, const struct frame *frame, const void *payload);
 void source_stream_resume(struct source *source);
 void source_stream_point(struct source *source); /* one behind all that was streamed */

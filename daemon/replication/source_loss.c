@@ -164,6 +164,12 @@ void source_lost(struct source *source, bool streamed)
 {
 	bool wait = is_needed(source) && !MUTATE(replication_suspend_ignored);
 
+	/* A volume that leans holds its requests itself, and completed nothing that the peer lacks. */
+	if (volume_leans(source->volume)) {
+		volume_set_peer_in_sync(source->volume, false);
+		return;
+	}
+
 	if (wait)
 		wait_for_peer(source);
 	if (streamed && (wait ? completed_alone(source) : source->lag_bytes > 0))
@@ -174,7 +180,7 @@ void source_lost(struct source *source, bool streamed)
 
 void source_lost_tap(struct source *source)
 {
-	if (!source->waiting && !source->bump_due)
+	if ((!source->waiting && !source->bump_due) || volume_leans(source->volume))
 		volume_tap_release_all(source->volume);
 }
 

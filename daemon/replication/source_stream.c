@@ -33,7 +33,10 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 		.issued_at_ns = env_now_ns(source->env),
 		.bytes = frame->length,
 		.payload = frame->payload_length,
+		.flush = frame->type == FRAME_FLUSH,
 	};
+	if (entry->flush)
+		source->last_flush = frame->id;
 	source->sent_lsn = frame->lsn;
 	source->lag_bytes += frame->length;
 	source->streamed_bytes += frame->length;
@@ -50,6 +53,8 @@ static enum source_wait wait_of(const struct source *source)
 {
 	if (source->phase != SOURCE_STREAM)
 		return WAIT_NOTHING; /* the peer is not in sync yet */
+	if (volume_leans(source->volume))
+		return WAIT_DURABLE;
 	switch (source->protocol) {
 	case REPLICATION_A:
 		return WAIT_NOTHING;
@@ -63,9 +68,10 @@ static enum source_wait wait_of(const struct source *source)
 
 bool source_may_leave(const struct source *source)
 {
-	/* With on-peer-loss = suspend nothing is completed that the peer has no part in. */
+	/* With on-peer-loss = suspend, and without content here, nothing is completed that the peer has
+	 * no part in. */
 	return source->protocol == REPLICATION_A && !source->suspends &&
-	       source->bound.action == PACE_CATCH_UP &&
+	       !volume_leans(source->volume) && source->bound.action == PACE_CATCH_UP &&
 	       (source->bound.max_bytes || source->bound.max_ns);
 }
 
@@ -118,8 +124,10 @@ static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation
 		.offset = mutation->offset_bytes,
 		.length = mutation->length_bytes,
 	};
+	/* Where all waits for a flush, a barrier for each would only be slower. */
+	bool fua = mutation->fua && !volume_leans(source->volume);
 	if (mutation->type != VOLUME_FLUSH)
-		frame.flags = (mutation->fua ? FRAME_FUA : 0) |
+		frame.flags = (fua ? FRAME_FUA : 0) |
 			      (mutation->type == VOLUME_ZERO && mutation->punch ? FRAME_PUNCH : 0);
 	struct source_entry *entry =
 		push(source, &frame, mutation->type == VOLUME_WRITE ? mutation->buf : NULL);
@@ -127,7 +135,72 @@ static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation
 		return false;
 	entry->token = token;
 	entry->wait = wait_of(source);
+	if (entry->wait == WAIT_DURABLE && mutation->type == VOLUME_FLUSH)
+		entry->wait = WAIT_WRITTEN;
+	if (entry->wait == WAIT_DURABLE) {
+		source->last_durable = frame.id;
+		env_defer(source->env, &source->flush_task);
+	}
 	return entry->wait != WAIT_NOTHING;
+}
+
+/* Group commit: all that was sent since the last one shares the next flush. */
+static void flush_now(struct env_task *task)
+{
+	struct source *source = container_of(task, struct source, flush_task);
+	struct frame frame = {.type = FRAME_FLUSH, .lsn = source->sent_lsn};
+
+	if (source->phase != SOURCE_STREAM || source->own_flush != 0 ||
+	    source->last_durable <= source->last_flush)
+		return;
+	if (push(source, &frame, NULL))
+		source->own_flush = frame.id;
+}
+
+static bool settle(struct volume_tap *tap)
+{
+	struct source *source = container_of(tap, struct source, tap);
+	struct frame frame = {.type = FRAME_FLUSH, .lsn = source->sent_lsn};
+	struct volume_state state;
+
+	volume_get_state(source->volume, &state);
+	/* A generation that the peer does not have yet could not be told from one it never had. */
+	if (source->phase != SOURCE_STREAM || !id128_is_zero(&state.generations.base))
+		return false;
+	struct source_entry *entry = push(source, &frame, NULL);
+	if (entry)
+		entry->settle = true;
+	return entry != NULL;
+}
+
+static void tap_read(struct volume_tap *tap, struct volume_origin_read *read)
+{
+	source_read(container_of(tap, struct source, tap), read);
+}
+
+void source_stream_served(struct source *source)
+{
+	struct frame frame = {.type = FRAME_FLUSH, .lsn = source->sent_lsn};
+	struct source_entry *entry = push(source, &frame, NULL);
+
+	if (entry)
+		entry->begin = true;
+}
+
+/* What is read or sent from here on cannot be lost by a power cut of the peer's. */
+static void served(struct source *source)
+{
+	volume_set_peer_in_sync(source->volume, true);
+	if (source_followed(source)) {
+		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
+		return;
+	}
+	source_followed_done(source);
+	source->phase = SOURCE_STREAM;
+	source_stream_begin(source);
+	source->tapped = true;
+	volume_set_tap(source->volume, &source->tap);
+	source->ops->cut_acknowledged(source->owner, true);
 }
 
 /* Whether max-lag is asked for now: clients of B and C wait for the peer themselves, and before the
@@ -264,6 +337,9 @@ void source_stream_init(struct source *source)
 	source->tap.issue = issue;
 	source->tap.ready = ready;
 	source->leave_task.call = leave_now;
+	source->tap.settle = settle;
+	source->tap.read = tap_read;
+	source->flush_task.call = flush_now;
 	source->point_timer.fire = point_timer_fire;
 }
 
@@ -276,6 +352,8 @@ void source_stream_reset(struct source *source)
 	source->lag_bytes = source->lag_payload = 0;
 	source->since_point_bytes = source->streamed_bytes = 0;
 	source->full_queue = false;
+	source->last_durable = source->last_flush = source->own_flush = 0;
+	env_defer_cancel(source->env, &source->flush_task);
 }
 
 void source_stream_begin(struct source *source)
@@ -293,6 +371,17 @@ static void release(struct source *source, struct source_entry *entry)
 		volume_tap_done(source->volume, entry->token);
 }
 
+/* All ahead of this flush is durable. */
+static void flushed(struct source *source, uint64_t sequence)
+{
+	if (sequence >= source->own_flush)
+		source->own_flush = 0;
+	for (uint64_t s = source->oldest; s < sequence; s++)
+		if (entry_of(source, s)->wait == WAIT_DURABLE)
+			release(source, entry_of(source, s));
+	env_defer(source->env, &source->flush_task);
+}
+
 static void mark_written(struct source *source, uint64_t sequence)
 {
 	struct source_entry *entry = entry_of(source, sequence);
@@ -307,8 +396,16 @@ static void mark_written(struct source *source, uint64_t sequence)
 		volume_cut_finish(source->cut, true);
 		source->cut = NULL;
 	}
+	bool settled = entry->settle, begin = entry->begin;
+	if (entry->flush)
+		flushed(source, sequence);
 	/* May issue further writes from inside, at the ring's other end. */
-	release(source, entry);
+	if (entry->wait != WAIT_DURABLE || MUTATE(replication_durable_when_written))
+		release(source, entry);
+	if (settled)
+		volume_settled(source->volume, 0);
+	if (begin && source->link)
+		served(source);
 }
 
 void source_stream_ack(struct source *source, const struct frame *frame, const void *payload)
@@ -341,7 +438,8 @@ void source_stream_ack(struct source *source, const struct frame *frame, const v
 		for (uint64_t s = first; s <= last && source->link; s++)
 			mark_written(source, s);
 	}
-	while (source->oldest < source->next && entry_of(source, source->oldest)->written)
+	while (source->oldest < source->next && entry_of(source, source->oldest)->written &&
+	       entry_of(source, source->oldest)->wait != WAIT_DURABLE)
 		source->acked_lsn = entry_of(source, source->oldest++)->lsn;
 	if (!source->link)
 		return;

@@ -108,6 +108,13 @@ static void preserve_fail(struct volume_cut *cut, int error)
 	cut->preserve_failed = true;
 }
 
+void cut_lose_all(struct volume *v, int error)
+{
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		if (v->cuts[c].active && !v->cuts[c].bits_only)
+			cut_lose(&v->cuts[c], error);
+}
+
 /* ---- copy before write ------------------------------------------------------------------------ */
 
 static void shrink_file(struct volume_cut *cut)
@@ -425,9 +432,9 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 
 	if (cut->active)
 		return -EBUSY;
-	if (v->backing == NULL)
-		return -EIO;
 	cut->bits_only = flags & VOLUME_CUT_BITS_ONLY;
+	if (!cut->bits_only && (v->backing == NULL || leaning(v) || v->hydrate.active))
+		return -EIO;
 	cut->is_live = cut->patient = flags & VOLUME_CUT_LIVE;
 	cut->preserve_failed = false;
 	cut->wanted = DIRTY_NONE;

@@ -12,11 +12,6 @@
 
 /* ---- reads ---------------------------------------------------------------------------------- */
 
-static struct op *op_of_io(struct env_op *io)
-{
-	return (struct op *)((char *)io - offsetof(struct op, io));
-}
-
 static void read_end(struct op *op, int error)
 {
 	struct volume *v = op->volume;
@@ -29,30 +24,34 @@ static void read_end(struct op *op, int error)
 	op_complete(op, error);
 }
 
-static void read_failed(struct op *op, int64_t result)
+static void read_failed(struct op *op, int error)
 {
-	volume_log_error(op->volume, "read", op->pos, (int)result);
-	read_end(op, -EIO);
+	if (!is_remote_error(error) && op->owner == OWNER_CLIENT &&
+	    disk_failed(op->volume, "read", op->pos, error)) {
+		op_failed(op, FAILED_READ, error);
+		return;
+	}
+	volume_log_error(op->volume, "read", op->pos, error);
+	read_end(op, error == -ESHUTDOWN ? error : -EIO);
 }
 
-static void read_done(struct env_op *io, int64_t result)
+static void read_done(struct op *op, int error)
 {
-	if (result < 0)
-		read_failed(op_of_io(io), result);
+	if (error != 0)
+		read_failed(op, error);
 	else
-		read_end(op_of_io(io), 0);
+		read_end(op, 0);
 }
 
 static void read_bounced(struct op *op);
 
-static void bounce_done(struct env_op *io, int64_t result)
+static void bounce_done(struct op *op, int error)
 {
-	struct op *op = op_of_io(io);
 	struct block_request *request = request_of(op);
 	uint64_t end = op->piece_offset + op->piece_length;
 
-	if (result < 0) {
-		read_failed(op, result);
+	if (error != 0) {
+		read_failed(op, error);
 		return;
 	}
 	if (end > op->end)
@@ -81,8 +80,8 @@ static void read_resume(struct buf_waiter *waiter)
 static void read_bounced(struct op *op)
 {
 	struct volume *v = op->volume;
-	uint64_t start = round_down(op->pos, v->io_align_bytes);
-	uint64_t end = round_up(op->end, v->io_align_bytes);
+	uint32_t align = op_read_align(v);
+	uint64_t start = round_down(op->pos, align), end = round_up(op->end, align);
 
 	if (end - start > BUF_SIZE_MAX)
 		end = start + BUF_SIZE_MAX;
@@ -100,27 +99,39 @@ static void read_bounced(struct op *op)
 		end = start + op->bounce->size_bytes;
 	op->piece_offset = start;
 	op->piece_length = end - start;
-	op->io.done = bounce_done;
-	env_read(v->env, &op->io, v->backing, op->bounce->data, end - start, start);
+	op_read(op, op->bounce->data, end - start, start, bounce_done);
 }
 
 void read_start(struct op *op)
 {
 	struct volume *v = op->volume;
 	struct block_request *request = request_of(op);
-	uint64_t length = round_up(request->length_bytes, v->io_align_bytes);
+	uint32_t align = op_read_align(v);
+	uint64_t length = round_up(request->length_bytes, align);
 
-	if (v->backing == NULL) {
+	if (v->backing == NULL && !leaning(v)) {
 		op_complete_later(op, -EIO);
 		return;
 	}
-	if (request->offset_bytes % v->io_align_bytes == 0 && length <= request->buf->size_bytes) {
-		op->io.done = read_done;
-		env_read(v->env, &op->io, v->backing, request->buf->data, length,
-			 request->offset_bytes);
+	if (v->hydrate.active && hydrate_wait(op))
+		return;
+	if (request->offset_bytes % align == 0 && length <= request->buf->size_bytes) {
+		op_read(op, request->buf->data, length, request->offset_bytes, read_done);
 		return;
 	}
 	read_bounced(op);
+}
+
+void read_retry(struct op *op, int error)
+{
+	if (error != 0) {
+		read_end(op, -EIO);
+		return;
+	}
+	buf_put(op->bounce);
+	op->bounce = NULL;
+	op->pos = request_of(op)->offset_bytes;
+	read_start(op);
 }
 
 /* ---- clients ---------------------------------------------------------------------------------- */
@@ -144,7 +155,7 @@ static int block_open(struct block *block, char *why, size_t why_size)
 			 v->name, v->name);
 		return -EPERM;
 	}
-	if (v->state.disk != VOLUME_DISK_UPTODATE) {
+	if (v->state.disk != VOLUME_DISK_UPTODATE && !volume_serves(v)) {
 		snprintf(why, why_size, "volume %s: its disk is %s on this node", v->name,
 			 volume_disk_state_name(v->state.disk));
 		return -EPERM;
@@ -186,8 +197,7 @@ static int refuse(const struct volume *v, const struct block_request *request)
 
 	if (v->closing)
 		return -ESHUTDOWN;
-	if (v->backing == NULL || v->state.disk == VOLUME_DISK_FAILED ||
-	    v->state.disk == VOLUME_DISK_INCONSISTENT)
+	if (!volume_serves(v))
 		return -EIO;
 	/* Also reads of a client from before a change of role: its cache is not to be believed. */
 	if ((changes || data) && v->state.role != VOLUME_PRIMARY)
@@ -289,9 +299,10 @@ static unsigned block_extents(struct block *block, uint64_t offset, uint64_t len
 	assert(max > 0 && length > 0 && end <= v->size_bytes);
 	while (n < max && offset < end) {
 		uint64_t data = offset, data_end = end;
-		int error = v->backing == NULL ? -EIO
-					       : env_file_next_data(v->env, v->backing, offset,
-								    &data, &data_end);
+		int error =
+			v->backing == NULL || leaning(v) || v->hydrate.active
+				? -EIO
+				: env_file_next_data(v->env, v->backing, offset, &data, &data_end);
 
 		if (error == -ENXIO)
 			data = data_end = end;
@@ -345,10 +356,15 @@ void volume_fail_held(struct volume *v, int error)
 	struct op_queue held = queue_take(&v->held), gate = queue_take(&v->wait_resume);
 	struct op *op;
 
+	/* What of them is on the new disk already is not at the peer: it is filled anew. */
+	if (v->hydrate.active && gate.first != NULL)
+		hydrate_stop(v);
+
 	while ((op = queue_pop(&gate)) != NULL)
 		op_complete_later(op, error);
 	while ((op = queue_pop(&held)) != NULL)
 		op_complete_later(op, error);
+	lean_fail_waiting(v, error);
 	if (v->tap == NULL)
 		tap_fail_all(v, error);
 }

@@ -84,7 +84,7 @@ void volume_hold_read(struct volume_hold *hold, uint32_t length, struct buf *buf
 	assert(op->locked && op->lock.blockers == 0 && holding->buf == NULL);
 	assert(length <= hold->length_bytes && length <= buf->size_bytes);
 	holding->buf = buf_get(buf);
-	if (v->backing == NULL) {
+	if (v->backing == NULL || leaning(v)) {
 		holding->task.call = hold_read_failed;
 		env_defer(v->env, &holding->task);
 		return;

@@ -434,7 +434,7 @@ static void note_issued(struct volume *v)
 		const struct op *op =
 			(const struct op *)((const char *)lock - offsetof(struct op, lock));
 
-		if (op->issued)
+		if (op->issued || op->diverged)
 			intent_touch(v, op->piece_offset, op->piece_length);
 	}
 }
@@ -470,7 +470,7 @@ static void checkpoint_start(struct volume *v, bool pressed)
 	checkpoint->cursor = 0;
 	checkpoint->retire = false;
 	v->ops++;
-	if (any && v->backing != NULL && v->sync_error == 0) {
+	if (any && disk_usable(v)) {
 		checkpoint->step = CHECKPOINT_BACKING;
 		sync_join_checkpoint(v);
 	} else {
@@ -523,7 +523,7 @@ static void tick(struct env_timer *timer)
 		return;
 	if (v->checkpoint.step == CHECKPOINT_IDLE) {
 		if (pages_stale(v) || all_dirty_ready(v) ||
-		    (candidates_idle(v) && v->sync_error == 0 && v->backing != NULL)) {
+		    (candidates_idle(v) && disk_usable(v))) {
 			checkpoint_start(v, false);
 		} else {
 			memset(intent->recent, 0, BITS_WORDS(intent->regions) * 8);
@@ -543,7 +543,7 @@ void checkpoint_want(struct volume *v)
 	if (env_timer_active(&v->tick) || v->closing || v->maps == NULL)
 		return;
 	if (v->checkpoint.step != CHECKPOINT_IDLE || pages_stale(v) || pages_loose(v) ||
-	    all_dirty_ready(v) || (v->intent.count > 0 && v->sync_error == 0 && v->backing != NULL))
+	    all_dirty_ready(v) || (v->intent.count > 0 && disk_usable(v)))
 		env_timer_start(v->env, &v->tick, TICK_NS);
 }
 

@@ -12,10 +12,13 @@
  *   cut.c         cuts, copy before write, reading sealed blocks
  *   export.c      struct block, reads, volume_read(), volume_apply()
  *   hold.c        ranges held at one point of the write order
+ *   lean.c        a failed disk: settling, leaning on the peer, reading there
+ *   hydrate.c     filling a disk: the map of what is missing, fetching, the background
  */
 #ifndef OFFSITE_VOLUME_INTERNAL_H
 #define OFFSITE_VOLUME_INTERNAL_H
 
+#include <errno.h>
 #include "daemon/volume/bits.h"
 #include "daemon/volume/dirty.h"
 #include "daemon/volume/overlap.h"
@@ -33,11 +36,18 @@
 
 /* ---- one operation, in the private part of its owner's request --------------------------- */
 
-enum op_kind { OP_READ, OP_WRITE, OP_ZERO, OP_FLUSH, OP_HOLD };
-enum op_owner { OWNER_CLIENT, OWNER_READER, OWNER_APPLY, OWNER_HOLD };
+enum op_kind { OP_READ, OP_WRITE, OP_ZERO, OP_FLUSH, OP_HOLD, OP_FETCH };
+enum op_owner { OWNER_CLIENT, OWNER_READER, OWNER_APPLY, OWNER_HOLD, OWNER_FETCH };
+
+/* What of an op failed locally while it waits for the peer to take over. */
+enum op_failed { FAILED_READ = 1, FAILED_EDGE, FAILED_WRITE, FAILED_SYNC };
 
 struct op {
-	struct env_op io;
+	union {
+		struct env_op io;
+		struct volume_origin_read ask; /* content that is read where it is */
+	};
+	void (*read_done)(struct op *op, int error); /* see op_read() */
 	struct volume *volume;
 	struct range_lock lock;
 	struct op *next;                     /* in the one queue it waits in */
@@ -46,17 +56,25 @@ struct op {
 	uint64_t lsn;
 	struct buf *bounce;
 	int error;
-	uint32_t tap_waits; /* tokens held by the tap */
+	int local_error;
+	uint16_t align;     /* of its pieces */
+	uint16_t tap_waits; /* tokens held by the tap */
 	uint32_t written;   /* of a piece that is zeroed by writing */
 	uint8_t kind, owner;
-	uint8_t edge;  /* read-modify-write: which edge block is read next */
-	bool trim : 1; /* client's TRIM: nothing where the backing cannot */
+	uint8_t edge;   /* read-modify-write: which edge block is read next */
+	uint8_t failed; /* enum op_failed */
+	bool trim : 1;  /* client's TRIM: nothing where the backing cannot */
 	bool punch : 1, fua : 1, fast : 1;
 	bool piece_is_write : 1; /* edges of a ZERO too */
 	bool issued : 1;         /* local I/O of the piece is under way */
 	bool local_done : 1;     /* all pieces are */
 	bool punching : 1;       /* the env_zero() under way punches */
 	bool locked : 1;
+	bool remote : 1;        /* issued while the volume leans: done when the peer has it, too */
+	bool local_pending : 1; /* ... and its local part is under way */
+	bool on_disk : 1;       /* ... or was, on the present disk */
+	bool again : 1;         /* ... it did not reach the peer: to be issued once more */
+	bool diverged : 1;      /* ... and this disk may have it: its region keeps its intent bit */
 };
 _Static_assert(sizeof(struct op) <= sizeof(((struct block_request *)0)->priv), "priv too small");
 _Static_assert(sizeof(struct op) <= sizeof(((struct volume_apply *)0)->priv), "priv too small");
@@ -191,6 +209,43 @@ struct super {
 	struct op_queue waiting;
 };
 
+/* ---- filling a disk -------------------------------------------------------------------------- */
+
+#define FETCH_BLOCK_BYTES VOLUME_PEER_BLOCK_BYTES /* a bit of the map */
+#define FETCH_BYTES       65536u                  /* fetched together for a reader */
+#define FETCH_FILL_BYTES  (256u * 1024)           /* in the background */
+#define FETCHES           8u
+#define FETCHES_FILL      2u /* the last of them, for the background */
+
+struct fetch {
+	struct op op; /* its lock keeps writes out from the question to the local write */
+	struct buf *buf;
+	uint64_t start, end, begun_ns;
+	bool busy;
+};
+
+enum hydrate_store { STORE_IDLE, STORE_BACKING, STORE_PAGES, STORE_SYNC, STORE_FINISH };
+
+struct hydrate {
+	bool active;       /* HYDRATING */
+	bool keep_intents; /* a write that this disk may have and the peer not was given up */
+	bool unreadable;   /* said already: the origin cannot read a block */
+	struct dirty_map missing;
+	uint64_t page_count;
+	uint64_t *stale; /* per page: bits were cleared that the file still has */
+	struct env_file *file;
+	char *path;
+	struct fetch fetches[FETCHES];
+	struct buf_pool *pool;
+	struct op_queue wait; /* reads of what is missing */
+	uint64_t cursor, next_fill_ns;
+	struct env_timer fill_timer, store_timer;
+	struct env_task pump_task;
+	enum hydrate_store store;
+	struct page_batch batch;
+	uint64_t batch_first, batch_count;
+};
+
 enum capability { CAP_UNKNOWN, CAP_YES, CAP_NO };
 
 struct token {
@@ -247,6 +302,12 @@ struct volume {
 	bool sync_running, sync_checkpoint_now, sync_checkpoint_next;
 	struct op_queue sync_now, sync_next;
 	int sync_error; /* an fsync failed: what was acknowledged may be gone, no FLUSH succeeds */
+
+	enum volume_lean lean;
+	struct hydrate hydrate;
+	struct op_queue wait_settled; /* failed locally while SETTLING */
+	struct op_queue wait_origin;  /* reads of what is elsewhere, which is away */
+	uint64_t local_io;            /* of requests, on the present backing */
 
 	struct volume_tap *tap;
 	struct token *tokens;
@@ -381,7 +442,10 @@ void intent_check(const struct volume *volume);
 /* request.c */
 /* Starts a mutation whose kind, owner, pos, end and flags are set. */
 void op_start(struct op *op);
+void op_lock(struct op *op);
 void op_lock_granted(struct op *op);
+/* A part that failed locally, and that the peer has (0), or not. */
+void op_retry(struct op *op, int error);
 void op_unlock(struct op *op);
 void op_gate(struct op *op);
 void op_gate_all(struct op_queue queue);
@@ -399,7 +463,61 @@ void request_init(struct volume *volume);
 void sync_join(struct op *op);
 void sync_join_checkpoint(struct volume *volume);
 
+/* lean.c */
+/* The content is at the peer as well as here, or only there. */
+static inline bool leaning(const struct volume *volume)
+{
+	return volume->lean >= VOLUME_LEAN_DISKLESS;
+}
+/* Whether clients are served: by the disk, or by what stands in for it. */
+bool volume_serves(const struct volume *volume);
+/* A request's local I/O failed. True: the peer takes over, or is about to (SETTLING): see op_failed(). */
+bool disk_failed(struct volume *volume, const char *what, uint64_t offset, int error);
+/* Of what op_read() gives: not the disk's. */
+static inline bool is_remote_error(int error)
+{
+	return error == -EREMOTEIO || error == -ESHUTDOWN;
+}
+/* The disk takes I/O, and an fsync of it means something. */
+static inline bool disk_usable(const struct volume *volume)
+{
+	return volume->backing != NULL && volume->sync_error == 0 &&
+	       volume->lean != VOLUME_LEAN_DISKLESS;
+}
+/* The op waits for SETTLING to end, or goes on at once. */
+void op_failed(struct op *op, enum op_failed what, int error);
+/* Reads where the content is: the backing, or the origin for what the disk lacks. done is never called
+ * from inside. */
+void op_read(struct op *op, uint8_t *data, size_t length, uint64_t offset,
+	     void (*done)(struct op *op, int error));
+uint32_t op_read_align(const struct volume *volume);
+void lean_tap_changed(struct volume *volume);
+void lean_fail_waiting(struct volume *volume, int error);
+/* What a secondary applies met an error of the disk: FAILED. */
+void apply_failed(struct volume *volume, const char *what, uint64_t offset, int error);
+void lean_check(const struct volume *volume);
+/* At open: the superblock says that the content is at the peer. */
+void lean_recover(struct volume *volume);
+
+/* hydrate.c */
+void hydrate_init(struct volume *volume);
+void hydrate_release(struct volume *volume);
+bool hydrate_is_missing(const struct volume *volume, uint64_t offset, uint64_t length);
+/* True: the read was queued until what it wants is here. */
+bool hydrate_wait(struct op *op);
+void hydrate_fetch_granted(struct op *op);
+/* All blocks wholly within the range are on the disk. */
+void hydrate_landed(struct volume *volume, uint64_t offset, uint64_t length);
+/* The new disk failed as well, or the volume is closed. */
+void hydrate_stop(struct volume *volume);
+int hydrate_recover(struct volume *volume, char *why, size_t why_size);
+int hydrate_store_all(struct volume *volume);
+void hydrate_pump_later(struct volume *volume);
+void hydrate_stop_timers(struct volume *volume);
+
 /* cut.c */
+/* The content of cuts under way can no longer be had. */
+void cut_lose_all(struct volume *volume, int error);
 /* True if no block of the op's piece has to be preserved first. Else the op was queued. */
 bool cut_ready(struct volume *volume, struct op *op);
 void cut_init(struct volume *volume);
@@ -414,5 +532,7 @@ void hold_written(struct op *op, int error);
 void export_init(struct volume *volume);
 void export_resume(struct volume *volume);
 void read_start(struct op *op);
+/* A read that failed locally: the peer may have it (0). */
+void read_retry(struct op *op, int error);
 
 #endif

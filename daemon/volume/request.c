@@ -75,6 +75,7 @@ void op_complete_later(struct op *op, int error)
 
 	if (error != 0 && error != -ESHUTDOWN)
 		v->stats.io_errors++;
+	v->hydrate.keep_intents |= op->diverged;
 	buf_put(op->bounce);
 	op->bounce = NULL;
 	op_unlock(op);
@@ -112,12 +113,16 @@ void op_unlock(struct op *op)
 	run_granted(range_release(&op->volume->ranges, &op->lock));
 }
 
-static void op_lock(struct op *op)
+void op_lock(struct op *op)
 {
 	struct volume *v = op->volume;
-	uint64_t start = round_down(op->pos, v->align_bytes);
-	uint64_t end = round_up(op->end, v->align_bytes);
+	uint64_t start, end;
 
+	/* Where blocks may be missing they are written whole. */
+	op->align =
+		(uint16_t)(leaning(v) || v->hydrate.active ? FETCH_BLOCK_BYTES : v->align_bytes);
+	start = round_down(op->pos, op->align);
+	end = round_up(op->end, op->align);
 	op->locked = true;
 	if (range_acquire(&v->ranges, &op->lock, start, end))
 		op_lock_granted(op);
@@ -129,6 +134,8 @@ void op_lock_granted(struct op *op)
 		hold_granted(op);
 	else if (op->kind == OP_READ)
 		read_start(op);
+	else if (op->kind == OP_FETCH)
+		hydrate_fetch_granted(op);
 	else
 		next_piece(op);
 }
@@ -182,7 +189,8 @@ static uint64_t piece_end(const struct op *op)
 
 static void finish_local(struct op *op)
 {
-	bool sync = op->kind == OP_ZERO && op->fua && op->error == 0;
+	/* A volume that leans is done when the peer has it durably. */
+	bool sync = op->kind == OP_ZERO && op->fua && op->error == 0 && !leaning(op->volume);
 
 	op_unlock(op);
 	if (sync) {
@@ -193,10 +201,22 @@ static void finish_local(struct op *op)
 	complete_if_done(op);
 }
 
+static void synced(struct op *op, int error);
+
 void op_synced(struct op *op, int error)
+{
+	if (error != 0 && op->owner == OWNER_CLIENT && disk_failed(op->volume, "fsync", 0, error))
+		op_failed(op, FAILED_SYNC, error);
+	else
+		synced(op, error);
+}
+
+static void synced(struct op *op, int error)
 {
 	if (error != 0)
 		op->error = -EIO;
+	if (error != 0 && op->owner == OWNER_APPLY)
+		apply_failed(op->volume, "fsync", 0, error);
 	op->local_done = true;
 	complete_if_done(op);
 }
@@ -216,13 +236,12 @@ static void edges_read(struct op *op)
 	op_gate(op);
 }
 
-static void edge_read_done(struct env_op *io, int64_t result);
+static void edge_read_done(struct op *op, int error);
 
 /* Edge 0 is the piece's first block, edge 1 its last. */
 static void read_edges(struct op *op)
 {
-	struct volume *v = op->volume;
-	uint32_t align = v->align_bytes;
+	uint32_t align = op->align;
 	uint64_t end = op->piece_offset + op->piece_length;
 	bool head = op->pos > op->piece_offset, tail = op->end < end;
 
@@ -233,21 +252,22 @@ static void read_edges(struct op *op)
 
 		if (edge == 0 ? !(head || (single && tail)) : !tail || single)
 			continue;
-		op->io.done = edge_read_done;
-		env_read(v->env, &op->io, v->backing, op->bounce->data + (at - op->piece_offset),
-			 align, at);
+		op_read(op, op->bounce->data + (at - op->piece_offset), align, at, edge_read_done);
 		return;
 	}
 	edges_read(op);
 }
 
-static void edge_read_done(struct env_op *io, int64_t result)
+static void edge_read_done(struct op *op, int error)
 {
-	struct op *op = op_of_io(io);
-
-	if (result < 0) {
-		volume_log_error(op->volume, "read", op->piece_offset, (int)result);
-		op_complete_later(op, -EIO);
+	if (error != 0 && !is_remote_error(error) && op->owner == OWNER_CLIENT &&
+	    disk_failed(op->volume, "read", op->piece_offset, error)) {
+		op_failed(op, FAILED_EDGE, error);
+		return;
+	}
+	if (error != 0) {
+		volume_log_error(op->volume, "read", op->piece_offset, error);
+		op_complete_later(op, error == -ESHUTDOWN ? error : -EIO);
 		return;
 	}
 	read_edges(op);
@@ -285,6 +305,8 @@ static void modify(struct op *op)
 
 static uint64_t zero_piece_max(const struct volume *v, bool punch)
 {
+	if (v->lean == VOLUME_LEAN_DISKLESS)
+		return ZERO_PIECE;
 	if ((punch && v->punch_cap == CAP_YES) || v->zero_cap == CAP_YES)
 		return ZERO_PIECE;
 	if (v->zero_cap == CAP_NO && (!punch || v->punch_cap == CAP_NO))
@@ -295,15 +317,16 @@ static uint64_t zero_piece_max(const struct volume *v, bool punch)
 static void next_zero(struct op *op)
 {
 	struct volume *v = op->volume;
-	uint32_t align = v->align_bytes;
+	uint32_t align = op->align;
 	uint64_t start = round_down(op->pos, align), limit;
 
-	if (op->trim && v->punch_cap == CAP_NO) {
+	if (op->trim && v->punch_cap == CAP_NO && !leaning(v)) {
 		op->pos = op->end;
 		finish_local(op);
 		return;
 	}
-	if (op->fast && v->zero_cap == CAP_NO && (!op->punch || v->punch_cap == CAP_NO)) {
+	if (op->fast && !leaning(v) && v->zero_cap == CAP_NO &&
+	    (!op->punch || v->punch_cap == CAP_NO)) {
 		op->error = -EOPNOTSUPP;
 		finish_local(op);
 		return;
@@ -327,14 +350,14 @@ static void next_zero(struct op *op)
 static void next_piece(struct op *op)
 {
 	struct volume *v = op->volume;
-	uint32_t align = v->align_bytes;
+	uint32_t align = op->align;
 	uint64_t end;
 
 	if (op->pos == op->end || op->error != 0) {
 		finish_local(op);
 		return;
 	}
-	if (v->backing == NULL) {
+	if (v->backing == NULL && !leaning(v)) {
 		op_complete_later(op, -EIO);
 		return;
 	}
@@ -456,9 +479,25 @@ static bool tap_issue(struct volume *v, struct op *op)
 
 static void start_zero(struct op *op);
 
+static void piece_landed(struct op *op);
+
+static void landed(struct op *op, int error)
+{
+	struct volume *v = op->volume;
+
+	v->local_io--;
+	op->local_pending = false;
+	op->local_error = error;
+	if (error != 0 && op->owner == OWNER_CLIENT &&
+	    disk_failed(v, "write", op->piece_offset, error))
+		op_failed(op, FAILED_WRITE, error);
+	else
+		piece_landed(op);
+}
+
 static void write_done(struct env_op *io, int64_t result)
 {
-	piece_done(op_of_io(io), result < 0 ? (int)result : 0);
+	landed(op_of_io(io), result < 0 ? (int)result : 0);
 }
 
 static void zero_write_done(struct env_op *io, int64_t result)
@@ -466,12 +505,12 @@ static void zero_write_done(struct env_op *io, int64_t result)
 	struct op *op = op_of_io(io);
 
 	if (result < 0) {
-		piece_done(op, (int)result);
+		landed(op, (int)result);
 		return;
 	}
 	op->written += (uint32_t)result;
 	if (op->written == op->piece_length)
-		piece_done(op, 0);
+		landed(op, 0);
 	else
 		start_zero(op);
 }
@@ -489,7 +528,7 @@ static void zero_done(struct env_op *io, int64_t result)
 	}
 	if (result == 0)
 		*cap = CAP_YES;
-	piece_done(op, (int)result);
+	landed(op, (int)result);
 }
 
 /* The best the backing can: punch, zero, or write. */
@@ -556,10 +595,17 @@ static void start_local(struct op *op)
 	uint64_t offset;
 
 	if (op->kind == OP_FLUSH) {
-		sync_join(op);
+		if (!op->remote)
+			sync_join(op);
 		return;
 	}
 	op->issued = true;
+	op->diverged = false;
+	op->local_error = 0;
+	if (op->remote && v->lean == VOLUME_LEAN_DISKLESS)
+		return;
+	op->local_pending = op->on_disk = true;
+	v->local_io++;
 	if (!op->piece_is_write) {
 		start_zero(op);
 		return;
@@ -569,7 +615,7 @@ static void start_local(struct op *op)
 	data = op->bounce != NULL ? op->bounce->data : op_buf(op, &offset)->data;
 	op->io.done = write_done;
 	env_write(v->env, &op->io, v->backing, data, op->piece_length, op->piece_offset,
-		  op->fua && op->kind == OP_WRITE ? ENV_WRITE_FUA : 0);
+		  op->fua && op->kind == OP_WRITE && !op->remote ? ENV_WRITE_FUA : 0);
 }
 
 static void issue(struct op *op)
@@ -582,14 +628,19 @@ static void issue(struct op *op)
 			v->state.lsn = op->lsn;
 	} else {
 		op->lsn = ++v->state.lsn;
-		if (op->kind != OP_FLUSH) {
+		op->remote = leaning(v);
+		if (op->kind != OP_FLUSH && v->lean != VOLUME_LEAN_DISKLESS) {
 			intent_touch(v, op->piece_offset, op->piece_length);
 			for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 				maps_mark(v, (enum volume_consumer)c, op->piece_offset,
 					  op->piece_length, true);
 		}
-		if (v->tap != NULL)
-			tap_issue(v, op);
+		if (v->tap != NULL && !tap_issue(v, op) && op->remote) {
+			/* The connection is about to end: it goes to the next one. */
+			op->remote = false;
+			queue_push(&v->wait_tap, op);
+			return;
+		}
 	}
 	start_local(op);
 }
@@ -617,7 +668,8 @@ void op_gate(struct op *op)
 	}
 	if (!super_ready(v, op))
 		return;
-	if (op->kind != OP_FLUSH && op_is_own(op) && !intent_ready(v, op))
+	if (op->kind != OP_FLUSH && op_is_own(op) && v->lean != VOLUME_LEAN_DISKLESS &&
+	    !intent_ready(v, op))
 		return;
 	if (!tap_ready(v, op))
 		return;
@@ -643,8 +695,10 @@ static void landed_badly(struct op *op, int error)
 	volume_log_error(v, "write", op->piece_offset, error);
 	v->stats.io_errors++;
 	op->error = -EIO;
-	if (!op_is_own(op))
+	if (!op_is_own(op)) {
+		apply_failed(v, "write", op->piece_offset, error);
 		return;
+	}
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 		maps_mark(v, (enum volume_consumer)c, op->piece_offset, op->piece_length, true);
 	if (v->failed_start == v->failed_end) {
@@ -671,6 +725,57 @@ static void tell_readers(struct volume *v, uint64_t start, uint64_t end)
 	}
 }
 
+/* A part of an op that leans on the peer is done when both have it. */
+static void piece_landed(struct op *op)
+{
+	struct volume *v = op->volume;
+
+	if (op->remote && (op->tap_waits > 0 || op->local_pending))
+		return;
+	if (op->remote && op->again) {
+		op->diverged |= op->on_disk;
+		op->remote = op->again = op->issued = op->on_disk = false;
+		if (v->readers != NULL && op->kind != OP_FLUSH)
+			tell_readers(v, op->piece_offset, op->piece_offset + op->piece_length);
+		op_gate(op);
+		return;
+	}
+	if (op->kind == OP_FLUSH) {
+		op->remote = false;
+		op->local_done = true;
+		complete_if_done(op);
+		return;
+	}
+	piece_done(op, op->local_error);
+}
+
+void op_retry(struct op *op, int error)
+{
+	enum op_failed what = (enum op_failed)op->failed;
+
+	op->failed = 0;
+	switch (what) {
+	case FAILED_READ:
+		read_retry(op, error);
+		break;
+	case FAILED_EDGE:
+		op->edge = 0;
+		if (error == 0)
+			read_edges(op);
+		else
+			op_complete_later(op, -EIO);
+		break;
+	case FAILED_WRITE:
+		op->local_error = error;
+		op->on_disk = false;
+		piece_landed(op);
+		break;
+	case FAILED_SYNC:
+		synced(op, error);
+		break;
+	}
+}
+
 static void piece_done(struct op *op, int error)
 {
 	struct volume *v = op->volume;
@@ -682,13 +787,16 @@ static void piece_done(struct op *op, int error)
 		intent_touch(v, start, op->piece_length);
 	if (error != 0)
 		landed_badly(op, error);
+	else if (v->hydrate.active && op->on_disk)
+		hydrate_landed(v, start, op->piece_length);
+	op->remote = op->on_disk = false;
 	op->pos = piece_end(op);
 	buf_put(op->bounce);
 	op->bounce = NULL;
 	if (v->readers != NULL)
 		tell_readers(v, start, end);
 	if (op->lock.wide && op->pos < op->end && op->pos > op->lock.start &&
-	    op->pos % v->align_bytes == 0)
+	    op->pos % op->align == 0)
 		run_granted(range_shrink(&v->ranges, &op->lock, op->pos));
 	next_piece(op);
 }
@@ -731,6 +839,7 @@ void reader_end(struct volume *v, struct reader *reader)
 void volume_set_tap(struct volume *v, struct volume_tap *tap)
 {
 	v->tap = tap;
+	lean_tap_changed(v);
 	op_gate_all(queue_take(&v->wait_tap));
 }
 
@@ -753,6 +862,14 @@ static struct op *token_free(struct volume *v, uint32_t index)
 	return op;
 }
 
+static void tap_part_done(struct op *op)
+{
+	if (op->remote)
+		piece_landed(op);
+	else
+		complete_if_done(op);
+}
+
 void volume_tap_done(struct volume *v, uint64_t token)
 {
 	uint32_t index = (uint32_t)token;
@@ -762,7 +879,7 @@ void volume_tap_done(struct volume *v, uint64_t token)
 	/* Released meanwhile: whoever holds the old token is late. */
 	if (v->tokens[index].op == NULL || v->tokens[index].generation != token >> 32)
 		return;
-	complete_if_done(token_free(v, index));
+	tap_part_done(token_free(v, index));
 	if (none_free)
 		op_gate_all(queue_take(&v->wait_tap));
 }
@@ -778,11 +895,14 @@ static void release_all(struct volume *v, int error)
 		op = token_free(v, i);
 		if (error != 0)
 			op->error = error;
-		if (op->local_done && op->tap_waits == 0)
+		/* What the peer may lack is nowhere else. */
+		if (op->remote && leaning(v) && error == 0)
+			op->again = true;
+		if (op->tap_waits == 0 && (op->remote ? !op->local_pending : op->local_done))
 			queue_push(&done, op);
 	}
 	while ((op = queue_pop(&done)) != NULL)
-		op_complete(op, op->error);
+		tap_part_done(op);
 	op_gate_all(queue_take(&v->wait_tap));
 }
 

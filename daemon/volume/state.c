@@ -17,11 +17,12 @@ void volume_get_state(const struct volume *v, struct volume_state *state)
 
 static bool disk_change_allowed(enum volume_disk_state from, enum volume_disk_state to)
 {
-	static const bool allowed[4][4] = {
-		[VOLUME_DISK_UPTODATE] = {true, true, true, true},
-		[VOLUME_DISK_OUTDATED] = {true, true, true, true},
-		[VOLUME_DISK_INCONSISTENT] = {true, true, true, true},
-		[VOLUME_DISK_FAILED] = {true, false, true, true},
+	static const bool allowed[5][5] = {
+		[VOLUME_DISK_UPTODATE] = {true, true, true, true, false},
+		[VOLUME_DISK_OUTDATED] = {true, true, true, true, false},
+		[VOLUME_DISK_INCONSISTENT] = {true, true, true, true, false},
+		[VOLUME_DISK_FAILED] = {true, false, true, true, false},
+		[VOLUME_DISK_DISKLESS] = {false, false, true, true, true},
 	};
 
 	return allowed[from][to];
@@ -32,6 +33,8 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	struct volume_state old = v->state;
 	enum volume_disk_state old_recorded = v->disk_recorded;
 	bool old_detached = v->detached;
+	enum volume_lean old_lean = v->lean;
+	bool leave = leaning(v) && state->role == VOLUME_SECONDARY;
 	int error;
 
 	assert(disk_change_allowed(old.disk, state->disk));
@@ -51,7 +54,13 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->state.contact = (struct volume_contact){0};
 	else
 		v->state.peer_needed = false;
-	if (state->disk != VOLUME_DISK_FAILED)
+	if (leave) {
+		/* A secondary leans on nobody: its disk is one to be filled by a sync, or none. */
+		v->state.disk = v->lean == VOLUME_LEAN_DISKLESS ? VOLUME_DISK_FAILED
+								: VOLUME_DISK_INCONSISTENT;
+		v->lean = VOLUME_LEAN_NO;
+	}
+	if (state->disk < VOLUME_DISK_FAILED)
 		v->disk_recorded = state->disk;
 	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */
 	if (state->role == VOLUME_PRIMARY)
@@ -61,7 +70,12 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->state = old;
 		v->disk_recorded = old_recorded;
 		v->detached = old_detached;
+		v->lean = old_lean;
 		return error;
+	}
+	if (leave) {
+		hydrate_stop(v);
+		volume_suspend(v, VOLUME_SUSPEND_ORIGIN, false);
 	}
 	if (id128_is_zero(&state->generations.base) ||
 	    !id128_equal(&old.generations.current, &state->generations.current))

@@ -22,7 +22,9 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 	const struct volume_state *state = &v->state;
 	const struct volume_contact *contact = &state->contact;
 	struct metadata_super super = {
-		.flags = flags | (state->applying ? METADATA_APPLYING : 0) |
+		.flags = flags | (leaning(v) ? METADATA_AT_PEER : 0) |
+			 (v->lean == VOLUME_LEAN_HYDRATING ? METADATA_HYDRATING : 0) |
+			 (state->applying ? METADATA_APPLYING : 0) |
 			 (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
 			 (contact->streaming ? METADATA_HEARD_STREAMING : 0) |
 			 (v->detached ? METADATA_STORE_DETACHED : 0) |
@@ -32,7 +34,7 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.uuid = state->uuid,
 		.size_bytes = v->size_bytes,
 		.role = state->role == VOLUME_PRIMARY ? METADATA_PRIMARY : METADATA_SECONDARY,
-		.disk = (enum metadata_disk)(state->disk == VOLUME_DISK_FAILED ? v->disk_recorded
+		.disk = (enum metadata_disk)(state->disk >= VOLUME_DISK_FAILED ? v->disk_recorded
 									       : state->disk),
 		.current = state->generations.current,
 		.base = state->generations.base,
@@ -220,6 +222,9 @@ static void take(struct volume *v, const struct metadata_super *super)
 	memcpy(v->state.generations.history, super->history, sizeof(v->state.generations.history));
 	v->disk_recorded = v->state.disk;
 	v->super.sequence = super->sequence;
+	v->hydrate.active = super->flags & METADATA_HYDRATING;
+	if (super->flags & METADATA_AT_PEER)
+		v->lean = v->hydrate.active ? VOLUME_LEAN_HYDRATING : VOLUME_LEAN_DISKLESS;
 }
 
 int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)

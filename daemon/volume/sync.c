@@ -65,7 +65,10 @@ void sync_join(struct op *op)
 	struct volume *v = op->volume;
 
 	if (v->backing == NULL || v->sync_error != 0) {
-		op_complete_later(op, -EIO);
+		if (op->owner == OWNER_CLIENT && disk_failed(v, "fsync", 0, -EIO))
+			op_failed(op, FAILED_SYNC, -EIO);
+		else
+			op_complete_later(op, -EIO);
 		return;
 	}
 	if (MUTATE(volume_flush_no_fsync)) {

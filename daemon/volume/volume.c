@@ -29,10 +29,9 @@ const char *volume_role_name(enum volume_role role)
 const char *volume_disk_state_name(enum volume_disk_state state)
 {
 	static const char *const names[] = {
-		[VOLUME_DISK_UPTODATE] = "uptodate",
-		[VOLUME_DISK_OUTDATED] = "outdated",
-		[VOLUME_DISK_INCONSISTENT] = "inconsistent",
-		[VOLUME_DISK_FAILED] = "failed",
+		[VOLUME_DISK_UPTODATE] = "uptodate",         [VOLUME_DISK_OUTDATED] = "outdated",
+		[VOLUME_DISK_INCONSISTENT] = "inconsistent", [VOLUME_DISK_FAILED] = "failed",
+		[VOLUME_DISK_DISKLESS] = "diskless",
 	};
 
 	return names[state];
@@ -105,6 +104,7 @@ static int make_memory(struct volume *v)
 static void volume_free(struct volume *v)
 {
 	cut_release(v);
+	hydrate_release(v);
 	maps_free(v);
 	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
 		buf_put(v->jobs[i].buf);
@@ -285,7 +285,8 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 	error = maps_init(v);
 	if (error != 0)
 		return fail(v, error, "memory for the maps", why, why_size);
-	error = backing_open(v, flags & METADATA_CREATING, why, why_size);
+	if (v->lean != VOLUME_LEAN_DISKLESS)
+		error = backing_open(v, flags & METADATA_CREATING, why, why_size);
 	if (error == -EWOULDBLOCK || error == -EBUSY)
 		return error;
 	if (error != 0) {
@@ -299,9 +300,16 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 		restored = restored_look(v, why, why_size);
 	if (restored < 0)
 		return restored;
+	if (restored > 0) {
+		v->lean = VOLUME_LEAN_NO;
+		v->hydrate.active = false;
+	}
 	error = maps_load(v, why, why_size);
+	if (error == 0)
+		error = hydrate_recover(v, why, why_size);
 	if (error != 0)
 		return error;
+	lean_recover(v);
 	/* Not clean from here on, and LSNs that were never given out before. */
 	error = super_store(v, 0);
 	if (error != 0)
@@ -355,6 +363,7 @@ int volume_open(struct env *env, const struct volume_config *config, struct volu
 	} else {
 		request_init(v);
 		export_init(v);
+		hydrate_init(v);
 		error = open_files(v, why, why_size);
 	}
 	if (error != 0) {
@@ -379,10 +388,13 @@ void op_ended(struct volume *v)
 
 static void store_cleanly(struct volume *v)
 {
-	bool durable =
-		v->backing != NULL && v->sync_error == 0 && env_file_sync(v->env, v->backing) == 0;
-	int error = maps_store_all(v, durable);
+	bool durable = v->backing != NULL && v->sync_error == 0 &&
+		       v->lean != VOLUME_LEAN_DISKLESS && !v->hydrate.keep_intents &&
+		       env_file_sync(v->env, v->backing) == 0;
+	int error = v->hydrate.active && durable ? hydrate_store_all(v) : 0;
 
+	if (error == 0)
+		error = maps_store_all(v, durable);
 	if (error == 0) {
 		for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 			if (c != VOLUME_STORE || !v->detached)
@@ -403,6 +415,7 @@ static void close_now(struct env_task *task)
 		return; /* somebody came once more; the last to end comes back here */
 	env_timer_stop(v->env, &v->tick);
 	env_defer_cancel(v->env, &v->deferred_task);
+	hydrate_stop_timers(v);
 	store_cleanly(v);
 	volume_free(v);
 	closed(context);
@@ -423,6 +436,7 @@ void volume_close(struct volume *v, void (*closed)(void *context), void *context
 	while ((op = queue_pop(&held)) != NULL)
 		op_complete_later(op, -ESHUTDOWN);
 	op_gate_all(queue_take(&v->wait_resume));
+	lean_fail_waiting(v, -ESHUTDOWN);
 	tap_fail_all(v, -ESHUTDOWN);
 	op_ended(v);
 }
@@ -458,6 +472,7 @@ void volume_get_stats(const struct volume *v, struct volume_stats *stats)
 {
 	*stats = v->stats;
 	stats->intent_regions = v->intent.count;
+	stats->missing_bytes = v->hydrate.active ? v->hydrate.missing.count * FETCH_BLOCK_BYTES : 0;
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
 		const struct volume_cut *cut = &v->cuts[c];
 
@@ -493,5 +508,6 @@ void volume_check(const struct volume *v)
 	for (uint32_t i = 0; i < TOKENS; i++)
 		tokens += v->tokens[i].op != NULL;
 	assert(tokens == TOKENS);
+	lean_check(v);
 	assert(v->size_bytes % 4096 == 0 && v->stats.in_flight <= v->ops);
 }

@@ -46,6 +46,8 @@ enum volume_role { VOLUME_SECONDARY, VOLUME_PRIMARY };
  *  OUTDATED      consistent, known to be behind the peer         UPTODATE, INCONSISTENT, FAILED
  *  INCONSISTENT  a mixture (first sync, restore, in-place        UPTODATE, OUTDATED, FAILED
  *                catch-up under way); never served or promoted
+ *  DISKLESS      primary: the backing failed; the content is at    INCONSISTENT, FAILED
+ *                the peer and is served from there (see below)
  *  FAILED        the backing is missing or gave an I/O error     INCONSISTENT, UPTODATE
  *                (not persisted: found anew at each open)
  */
@@ -54,6 +56,7 @@ enum volume_disk_state {
 	VOLUME_DISK_OUTDATED,
 	VOLUME_DISK_INCONSISTENT,
 	VOLUME_DISK_FAILED,
+	VOLUME_DISK_DISKLESS,
 };
 const char *volume_role_name(enum volume_role role);              /* "primary", "secondary" */
 const char *volume_disk_state_name(enum volume_disk_state state); /* "uptodate", ... */
@@ -79,6 +82,8 @@ struct volume_config {
 	uint32_t block_min_bytes;    /* 1, 512 or 4096; 0: 1 */
 	uint64_t preserve_max_bytes; /* per cut; at the limit the cut is given up. 0: 1 GiB */
 	uint32_t intent_max_regions; /* regions with an intent bit at a time; 0: 4096 */
+	bool detach_on_error;        /* on-io-error = detach */
+	uint64_t hydrate_max_bytes_per_second; /* filling in the background; 0: no limit */
 };
 
 /* Opens, and at first start creates, a volume. On failure -errno and one line in why
@@ -173,6 +178,8 @@ enum volume_suspender {
 	VOLUME_SUSPEND_PEER = 2,    /* on-peer-loss = suspend, and the peer does not stream */
 	VOLUME_SUSPEND_START = 8,   /* whether the peer was promoted is not known yet */
 	VOLUME_SUSPEND_HISTORY = 4, /* a new generation cannot be made durable */
+	VOLUME_SUSPEND_SETTLE = 32, /* the disk failed a moment ago: the peer is to take over */
+	VOLUME_SUSPEND_ORIGIN = 64, /* the content is at the peer, and the peer is away */
 };
 /* New requests from clients are held (not failed) until resumed; requests issued go on. */
 void volume_suspend(struct volume *volume, enum volume_suspender who, bool suspend);
@@ -191,8 +198,42 @@ struct volume_origin_read {
 	 * gone for now, to be asked again when there is one. */
 	void (*done)(struct volume_origin_read *read, int error);
 	struct volume_origin_read *next; /* the origin's */
-	uint64_t priv[16];               /* the origin's */
+	uint64_t priv[7];                /* the origin's */
 };
+
+/*
+ * A primary whose disk fails while an up-to-date peer follows the stream, with on-io-error = detach,
+ * leans on the peer:
+ *
+ *  lean        meaning                                                       next
+ *  NO          the disk has the content                                      SETTLING, DISKLESS
+ *  SETTLING    the disk failed; until the peer has all that was issued       DISKLESS, NO
+ *              so far durably, requests are held
+ *  DISKLESS    reads are answered by the peer; writes go to it alone and     HYDRATING
+ *              are complete when they are durable there. Persisted before
+ *              the first completion that the disk lacks
+ *  HYDRATING   a new disk is filled; what is missing is read at the peer,    NO, DISKLESS
+ *              writes go to both and are complete when durable there
+ *
+ * While it leans and the tap is gone, requests are held (VOLUME_SUSPEND_ORIGIN); those under way that the
+ * peer has not carried out are put to the next tap again. After a restart it leans again.
+ */
+enum volume_lean {
+	VOLUME_LEAN_NO,
+	VOLUME_LEAN_SETTLING,
+	VOLUME_LEAN_DISKLESS,
+	VOLUME_LEAN_HYDRATING
+};
+enum volume_lean volume_lean(const struct volume *volume);
+/* The content is at the peer: the answer to a request is complete only when it is durable there. */
+bool volume_leans(const struct volume *volume);
+/* A FAILED primary is to lean on its peer, by the operator's word: durable before it returns. Held until a
+ * tap is set. */
+int volume_lean_on_peer(struct volume *volume, char *why, size_t why_size);
+/* Opens a new backing (creating a missing regular file) for a volume that is DISKLESS with a tap, and
+ * begins to fill it. It goes on by itself, over restarts, until the disk is UPTODATE. -EBUSY: I/O on the
+ * old one has not ended; -ENOTCONN: no tap. */
+int volume_hydrate(struct volume *volume, char *why, size_t why_size);
 
 /* ---- the peer tap: streaming ---------------------------------------------------------------- */
 
@@ -216,7 +257,13 @@ struct volume_tap {
 		      uint64_t token);
 	/* False: the tap's queue is full; writes wait until volume_tap_resume(). */
 	bool (*ready)(struct volume_tap *tap);
+	/* The volume's disk failed: false if the peer cannot take over. Else volume_settled() is called
+	 * when all that was issued is durable there, or is not to be had. Never from inside. */
+	bool (*settle)(struct volume_tap *tap);
+	/* Content at the peer, behind all that was issued. */
+	void (*read)(struct volume_tap *tap, struct volume_origin_read *read);
 };
+void volume_settled(struct volume *volume, int error);
 
 /* Sets (or with NULL removes) the tap, at this point of the write order. Requests that still wait
  * for volume_tap_done() are released by volume_tap_release_all(). */
@@ -343,6 +390,9 @@ struct volume_stats {
 	uint64_t preserve_waits; /* writes that waited for room in it, or to be read */
 	uint32_t in_flight, in_flight_max;
 	uint32_t clients; /* exports open */
+	uint64_t missing_bytes,
+		hydrated_bytes; /* HYDRATING: not on the disk yet; fetched, in all */
+	uint64_t remote_reads;  /* answered by the peer */
 };
 void volume_get_stats(const struct volume *volume, struct volume_stats *stats);
 

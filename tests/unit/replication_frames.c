@@ -319,7 +319,7 @@ static void hello_round_trips_and_is_checked(void **state)
 	assert_non_null(hello_decode(&bad, sizeof(bad), &back));
 	bad = wire, bad.role = 2;
 	assert_non_null(hello_decode(&bad, sizeof(bad), &back));
-	bad = wire, bad.disk = 4;
+	bad = wire, bad.disk = 5;
 	assert_non_null(hello_decode(&bad, sizeof(bad), &back));
 }
 
@@ -347,7 +347,7 @@ static void state_round_trips_and_is_checked(void **unused)
 	assert_non_null(frame_state_decode(&wire, sizeof(wire) - 1, &back));
 	bad = wire, bad.role = 2;
 	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
-	bad = wire, bad.disk = 4;
+	bad = wire, bad.disk = 5;
 	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));
 	bad = wire, bad.protocol = 3;
 	assert_non_null(frame_state_decode(&bad, sizeof(bad), &back));

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A world of two nodes with one volume, in one process: on a real environment, or with WORLD_SIM in
- * the simulator. For replication_pair.c, replication_compare_sim.c and replication_loss_sim.c.
+ * the simulator. For replication_pair.c and the others that include it.
  */
 #ifndef OFFSITE_TESTS_REPLICATION_PAIR_H
 #define OFFSITE_TESTS_REPLICATION_PAIR_H
@@ -42,7 +42,7 @@ struct node {
 	uint64_t staging_max_bytes, final_cut_max_bytes, preserve_max_bytes;
 	unsigned start_wait_ms;
 	bool steps_down; /* if nobody has the volume open */
-	bool only_accept, suspends;
+	bool only_accept, suspends, detach;
 };
 
 struct world {
@@ -58,6 +58,8 @@ struct world {
 	uint64_t random;
 	bool flag;
 };
+
+#pragma GCC diagnostic ignored "-Wunused-function" /* not all includers use all */
 
 static uint64_t seed;
 #ifndef WORLD_SIM
@@ -217,7 +219,8 @@ static void start(struct node *n, enum volume_role role)
 				   .state_dir = state_dir,
 				   .size_bytes = VOLUME_BYTES,
 				   .preserve_max_bytes = n->preserve_max_bytes,
-				   .role = role};
+				   .role = role,
+				   .detach_on_error = n->detach};
 	if (volume_open(n->env, &vc, &n->volume, why, sizeof(why)))
 		fail_msg("%s", why);
 	struct replication_config rc = {.node_name = n->name,
@@ -449,6 +452,8 @@ static void expect_same(struct world *w, struct node *primary, int line)
 	WAIT(w, (a = state(&w->a), b = state(&w->b),
 		 id128_equal(&a.generations.current, &b.generations.current)));
 	WAIT(w, (a = state(primary), id128_is_zero(&a.generations.base)));
+	if (b.disk != VOLUME_DISK_UPTODATE)
+		dump(w);
 	assert_int_equal(b.disk, VOLUME_DISK_UPTODATE);
 }
 
