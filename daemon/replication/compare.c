@@ -13,6 +13,10 @@
 
 #define FINE     COMPARE_FINE_BLOCK_BYTES
 #define LATER_NS 200000000ull
+/* Ranges held and read here at a time: with clients at work few, which keep a disk busy and its queue
+ * short. */
+#define READS      8u
+#define READS_BUSY 2u
 
 enum step {
 	STEP_ASK,   /* the next piece is to be asked for */
@@ -33,7 +37,7 @@ struct slot {
 
 	/* the piece at hand */
 	uint64_t piece, question;
-	bool hole, local_busy, have_own, have_peer;
+	bool hole, reading, local_busy, have_own, have_peer;
 	bool own_failed;
 	struct volume_hold hold;
 	struct hashes own;
@@ -51,7 +55,7 @@ struct compare {
 	struct buf_pool *pool;
 	uint64_t next_offset, question;
 	bool exact, no_more, finished;
-	unsigned local_busy;
+	unsigned local_busy, reading;
 
 	uint64_t rate, next_read_ns;
 	struct env_timer timer;
@@ -199,6 +203,17 @@ static void hashes_done(struct hashes *hashes)
 	local_end(container_of(hashes, struct slot, own));
 }
 
+static void count_reading(struct slot *slot, bool reading)
+{
+	struct compare *compare = slot->compare;
+
+	if (slot->reading == reading)
+		return;
+	slot->reading = reading;
+	compare->reading += reading ? 1 : -1u;
+	env_defer(compare->env, &compare->pump_task);
+}
+
 static void send_question(struct slot *slot)
 {
 	bool fine = slot->at < slot->fine_end;
@@ -219,6 +234,7 @@ static void read_done(struct volume_hold *hold, int error)
 	struct compare *compare = slot->compare;
 
 	volume_hold_release(hold);
+	count_reading(slot, false);
 	slot->own_failed = error != 0;
 	if (compare->link && MUTATE(replication_compare_late))
 		send_question(slot);
@@ -257,6 +273,7 @@ static void granted(struct volume_hold *hold)
 		slot->piece = COMPARE_MAX_BYTES;
 	if (compare->link && (slot->hole || !MUTATE(replication_compare_late)))
 		send_question(slot);
+	count_reading(slot, !slot->hole && compare->link);
 	if (slot->hole || !compare->link) {
 		volume_hold_release(hold);
 		slot->own_failed = false;
@@ -286,6 +303,7 @@ static void ask(struct slot *slot)
 			compare->next_read_ns = now;
 		compare->next_read_ns += slot->piece * 1000000000ull / compare->rate;
 	}
+	count_reading(slot, !slot->hole);
 	slot->local_busy = true;
 	compare->local_busy++;
 	slot->hold.offset_bytes = slot->at;
@@ -369,6 +387,11 @@ static bool add(struct compare *compare)
 static bool may_ask(struct compare *compare)
 {
 	uint64_t now = env_now_ns(compare->env);
+	struct volume_stats stats;
+
+	volume_get_stats(compare->volume, &stats);
+	if (compare->reading >= (stats.in_flight ? READS_BUSY : READS))
+		return false; /* a read that ends asks again */
 
 	if (compare->next_read_ns <= now)
 		return true;
@@ -507,14 +530,15 @@ void compare_get_status(const struct compare *compare, struct compare_status *st
 
 void compare_check(const struct compare *compare)
 {
-	unsigned busy = 0;
+	unsigned busy = 0, reading = 0;
 
 	for (unsigned i = 0; i < COMPARES_MAX; i++) {
 		const struct slot *slot = &compare->slots[i];
 		busy += slot->local_busy;
+		reading += slot->reading;
 		assert(slot->local_busy || !slot->buf);
 	}
-	assert(busy == compare->local_busy);
+	assert(busy == compare->local_busy && reading == compare->reading);
 	assert(compare->link || compare->count == 0);
 	for (unsigned i = 0; i < compare->count; i++) {
 		const struct slot *slot = &compare->slots[(compare->head + i) % COMPARES_MAX];

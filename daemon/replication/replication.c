@@ -417,6 +417,11 @@ int replication_verify(struct replication *r, const char *repair_from, uint64_t 
 			 name, *peer ? peer : "the primary");
 		return -EPERM;
 	}
+	if (state.disk != VOLUME_DISK_UPTODATE) {
+		snprintf(why, why_size, "volume %s: its disk is %s", name,
+			 volume_disk_state_name(state.disk));
+		return -EPERM;
+	}
 	if (r->state != REPLICATION_STREAMING || r->session != SESSION_SOURCE) {
 		snprintf(why, why_size, "volume %s: the peer is not in sync (%s)", name,
 			 states[r->state].name);
