@@ -9,11 +9,15 @@
 
 #include "cli/cli.h"
 #include "cli/client.h"
+#include "cli/format.h"
 
 const char help_connect[] =
-	"Usage: offsite connect VOLUME\n"
+	"Usage: offsite connect VOLUME [--dry-run [--json]]\n"
 	"Connects a volume to its peer, and keeps trying while the peer does not answer.\n"
-	"What the peer lacks is caught up by itself.\n";
+	"What the peer lacks is caught up by itself.\n"
+	"\n"
+	"  --dry-run   only asks the peer, and says what would be sent where: nothing changes\n"
+	"  --json      the API's answer, for programs\n";
 
 const char help_disconnect[] =
 	"Usage: offsite disconnect VOLUME\n"
@@ -57,11 +61,31 @@ static void print_result(const json_t *volume)
 
 enum { OPTION_FORCE = 'F', OPTION_NO_FENCE = 'N' };
 
+/* Takes body over. */
+static int call_verb(struct cli *cli, const char *name, const char *volume_name, json_t *body,
+		     bool tell_lost)
+{
+	char rest[32], *path;
+	json_t *volume;
+	int code;
+
+	snprintf(rest, sizeof(rest), "/%s", name);
+	path = client_volume_path(volume_name, rest);
+	code = client_call(cli, "POST", path, body, &volume);
+	free(path);
+	if (code)
+		return code;
+	print_result(volume);
+	if (tell_lost && client_text(volume, "lost", NULL))
+		printf("lost: %s\n", client_text(volume, "lost", ""));
+	json_decref(volume);
+	return CLI_FINE;
+}
+
 static int verb(struct cli *cli, int argc, char **argv, const char *help,
 		const struct option *options)
 {
-	json_t *body = json_object(), *volume;
-	char rest[32], *path;
+	json_t *body = json_object();
 	int option, code;
 
 	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
@@ -78,24 +102,75 @@ static int verb(struct cli *cli, int argc, char **argv, const char *help,
 		json_decref(body);
 		return CLI_USAGE;
 	}
-	snprintf(rest, sizeof(rest), "/%s", argv[0]);
-	path = client_volume_path(argv[optind], rest);
-	code = client_call(cli, "POST", path, body, &volume);
+	return call_verb(cli, argv[0], argv[optind], body, options[0].val == OPTION_FORCE);
+}
+
+static void print_plan(const json_t *plan)
+{
+	const char *direction = client_text(plan, "direction", NULL);
+
+	printf("%s%s%s\n", client_text(plan, "peer", ""),
+	       *client_text(plan, "peer", "") ? ": " : "", client_text(plan, "decision", "?"));
+	if (!direction)
+		return;
+	printf("  to be sent  %s%s, %s\n",
+	       json_is_true(json_object_get(plan, "full")) ? "at most " : "",
+	       format_bytes(client_number(plan, "bytes")).text,
+	       strcmp(direction, "to-peer") == 0 ? "from here to the peer"
+						 : "from the peer to here");
+	if (json_is_true(json_object_get(plan, "full")))
+		printf("              (only what differs by its hashes)\n");
+	if (json_is_number(json_object_get(plan, "seconds")))
+		printf("  time        about %s at %s/s\n",
+		       format_duration(client_number(plan, "seconds")).text,
+		       format_bytes(client_number(plan, "rate_bytes")).text);
+	else
+		printf("  time        unknown: the link was not measured yet\n");
+}
+
+static int dry_run(struct cli *cli, const char *volume, bool as_json)
+{
+	char *path = client_volume_path(volume, "/connect");
+	json_t *plan;
+	int code = client_call(cli, "POST", path, json_pack("{s:b}", "dry_run", 1), &plan);
+
 	free(path);
 	if (code)
 		return code;
-	print_result(volume);
-	if (options[0].val == OPTION_FORCE && client_text(volume, "lost", NULL))
-		printf("lost: %s\n", client_text(volume, "lost", ""));
-	json_decref(volume);
-	return CLI_FINE;
+	if (as_json) {
+		json_dumpf(plan, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+		putchar('\n');
+	} else {
+		print_plan(plan);
+	}
+	code = json_is_true(json_object_get(plan, "refused")) ? CLI_REFUSED : CLI_FINE;
+	json_decref(plan);
+	return code;
 }
 
 int cmd_connect(struct cli *cli, int argc, char **argv)
 {
-	static const struct option options[] = {CLI_OPTIONS_COMMON};
+	static const struct option options[] = {{"dry-run", no_argument, NULL, 'n'},
+						{"json", no_argument, NULL, 'j'},
+						CLI_OPTIONS_COMMON};
+	bool only_ask = false, as_json = false;
+	int option, code;
 
-	return verb(cli, argc, argv, help_connect, options);
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (option == 'n')
+			only_ask = true;
+		else if (option == 'j')
+			as_json = true;
+		else if ((code = cli_common_option(cli, option, help_connect)) >= 0)
+			return code;
+	}
+	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+		return CLI_USAGE;
+	if (only_ask)
+		return dry_run(cli, argv[optind], as_json);
+	if (as_json)
+		return cli_fail(CLI_USAGE, "--json: only with --dry-run");
+	return call_verb(cli, argv[0], argv[optind], json_object(), false);
 }
 
 int cmd_disconnect(struct cli *cli, int argc, char **argv)

@@ -105,8 +105,9 @@ enum hello_flags {
 	HELLO_VACANT = 4,    /* primary that nobody has open */
 	HELLO_STARTING = 8,  /* ... that has just started and served nobody yet */
 	HELLO_LEANS = 16, /* primary whose disk failed or is not filled yet: you have all of it */
+	HELLO_DRY_RUN = 32,  /* only to know what would be decided */
 };
-#define HELLO_FLAGS_KNOWN 31u
+#define HELLO_FLAGS_KNOWN 63u
 
 /* Features the sender can use; those unknown to the receiver are ignored. */
 #define HELLO_FEATURES 0u

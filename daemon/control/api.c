@@ -238,10 +238,12 @@ static enum control_outcome post_connect(struct control *control, struct control
 {
 	struct node_volume *volume = api_find_replicated(control, request);
 	char why[512] = "";
-	int error;
+	int dry_run = 0, error;
 
-	if (!volume || !BODY_UNPACK(control, request, "{}"))
+	if (!volume || !BODY_UNPACK(control, request, "{s?b}", "dry_run", &dry_run))
 		return CONTROL_ANSWERED;
+	if (dry_run)
+		return roles_dry_run(control, request, volume);
 	/* A restore keeps the peer away until the new content is whole. */
 	if (volume->busy) {
 		control_refuse(control, request, 409, "volume %s: a %s is under way",

@@ -104,6 +104,9 @@ enum control_outcome verify_post_cancel(struct control *control, struct control_
 
 /* roles.c */
 enum control_outcome roles_post_promote(struct control *control, struct control_request *request);
+/* What connect would do, without doing it. */
+enum control_outcome roles_dry_run(struct control *control, struct control_request *request,
+				   struct node_volume *volume);
 enum control_outcome roles_post_resume(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
 

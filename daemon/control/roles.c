@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * roles: the endpoints around who is primary: promote, demote, resume. A promotion may wait for its
+ * roles: the endpoints around who is primary: promote, demote, resume, and
+ * the dry run of connect. A promotion may wait for its
  * fence, a demotion for clients to be gone and for the peer to have everything.
  */
 #include "daemon/control/internal.h"
@@ -8,6 +9,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "daemon/control/render.h"
 
 #define VERB_WAIT_NS 10000000000ull /* for what passes by itself */
 
@@ -21,6 +24,62 @@ enum control_outcome roles_post_resume(struct control *control, struct control_r
 		return CONTROL_ANSWERED;
 	error = replication_resume(volume->replication, why, sizeof(why));
 	return api_answer_verb(control, request, volume, error, why);
+}
+
+struct dry_run {
+	struct control *control;
+	struct control_request *request;
+};
+
+static json_t *render_plan(const struct replication_plan *plan)
+{
+	static const char *const directions[] = {NULL, "to-peer", "from-peer"};
+	const char *direction = directions[plan->direction];
+	json_t *json = json_object();
+
+	json_object_set_new(json, "connected", json_boolean(plan->connected));
+	json_object_set_new(json, "peer", render_text(plan->peer_name));
+	json_object_set_new(json, "decision", render_text(plan->decision));
+	json_object_set_new(json, "refused", json_boolean(plan->refused));
+	json_object_set_new(json, "direction", direction ? json_string(direction) : json_null());
+	json_object_set_new(json, "full", json_boolean(plan->full));
+	json_object_set_new(json, "bytes", json_integer((json_int_t)plan->bytes));
+	json_object_set_new(json, "rate_bytes",
+			    plan->rate_bytes ? json_integer((json_int_t)plan->rate_bytes)
+					     : json_null());
+	json_object_set_new(json, "seconds",
+			    plan->rate_bytes
+				    ? json_real((double)plan->bytes / (double)plan->rate_bytes)
+				    : json_null());
+	return json;
+}
+
+static void planned(void *context, int error, const char *why, const struct replication_plan *plan)
+{
+	struct dry_run *d = context;
+
+	if (error)
+		control_refuse(d->control, d->request, http_status_of(error), "%s",
+			       why[0] ? why : strerror(-error));
+	else
+		control_answer(d->control, d->request, 200, render_plan(plan));
+	control_operation_done(d->control);
+	free(d);
+}
+
+enum control_outcome roles_dry_run(struct control *control, struct control_request *request,
+				   struct node_volume *volume)
+{
+	struct dry_run *d = malloc(sizeof(*d));
+
+	if (!d) {
+		control_refuse(control, request, 500, "out of memory");
+		return CONTROL_ANSWERED;
+	}
+	*d = (struct dry_run){control, request};
+	control->operations++;
+	replication_plan(volume->replication, planned, d);
+	return CONTROL_PENDING;
 }
 
 struct promoting {

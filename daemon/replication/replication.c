@@ -194,8 +194,8 @@ static void end(struct env_task *task)
 {
 	struct replication *r = container_of(task, struct replication, end_task);
 
-	if (!r->stopping || r->connect_busy || r->links || !source_is_idle(r->source) ||
-	    !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
+	if (!r->stopping || r->connect_busy || !plan_is_idle(r) || r->links ||
+	    !source_is_idle(r->source) || !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
 		return;
 	void (*freed)(void *) = r->freed;
 	void *context = r->freed_context;
@@ -300,6 +300,7 @@ void replication_free(struct replication *r, void (*freed)(void *context), void 
 	r->freed_context = context;
 	env_timer_stop(r->env, &r->retry_timer);
 	yield_settled(r);
+	plan_stop(r);
 	restore_finish(r, -ECANCELED, "shutting down");
 	source_loss_stop(r->source);
 	sink_stop(r->sink);

@@ -170,6 +170,25 @@ struct replication_status {
 void replication_get_status(const struct replication *replication,
 			    struct replication_status *status);
 
+/* What a connection to the peer would do. */
+enum replication_direction { REPLICATION_TO_PEER = 1, REPLICATION_FROM_PEER };
+struct replication_plan {
+	bool connected; /* it is there, and does this */
+	char peer_name[64];
+	char decision[256];                   /* for people */
+	bool refused;                         /* nothing would be done: decision says what to do */
+	enum replication_direction direction; /* 0: nothing to be sent */
+	bool full;                            /* all of it, less what hashes show to be equal */
+	uint64_t bytes;      /* to be sent at most: what either side changed, or the size */
+	uint64_t rate_bytes; /* a second, as measured in the last catch-up; 0: unknown */
+};
+/* Asks the peer, without changing anything on either side; a connection at work goes on. done may be
+ * called from inside. */
+void replication_plan(struct replication *replication,
+		      void (*done)(void *context, int error, const char *why,
+				   const struct replication_plan *plan),
+		      void *context);
+
 /* What would be lost, or put at risk, if this secondary became primary now. */
 enum replication_risk {
 	REPLICATION_RISK_NONE,

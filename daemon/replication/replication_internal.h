@@ -73,6 +73,29 @@ struct replication {
 	enum volume_role seen_role;
 	enum volume_disk_state seen_disk;
 
+	/* plan.c */
+	uint64_t rate_bytes; /* a second; of the last large cut; 0: unknown */
+	struct plan {
+		struct replication *r;
+		void (*done)(void *context, int error, const char *why,
+			     const struct replication_plan *plan); /* NULL: nobody asks */
+		void *context;
+		struct env_op connect_op;
+		struct env_sock *sock;
+		struct env_timer timer;
+		struct link *link;
+		struct hello self;
+		uint64_t map_end;
+		bool connecting, decided;
+		struct replication_plan result;
+	} plan;
+	struct plan_answer { /* to the peer's dry run */
+		struct link *link;
+		bool mapping;
+		uint64_t map_offset;
+		struct frame_range_wire wire[FRAME_RANGES_MAX];
+	} answer;
+
 	/* yield.c */
 	bool starting; /* clients' requests are held until the peer is known, or start_timer */
 	struct env_timer start_timer;
@@ -125,6 +148,20 @@ void contact_frame(struct replication *r, const struct frame *frame, const void 
 /* session.c */
 /* What this side would say in HELLO now. */
 void session_hello(struct replication *r, struct hello *hello);
+
+void session_hello_whole(struct replication *r, struct hello *hello); /* with what takes a look */
+/* What speaks against this peer before any history is looked at; 0: nothing. */
+enum frame_error session_peer_invalid(const struct replication *r, const struct hello *peer,
+				      char *text, size_t size);
+/* The next ranges that are marked here, from *offset on; how many. */
+unsigned session_map(struct replication *r, uint64_t *offset,
+		     struct frame_range_wire wire[FRAME_RANGES_MAX], bool *more);
+
+/* plan.c */
+void plan_note_rate(struct replication *r, uint64_t bytes, uint64_t started_ns);
+void plan_answer(struct replication *r, struct link *link);
+void plan_stop(struct replication *r);
+bool plan_is_idle(const struct replication *r);
 
 /* yield.c */
 void yield_init(struct replication *r);

@@ -56,13 +56,10 @@ void session_hello(struct replication *r, struct hello *hello)
 	snprintf(hello->volume, sizeof(hello->volume), "%s", volume_name(r->volume));
 }
 
-static void make_hello(struct replication *r)
+void session_hello_whole(struct replication *r, struct hello *hello)
 {
 	struct volume_state state;
-	struct hello *hello = &r->self;
 
-	restore_recheck(r);
-	r->attempt++;
 	session_hello(r, hello);
 	volume_get_state(r->volume, &state);
 	if (id128_is_zero(&state.generations.current) && state.disk == VOLUME_DISK_UPTODATE &&
@@ -70,6 +67,13 @@ static void make_hello(struct replication *r)
 		hello->flags |= HELLO_ZERO_DISK;
 	if (state.role == VOLUME_PRIMARY && yield_vacant(r))
 		hello->flags |= HELLO_VACANT;
+}
+
+static void make_hello(struct replication *r)
+{
+	restore_recheck(r);
+	r->attempt++;
+	session_hello_whole(r, &r->self);
 }
 
 static void send_hello(struct replication *r)
@@ -83,9 +87,8 @@ static void send_hello(struct replication *r)
 	r->session = SESSION_HELLO;
 }
 
-/* What speaks against this peer before any history is looked at; 0: nothing. */
-static enum frame_error peer_invalid(const struct replication *r, const struct hello *peer,
-				     char *text, size_t size)
+enum frame_error session_peer_invalid(const struct replication *r, const struct hello *peer,
+				      char *text, size_t size)
 {
 	if (peer->version != FRAME_VERSION) {
 		snprintf(text, size, "peer %s speaks version %u of the protocol, this node %u",
@@ -117,7 +120,7 @@ static void take_hello(struct replication *r, const struct hello *peer)
 	r->peer = *peer;
 	r->peer_instance = peer->instance;
 	r->peer_attempt = peer->attempt;
-	enum frame_error code = peer_invalid(r, peer, text, sizeof(text));
+	enum frame_error code = session_peer_invalid(r, peer, text, sizeof(text));
 	if (!code) {
 		r->verdict = decide(&r->self, peer);
 		if (r->verdict == VERDICT_SPLIT_BRAIN) {
@@ -138,6 +141,31 @@ static void take_hello(struct replication *r, const struct hello *peer)
 
 /* ---- roles ---------------------------------------------------------------------------------- */
 
+unsigned session_map(struct replication *r, uint64_t *offset,
+		     struct frame_range_wire wire[FRAME_RANGES_MAX], bool *more)
+{
+	uint64_t start, length, run_start = 0, run_end = 0;
+	unsigned count = 0;
+
+	while (volume_dirty_next(r->volume, VOLUME_PEER, *offset, &start, &length)) {
+		if (run_end && start != run_end) {
+			wire[count++] = (struct frame_range_wire){to_be64(run_start),
+								  to_be64(run_end - run_start)};
+			run_end = 0;
+			if (count == FRAME_RANGES_MAX - 1)
+				break;
+		}
+		if (!run_end)
+			run_start = start;
+		run_end = *offset = start + length;
+	}
+	if (run_end)
+		wire[count++] =
+			(struct frame_range_wire){to_be64(run_start), to_be64(run_end - run_start)};
+	*more = volume_dirty_next(r->volume, VOLUME_PEER, *offset, &start, &length);
+	return count;
+}
+
 /* Target: tells the source what it changed itself since the common base. */
 static void send_map(struct replication *r)
 {
@@ -145,27 +173,10 @@ static void send_map(struct replication *r)
 
 	while (r->mapping && r->link) {
 		struct frame frame = {.type = FRAME_MAP};
-		unsigned count = 0;
-		uint64_t offset = r->map_offset, start, length;
-		uint64_t run_start = 0, run_end = 0;
-		while (!full &&
-		       volume_dirty_next(r->volume, VOLUME_PEER, offset, &start, &length)) {
-			if (run_end && start != run_end) {
-				r->map_wire[count++] = (struct frame_range_wire){
-					to_be64(run_start), to_be64(run_end - run_start)};
-				run_end = 0;
-				if (count == FRAME_RANGES_MAX - 1)
-					break;
-			}
-			if (!run_end)
-				run_start = start;
-			run_end = offset = start + length;
-		}
-		if (run_end)
-			r->map_wire[count++] = (struct frame_range_wire){
-				to_be64(run_start), to_be64(run_end - run_start)};
-		bool more =
-			!full && volume_dirty_next(r->volume, VOLUME_PEER, offset, &start, &length);
+		uint64_t offset = r->map_offset;
+		bool more = false;
+		unsigned count = full ? 0 : session_map(r, &offset, r->map_wire, &more);
+
 		frame.flags = more ? 0 : FRAME_LAST;
 		if (!link_send_control(r->link, &frame, r->map_wire,
 				       count * (uint32_t)sizeof(r->map_wire[0])))
@@ -270,7 +281,10 @@ static void run(struct replication *r)
 static void sink_cut_applied_(void *owner, bool final)
 {
 	struct replication *r = owner;
+	struct sink_status sink;
 
+	sink_get_status(r->sink, &sink);
+	plan_note_rate(r, sink.cut_done_bytes, sink.cut_started_ns);
 	restore_satisfied(r);
 	if (final && r->state == REPLICATION_CATCH_UP) {
 		replication_set_state(r, REPLICATION_STREAMING);
@@ -281,7 +295,10 @@ static void sink_cut_applied_(void *owner, bool final)
 static void source_cut_acknowledged_(void *owner, bool streaming)
 {
 	struct replication *r = owner;
+	struct source_status source;
 
+	source_get_status(r->source, &source);
+	plan_note_rate(r, source.cut_done_bytes, source.cut_started_ns);
 	if (streaming) {
 		replication_set_state(r, REPLICATION_STREAMING);
 		verify_attach(r->verify, r->link);
@@ -567,8 +584,13 @@ bool replication_admits(const struct replication *r, const struct link *link)
 void replication_accept(struct replication *r, struct link *link, const struct hello *hello)
 {
 	const char *text;
-	enum frame_error code = accept_invalid(r, hello, &text);
+	enum frame_error code;
 
+	if (hello->flags & HELLO_DRY_RUN) {
+		plan_answer(r, link);
+		return;
+	}
+	code = accept_invalid(r, hello, &text);
 	if (!code && r->link) {
 		/* The peer would not come again if the old connection were alive. */
 		session_end(r, FRAME_ERROR_COLLISION, "replaced by a new connection");

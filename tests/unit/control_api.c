@@ -385,6 +385,11 @@ static void verbs_answer_with_the_volume_or_the_reason(void **state)
 	json_decref(expect("POST", "/v1/volumes/pgdata/promote", "{\"no_fence\":true}", 200));
 	assert_true(fake.unfenced && !fake.forced);
 	json_decref(expect("POST", "/v1/volumes/pgdata/demote", "{\"force\":true}", 200));
+	json = expect("POST", "/v1/volumes/pgdata/connect", "{\"dry_run\":true}", 200);
+	assert_string_equal(text_of(json, "decision"), "catch-up to the peer");
+	assert_string_equal(text_of(json, "direction"), "to-peer");
+	assert_true(json_number_value(json_object_get(json, "seconds")) == 2.0);
+	json_decref(json);
 	expect_error("POST", "/v1/volumes/pgdata/demote", "{\"no_fence\":true}", 400, "body: ");
 }
 

@@ -111,6 +111,7 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("connect", 2, "VOLUME expected");
 	expect("promote", 2, "VOLUME expected");
 	expect("connect pgdata --force", 2, "force");
+	expect("connect pgdata --json", 2, "only with --dry-run");
 	expect("snapshot", 2, "create, list, delete or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");

@@ -178,6 +178,21 @@ int replication_connect(struct replication *replication, char *why, size_t why_s
 {
 	return fake_verb(why, why_size);
 }
+void replication_plan(struct replication *replication,
+		      void (*done)(void *context, int error, const char *why,
+				   const struct replication_plan *plan),
+		      void *context)
+{
+	char why[256] = "";
+	struct replication_plan plan = {.peer_name = "beta",
+					.decision = "catch-up to the peer",
+					.direction = REPLICATION_TO_PEER,
+					.bytes = 1 << 20,
+					.rate_bytes = 1 << 19};
+
+	int error = fake_verb(why, sizeof(why));
+	done(context, error, why, error ? NULL : &plan);
+}
 int replication_resume(struct replication *replication, char *why, size_t why_size)
 {
 	return fake_verb(why, why_size);

@@ -298,7 +298,7 @@ static void hello_round_trips_and_is_checked(void **state)
 			      .role = 1,
 			      .disk = 2,
 			      .protocol = 2,
-			      .flags = HELLO_WANTS,
+			      .flags = HELLO_WANTS | HELLO_DRY_RUN,
 			      .current = {{1}},
 			      .base = {{2}},
 			      .history = {{{3}}, {{4}}}};

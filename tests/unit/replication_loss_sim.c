@@ -162,7 +162,7 @@ static void a_peer_that_does_nothing_is_lost(void **unused)
 	expect_same(&w, &w.a, __LINE__);
 	sim_disk_get(w.b.env, &disk);
 	struct sim_disk_options hangs = disk;
-	hangs.latency_min_ns = hangs.latency_max_ns = 30000000000ull;
+	hangs.latency_min_ns = hangs.latency_max_ns = 8000000000ull;
 	sim_disk_set(w.b.env, &hangs);
 	io = write_one(&w.a, 0, 7);
 	uint64_t begun = now_ns(&w);

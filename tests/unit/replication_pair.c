@@ -181,6 +181,90 @@ static void a_secondary_knows_what_it_lacks(void **unused)
 	world_close(&w);
 }
 
+struct planned {
+	bool done;
+	int error;
+	char why[256];
+	struct replication_plan plan;
+};
+
+static void planned(void *context, int error, const char *why, const struct replication_plan *plan)
+{
+	struct planned *p = context;
+
+	p->done = true;
+	p->error = error;
+	snprintf(p->why, sizeof(p->why), "%s", why);
+	if (plan)
+		p->plan = *plan;
+}
+
+static struct planned plan(struct node *n)
+{
+	struct planned p = {};
+
+	replication_plan(n->replication, planned, &p);
+	WAIT(n->world, p.done);
+	return p;
+}
+
+/* Both sides are asked what would be done, and nothing is. */
+static void a_dry_run_changes_nothing(void **unused)
+{
+	struct world w;
+	struct planned p;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 200);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	/* Connected: what is. */
+	p = plan(&w.a);
+	assert_true(p.error == 0 && p.plan.connected && p.plan.direction == 0);
+	disconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+	write_some(&w.a, 10);
+	struct volume_state a = state(&w.a), b = state(&w.b);
+	uint64_t dirty = status(&w.a).out_of_sync_bytes;
+	p = plan(&w.b); /* taken off by its operator */
+	assert_int_equal(p.error, 0);
+	assert_string_equal(p.plan.peer_name, "a");
+	assert_int_equal(p.plan.direction, REPLICATION_FROM_PEER);
+	assert_true(!p.plan.full && !p.plan.refused);
+	assert_int_equal(p.plan.bytes, dirty);
+	p = plan(&w.a);
+	assert_int_equal(p.error, 0);
+	assert_int_equal(p.plan.direction, REPLICATION_TO_PEER);
+	assert_int_equal(p.plan.bytes, dirty);
+	assert_int_equal(status(&w.b).state, REPLICATION_STANDALONE);
+	struct volume_state a2 = state(&w.a), b2 = state(&w.b);
+	assert_memory_equal(&a.generations, &a2.generations, sizeof(a.generations));
+	assert_memory_equal(&b.generations, &b2.generations, sizeof(b.generations));
+	assert_int_equal(b2.disk, b.disk);
+	reconnect(&w.b);
+	expect_same(&w, &w.a, __LINE__);
+	/* Both took writes: nothing could be done, and that is said. */
+	disconnect(&w.a);
+	set_role(&w.b, VOLUME_PRIMARY);
+	disconnect(&w.b);
+	write_some(&w.a, 5);
+	write_some(&w.b, 5);
+	p = plan(&w.a);
+	assert_true(p.error == 0 && p.plan.refused && p.plan.direction == 0);
+	set_role(&w.b, VOLUME_SECONDARY);
+	disconnect(&w.b);
+	p = plan(&w.a);
+	assert_true(p.error == 0 && p.plan.refused);
+	/* Nobody there. */
+	stop(&w.b);
+	replication_listener_free(w.b.listener);
+	w.b.listener = NULL;
+	p = plan(&w.a);
+	assert_true(p.error < 0 && p.why[0]);
+	world_close(&w);
+}
+
 static void restarts_of_either_side(void **unused)
 {
 	struct world w;
@@ -1106,6 +1190,7 @@ static int run(void)
 		cmocka_unit_test(reads_at_the_peer_are_in_order),
 		cmocka_unit_test(catch_up_sends_what_changed),
 		cmocka_unit_test(a_secondary_knows_what_it_lacks),
+		cmocka_unit_test(a_dry_run_changes_nothing),
 		cmocka_unit_test(restarts_of_either_side),
 		cmocka_unit_test(writers_go_on_during_catch_up),
 		cmocka_unit_test(writers_wait_at_max_lag),
