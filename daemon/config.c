@@ -71,6 +71,9 @@ static const char *const choices_protocol[] = {"A", "B", "C", NULL};
 static const char *const choices_block[] = {"1", "512", "4096", NULL};
 static const char *const choices_lag[] = {"slow", "catch-up", NULL}; /* enum pace_action */
 static const char *const choices_loss[] = {"continue", "suspend", NULL};
+static const char *const choices_0pri[] = {"disconnect", "discard-zero-changes",
+					   "discard-least-changes", NULL};
+static const char *const choices_1pri[] = {"disconnect", "consensus", "discard-secondary", NULL};
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 
 #define NODE(name, type, field, fallback, help, ...)                                           \
@@ -181,6 +184,14 @@ static const struct option options[] = {
 	       "the same for catch-up, e.g.: 20M, 100M@22:00-06:00, 5M@mon-fri 08:00-18:00", NO_LIMITS),
 	VOLUME("snapshot-rate", TYPE_RATE, snapshot_rate, "0",
 	       "the same for what snapshots put into the store", NO_LIMITS),
+	VOLUME("after-sb-0pri", TYPE_CHOICE, after_sb_0pri, "disconnect",
+	       "split brain of two secondaries: disconnect (an operator decides), or who gives up what it "
+	       "changed; the same on both nodes",
+	       choices_0pri, 0, 0),
+	VOLUME("after-sb-1pri", TYPE_CHOICE, after_sb_1pri, "disconnect",
+	       "split brain with one primary: disconnect, consensus (after-sb-0pri, if it is the "
+	       "secondary that gives up) or discard-secondary; the same on both nodes",
+	       choices_1pri, 0, 0),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),

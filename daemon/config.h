@@ -56,6 +56,8 @@ struct config_volume {
 	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
 	struct rate_schedule stream_rate, catch_up_rate, snapshot_rate; /* stream-rate, ... */
 	uint64_t start_wait_ns;     /* start-wait; 0: not at all */
+	unsigned after_sb_0pri;     /* after-sb-0pri (enum hello_after_sb_0pri) */
+	unsigned after_sb_1pri;     /* after-sb-1pri (enum hello_after_sb_1pri) */
 	uint64_t verify_rate_bytes; /* verify-rate, a second; 0: unlimited */
 	unsigned block_min_bytes;   /* block-size = 1|512|4096 */
 	char *store;                /* store: URL, or NULL */

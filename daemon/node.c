@@ -312,6 +312,10 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.start_wait_ms = alone ? 0 : (unsigned)(v->config->start_wait_ns / 1000000),
 		.vacant = no_job_runs,
 		.vacant_context = v,
+		.after_sb_0pri = (enum hello_after_sb_0pri)v->config->after_sb_0pri,
+		.after_sb_1pri = (enum hello_after_sb_1pri)v->config->after_sb_1pri,
+		.give_up = resolve_by_policy,
+		.give_up_context = v,
 	};
 	get_pace(v, &config.pace);
 

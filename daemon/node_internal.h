@@ -15,6 +15,9 @@ void node_open_store(struct node_volume *volume);
 /* The promotion that a stop waited for has ended. */
 void node_stop_go_on(struct node_volume *volume);
 
+/* resolve.c: by a policy this node gives up what it changed. */
+void resolve_by_policy(void *volume);
+
 /* roles.c */
 bool node_is_connected(const struct replication_status *status);
 /* A promotion that waits for its fence is to end soon. */

@@ -173,3 +173,26 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 	else
 		give_up(resolve);
 }
+
+static void policy_done(void *context, int error, const char *why)
+{
+	struct node_volume *v = context;
+
+	if (error)
+		env_log(node_env(v->node), ENV_LOG_ERROR,
+			"volume %s: the split brain stays, though after-sb would end it: %s",
+			v->config->name, why);
+}
+
+void resolve_by_policy(void *volume)
+{
+	struct node_volume *v = volume;
+	const struct split_record *split = replication_get_split(v->replication);
+
+	if (!split || v->busy)
+		return;
+	env_log(node_env(v->node), ENV_LOG_WARNING,
+		"volume %s: after-sb: this node gives up what it changed for the content of %s",
+		v->config->name, split->node);
+	node_resolve(v, split->node, false, policy_done, v);
+}

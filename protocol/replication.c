@@ -205,6 +205,8 @@ void hello_encode(const struct hello *hello, struct hello_wire *wire)
 		.disk = (uint8_t)hello->disk,
 		.protocol = (uint8_t)hello->protocol,
 		.flags = (uint8_t)hello->flags,
+		.after_sb_0pri = (uint8_t)hello->after_sb_0pri,
+		.after_sb_1pri = (uint8_t)hello->after_sb_1pri,
 		.current = hello->current,
 		.base = hello->base,
 	};
@@ -239,6 +241,8 @@ const char *hello_decode(const void *payload, size_t length, struct hello *hello
 		return "HELLO: bad volume name";
 	if (wire.role > 1 || wire.disk > 4 || wire.protocol > 2)
 		return "HELLO: unknown role, disk state or protocol";
+	if (wire.after_sb_0pri >= AFTER_SB_0PRIS || wire.after_sb_1pri >= AFTER_SB_1PRIS)
+		return "HELLO: unknown policy for a split brain";
 	*hello = (struct hello){
 		.version = from_be32(wire.version),
 		.features = from_be32(wire.features),
@@ -251,6 +255,8 @@ const char *hello_decode(const void *payload, size_t length, struct hello *hello
 		.disk = wire.disk,
 		.protocol = wire.protocol,
 		.flags = wire.flags & HELLO_FLAGS_KNOWN,
+		.after_sb_0pri = wire.after_sb_0pri,
+		.after_sb_1pri = wire.after_sb_1pri,
 		.current = wire.current,
 		.base = wire.base,
 	};

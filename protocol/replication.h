@@ -109,6 +109,20 @@ enum hello_flags {
 };
 #define HELLO_FLAGS_KNOWN 63u
 
+/* What ends a split brain without an operator, by DRBD's names: with no primary, with one. */
+enum hello_after_sb_0pri {
+	AFTER_SB_0PRI_DISCONNECT,
+	AFTER_SB_0PRI_DISCARD_ZERO_CHANGES,  /* who changed nothing gives up, if the other did */
+	AFTER_SB_0PRI_DISCARD_LEAST_CHANGES, /* who changed less */
+	AFTER_SB_0PRIS,
+};
+enum hello_after_sb_1pri {
+	AFTER_SB_1PRI_DISCONNECT,
+	AFTER_SB_1PRI_CONSENSUS,         /* as without a primary, if that is the secondary's loss */
+	AFTER_SB_1PRI_DISCARD_SECONDARY, /* the secondary gives up */
+	AFTER_SB_1PRIS,
+};
+
 /* Features the sender can use; those unknown to the receiver are ignored. */
 #define HELLO_FEATURES 0u
 
@@ -126,7 +140,9 @@ struct hello_wire {
 	uint8_t disk;     /* 0 uptodate, 1 outdated, 2 inconsistent, 3 failed, 4 diskless */
 	uint8_t protocol; /* 0 A, 1 B, 2 C */
 	uint8_t flags;
-	uint8_t reserved[4];
+	uint8_t after_sb_0pri; /* enum hello_after_sb_0pri */
+	uint8_t after_sb_1pri;
+	uint8_t reserved[2];
 	struct id128 current;
 	struct id128 base;
 	struct id128 history[HELLO_HISTORY];
@@ -139,6 +155,7 @@ struct hello {
 	struct id128 uuid, instance;
 	uint64_t attempt, size_bytes, dirty_bytes;
 	unsigned role, disk, protocol, flags;
+	unsigned after_sb_0pri, after_sb_1pri;
 	struct id128 current, base, history[HELLO_HISTORY];
 };
 void hello_encode(const struct hello *hello, struct hello_wire *wire);

@@ -239,6 +239,57 @@ enum verdict decide(const struct hello *self, const struct hello *peer)
 	return decide_verdict(standing(self), standing(peer), decide_relation(self, peer));
 }
 
+/* ---- split brain ------------------------------------------------------------------------------ */
+
+enum comparison { SELF_NONE, PEER_NONE, SELF_LESS, PEER_LESS, LIKE, COMPARISONS };
+
+static enum comparison compare(const struct hello *self, const struct hello *peer)
+{
+	if (self->dirty_bytes == peer->dirty_bytes)
+		return LIKE;
+	if (self->dirty_bytes == 0 || peer->dirty_bytes == 0)
+		return self->dirty_bytes == 0 ? SELF_NONE : PEER_NONE;
+	return self->dirty_bytes < peer->dirty_bytes ? SELF_LESS : PEER_LESS;
+}
+
+static enum decide_loser without_primary(const struct hello *self, const struct hello *peer)
+{
+	static const enum decide_loser table[AFTER_SB_0PRIS][COMPARISONS] = {
+		[AFTER_SB_0PRI_DISCARD_ZERO_CHANGES] =
+			{[SELF_NONE] = DECIDE_SELF, [PEER_NONE] = DECIDE_PEER},
+		[AFTER_SB_0PRI_DISCARD_LEAST_CHANGES] = {[SELF_NONE] = DECIDE_SELF,
+							 [PEER_NONE] = DECIDE_PEER,
+							 [SELF_LESS] = DECIDE_SELF,
+							 [PEER_LESS] = DECIDE_PEER},
+	};
+
+	return table[self->after_sb_0pri][compare(self, peer)];
+}
+
+enum decide_loser decide_split_brain(const struct hello *self, const struct hello *peer)
+{
+	enum decide_loser secondary = self->role ? DECIDE_PEER : DECIDE_SELF;
+
+	/* Where the maps do not reach back, bytes say nothing. */
+	if (decide(self, peer) != VERDICT_SPLIT_BRAIN ||
+	    decide_relation(self, peer) != RELATION_DIVERGED_NEAR ||
+	    self->after_sb_0pri != peer->after_sb_0pri ||
+	    self->after_sb_1pri != peer->after_sb_1pri || (self->role && peer->role))
+		return DECIDE_NOBODY;
+	if (!self->role && !peer->role)
+		return without_primary(self, peer);
+	switch ((enum hello_after_sb_1pri)self->after_sb_1pri) {
+	case AFTER_SB_1PRI_DISCARD_SECONDARY:
+		return secondary;
+	case AFTER_SB_1PRI_CONSENSUS:
+		return without_primary(self, peer) == secondary ? secondary : DECIDE_NOBODY;
+	case AFTER_SB_1PRI_DISCONNECT:
+	case AFTER_SB_1PRIS:
+		break;
+	}
+	return DECIDE_NOBODY;
+}
+
 static const struct {
 	enum verdict mirror;
 	enum frame_error refusal;

@@ -73,6 +73,11 @@ enum verdict decide_mirror(enum verdict verdict);
 enum relation decide_mirror_relation(enum relation relation);
 /* The ERROR a verdict leads to; 0: none. */
 enum frame_error decide_refusal(enum verdict verdict);
+/* Who gives up what it changed in a split brain, by the policy that both have; NOBODY: an operator has to
+ * say. Whoever is primary never loses by a policy. */
+enum decide_loser { DECIDE_NOBODY, DECIDE_SELF, DECIDE_PEER };
+enum decide_loser decide_split_brain(const struct hello *self, const struct hello *peer);
+
 /* For people: what it means and what to do. */
 const char *decide_text(enum verdict verdict);
 /* The youngest generation that both descend from, as far as their histories tell; zero: none. */

@@ -139,7 +139,7 @@ void replication_lost(struct replication *r, bool final, bool at_once, const cha
 		yield_settled(r);
 		if (r->state != REPLICATION_STANDALONE)
 			replication_set_state(r, REPLICATION_STANDALONE);
-		split_probe_later(r);
+		split_parted(r);
 		restore_finish(r, -EPERM, why);
 		return;
 	}
@@ -203,6 +203,7 @@ static void end(struct env_task *task)
 	env_timer_stop(r->env, &r->state_timer);
 	env_timer_stop(r->env, &r->probe_timer);
 	env_defer_cancel(r->env, &r->drop_task);
+	env_defer_cancel(r->env, &r->give_up_task);
 	free_memory(r);
 	if (freed)
 		freed(context);

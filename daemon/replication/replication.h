@@ -16,6 +16,7 @@
 #include "daemon/replication/pace.h"
 #include "daemon/volume/volume.h"
 #include "protocol/verify.h"
+#include "protocol/replication.h"
 #include "protocol/split.h"
 
 struct replication;
@@ -62,6 +63,12 @@ struct replication_config {
 	 * never steps down by itself. */
 	bool (*vacant)(void *context);
 	void *vacant_context;
+	enum hello_after_sb_0pri after_sb_0pri;
+	enum hello_after_sb_1pri after_sb_1pri;
+	/* By a policy this node gives up what it changed: keep it, then replication_discard_changes().
+	 * Called each time the split brain is found. NULL: it waits for an operator. */
+	void (*give_up)(void *context);
+	void *give_up_context;
 };
 
 /* Begins to apply a staged cut that was committed but not wholly applied: replication_applying() is

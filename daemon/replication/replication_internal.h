@@ -106,6 +106,8 @@ struct replication {
 	bool is_split, split_told; /* told: the peer's CHANGES came */
 	bool probing; /* STANDALONE by a split brain, and connecting to see whether it is over */
 	struct env_timer probe_timer;
+	enum decide_loser loser; /* by a policy */
+	struct env_task give_up_task;
 	struct split_record split;
 
 	/* restore from the peer */
@@ -174,6 +176,7 @@ void changes_collect(struct volume *volume, struct replication_changes *changes)
 
 /* split.c */
 void split_init(struct replication *r);
+void split_parted(struct replication *r);
 void split_probe_later(struct replication *r); /* if there is a split brain */
 int split_load(struct replication *r, char *why, size_t why_size);
 void split_begin(struct replication *r);

@@ -47,6 +47,8 @@ void session_hello(struct replication *r, struct hello *hello)
 		.protocol = (unsigned)r->config.protocol,
 		.flags = (r->wants ? HELLO_WANTS : 0) | (r->starting ? HELLO_STARTING : 0) |
 			 (volume_leans(r->volume) ? HELLO_LEANS : 0),
+		.after_sb_0pri = r->config.after_sb_0pri,
+		.after_sb_1pri = r->config.after_sb_1pri,
 		.current = state.generations.current,
 		.base = state.generations.base,
 	};

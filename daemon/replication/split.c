@@ -32,9 +32,27 @@ static void probe(struct env_timer *timer)
 	}
 }
 
+static void give_up(struct env_task *task)
+{
+	struct replication *r = container_of(task, struct replication, give_up_task);
+
+	if (r->is_split && !r->stopping && r->config.give_up)
+		r->config.give_up(r->config.give_up_context);
+}
+
 void split_init(struct replication *r)
 {
 	r->probe_timer.fire = probe;
+	r->give_up_task.call = give_up;
+}
+
+/* Both have told, and stand alone. */
+void split_parted(struct replication *r)
+{
+	if (r->is_split && r->loser == DECIDE_SELF)
+		env_defer(r->env, &r->give_up_task);
+	r->loser = DECIDE_NOBODY;
+	split_probe_later(r);
 }
 
 void split_probe_later(struct replication *r)
@@ -117,6 +135,7 @@ void split_begin(struct replication *r)
 	};
 	memcpy(r->split.node, r->peer.node, sizeof(r->split.node));
 	r->is_split = true;
+	r->loser = decide_split_brain(&r->self, &r->peer);
 	r->session = SESSION_SPLIT;
 	r->split_told = false;
 	keep(r);

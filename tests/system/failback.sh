@@ -65,7 +65,7 @@ full_circle() {
 	start b
 	start a
 	wait_for 30 "the first sync" in_sync a
-	for round in 1 2; do
+	for _ in 1 2; do
 		half_circle a b
 		half_circle b a
 	done
@@ -127,7 +127,7 @@ split_brain() {
 		    image.seek(offset), disk.seek(offset)
 		    assert image.read(length) == disk.read(length)
 	END
-	note "resolved: $(($(volume_get a .replication.sent_bytes) - before)) bytes sent, kept $(ls "$dir/b.state/v/kept" | tr '\n' ' ')"
+	note "resolved: $(($(volume_get a .replication.sent_bytes) - before)) bytes sent, kept in $dir/b.state/v/kept"
 	stop a
 	stop b
 	ok $current

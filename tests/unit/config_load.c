@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The config file: what a good one gives, and for each bad one the line that is to be said. */
 #include "daemon/config.h"
+#include "protocol/replication.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -62,7 +63,8 @@ static void test_all_options(void **state)
 		"io = aio\nlog-level = debug\nthreads = 3\n\n"
 		"[ volume   pg.data_1-x ]\nbacking = /dev/sdb\nsize = 3G\nrole = primary\n"
 		"peer = cloud.example.org:10810\nprotocol = A\nstaging-max = 2GiB\n"
-		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nverify-rate = "
+		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nafter-sb-0pri = "
+		"discard-least-changes\nafter-sb-1pri = consensus\nverify-rate = "
 		"10M\nblock-size = 4096\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
 		"compression-level = 19\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
@@ -109,6 +111,8 @@ static void test_all_options(void **state)
 	assert_int_equal(v->preserve_max_bytes, 512u << 20);
 	assert_int_equal(v->send_queue_max_bytes, 1u << 20);
 	assert_int_equal(v->start_wait_ns, 2000000000);
+	assert_int_equal(v->after_sb_0pri, AFTER_SB_0PRI_DISCARD_LEAST_CHANGES);
+	assert_int_equal(v->after_sb_1pri, AFTER_SB_1PRI_CONSENSUS);
 	assert_int_equal(v->verify_rate_bytes, 10u << 20);
 	assert_int_equal(v->block_min_bytes, 4096);
 	assert_string_equal(v->store, "file:/srv/store");
@@ -137,6 +141,8 @@ static void test_defaults(void **state)
 	assert_int_equal(v->staging_max_bytes, 1u << 30);
 	assert_int_equal(v->send_queue_max_bytes, 32u << 20);
 	assert_int_equal(v->start_wait_ns, 5000000000);
+	assert_int_equal(v->after_sb_0pri, AFTER_SB_0PRI_DISCONNECT);
+	assert_int_equal(v->after_sb_1pri, AFTER_SB_1PRI_DISCONNECT);
 	assert_int_equal(v->verify_rate_bytes, 64u << 20);
 	assert_int_equal(v->block_min_bytes, 1);
 	assert_int_equal(v->snapshot_every_ns, 0);

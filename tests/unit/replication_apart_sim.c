@@ -429,6 +429,55 @@ static void who_can_connect_looks_again(void **unused)
 	world_close(&w);
 }
 
+static void restarts_with_policies(struct world *w, enum hello_after_sb_0pri p0,
+				   enum hello_after_sb_1pri p1, bool a_primary)
+{
+	set_role(&w->b, VOLUME_SECONDARY);
+	if (!a_primary)
+		set_role(&w->a, VOLUME_SECONDARY);
+	stop(&w->a);
+	stop(&w->b);
+	w->a.after_sb_0pri = w->b.after_sb_0pri = p0;
+	w->a.after_sb_1pri = w->b.after_sb_1pri = p1;
+	start(&w->a, VOLUME_SECONDARY);
+	start(&w->b, VOLUME_SECONDARY);
+}
+
+static void a_policy_ends_it_without_an_operator(void **unused)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		struct world w;
+		uint8_t *other;
+
+		split_apart(&w, &other);
+		disconnect(&w.b);
+		if (i == 0) /* a, the secondary of both that changed more, counts */
+			write_some(&w.a, 60);
+		restarts_with_policies(&w, i == 0 ? AFTER_SB_0PRI_DISCARD_LEAST_CHANGES : 0,
+				       i == 1 ? AFTER_SB_1PRI_DISCARD_SECONDARY : 0, i != 0);
+		if (i == 2) { /* the default */
+			WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
+					 status(&w.b).split_brain);
+			let_pass(&w, 20000);
+			assert_true(status(&w.a).split_brain && !w.b.gave_up);
+			expect_content(&w.b, other, __LINE__);
+		} else {
+			WAIT(&w, w.b.gave_up && !status(&w.a).split_brain &&
+					 !status(&w.b).split_brain &&
+					 status(&w.b).state >= REPLICATION_IDLE &&
+					 state(&w.b).disk == VOLUME_DISK_UPTODATE);
+			if (i == 1)
+				expect_same(&w, &w.a, __LINE__);
+			expect_content(&w.a, w.model, __LINE__);
+			expect_content(&w.b, w.model, __LINE__);
+			assert_int_equal(status(&w.b).full_syncs + status(&w.a).full_syncs, 0);
+		}
+		assert_int_equal(w.a.gave_up, 0);
+		free(other);
+		world_close(&w);
+	}
+}
+
 /* ---- what is given up is kept ---------------------------------------------------------------- */
 
 struct kept_end {
@@ -707,6 +756,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),
 		cmocka_unit_test(who_can_connect_looks_again),
+		cmocka_unit_test(a_policy_ends_it_without_an_operator),
 		cmocka_unit_test(fifty_circles_without_a_full_sync),
 		cmocka_unit_test(what_is_given_up_can_be_read_again),
 		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),

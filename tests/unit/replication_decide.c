@@ -165,6 +165,52 @@ static void standings(void **state)
 	assert_int_equal(decide_standing(0, 0, HELLO_VACANT), STANDING_SECONDARY);
 }
 
+/* Every policy, every pair of roles, every comparison: both sides name the same loser, never a primary,
+ * and only by the policy's own words. */
+static void both_sides_name_the_same_loser(void **state)
+{
+	static const uint8_t history[] = {1, 0};
+	static const uint64_t bytes[] = {0, 4096, 8192};
+	struct hello a = hello(2, 1, history), b = hello(3, 1, history);
+
+	for (unsigned i = 0; i < AFTER_SB_0PRIS * AFTER_SB_1PRIS * 4 * 9; i++) {
+		unsigned rest = i;
+		a.after_sb_0pri = b.after_sb_0pri = rest % AFTER_SB_0PRIS, rest /= AFTER_SB_0PRIS;
+		a.after_sb_1pri = b.after_sb_1pri = rest % AFTER_SB_1PRIS, rest /= AFTER_SB_1PRIS;
+		a.role = rest & 1, b.role = rest >> 1 & 1, rest /= 4;
+		a.dirty_bytes = bytes[rest % 3], b.dirty_bytes = bytes[rest / 3];
+		enum decide_loser self = decide_split_brain(&a, &b), peer;
+		peer = decide_split_brain(&b, &a);
+		assert_int_equal(self == DECIDE_SELF, peer == DECIDE_PEER);
+		assert_int_equal(self == DECIDE_PEER, peer == DECIDE_SELF);
+		const struct hello *loser = self == DECIDE_SELF ? &a : &b;
+		const struct hello *winner = self == DECIDE_SELF ? &b : &a;
+		unsigned primaries = a.role + b.role;
+		bool by_bytes = primaries == 0 || a.after_sb_1pri == AFTER_SB_1PRI_CONSENSUS;
+		if (primaries == 2 || (primaries == 1 && !a.after_sb_1pri) ||
+		    (by_bytes && !a.after_sb_0pri))
+			assert_int_equal(self, DECIDE_NOBODY);
+		if (primaries == 1 && a.after_sb_1pri == AFTER_SB_1PRI_DISCARD_SECONDARY)
+			assert_int_not_equal(self, DECIDE_NOBODY);
+		if (self == DECIDE_NOBODY)
+			continue;
+		assert_int_equal(loser->role, 0);
+		if (by_bytes)
+			assert_true(loser->dirty_bytes < winner->dirty_bytes);
+		if (by_bytes && a.after_sb_0pri == AFTER_SB_0PRI_DISCARD_ZERO_CHANGES)
+			assert_int_equal(loser->dirty_bytes, 0);
+	}
+	/* not where the two do not agree, and not where the maps say nothing */
+	a.role = b.role = 0, a.dirty_bytes = 0, b.dirty_bytes = 4096;
+	a.after_sb_0pri = b.after_sb_0pri = AFTER_SB_0PRI_DISCARD_LEAST_CHANGES;
+	assert_int_equal(decide_split_brain(&a, &b), DECIDE_SELF);
+	b.after_sb_0pri = AFTER_SB_0PRI_DISCARD_ZERO_CHANGES;
+	assert_int_equal(decide_split_brain(&a, &b), DECIDE_NOBODY);
+	b.after_sb_0pri = a.after_sb_0pri;
+	b.base = id(0);
+	assert_int_equal(decide_split_brain(&a, &b), DECIDE_NOBODY);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -173,6 +219,7 @@ int main(void)
 		cmocka_unit_test(good_content_is_overwritten_by_descendants_only),
 		cmocka_unit_test(only_the_unused_yield_to_what_went_on),
 		cmocka_unit_test(diverged_is_split_brain_until_one_gives_up),
+		cmocka_unit_test(both_sides_name_the_same_loser),
 		cmocka_unit_test(relations),
 		cmocka_unit_test(standings),
 	};

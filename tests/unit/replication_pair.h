@@ -43,6 +43,9 @@ struct node {
 	unsigned start_wait_ms;
 	bool steps_down; /* if nobody has the volume open */
 	bool only_accept, suspends, detach;
+	enum hello_after_sb_0pri after_sb_0pri;
+	enum hello_after_sb_1pri after_sb_1pri;
+	unsigned gave_up; /* by them */
 };
 
 struct world {
@@ -202,6 +205,18 @@ static void set_flag(void *context)
 	*(bool *)context = true;
 }
 
+static void gave_up(void *context, int error, const char *why)
+{
+}
+
+static void gives_up(void *context)
+{
+	struct node *n = context;
+
+	n->gave_up++;
+	replication_discard_changes(n->replication, gave_up, n);
+}
+
 static bool nothing_runs(void *context)
 {
 	return true;
@@ -230,6 +245,10 @@ static void start(struct node *n, enum volume_role role)
 					.staging_max_bytes = n->staging_max_bytes,
 					.final_cut_max_bytes = n->final_cut_max_bytes,
 					.start_wait_ms = n->start_wait_ms,
+					.after_sb_0pri = n->after_sb_0pri,
+					.after_sb_1pri = n->after_sb_1pri,
+					.give_up = gives_up,
+					.give_up_context = n,
 					.vacant = n->steps_down ? nothing_runs : NULL,
 					.suspend_on_loss = n->suspends,
 					.ping_interval_ms = 200,
