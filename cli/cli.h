@@ -45,6 +45,7 @@ int cmd_disconnect(struct cli *cli, int argc, char **argv);
 int cmd_promote(struct cli *cli, int argc, char **argv);
 int cmd_demote(struct cli *cli, int argc, char **argv);
 int cmd_resume(struct cli *cli, int argc, char **argv);
+int cmd_replace_disk(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
 int cmd_set(struct cli *cli, int argc, char **argv);
@@ -52,7 +53,8 @@ int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
 	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
-	help_changes[], help_resolve[], help_set[], help_config[], help_keygen[];
+	help_replace_disk[], help_changes[], help_resolve[], help_set[], help_config[],
+	help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

@@ -23,6 +23,7 @@ static const struct cli_command commands[] = {
 	{"promote", cmd_promote, "make a volume primary here", help_promote},
 	{"demote", cmd_demote, "make a volume secondary here", help_demote},
 	{"resume", cmd_resume, "let suspended requests go on without the peer", help_resume},
+	{"replace-disk", cmd_replace_disk, "fill a replaced disk from the peer", help_replace_disk},
 	{"set", cmd_set, "change options of a running volume", help_set},
 	{"events", cmd_events, "show what happened lately, or follow it", help_events},
 	{"changes", cmd_changes, "what this node, and in a split brain its peer, changed",

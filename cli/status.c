@@ -205,6 +205,29 @@ static void print_snapshots(const json_t *snapshots)
 	}
 }
 
+/* What is wrong with the disk, and where the content is meanwhile. */
+static void print_disk(const json_t *volume)
+{
+	bool at_peer = json_is_true(json_object_get(volume, "at_peer"));
+	double missing = client_number(json_object_get(volume, "stats"), "missing_bytes");
+	double size = client_number(volume, "size_bytes");
+
+	if (client_text(volume, "disk_failure", NULL))
+		printf("  %sdisk failed %s%s\n", format_colour(stdout, FORMAT_BAD),
+		       client_text(volume, "disk_failure", ""), format_end(stdout));
+	if (at_peer && missing > 0)
+		printf("  filling     the disk, from the peer: %s of %s to come\n",
+		       format_bytes(missing).text, format_bytes(size).text);
+	else if (at_peer && strcmp(client_text(volume, "disk", ""), "diskless") == 0)
+		printf("  %sDISKLESS%s    served from the peer; replace the disk, then: offsite "
+		       "replace-disk\n",
+		       format_colour(stdout, FORMAT_BAD), format_end(stdout));
+	if (json_is_true(json_object_get(volume, "waits_for_peer")))
+		printf("  %swaiting     requests wait: the content is at the peer, which is "
+		       "away%s\n",
+		       format_colour(stdout, FORMAT_BAD), format_end(stdout));
+}
+
 static void print_volume(const json_t *volume)
 {
 	const json_t *replication = json_object_get(volume, "replication");
@@ -226,6 +249,7 @@ static void print_volume(const json_t *volume)
 	if (client_text(volume, "outdated_since", NULL))
 		printf("  since %s", client_text(volume, "outdated_since", ""));
 	printf("\n  backing     %s\n", client_text(volume, "backing", ""));
+	print_disk(volume);
 	if (client_text(volume, "at_risk", NULL))
 		printf("  %sat risk     a promotion here would lose %s%s\n",
 		       format_colour(stdout, FORMAT_WARN), client_text(volume, "at_risk", ""),

@@ -204,6 +204,37 @@ int cmd_demote(struct cli *cli, int argc, char **argv)
 	return verb(cli, argc, argv, help_demote, options);
 }
 
+const char help_replace_disk[] =
+	"Usage: offsite replace-disk VOLUME\n"
+	"Brings a volume back whose disk failed and was replaced, at the same path. Its content\n"
+	"comes from the peer. On a primary clients go on meanwhile: the command ends when the new\n"
+	"disk is being filled (see `offsite status`). On a secondary it ends when that is in "
+	"sync.\n";
+
+int cmd_replace_disk(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {CLI_OPTIONS_COMMON};
+	json_t *job;
+	int option, code;
+	char *path;
+
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1)
+		if ((code = cli_common_option(cli, option, help_replace_disk)) >= 0)
+			return code;
+	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+		return CLI_USAGE;
+	path = client_volume_path(argv[optind], "/replace-disk");
+	code = client_call(cli, "POST", path, json_object(), &job);
+	free(path);
+	if (!code)
+		code = client_follow_job(cli, job, "from the peer", NULL);
+	if (code)
+		return code;
+	printf("%s: the replaced disk is in sync, or is being filled: see `offsite status`\n",
+	       argv[optind]);
+	return CLI_FINE;
+}
+
 const char help_set[] =
 	"Usage: offsite set VOLUME OPTION=VALUE...\n"
 	"Changes options of a running volume, all of them or none, until the daemon's next start:\n"

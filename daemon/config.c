@@ -71,6 +71,7 @@ static const char *const choices_protocol[] = {"A", "B", "C", NULL};
 static const char *const choices_block[] = {"1", "512", "4096", NULL};
 static const char *const choices_lag[] = {"slow", "catch-up", NULL}; /* enum pace_action */
 static const char *const choices_loss[] = {"continue", "suspend", NULL};
+static const char *const choices_io_error[] = {"error", "detach", NULL};
 static const char *const choices_0pri[] = {"disconnect", "discard-zero-changes",
 					   "discard-least-changes", NULL};
 static const char *const choices_1pri[] = {"disconnect", "consensus", "discard-secondary", NULL};
@@ -161,6 +162,12 @@ static const struct option options[] = {
 	VOLUME("on-peer-loss", TYPE_SECOND, suspend_on_loss, "continue",
 	       "while the peer is lost: continue (go on alone), suspend (writers wait for it)",
 	       choices_loss, 0, 0),
+	VOLUME("on-io-error", TYPE_SECOND, detach_on_error, "detach",
+	       "when a primary's disk fails: error (clients get it), detach (the peer takes over)",
+	       choices_io_error, 0, 0),
+	VOLUME("hydrate-rate", TYPE_SIZE, hydrate_rate_bytes, "0",
+	       "bytes a second at which a primary's replaced disk is filled at most; 0: unlimited",
+	       NO_LIMITS),
 	VOLUME("fence-command", TYPE_PATH, fence_command, NULL,
 	       "program that has to succeed before a promotion while the peer is not connected",
 	       NO_LIMITS),

@@ -49,6 +49,8 @@ struct config_volume {
 	uint64_t send_queue_max_bytes; /* send-queue-max */
 	unsigned peer_timeout_s;       /* peer-timeout; 0: the default */
 	bool suspend_on_loss;          /* on-peer-loss = continue|suspend */
+	bool detach_on_error;          /* on-io-error = error|detach */
+	uint64_t hydrate_rate_bytes;   /* hydrate-rate, a second; 0: unlimited */
 	char *fence_command;           /* fence-command, or NULL */
 	uint64_t fence_timeout_ns;     /* fence-timeout */
 	uint64_t max_lag_bytes;        /* max-lag; 0: none */

@@ -342,6 +342,8 @@ static void open_volume(struct volume_slot *slot)
 		.role = c->primary ? VOLUME_PRIMARY : VOLUME_SECONDARY,
 		.block_min_bytes = c->block_min_bytes,
 		.preserve_max_bytes = c->preserve_max_bytes,
+		.detach_on_error = c->detach_on_error,
+		.hydrate_max_bytes_per_second = c->hydrate_rate_bytes,
 	};
 	int error = volume_open(node->env, &config, &v->volume, v->error, sizeof(v->error));
 
@@ -581,6 +583,7 @@ bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 	for (unsigned i = 0; i < count; i++) {
 		env_timer_stop(node->env, &slots[i].watch);
 		env_timer_stop(node->env, &slots[i].pub.schedule);
+		node_disk_cancel(&slots[i].pub);
 	}
 	for (unsigned i = 0; i < count; i++) {
 		if (slots[i].pub.busy) {
@@ -780,6 +783,11 @@ static int restore_begin(struct node_volume *v, struct snapshot_target **target,
 		return node_fail(-ENODEV, why, why_size, "volume %s: %s", v->config->name,
 				 node_store_why(v));
 	volume_get_state(v->volume, &state);
+	if (volume_leans(v->volume))
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: its content is at the peer; give it a disk first "
+				 "(offsite replace-disk)",
+				 v->config->name);
 	if (state.role != VOLUME_PRIMARY) {
 		error = restore_on_secondary(v, &state, why, why_size);
 		if (error)

@@ -23,14 +23,15 @@ struct node_volume {
 	bool store_opening;              /* a helper thread is at it */
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
-	struct env_timer schedule;   /* snapshot-every */
-	const char *busy;            /* a long job has the volume: "restore"; NULL: none */
-	struct promotion *promotion; /* one waits for its fence; NULL: none */
-	unsigned losses;             /* promotions by force since start that gave something up */
-	char lost[320];              /* what the last of them gave up, else "" */
-	struct resolve *resolve;     /* under way: the end of a split brain; resolve.c */
-	char kept[512];              /* where the last resolve kept what was given up, else "" */
-	char error[256];             /* why volume is NULL, else "" */
+	struct env_timer schedule;       /* snapshot-every */
+	struct replacement *replacement; /* of its disk, waiting; see node_disk.c */
+	const char *busy;                /* a long job has the volume: "restore"; NULL: none */
+	struct promotion *promotion;     /* one waits for its fence; NULL: none */
+	unsigned losses;         /* promotions by force since start that gave something up */
+	char lost[320];          /* what the last of them gave up, else "" */
+	struct resolve *resolve; /* under way: the end of a split brain; resolve.c */
+	char kept[512];          /* where the last resolve kept what was given up, else "" */
+	char error[256];         /* why volume is NULL, else "" */
 	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 };
 
@@ -119,6 +120,11 @@ int node_resolve_plan(struct node_volume *volume, const char *keep, bool no_keep
  * when the peer's content is here. */
 void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, node_done_fn done,
 		  void *context);
+
+/* A failed disk was replaced (same path): its content comes from the peer. A secondary as
+ * node_restore_from_peer(); done when it is in sync. A primary whose disk failed goes on through its peer;
+ * done when the new disk is being filled, which goes on by itself. */
+void node_replace_disk(struct node_volume *volume, node_done_fn done, void *context);
 
 void node_check(struct node *node); /* invariants of all modules */
 

@@ -15,6 +15,8 @@ void node_open_store(struct node_volume *volume);
 /* The promotion that a stop waited for has ended. */
 void node_stop_go_on(struct node_volume *volume);
 
+/* node_disk.c */
+void node_disk_cancel(struct node_volume *volume); /* a replacement that waits ends */
 /* resolve.c: by a policy this node gives up what it changed. */
 void resolve_by_policy(void *volume);
 

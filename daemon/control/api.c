@@ -410,6 +410,17 @@ static enum control_outcome post_verify_snapshots(struct control *control,
 	return api_start_job(control, request, &order);
 }
 
+static enum control_outcome post_replace_disk(struct control *control,
+					      struct control_request *request)
+{
+	struct job_order order = {.type = JOB_REPLACE_DISK};
+
+	order.volume = find_volume(control, request, request->params[0]);
+	if (!order.volume || !BODY_UNPACK(control, request, "{}"))
+		return CONTROL_ANSWERED;
+	return api_start_job(control, request, &order);
+}
+
 static enum control_outcome post_restore(struct control *control, struct control_request *request)
 {
 	struct job_order order = {.type = JOB_RESTORE};
@@ -513,6 +524,7 @@ static const struct route {
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},
 	{"POST", "/v1/volumes/*/verify-snapshots", post_verify_snapshots},
 	{"POST", "/v1/volumes/*/restore", post_restore},
+	{"POST", "/v1/volumes/*/replace-disk", post_replace_disk},
 	{"GET", "/metrics", get_metrics},
 };
 

@@ -20,6 +20,7 @@ static const char *const type_names[JOB_TYPES] = {
 	[JOB_SNAPSHOT_CREATE] = "snapshot-create",     [JOB_SNAPSHOT_DELETE] = "snapshot-delete",
 	[JOB_SNAPSHOT_VERIFY] = "snapshot-verify",     [JOB_RESTORE] = "restore",
 	[JOB_RESTORE_FROM_PEER] = "restore-from-peer", [JOB_RESOLVE] = "resolve",
+	[JOB_REPLACE_DISK] = "replace-disk",
 };
 
 #define BIT(type) (1u << (type))
@@ -28,16 +29,20 @@ static const char *const type_names[JOB_TYPES] = {
  * verification is safe: neither touches what a snapshot being written needs. */
 static const unsigned excluded_by[JOB_TYPES] = {
 	[JOB_SNAPSHOT_CREATE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
-				BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
+				BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) |
+				BIT(JOB_REPLACE_DISK),
 	[JOB_SNAPSHOT_DELETE] =
 		BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY) | BIT(JOB_RESTORE),
 	[JOB_SNAPSHOT_VERIFY] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY),
 	[JOB_RESTORE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_RESTORE) |
-			BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
+			BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) | BIT(JOB_REPLACE_DISK),
 	[JOB_RESTORE_FROM_PEER] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
-				  BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE),
+				  BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) |
+				  BIT(JOB_REPLACE_DISK),
 	[JOB_RESOLVE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) | BIT(JOB_RESTORE_FROM_PEER) |
-			BIT(JOB_RESOLVE),
+			BIT(JOB_RESOLVE) | BIT(JOB_REPLACE_DISK),
+	[JOB_REPLACE_DISK] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
+			     BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) | BIT(JOB_REPLACE_DISK),
 };
 
 const char *job_type_name(enum job_type type)
@@ -293,6 +298,9 @@ static int job_run(struct job *job, char *why, size_t why_size)
 	case JOB_RESOLVE:
 		node_resolve(job->volume, job->keep, job->no_keep, node_done, job);
 		return 0;
+	case JOB_REPLACE_DISK:
+		node_replace_disk(job->volume, node_done, job);
+		return 0;
 	case JOB_TYPES:
 		break;
 	}
@@ -318,7 +326,8 @@ static int order_invalid(struct jobs *jobs, const struct job_order *order, char 
 		snprintf(why, why_size, "volume %s: not open: %s", name, nv->error);
 		return -EPERM;
 	}
-	if (order->type == JOB_RESTORE_FROM_PEER || order->type == JOB_RESOLVE) {
+	if (order->type == JOB_RESTORE_FROM_PEER || order->type == JOB_RESOLVE ||
+	    order->type == JOB_REPLACE_DISK) {
 		if (!nv->replication) {
 			snprintf(why, why_size, "volume %s: no peer is configured", name);
 			return -EPERM;

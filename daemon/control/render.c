@@ -155,7 +155,8 @@ static json_t *render_job_progress(const struct job *job, uint64_t now_ns)
 		progress = status.progress;
 	}
 	if (job->state == JOB_RUNNING &&
-	    (job->type == JOB_RESTORE_FROM_PEER || job->type == JOB_RESOLVE) &&
+	    (job->type == JOB_RESTORE_FROM_PEER || job->type == JOB_RESOLVE ||
+	     job->type == JOB_REPLACE_DISK) &&
 	    job->volume->replication) {
 		struct replication_status status;
 
@@ -219,6 +220,9 @@ static json_t *render_stats(const struct volume_stats *stats)
 	json_object_set_new(json, "preserved_bytes", number(stats->preserved_bytes));
 	json_object_set_new(json, "preserve_used_bytes", number(stats->preserve_used_bytes));
 	json_object_set_new(json, "preserve_max_bytes", number(stats->preserve_max_bytes));
+	json_object_set_new(json, "missing_bytes", number(stats->missing_bytes));
+	json_object_set_new(json, "hydrated_bytes", number(stats->hydrated_bytes));
+	json_object_set_new(json, "remote_reads", number(stats->remote_reads));
 	json_object_set_new(json, "in_flight", number(stats->in_flight));
 	json_object_set_new(json, "in_flight_max", number(stats->in_flight_max));
 	return json;
@@ -431,6 +435,11 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 		json_object_set_new(json, "role", json_string(volume_role_name(state->role)));
 		json_object_set_new(json, "disk", json_string(volume_disk_state_name(state->disk)));
 		json_object_set_new(json, "outdated_since", render_time(state->outdated_ns));
+		json_object_set_new(json, "disk_failure",
+				    sample->failure[0] ? render_text(sample->failure)
+						       : json_null());
+		json_object_set_new(json, "at_peer", json_boolean(sample->at_peer));
+		json_object_set_new(json, "waits_for_peer", json_boolean(sample->waits_for_peer));
 		json_object_set_new(json, "at_risk",
 				    sample->risk[0] ? render_text(sample->risk) : json_null());
 		json_object_set_new(json, "lost",

@@ -74,6 +74,10 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		sample->open = true;
 		volume_get_state(nv->volume, &sample->state);
 		volume_get_stats(nv->volume, &sample->stats);
+		sample->at_peer = volume_leans(nv->volume);
+		sample->waits_for_peer = volume_suspended(nv->volume) & VOLUME_SUSPEND_ORIGIN;
+		snprintf(sample->failure, sizeof(sample->failure), "%s",
+			 volume_failure(nv->volume));
 		sample->size_bytes = volume_size_bytes(nv->volume);
 		sample->dirty_peer_bytes = volume_dirty_bytes(nv->volume, VOLUME_PEER);
 		sample->dirty_store_bytes = volume_dirty_bytes(nv->volume, VOLUME_STORE);

@@ -19,6 +19,8 @@ struct watch_sample {
 	struct volume_state state;
 	struct volume_stats stats;
 	uint64_t size_bytes;
+	bool at_peer, waits_for_peer; /* a primary that leans on it; ... and it is away */
+	char failure[256];            /* of the disk; "" */
 	uint64_t dirty_peer_bytes, dirty_store_bytes;
 	struct replication_status replication;
 	struct verify_status verify; /* likewise */

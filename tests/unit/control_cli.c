@@ -145,6 +145,7 @@ static void no_daemon_is_exit_code_3(void **state)
 					       "disconnect v",
 					       "promote v",
 					       "demote v",
+					       "replace-disk v",
 					       "verify v",
 					       "verify v --cancel",
 					       "snapshot create v",

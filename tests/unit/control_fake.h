@@ -259,6 +259,13 @@ int node_resolve_plan(struct node_volume *volume, const char *keep, bool no_keep
 	replication_get_changes(NULL, &plan->discarded);
 	return fake_verb(why, why_size);
 }
+void node_replace_disk(struct node_volume *volume, node_done_fn done, void *context)
+{
+	char why[256] = "";
+	int error = fake_verb(why, sizeof(why));
+
+	done(context, error, why);
+}
 void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, node_done_fn done,
 		  void *context)
 {
@@ -378,6 +385,14 @@ void volume_get_state(const struct volume *volume, struct volume_state *state)
 void volume_get_stats(const struct volume *volume, struct volume_stats *stats)
 {
 	*stats = fake.stats;
+}
+bool volume_leans(const struct volume *volume)
+{
+	return false;
+}
+const char *volume_failure(const struct volume *volume)
+{
+	return "";
 }
 uint64_t volume_size_bytes(const struct volume *volume)
 {
