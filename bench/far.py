@@ -1,0 +1,165 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A replica far away: what it costs the client, and what catching up costs. Ratios, medians of N rounds.
+
+  latency   4 KiB random writes at a fixed rate with an fdatasync now and then, as a database makes
+            them: without a peer, then protocol A to one 50 ms away (each way), the same minute
+  catch-up  1 GiB of scattered 4 KiB blocks of a sparse 100 GiB volume, written while the link was
+            down: bytes read, bytes sent, and time against the slower of disk and link
+"""
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.dirname(__file__))
+from bench import Server, config, free_port, offsite_status, wait_for  # noqa: E402
+
+RELAY = os.path.join(os.path.dirname(__file__), "..", "tests", "system", "relay.py")
+SCATTERED = 262144  # blocks: 1 GiB
+
+
+def pair(args, folder, size_gib, relay_options=None):
+    """Node a, with b behind a relay (or alone if relay_options is None)."""
+    s = Server("offsite", folder)
+    s.control = f"{folder}/a.ctl"
+    lines = f"size = {size_gib}G\nprotocol = A\n"
+    s.peer = relay_options is not None
+    if s.peer:
+        port, link = free_port(), free_port()
+        s.start(f"{args.build}/offsited", "--config",
+                config(folder, "b", "secondary", f"{folder}/b.img",
+                       f"nbd-listen = unix:{folder}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
+                       "peer-plaintext = yes", lines + "staging-max = 4G"))
+        s.start(sys.executable, RELAY, str(link), str(port), "--control", f"{folder}/relay.sock",
+                *relay_options)
+        lines += f"peer = 127.0.0.1:{link}\n"
+    s.start(f"{args.build}/offsited", "--config",
+            config(folder, "a", "primary", f"{folder}/a.img",
+                   f"nbd-listen = unix:{s.sock}\npeer-plaintext = yes", lines))
+    s.ready()
+    if s.peer:
+        wait_for(lambda: state(args, s) == "streaming", "in sync", 120)
+    return s
+
+
+def volume(args, server):
+    text = offsite_status(args, server.control)
+    return json.loads(text)["volumes"][0] if text else {}
+
+
+def state(args, server):
+    return volume(args, server).get("replication", {}).get("state")
+
+
+def fio(server, *options):
+    done = subprocess.run(["fio", "--output-format=json", "--name=j", "--ioengine=nbd", f"--uri={server.uri}",
+                           "--bs=4k", "--rw=randwrite", "--randrepeat=0", *options], capture_output=True)
+    out = done.stdout.decode()
+    if done.returncode:
+        raise SystemExit(f"bench: fio: {done.stderr.decode()}{out[-500:]}")
+    return json.loads(out[out.index("{"):])["jobs"][0]
+
+
+def latency(args, root):
+    rows = {"alone": [], "A, 50 ms": []}
+    for _ in range(args.rounds):
+        for name, relay in (("alone", None), ("A, 50 ms", ["--delay", "50"])):
+            folder = tempfile.mkdtemp(dir=root)
+            s = pair(args, folder, 4, relay)
+            job = fio(s, "--size=1G", "--iodepth=4", f"--rate_iops={args.iops}", "--fdatasync=16",
+                      "--time_based=1", f"--runtime={args.seconds}", "--ramp_time=1")
+            lat = job["write"]["clat_ns"]["percentile"]
+            sync = job["sync"]["lat_ns"]["percentile"]
+            rows[name].append((job["write"]["iops"], lat["50.000000"] / 1e3, lat["99.000000"] / 1e3,
+                               sync["99.000000"] / 1e3))
+            s.stop()
+            shutil.rmtree(folder)
+    print(f"\n## 4 KiB random writes at {args.iops} a second, fdatasync every 16, protocol A\n")
+    print("| | IOPS | p50 µs | p99 µs | fdatasync p99 µs |\n|---|---|---|---|---|")
+    median = {n: [statistics.median(r[i] for r in rows[n]) for i in range(4)] for n in rows}
+    for name, m in median.items():
+        print(f"| {name} | {m[0]:.0f} | {m[1]:.0f} | {m[2]:.0f} | {m[3]:.0f} |")
+    a, b = median["alone"], median["A, 50 ms"]
+    print(f"| ratio | {b[0] / a[0]:.2f} | {b[1] / a[1]:.2f} | {b[2] / a[2]:.2f} | {b[3] / a[3]:.2f} |")
+
+
+def read_bytes(pid):
+    for line in open(f"/proc/{pid}/io"):
+        if line.startswith("read_bytes:"):
+            return int(line.split()[1])
+    return 0
+
+
+def catch_up(args, root):
+    results = []
+    for rate in args.rates:
+        folder = tempfile.mkdtemp(dir=root)
+        s = pair(args, folder, 100, ["--rate", rate])
+        relay = [sys.executable, RELAY, "--send", f"{folder}/relay.sock"]
+        subprocess.run(relay + ["cut"], check=True, stdout=subprocess.DEVNULL)
+        wait_for(lambda: state(args, s) != "streaming", "the link is down")
+        fio(s, "--size=100G", "--iodepth=32", f"--number_ios={SCATTERED}", "--norandommap=1")
+        dirty = volume(args, s)["replication"]["out_of_sync_bytes"]
+        disk_seconds = random_reads(f"{folder}/a.img", dirty)
+        sent, read = volume(args, s)["replication"]["sent_bytes"], read_bytes(s.processes[-1].pid)
+        start = time.monotonic()
+        subprocess.run(relay + ["join"], check=True, stdout=subprocess.DEVNULL)
+        wait_for(lambda: state(args, s) == "streaming", "caught up", 3600)
+        seconds = time.monotonic() - start
+        sent = volume(args, s)["replication"]["sent_bytes"] - sent
+        read = read_bytes(s.processes[-1].pid) - read
+        link_seconds = dirty / to_bytes(rate) if rate != "0" else 0
+        results.append((rate, dirty, sent, read, seconds, disk_seconds, link_seconds))
+        s.stop()
+        shutil.rmtree(folder)
+    print("\n## Catch-up of 1 GiB scattered over 4 KiB blocks of a 100 GiB sparse volume\n")
+    print("| link/s | dirty MiB | sent / dirty | read / dirty | s | disk alone s | link alone s | of the slower |")
+    print("|---|---|---|---|---|---|---|---|")
+    for rate, dirty, sent, read, seconds, disk, link in results:
+        print(f"| {rate if rate != '0' else 'loopback'} | {dirty >> 20} | {sent / dirty:.3f} | {read / dirty:.3f} | "
+              f"{seconds:.1f} | {disk:.1f} | {link:.1f} | {seconds / max(disk, link):.2f} |")
+
+
+def to_bytes(text):
+    return int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
+
+
+def random_reads(path, total):
+    """How long the disk needs for as many random 4 KiB reads."""
+    done = subprocess.run(["fio", "--output-format=json", "--name=d", f"--filename={path}", "--direct=1", "--rw=randread",
+                           "--bs=4k", "--iodepth=32", "--ioengine=io_uring", "--time_based=1", "--runtime=3",
+                           "--readonly", "--size=100G"], capture_output=True, check=True)
+    out = done.stdout.decode()
+    return total / 4096 / json.loads(out[out.index("{"):])["jobs"][0]["read"]["iops"]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--build", default="build")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=5)
+    p.add_argument("--iops", type=int, default=1000)
+    p.add_argument("--rates", nargs="*", default=["25M", "0"], help="of the link for catch-up; 0: loopback as it is")
+    p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
+    p.add_argument("what", nargs="*", default=[], help="latency, catch-up (default: both)")
+    args = p.parse_args()
+    what = args.what or ["latency", "catch-up"]
+    with contextlib.ExitStack() as stack:
+        root = tempfile.mkdtemp(prefix="offsite-bench.", dir=args.disk)
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        print(f"{args.rounds} rounds, {os.cpu_count()} cores, kernel {os.uname().release}")
+        if "latency" in what:
+            latency(args, root)
+        if "catch-up" in what:
+            catch_up(args, root)
+
+
+if __name__ == "__main__":
+    main()
