@@ -11,6 +11,8 @@
 #include <string.h>
 
 #include "daemon/hook.h"
+#include "daemon/mutate.h"
+#include "daemon/replication/sink.h"
 
 /* A promotion that waits for its fence. */
 struct promotion {
@@ -141,6 +143,24 @@ static void tell_loss(struct node_volume *v)
 		v->config->name, v->lost);
 }
 
+/* Promoted out of the peer's sight: from here on this is a history of its own, also before the first
+ * write, so that a peer that was primary can tell that it was replaced. */
+static void new_history(struct node_volume *v, struct volume_generations *generations)
+{
+	struct replication_status peer;
+	struct id128 old = generations->current;
+
+	if (!v->replication || id128_is_zero(&old) || MUTATE(promote_same_history))
+		return;
+	replication_get_status(v->replication, &peer);
+	if (node_is_connected(&peer))
+		return;
+	if (id128_is_zero(&generations->base))
+		generations->base = old;
+	generations_push(generations, &old);
+	env_random(node_env(v->node), &generations->current, sizeof(generations->current));
+}
+
 static int promote_now(struct node_volume *v, unsigned flags, char *why, size_t why_size)
 {
 	struct volume_state state;
@@ -157,6 +177,7 @@ static int promote_now(struct node_volume *v, unsigned flags, char *why, size_t 
 	if (flags & NODE_FORCE)
 		tell_loss(v);
 	state.role = VOLUME_PRIMARY;
+	new_history(v, &state.generations);
 	if (state.disk == VOLUME_DISK_OUTDATED) {
 		state.disk = VOLUME_DISK_UPTODATE;
 		state.outdated_ns = 0;
