@@ -117,6 +117,7 @@ static void print_replication(const json_t *replication)
 	const char *peer = client_text(replication, "peer", "");
 	const char *refusal = client_text(replication, "refusal", NULL);
 	const json_t *catch_up = json_object_get(replication, "catch_up");
+	const json_t *unreadable = json_object_get(replication, "unreadable");
 
 	printf("  peer        %s%s%s", *peer ? peer : "(unknown yet)",
 	       *client_text(replication, "peer_address", "") ? " at " : "",
@@ -152,6 +153,15 @@ static void print_replication(const json_t *replication)
 		printf("  catch-up    ");
 		print_progress(catch_up);
 	}
+	if (json_is_true(json_object_get(replication, "in_place")))
+		printf("              in place: until it is done the target is inconsistent (a "
+		       "first "
+		       "sync, or larger than staging-max)\n");
+	if (json_is_object(unreadable))
+		printf("  %sunreadable  primary cannot read %.0f bytes at %.0f and after: catch-up "
+		       "waits; a write there mends it%s\n",
+		       format_colour(stdout, FORMAT_BAD), client_number(unreadable, "bytes"),
+		       client_number(unreadable, "offset"), format_end(stdout));
 }
 
 /* What the last comparison found, or how far the one under way is. */

@@ -298,6 +298,14 @@ static json_t *render_rolled_back(const struct replication_status *status)
 			 number(status->rolled_back_extents));
 }
 
+static json_t *render_unreadable(const struct replication_status *status)
+{
+	if (!status->unreadable_bytes)
+		return json_null();
+	return json_pack("{s:o, s:o}", "bytes", number(status->unreadable_bytes), "offset",
+			 number(status->unreadable_offset));
+}
+
 json_t *render_changes(const struct replication_changes *changes)
 {
 	json_t *listed = json_array();
@@ -373,6 +381,13 @@ static json_t *render_replication(const struct replication_status *status,
 	json_object_set_new(json, "suspended", json_boolean(status->waiting));
 	json_object_set_new(json, "suspended_since", render_time(status->waiting_since_ns));
 	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
+	json_object_set_new(json, "in_place", json_boolean(status->in_place));
+	json_object_set_new(json, "peer_staging_max",
+			    status->target_staging_max_bytes
+				    ? number(status->target_staging_max_bytes)
+				    : json_null());
+	json_object_set_new(json, "unreadable", render_unreadable(status));
+	json_object_set_new(json, "resumed", number(status->resumes));
 	json_object_set_new(json, "comparison", render_comparison(status));
 	json_object_set_new(json, "cuts", number(status->cuts));
 	json_object_set_new(json, "sent_bytes", number(status->sent_bytes));

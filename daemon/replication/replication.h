@@ -156,6 +156,10 @@ struct replication_status {
 	bool waiting;               /* the clients' requests wait for the peer to follow */
 	uint64_t waiting_since_ns;  /* realtime */
 	uint64_t out_of_sync_bytes; /* dirty for the peer */
+	uint64_t resumes;           /* source: transfers taken up again */
+	bool in_place; /* CATCH_UP: the target is inconsistent until this round is done */
+	uint64_t target_staging_max_bytes;            /* source: as the target said; 0: not known */
+	uint64_t unreadable_bytes, unreadable_offset; /* source: catch-up waits for these blocks */
 	uint64_t catch_up_done_bytes, catch_up_total_bytes, catch_up_started_ns;
 	/* A full sync compares first: of so many bytes, so many are compared; they differ in, were
 	 * read here, were holes here. Of this connection. */

@@ -69,6 +69,7 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	}
 	source_stream_init(source);
 	source_reads_init(source);
+	source_bad_init(source);
 	source_stream_reset(source);
 	return source;
 }
@@ -82,6 +83,7 @@ void source_configure(struct source *source, unsigned stall_timeout_ms, bool sus
 void source_free(struct source *source)
 {
 	assert(source_is_idle(source) && !source->link);
+	env_timer_stop(source->env, &source->bad_timer);
 	env_timer_stop(source->env, &source->point_timer);
 	source_loss_stop(source);
 	env_timer_stop(source->env, &source->pace_timer);
@@ -358,6 +360,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		return;
 	}
 	source_transfer_end(source, true);
+	source_bad_reset(source);
 	source->cuts++;
 	source->complete_at_ns = source->cut_at_ns;
 	source->target = (struct source_target){.generation = source->cut_generation};
@@ -533,6 +536,9 @@ void source_detach(struct source *source)
 	source_lost(source, streamed);
 	source_stream_reset(source);
 	source->leaving = false;
+	env_timer_stop(source->env, &source->bad_timer);
+	source->bad_blocks = 0;
+	source->careful_end = 0;
 	if (source->tapped || left) {
 		source->tapped = false;
 		volume_set_tap(source->volume, NULL);
@@ -583,6 +589,12 @@ void source_get_status(const struct source *source, struct source_status *status
 			 env_now_ns(source->env) - source->held_at_ns < SOURCE_HELD_NS),
 		.holds = source->holds,
 		.left = source->left,
+		.resumes = source->resumes,
+		.unreadable_bytes = source->unreadable_bytes,
+		.unreadable_offset = source->unreadable_offset,
+		.in_place = source->in_place && source->phase >= SOURCE_LIVE &&
+			    source->phase <= SOURCE_ENDED,
+		.room_bytes = source->room_bytes,
 		.cut_done_bytes = source->cut_done_bytes,
 		.cut_total_bytes = source->cut_total_bytes,
 		.cut_started_ns = source->cut_started_ns,

@@ -125,6 +125,11 @@ struct source_status {
 	bool waiting;           /* clients wait for the peer to stream (on-peer-loss = suspend) */
 	uint64_t waiting_since_ns;             /* realtime */
 	uint64_t stream_limit, catch_up_limit; /* bytes a second now; 0: unlimited */
+	uint64_t resumes;
+	uint64_t unreadable_bytes;  /* what cannot be read here */
+	uint64_t unreadable_offset; /* the first of it */
+	bool in_place;              /* this round */
+	uint64_t room_bytes;        /* the target's staging limit; 0: unknown */
 	uint64_t cut_done_bytes, cut_total_bytes, cut_started_ns, cuts;
 	struct compare_status compare; /* of this connection's full sync */
 	uint64_t compare_total_bytes;

@@ -95,13 +95,16 @@ static void read_done(struct volume_cut_read *done, int error)
 
 	read->busy = false;
 	source->reads_busy--;
-	if (error && source->link) {
-		/* The connection ends only later: no CUT_END may get onto it before. */
-		source->phase = SOURCE_DONE;
-		source_refuse(source, FRAME_ERROR_IO, "cannot read the blocks to be sent");
+	if (error && (source->phase == SOURCE_CUT || source->phase == SOURCE_LIVE)) {
+		source_bad_read(source, done->offset_bytes, done->length_bytes);
+	} else if (error) {
+		; /* nobody waits for it */
 	} else if (source->phase == SOURCE_CUT || source->phase == SOURCE_LIVE) {
 		uint64_t before = source->cut_sent_bytes;
-		send_content(source, done->buf, done->offset_bytes, done->length_bytes);
+		if (done->hole)
+			send_zeroes(source, done->offset_bytes, done->length_bytes);
+		else
+			send_content(source, done->buf, done->offset_bytes, done->length_bytes);
 		/* Zeroes cost the link nothing. */
 		rate_limit_give_back(&source->catch_up_rate,
 				     done->length_bytes - (source->cut_sent_bytes - before));
@@ -175,7 +178,9 @@ static enum next next_run(struct source *source, uint64_t *start, uint64_t *leng
 		return NEXT_NONE;
 	if (!rate_allows(source))
 		return NEXT_LATER;
-	if (!volume_cut_next(source->cut, source->scan_offset, read_max(source), start, length))
+	uint64_t most = source->scan_offset < source->careful_end ? VOLUME_PEER_BLOCK_BYTES
+								  : read_max(source);
+	if (!volume_cut_next(source->cut, source->scan_offset, most, start, length))
 		return NEXT_NONE;
 	source->scan_offset = *start + *length;
 	return NEXT_RUN;
@@ -207,6 +212,7 @@ static bool start_read(struct source *source)
 	read->read.offset_bytes = start;
 	read->read.length_bytes = (uint32_t)length;
 	read->read.buf = buf;
+	read->read.skip_hole = true;
 	read->read.done = read_done;
 	source->reads_busy++;
 	volume_cut_read(source->cut, &read->read);
@@ -216,9 +222,10 @@ static bool start_read(struct source *source)
 /* A pass over the blocks as they are is done: another one, or the cut proper. */
 static void pass_done(struct source *source)
 {
-	uint64_t left = volume_cut_left_bytes(source->cut);
-
 	source->transfer_zero = false; /* what comes now may replace data */
+	if (source_bad_pass(source))
+		return;
+	uint64_t left = volume_cut_left_bytes(source->cut);
 	if (left <= source->final_max_bytes || ++source->passes >= SOURCE_PASSES_MAX ||
 	    left > source->pass_bytes / 2 || !source_transfer_fits(source, left)) {
 		source_freeze(source);
@@ -235,7 +242,8 @@ void source_cut_pump(struct source *source)
 		return;
 	/* What is little from the beginning needs no passes. */
 	if (source->phase == SOURCE_LIVE && !source->passes && !source->scan_offset &&
-	    !source->reads_busy && source->pass_bytes <= source->final_max_bytes) {
+	    !source->reads_busy && !source->suspect &&
+	    source->pass_bytes <= source->final_max_bytes) {
 		source_freeze(source);
 		return;
 	}
@@ -245,7 +253,10 @@ void source_cut_pump(struct source *source)
 		return;
 	flush_zeroes(source);
 	if (source->phase == SOURCE_LIVE) {
-		pass_done(source);
+		if (!env_timer_active(&source->bad_timer))
+			pass_done(source);
+		if (env_timer_active(&source->bad_timer))
+			return;
 		env_defer(source->env, &source->pump_task);
 		return;
 	}

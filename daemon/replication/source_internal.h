@@ -13,9 +13,12 @@
 #define SOURCE_WINDOW_BYTES (8u * 1024 * 1024) /* of a cut, waiting to be sent */
 #define SOURCE_SENT         16384u /* frames of a transfer that are not yet durable there */
 #define SOURCE_SENT_MARGIN  4096u  /* of those, what the reads under way may become */
-#define SOURCE_PASSES_MAX   4u     /* of a round, over blocks as they are */
-#define SOURCE_HEAD_BYTES   64u    /* what the target's log needs for a frame besides its content */
-#define SOURCE_STAGED_MAX   4u     /* staged rounds: the last is the final one whatever its size */
+#define SOURCE_BAD_MAX      64u    /* blocks that cannot be read, in one pass: then it is over */
+#define SOURCE_BAD_FIRST_NS 1000000000ull  /* until they are tried again, at first */
+#define SOURCE_BAD_MAX_NS   30000000000ull /* and in the end */
+#define SOURCE_PASSES_MAX   4u             /* of a round, over blocks as they are */
+#define SOURCE_HEAD_BYTES   64u /* what the target's log needs for a frame besides its content */
+#define SOURCE_STAGED_MAX   4u  /* staged rounds: the last is the final one whatever its size */
 #define SOURCE_POINT_BYTES  (32ull * 1024 * 1024)
 #define SOURCE_POINT_NS     1000000000ull
 #define SOURCE_HELD_NS      5000000000ull /* so long after the last wait writers count as held */
@@ -89,13 +92,22 @@ struct source {
 	uint64_t scan_offset, cut_done_bytes, cut_total_bytes;
 	uint64_t cut_sent_bytes;            /* in payloads */
 	uint64_t cut_started_ns, cut_at_ns; /* the transfer; the cut proper */
-	uint64_t zero_offset, zero_length;  /* a run of zeroes that may still grow */
+	/* What the disk does not give: a run that failed is read block by block up to careful_end; as long
+	 * as a block fails there is no cut, and all is tried again later. */
+	uint64_t careful_end;
+	unsigned bad_blocks;                          /* in this pass */
+	uint64_t unreadable_bytes, unreadable_offset; /* as of the last pass */
+	uint64_t bad_wait_ns;
+	bool suspect; /* a block failed since the last CUT_ACK: no cut before all were read */
+	struct env_timer bad_timer;
+	uint64_t zero_offset, zero_length; /* a run of zeroes that may still grow */
 	bool scanned;
 
 	/* The transfer, from the first READY to CUT_ACK, over any number of links. While there is one,
 	 * cut is its cut: live, or frozen in CUT and ENDED. */
 	struct id128 transfer;
 	struct source_target begun_with;
+	uint64_t resumes;   /* in all */
 	bool moving;        /* there is one; else cut is a comparison's or a POINT's: bits only */
 	bool transfer_zero; /* nothing but zeroes is on the target */
 	bool parked, frozen, ended, map_begun, resuming;
@@ -161,6 +173,13 @@ void source_leave_step(struct source *source);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
 void source_cut_rewind(struct source *source); /* from the first block on */
+/* source_bad.c */
+void source_bad_init(struct source *source);
+/* A read failed; error as from the disk. */
+void source_bad_read(struct source *source, uint64_t offset, uint32_t length);
+/* A pass ended: true if it met blocks that cannot be read: it is begun anew later. */
+bool source_bad_pass(struct source *source);
+void source_bad_reset(struct source *source); /* all is there */
 /* source_transfer.c */
 /* The target's log has room for what is left, and for more beside it. */
 bool source_transfer_fits(const struct source *source, uint64_t more_bytes);

@@ -151,4 +151,5 @@ void source_transfer_resume(struct source *source, const struct frame *frame, co
 	source->durable_frames = frame->length;
 	source->transfer_zero = source->transfer_zero && source->target.zero_disk;
 	source->resuming = true;
+	source->resumes++;
 }

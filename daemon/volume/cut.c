@@ -288,7 +288,7 @@ struct reading {
 	struct reader reader;
 	struct env_task task;
 	struct volume_cut *cut;
-	uint64_t pos;
+	uint64_t pos, hole_bytes;
 	int error;
 };
 _Static_assert(sizeof(struct reading) <= sizeof(((struct volume_cut_read *)0)->priv),
@@ -339,7 +339,59 @@ static void reading_done(struct env_op *io, int64_t result)
 		reading_next(reading);
 }
 
-/* Reads the run at pos that lies together in one of the two places. */
+/* How much of [pos, end) is a hole in front, in whole blocks. Where data was seen none is looked for:
+ * it may be one by now, but the other way round would be wrong. */
+static uint64_t hole_at(struct volume_cut *cut, uint64_t pos, uint64_t end)
+{
+	struct volume *v = cut->volume;
+
+	if (pos >= cut->data_start && pos < cut->data_end)
+		return 0;
+	int error = env_file_next_data(v->env, v->backing, pos, &cut->data_start, &cut->data_end);
+	if (error != 0) {
+		cut->data_start = cut->data_end = 0;
+		return error == -ENXIO ? end - pos : 0;
+	}
+	if (cut->data_start >= end)
+		return end - pos;
+	uint64_t data = round_down(cut->data_start, cut_block(cut));
+	return data > pos ? data - pos : 0;
+}
+
+/* In a turn of its own: done() is never called from inside the call. */
+static void reading_hole_end(struct env_task *task)
+{
+	struct reading *reading = (struct reading *)((char *)task - offsetof(struct reading, task));
+	struct volume_cut_read *read = read_of(reading);
+
+	read->hole = read->skip_hole && reading->hole_bytes == read->length_bytes;
+	if (!read->hole && reading->hole_bytes == read->length_bytes)
+		memset(read->buf->data, 0, read->length_bytes);
+	reading_end(reading, 0);
+}
+
+/* True: the run of `length` bytes at pos begins with a hole, which is done with. */
+static bool reading_skip_hole(struct reading *reading, uint64_t length)
+{
+	struct volume_cut_read *read = read_of(reading);
+	uint64_t hole = hole_at(reading->cut, reading->pos, reading->pos + length);
+
+	if (hole == 0)
+		return false;
+	reading->hole_bytes += hole;
+	if (hole < read->length_bytes)
+		memset(read->buf->data + (reading->pos - read->offset_bytes), 0, hole);
+	reading->pos += hole;
+	if (reading->pos < reading->reader.end) {
+		reading_next(reading);
+		return true;
+	}
+	reading->task.call = reading_hole_end;
+	env_defer(reading->cut->volume->env, &reading->task);
+	return true;
+}
+
+/* Takes the run at pos that lies together in one of the two places. */
 static void reading_next(struct reading *reading)
 {
 	struct volume_cut *cut = reading->cut;
@@ -355,6 +407,11 @@ static void reading_next(struct reading *reading)
 	       (!copy || next_slot == slot + count))
 		count++;
 	length = min64(count * size, reading->reader.end - reading->pos);
+	if (!copy && reading_skip_hole(reading, length))
+		return;
+	if (!copy && cut->data_end > reading->pos)
+		length = min64(length, round_up(cut->data_end, (uint32_t)size) - reading->pos);
+	v->stats.cut_read_bytes += length;
 	reading->io.done = reading_done;
 	env_read(v->env, &reading->io, copy ? cut->file : v->backing,
 		 read->buf->data + (reading->pos - read->offset_bytes), length,
@@ -394,6 +451,7 @@ void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
 	assert(read->offset_bytes % cut_block(cut) == 0 && end <= v->size_bytes);
 	assert(end % cut_block(cut) == 0 || end == v->size_bytes);
 	*reading = (struct reading){.cut = cut, .pos = read->offset_bytes};
+	read->hole = false;
 	reading->reader.start = read->offset_bytes;
 	reading->reader.end = end;
 	reading->reader.ready = reading_ready;
@@ -459,6 +517,7 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 	cut->lsn = v->state.lsn;
 	cut->bytes = map_bytes(v, &cut->sealed, cut->sealed.count, cut_block(cut));
 	cut->used_slots = 0;
+	cut->data_start = cut->data_end = 0;
 	cut->lost = lost;
 	cut->context = context;
 	/* What another's hand changes from now on is not marked. */

@@ -121,6 +121,7 @@ struct volume_cut {
 	bool is_live; /* blocks are read as they are now; nothing is preserved */
 	bool patient; /* begun live: where the preserve area ends, writers wait; never lost */
 	bool preserve_failed;
+	uint64_t data_start, data_end; /* of the backing: was allocated when it was looked at */
 	uint64_t wanted;     /* a block a writer waits for, or DIRTY_NONE */
 	bool failed_covered; /* begun after the last failed write: its content tells the truth */
 	int lost_error;

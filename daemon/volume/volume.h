@@ -321,10 +321,12 @@ struct volume_cut_read {
 	uint32_t length_bytes; /* <= BUF_SIZE_MAX */
 	struct buf *buf;       /* the caller's; filled from data on */
 	void (*done)(struct volume_cut_read *read, int error); /* never from inside the call */
+	bool skip_hole; /* in: buf need not be filled where all of it is a hole */
+	bool hole;      /* out: it is one, and skip_hole was set */
 	uint64_t priv[40];
 };
 /* Reads content as of the cut: each block from the preserve area or from the backing, after writes
- * issued before the cut have landed there. Afterwards the blocks need no preserving any more
+ * issued before the cut have landed there. Holes of the backing are not read. Afterwards the blocks need no preserving any more
  * (they stay sealed until the cut is finished). Several may be under way. */
 void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read);
 
@@ -387,6 +389,7 @@ struct volume_stats {
 	uint64_t intent_regions;                          /* regions with an intent bit now */
 	uint64_t preserved_bytes;                         /* copied before write, in all */
 	uint64_t preserve_used_bytes, preserve_max_bytes; /* now, over all cuts */
+	uint64_t cut_read_bytes; /* of sealed blocks, from backing or preserve area; not holes */
 	uint64_t preserve_waits; /* writes that waited for room in it, or to be read */
 	uint32_t in_flight, in_flight_max;
 	uint32_t clients; /* exports open */

@@ -81,6 +81,8 @@ struct sim_disk_options {
 	const char *eio_path;  /* only for paths that contain this; NULL: all. Must stay
 					    * valid */
 	bool zero_unsupported; /* env_zero() gives EOPNOTSUPP */
+	/* A sector of the files of that path that cannot be read until something is written to it. */
+	uint64_t bad_start, bad_end;
 };
 void sim_disk_get(const struct env *env, struct sim_disk_options *options);
 void sim_disk_set(struct env *env, const struct sim_disk_options *options);

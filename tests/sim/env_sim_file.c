@@ -211,9 +211,19 @@ static void assert_aligned(const struct env_file *file, const void *buf, uint64_
 	assert(offset % align == 0);
 }
 
+static bool in_bad_sector(const struct env_file *file, uint64_t offset, uint64_t length)
+{
+	const struct sim_disk_options *options = &disk_of(file->owner)->options;
+
+	return offset < options->bad_end && offset + length > options->bad_start &&
+	       (options->eio_path == NULL || strstr(file->path, options->eio_path) != NULL);
+}
+
 static int do_read(struct env_file *file, void *buf, uint64_t length, uint64_t offset)
 {
 	if (fails(file, disk_of(file->owner)->options.read_eio_ppm))
+		return -EIO;
+	if (in_bad_sector(file, offset, length))
 		return -EIO;
 	if (offset + length > file->inode->now.size)
 		return -ENODATA;
@@ -226,6 +236,8 @@ static int do_change(struct env_file *file, struct change *change, bool durable)
 	struct sim_disk *disk = disk_of(file->owner);
 	struct inode *inode = file->inode;
 
+	if (in_bad_sector(file, change->offset, change->length))
+		disk->options.bad_start = disk->options.bad_end = 0;
 	if (fails(file, disk->options.write_eio_ppm)) {
 		if (sim_random(disk->sim, 2)) /* it leaves anything of itself */
 			inode_change_torn(disk->sim, inode, change);

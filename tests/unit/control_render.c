@@ -76,6 +76,8 @@ static struct watch_sample full_sample(void)
 	sample.replication.protocol = REPLICATION_B;
 	sample.replication.lag_ns = 1500000000;
 	sample.replication.catch_up_total_bytes = 10;
+	sample.replication.unreadable_bytes = 4096;
+	sample.replication.unreadable_offset = 8192;
 	return sample;
 }
 
@@ -90,6 +92,9 @@ static void a_volume_has_its_documented_members(void **state)
 	assert_string_equal(json_string_value(json_object_get(part, "protocol")), "B");
 	assert_string_equal(json_string_value(json_object_get(part, "direction")), "source");
 	assert_true(json_is_object(json_object_get(part, "catch_up")));
+	assert_int_equal(
+		json_integer_value(json_object_get(json_object_get(part, "unreadable"), "offset")),
+		8192);
 	assert_true(json_number_value(json_object_get(part, "lag_seconds")) == 1.5);
 	part = json_object_get(json, "snapshots");
 	assert_true(json_is_null(json_object_get(part, "newest")));
