@@ -3,6 +3,8 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
 
@@ -211,6 +213,67 @@ static void both_sides_name_the_same_loser(void **state)
 	assert_int_equal(decide_split_brain(&a, &b), DECIDE_NOBODY);
 }
 
+/* ---- the table as protocol/decision.md prints it ------------------------------------------------ */
+
+static void doc_row(enum standing a, enum standing b, char *text, size_t size)
+{
+	static const char *const standings_[STANDINGS] = {
+		[STANDING_PRIMARY] = "primary",   [STANDING_VACANT] = "vacant",
+		[STANDING_STARTING] = "starting", [STANDING_SECONDARY] = "secondary",
+		[STANDING_DISCARDS] = "discards", [STANDING_WANTS] = "wants",
+		[STANDING_LEANS] = "leans",       [STANDING_INCOMPLETE] = "incomplete",
+		[STANDING_UNUSABLE] = "unusable",
+	};
+	static const char *const marks[VERDICTS] = {
+		[VERDICT_CATCH_UP_FROM_A] = "->",
+		[VERDICT_CATCH_UP_FROM_B] = "<-",
+		[VERDICT_FULL_FROM_A] = "=>",
+		[VERDICT_FULL_FROM_B] = "<=",
+		[VERDICT_IDLE] = "idle",
+		[VERDICT_BOTH_PRIMARY] = "2P",
+		[VERDICT_SPLIT_BRAIN] = "SB",
+		[VERDICT_A_BEHIND] = "a<",
+		[VERDICT_B_BEHIND] = "b<",
+		[VERDICT_UNRELATED] = "UN",
+		[VERDICT_NO_SOURCE] = "NS",
+		[VERDICT_A_YIELDS] = "a yields",
+		[VERDICT_B_YIELDS] = "b yields",
+		[VERDICT_SERVED_BY_A] = "a serves",
+		[VERDICT_SERVED_BY_B] = "b serves",
+	};
+	int used = snprintf(text, size, "| %s | %s |", standings_[a], standings_[b]);
+
+	for (unsigned r = 0; r < RELATIONS; r++)
+		used += snprintf(text + used, size - (size_t)used, " %s |",
+				 marks[decide_verdict(a, b, r)]);
+}
+
+/* DOCS=1 prints it, to be copied. */
+static void the_documented_table_is_this_one(void **state)
+{
+	FILE *file = fopen("protocol/decision.md", "r");
+	char row[512], *text = calloc(1, 1 << 20);
+
+	if (!file) {
+		print_message("SKIP: protocol/decision.md is not in the working directory\n");
+		free(text);
+		skip();
+	}
+	assert_true(fread(text, 1, (1 << 20) - 1, file) > 0);
+	fclose(file);
+	for (unsigned a = 0; a < STANDINGS; a++)
+		for (unsigned b = a; b < STANDINGS; b++) {
+			doc_row(a, b, row, sizeof(row));
+			if (getenv("DOCS"))
+				puts(row);
+			else if (!strstr(text, row))
+				fail_msg("protocol/decision.md lacks this row (DOCS=1 prints all): "
+					 "%s",
+					 row);
+		}
+	free(text);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -220,6 +283,7 @@ int main(void)
 		cmocka_unit_test(only_the_unused_yield_to_what_went_on),
 		cmocka_unit_test(diverged_is_split_brain_until_one_gives_up),
 		cmocka_unit_test(both_sides_name_the_same_loser),
+		cmocka_unit_test(the_documented_table_is_this_one),
 		cmocka_unit_test(relations),
 		cmocka_unit_test(standings),
 	};
