@@ -32,7 +32,7 @@ const char help_restore[] =
 	"Interrupted at any point, a restore can be run again; what is half restored is never\n"
 	"taken for good. Every byte is checked before it is written.\n"
 	"\n"
-	"  --store URL      file:/directory\n"
+	"  --store URL      s3://bucket/prefix or file:/directory\n"
 	"  --to PATH        where to\n"
 	"  --volume NAME    which volume of the store, if it holds several\n"
 	"  --snapshot ID    which snapshot\n"

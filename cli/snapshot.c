@@ -32,7 +32,7 @@ const char help_snapshot[] =
 	"  --label TEXT   a word to find the snapshot again (up to 63 bytes)\n"
 	"  --no-wait      return when the job has started; prints its number\n"
 	"  --sample N%    check a random sample of the chunks\n"
-	"  --store URL    file:/directory\n"
+	"  --store URL    s3://bucket/prefix or file:/directory\n"
 	"  --json         for programs\n";
 
 struct options {

@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "daemon/config_values.h"
+#include "daemon/store/s3_url.h"
 
 #define CONFIG_NAME_BYTES_MAX 48u
 #define VOLUMES_MAX           64u
@@ -201,7 +202,7 @@ static const struct option options[] = {
 	       choices_1pri, 0, 0),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
-	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: file:/DIRECTORY", NO_LIMITS),
+	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: s3://BUCKET/PREFIX or file:/DIRECTORY", NO_LIMITS),
 	VOLUME("snapshot-every", TYPE_DURATION, snapshot_every_ns, "0",
 	       "interval of automatic snapshots; 0: none", NO_LIMITS),
 	VOLUME("keep-last", TYPE_NUMBER, keep_last, "0",
@@ -1028,4 +1029,6 @@ void config_print_options(FILE *out)
 			fprintf(out, " [%s]", options[i].fallback);
 		fputc('\n', out);
 	}
+	fputs("\nstore = s3://BUCKET[/PREFIX][?OPTION=VALUE[&OPTION=VALUE...]]\n", out);
+	s3_url_print_options(out);
 }

@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/un.h>
 
+#include "daemon/store/s3_url.h"
+
 const char *config_name_invalid(const char *text)
 {
 	size_t length = strlen(text);
@@ -110,14 +112,25 @@ bool config_address_host(const char *address, char host[CONFIG_HOST_BYTES_MAX + 
 	return true;
 }
 
+static const char *bucket_invalid(const char *text)
+{
+	static _Thread_local char reason[256];
+	struct s3_url url;
+
+	if (s3_url_parse(text, &url, reason, sizeof(reason)))
+		return reason;
+	s3_url_free(&url);
+	return NULL;
+}
+
 const char *config_store_invalid(const char *text)
 {
 	if (strncmp(text, "file:", 5) == 0)
 		return text[5] == '/' ? config_path_invalid(text + 5)
 				      : "the directory must be absolute: file:/DIRECTORY";
 	if (strncmp(text, "s3:", 3) == 0)
-		return "buckets are not part of this version: file:/DIRECTORY";
-	return "not the address of a store (file:/DIRECTORY)";
+		return bucket_invalid(text);
+	return "not the address of a store (s3://BUCKET/PREFIX or file:/DIRECTORY)";
 }
 
 /* Digits, then the rest in *rest. False when there is none or too many. */

@@ -541,6 +541,7 @@ static void stop_next(struct volume_slot *slot)
 	if (v->promotion) {
 		roles_cancel(v);
 	} else if (!slot->writer_gone) {
+		store_stop(v->store);
 		if (v->writer)
 			snapshot_writer_free(v->writer, writer_freed, slot);
 		else

@@ -8,6 +8,7 @@
 
 #include "daemon/io/env_ops.h"
 #include "daemon/store/file.h"
+#include "daemon/store/s3.h"
 
 #define NAME_MAX_BYTES 512
 
@@ -41,14 +42,23 @@ int store_open(struct env *env, const char *url, struct store **store, char *why
 		return store_file_open(env, url, url + 5, store, why, why_size);
 	if (url[0] == '/')
 		return store_file_open(env, url, url, store, why, why_size);
+	if (!strncmp(url, "s3:", 3))
+		return store_s3_open(env, url, store, why, why_size);
 	if (!strncmp(url, "file:", 5))
 		snprintf(why, why_size, "store %s: needs an absolute path, as in file:/srv/backup",
 			 url);
 	else
 		snprintf(why, why_size,
-			 "store %s: unknown scheme; known: file:/directory, or an absolute path",
+			 "store %s: unknown scheme; known: s3://bucket/prefix, file:/directory, or "
+			 "an absolute path",
 			 url);
 	return -EINVAL;
+}
+
+void store_stop(struct store *store)
+{
+	if (store && store->ops->stop)
+		store->ops->stop(store);
 }
 
 void store_close(struct store *store)
@@ -83,11 +93,38 @@ const char *store_strerror(int error)
 	case ETIMEDOUT:
 		return "the store does not answer in time";
 	case ECONNREFUSED:
+		return "the store cannot be reached";
+	case EHOSTUNREACH:
+		return "the store's host name cannot be resolved";
 	case ECONNRESET:
 	case EPIPE:
 		return "the connection to the store is lost";
 	case EBADMSG:
 		return "the object is damaged";
+	case ENXIO:
+		return "there is no such bucket";
+	case ENOKEY:
+		return "no credentials for the store";
+	case EKEYREJECTED:
+		return "the store refuses the credentials";
+	case EKEYEXPIRED:
+		return "the credentials for the store have expired";
+	case ETIME:
+		return "the clocks here and at the store differ by too much";
+	case EREMOTE:
+		return "the bucket is in another region";
+	case ENOMEDIUM:
+		return "the object is archived: restore it in the store first";
+	case EFBIG:
+		return "the object is too large for the store";
+	case EAGAIN:
+		return "the store is overloaded";
+	case EREMOTEIO:
+		return "the store answers with an error";
+	case EPROTO:
+		return "the store's certificate or TLS cannot be trusted";
+	case ESHUTDOWN:
+		return "given up: the daemon is stopping";
 	case ENOMEM:
 		return "out of memory";
 	default:

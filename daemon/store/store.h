@@ -37,6 +37,9 @@ struct store_ops {
 		     void (*each)(void *context, const struct store_object *object), void *context);
 	/* Result 0 also if it is not there. */
 	void (*delete)(struct store *store, struct env_op *op, const char *name);
+	/* What is under way ends soon, with an error where it would have taken long; nothing new is
+	 * begun. May be NULL: nothing there takes long. */
+	void (*stop)(struct store *store);
 	void (*close)(struct store *store); /* nothing under way */
 };
 
@@ -49,9 +52,11 @@ struct store {
 	bool blank;
 };
 
-/* Opens "file:/directory" (made if missing; a bare absolute path is the same). On failure -errno
- * and one line in why: unknown scheme, not a directory, no permission. */
+/* Opens "file:/directory" (made if missing; a bare absolute path is the same) or "s3://bucket/prefix"
+ * (s3_url.h). On failure -errno and one line in why: unknown scheme, not a directory, no permission,
+ * wrong credentials. Blocks; may be called on any thread. */
 int store_open(struct env *env, const char *url, struct store **store, char *why, size_t why_size);
+void store_stop(struct store *store);
 void store_close(struct store *store);
 
 bool store_name_valid(const char *name);

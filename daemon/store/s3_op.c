@@ -1,0 +1,804 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The steps of an operation. See s3_internal.h. */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "daemon/store/s3_internal.h"
+#include "daemon/store/s3_verdict.h"
+#include "daemon/store/s3_xml.h"
+
+#define CHANGES_MAX     4
+#define PAUSE_FIRST_MS  100u
+#define PAUSE_MAX_MS    20000u
+#define RETRY_AFTER_MAX 60u
+#define PROBE_RETRY_S   6u
+#define ABORT_RETRY_S   10u
+#define PROGRESS_BYTES  65536u
+#define PARTS_MAX       10000u
+#define SWEEP_OLD_SEC   (24 * 3600)
+
+uint64_t s3_now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+/* ---- life ------------------------------------------------------------------------------------ */
+
+/* Without memory for an operation of some hundred bytes there is nothing to answer with. */
+struct s3_op *s3_op_new(struct s3_store *s3, enum s3_op_type type, const char *name)
+{
+	struct s3_op *op = calloc(1, sizeof(*op));
+
+	assert(op);
+	op->s3 = s3;
+	op->type = type;
+	if (asprintf(&op->key, "%s%s", s3->url.prefix, name) < 0)
+		abort();
+	return op;
+}
+
+static void found_free(struct s3_op *op)
+{
+	for (size_t i = 0; i < op->found_count; i++)
+		free(op->found[i].name);
+	op->found_count = 0;
+}
+
+void s3_op_free(struct s3_op *op)
+{
+	found_free(op);
+	free(op->found);
+	free(op->key);
+	free(op->query);
+	free(op->upload);
+	free(op->parts);
+	free(op->body.iov_base);
+	free(op->more);
+	free(op->after);
+	free(op);
+}
+
+static uint64_t part_bytes(const struct s3_op *op)
+{
+	uint64_t bytes = (uint64_t)op->s3->url.part_mib << 20;
+
+	while (op->size_bytes / bytes >= PARTS_MAX)
+		bytes *= 2;
+	return bytes;
+}
+
+static bool is_multipart(const struct s3_op *op)
+{
+	return op->type == S3_OP_PUT && op->size_bytes > part_bytes(op);
+}
+
+static void set_step(struct s3_op *op, enum s3_step step)
+{
+	op->step = step;
+	op->tries = op->changes = 0;
+	op->first_try_ms = 0;
+}
+
+void s3_op_begin(struct s3_op *op)
+{
+	op->plain = op->s3->plain;
+	op->looked = op->type != S3_OP_PUT || (op->plain < 2 && !is_multipart(op));
+	set_step(op, op->looked ? S3_STEP_PLAIN : S3_STEP_LOOK);
+}
+
+/* ---- requests ------------------------------------------------------------------------------------ */
+
+/* Takes the list along; NULL once memory is out. */
+static void add(struct curl_slist **list, bool *ok, const char *name, const char *value)
+{
+	if (!*ok || !value)
+		return;
+	*list = s3_header(*list, name, value);
+	*ok = *list != NULL;
+}
+
+/* KEY:VALUE,KEY:VALUE as a query string. */
+static char *tags_text(const char *tags)
+{
+	char *copy = strdup(tags), *next = copy, *text = NULL, *tag;
+
+	while (copy && (tag = strsep(&next, ","))) {
+		char *value = strchr(tag, ':');
+		char *key_text, *value_text, *joined = NULL;
+
+		*value++ = '\0';
+		key_text = curl_easy_escape(NULL, tag, 0);
+		value_text = curl_easy_escape(NULL, value, 0);
+		if (!key_text || !value_text ||
+		    asprintf(&joined, "%s%s%s=%s", text ? text : "", text ? "&" : "", key_text,
+			     value_text) < 0)
+			joined = NULL;
+		curl_free(key_text);
+		curl_free(value_text);
+		free(text);
+		text = joined;
+		if (!text)
+			break;
+	}
+	free(copy);
+	return text;
+}
+
+/* By the folder in VOLUME/FOLDER/...; other objects go to the bucket's default. */
+static const char *class_of(const struct s3_op *op)
+{
+	const struct s3_url *url = &op->s3->url;
+	const char *folder = strchr(op->key + strlen(url->prefix), '/');
+
+	if (folder && !strncmp(folder, "/packs/", 7))
+		return url->class_packs;
+	if (folder && !strncmp(folder, "/maps/", 6))
+		return url->class_maps;
+	if (folder && !strncmp(folder, "/snapshots/", 11))
+		return url->class_snapshots;
+	return NULL;
+}
+
+static void add_customer_key(const struct s3_op *op, struct curl_slist **list, bool *ok)
+{
+	const struct s3_access *access = &op->s3->access;
+
+	if (!access->sse_key)
+		return;
+	add(list, ok, "x-amz-server-side-encryption-customer-algorithm", "AES256");
+	add(list, ok, "x-amz-server-side-encryption-customer-key", access->sse_key);
+	add(list, ok, "x-amz-server-side-encryption-customer-key-MD5", access->sse_key_md5);
+}
+
+/* Of a new object, whole or in parts. */
+static void add_new(const struct s3_op *op, struct curl_slist **list, bool *ok)
+{
+	const struct s3_url *url = &op->s3->url;
+	char *tags = url->tags ? tags_text(url->tags) : NULL;
+
+	add(list, ok, "Content-Type", "application/octet-stream");
+	add(list, ok, "x-amz-meta-offsite-put", op->token);
+	add(list, ok, "x-amz-storage-class", class_of(op));
+	if (url->sse == S3_SSE_S3 || url->sse == S3_SSE_KMS)
+		add(list, ok, "x-amz-server-side-encryption",
+		    url->sse == S3_SSE_S3 ? "AES256" : "aws:kms");
+	add(list, ok, "x-amz-server-side-encryption-aws-kms-key-id", url->sse_key);
+	add_customer_key(op, list, ok);
+	if (url->tags && !tags)
+		*ok = false;
+	add(list, ok, "x-amz-tagging", tags);
+	free(tags);
+}
+
+static enum s3_checksum checksum_of(const struct s3_op *op)
+{
+	enum s3_checksum wanted = op->s3->url.checksum;
+
+	return wanted == S3_CHECKSUM_CRC32C && op->plain ? S3_CHECKSUM_MD5 : wanted;
+}
+
+/* Of the body; text keeps it. */
+static void add_checksum(const struct s3_op *op, const struct s3_request *r, char text[40],
+			 struct curl_slist **list, bool *ok)
+{
+	text[0] = '\0';
+	switch (checksum_of(op)) {
+	case S3_CHECKSUM_CRC32C:
+		s3_crc32c(r->iov, r->iov_count, r->body_offset, r->body_length, text);
+		add(list, ok, "x-amz-checksum-crc32c", text);
+		break;
+	case S3_CHECKSUM_MD5:
+		s3_md5(r->iov, r->iov_count, r->body_offset, r->body_length, text);
+		add(list, ok, "Content-MD5", text);
+		break;
+	case S3_CHECKSUM_NONE:
+		break;
+	}
+}
+
+static bool query(struct s3_op *op, const char *format, const char *a, const char *b)
+{
+	char *a_text = curl_easy_escape(NULL, a, 0), *b_text = curl_easy_escape(NULL, b, 0);
+
+	free(op->query);
+	op->query = NULL;
+	if (!a_text || !b_text || asprintf(&op->query, format, a_text, b_text) < 0)
+		op->query = NULL;
+	curl_free(a_text);
+	curl_free(b_text);
+	return op->query != NULL;
+}
+
+static bool list_request(struct s3_op *op, struct s3_request *r)
+{
+	bool ok;
+
+	r->method = S3_GET;
+	r->key = NULL;
+	if (op->type == S3_OP_SWEEP)
+		ok = query(op, "prefix=%s%s&uploads=", op->key, "");
+	else if (op->type == S3_OP_PROBE)
+		ok = query(op, "list-type=2&max-keys=1&prefix=%s%s", op->key, "");
+	else if (op->more)
+		ok = query(op, "continuation-token=%s&list-type=2&prefix=%s", op->more, op->key);
+	else
+		ok = query(op, "list-type=2&prefix=%s%s", op->key, "");
+	r->query = op->query;
+	return ok;
+}
+
+static void put_request(struct s3_op *op, struct s3_request *r, bool *ok)
+{
+	char text[40];
+
+	r->method = S3_PUT;
+	r->iov = op->iov;
+	r->iov_count = op->iov_count;
+	r->body_length = op->size_bytes;
+	add_new(op, &r->headers, ok);
+	add_checksum(op, r, text, &r->headers, ok);
+	if (op->plain < 2)
+		add(&r->headers, ok, "If-None-Match", "*");
+}
+
+static void read_request(struct s3_op *op, struct s3_request *r, bool *ok)
+{
+	char range[64];
+
+	snprintf(range, sizeof(range), "bytes=%llu-%llu",
+		 (unsigned long long)(op->offset + op->got),
+		 (unsigned long long)(op->offset + op->length - 1));
+	r->method = S3_GET;
+	r->sink = (char *)op->buf + op->got;
+	r->sink_room = op->length - op->got;
+	add_customer_key(op, &r->headers, ok);
+	add(&r->headers, ok, "Range", range);
+}
+
+static bool plain_request(struct s3_op *op, struct s3_request *r)
+{
+	bool ok = true;
+
+	switch (op->type) {
+	case S3_OP_PUT:
+		put_request(op, r, &ok);
+		break;
+	case S3_OP_READ:
+		read_request(op, r, &ok);
+		break;
+	case S3_OP_SIZE:
+		r->method = S3_HEAD;
+		add_customer_key(op, &r->headers, &ok);
+		break;
+	case S3_OP_DELETE:
+		r->method = S3_DELETE;
+		break;
+	case S3_OP_LIST:
+	case S3_OP_PROBE:
+	case S3_OP_SWEEP:
+		ok = list_request(op, r);
+		break;
+	}
+	return ok;
+}
+
+static bool part_request(struct s3_op *op, struct s3_request *r)
+{
+	uint64_t bytes = part_bytes(op);
+	char number[12];
+	bool ok;
+
+	snprintf(number, sizeof(number), "%u", op->part + 1);
+	ok = query(op, "partNumber=%s&uploadId=%s", number, op->upload);
+	r->method = S3_PUT;
+	r->query = op->query;
+	r->iov = op->iov;
+	r->iov_count = op->iov_count;
+	r->body_offset = op->part * bytes;
+	r->body_length = op->size_bytes - r->body_offset;
+	if (r->body_length > bytes)
+		r->body_length = bytes;
+	add_customer_key(op, &r->headers, &ok);
+	if (ok)
+		add_checksum(op, r, op->parts[op->part].checksum, &r->headers, &ok);
+	return ok;
+}
+
+/* The list of parts. */
+static bool complete_body(struct s3_op *op)
+{
+	bool crc = checksum_of(op) == S3_CHECKSUM_CRC32C;
+	char *text = NULL;
+	size_t length = 0;
+	FILE *out = open_memstream(&text, &length);
+
+	if (!out)
+		return false;
+	fputs("<CompleteMultipartUpload>", out);
+	for (unsigned i = 0; i < op->part_count; i++) {
+		fprintf(out, "<Part><PartNumber>%u</PartNumber><ETag>%s</ETag>", i + 1,
+			op->parts[i].etag);
+		if (crc)
+			fprintf(out, "<ChecksumCRC32C>%s</ChecksumCRC32C>", op->parts[i].checksum);
+		fputs("</Part>", out);
+	}
+	fputs("</CompleteMultipartUpload>", out);
+	if (fclose(out)) {
+		free(text);
+		return false;
+	}
+	free(op->body.iov_base);
+	op->body = (struct iovec){text, length};
+	return true;
+}
+
+static bool complete_request(struct s3_op *op, struct s3_request *r)
+{
+	bool ok = complete_body(op) && query(op, "uploadId=%s%s", op->upload, "");
+
+	r->method = S3_POST;
+	r->query = op->query;
+	r->iov = &op->body;
+	r->iov_count = 1;
+	r->body_length = op->body.iov_len;
+	add(&r->headers, &ok, "Content-Type", "application/xml");
+	if (op->plain < 2)
+		add(&r->headers, &ok, "If-None-Match", "*");
+	return ok;
+}
+
+static bool create_request(struct s3_op *op, struct s3_request *r)
+{
+	bool ok = true;
+
+	r->method = S3_POST;
+	r->query = "uploads=";
+	add_new(op, &r->headers, &ok);
+	if (checksum_of(op) == S3_CHECKSUM_CRC32C)
+		add(&r->headers, &ok, "x-amz-checksum-algorithm", "CRC32C");
+	return ok;
+}
+
+int s3_op_request(struct s3_op *op, struct s3_request *r)
+{
+	bool ok = true;
+
+	*r = (struct s3_request){.key = op->key, .query = ""};
+	op->generation = op->s3->access.generation;
+	if (!op->first_try_ms)
+		op->first_try_ms = s3_now_ms();
+	op->tries++;
+	switch (op->step) {
+	case S3_STEP_PLAIN:
+		ok = plain_request(op, r);
+		break;
+	case S3_STEP_LOOK:
+		r->method = S3_HEAD;
+		add_customer_key(op, &r->headers, &ok);
+		break;
+	case S3_STEP_CREATE:
+		ok = create_request(op, r);
+		break;
+	case S3_STEP_PART:
+		ok = part_request(op, r);
+		break;
+	case S3_STEP_COMPLETE:
+		ok = complete_request(op, r);
+		break;
+	case S3_STEP_ABORT:
+		r->method = S3_DELETE;
+		if (op->type == S3_OP_SWEEP)
+			r->key = op->found[op->found_count - 1].name;
+		ok = query(op, "uploadId=%s%s", op->upload, "");
+		r->query = op->query;
+		break;
+	}
+	if (ok)
+		return 0;
+	curl_slist_free_all(r->headers);
+	return -ENOMEM;
+}
+
+static enum s3_method method_of(const struct s3_op *op)
+{
+	switch (op->step) {
+	case S3_STEP_LOOK:
+		return S3_HEAD;
+	case S3_STEP_PLAIN:
+		return op->type == S3_OP_SIZE ? S3_HEAD : S3_GET;
+	default:
+		return S3_GET; /* nothing depends on which of the others */
+	}
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------ */
+
+static enum s3_next done(struct s3_op *op, int64_t result)
+{
+	op->result = result;
+	return S3_NEXT_DONE;
+}
+
+/* The operation cannot go on; parts that were put are not left behind. */
+static enum s3_next give_up(struct s3_op *op, int error)
+{
+	if (op->type != S3_OP_PUT || !op->upload)
+		return done(op, error);
+	op->abort_error = error;
+	set_step(op, S3_STEP_ABORT);
+	return S3_NEXT_STEP;
+}
+
+static enum s3_next go(struct s3_op *op, enum s3_step step)
+{
+	set_step(op, step);
+	return S3_NEXT_STEP;
+}
+
+static bool found_add(struct s3_op *op, const char *name, uint64_t size_bytes)
+{
+	if (op->found_count == op->found_room) {
+		size_t room = op->found_room ? op->found_room * 2 : 1024;
+		struct s3_found *more = realloc(op->found, room * sizeof(*more));
+
+		if (!more)
+			return false;
+		op->found = more;
+		op->found_room = room;
+	}
+	op->found[op->found_count].size_bytes = size_bytes;
+	op->found[op->found_count].name = strdup(name);
+	return op->found[op->found_count++].name != NULL;
+}
+
+/* One object of a listing. 0, or -errno. */
+static int list_entry(struct s3_op *op, struct s3_xml entry)
+{
+	size_t prefix = strlen(op->s3->url.prefix);
+	char key[1100], size[24];
+	char *end;
+
+	/* No name of ours: too long, or not printable. */
+	if (!s3_xml_text(entry, "Key", key, sizeof(key)))
+		return 0;
+	if (strncmp(key, op->key, strlen(op->key)) || (op->after && strcmp(key, op->after) <= 0)) {
+		snprintf(op->message, sizeof(op->message), "the listing of %s is not in order",
+			 op->key);
+		return -EREMOTEIO;
+	}
+	free(op->after);
+	op->after = strdup(key);
+	if (!op->after)
+		return -ENOMEM;
+	if (!store_name_valid(key + prefix))
+		return 0;
+	if (!s3_xml_text(entry, "Size", size, sizeof(size)) || !*size)
+		return -EREMOTEIO;
+	errno = 0;
+	unsigned long long bytes = strtoull(size, &end, 10);
+	if (*end || errno || bytes > INT64_MAX)
+		return -EREMOTEIO;
+	return found_add(op, key + prefix, bytes) ? 0 : -ENOMEM;
+}
+
+static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int error);
+
+/* The whole page has to be there: one that was cut off has no end tag. */
+static enum s3_next list_page(struct s3_op *op, const struct s3_answer *a)
+{
+	struct s3_xml page = {a->text, a->text_length}, entry;
+	char truncated[8], more[2048];
+	int error = 0;
+
+	if (!s3_xml_next(&page, "ListBucketResult", &page))
+		return try_again(op, a, -EREMOTEIO);
+	s3_xml_text(page, "IsTruncated", truncated, sizeof(truncated));
+	s3_xml_text(page, "NextContinuationToken", more, sizeof(more));
+	free(op->more);
+	op->more = NULL;
+	if (op->type == S3_OP_PROBE)
+		return done(op, 0);
+	while (!error && s3_xml_next(&page, "Contents", &entry))
+		error = list_entry(op, entry);
+	if (!error && !strcmp(truncated, "true")) {
+		op->more = *more ? strdup(more) : NULL;
+		if (!op->more)
+			error = *more ? -ENOMEM : -EREMOTEIO;
+	}
+	return done(op, error);
+}
+
+/* Uploads that were begun more than a day ago: of something that did not live to finish them. */
+static bool is_stale(struct s3_xml upload)
+{
+	struct tm tm = {0};
+	char begun[40];
+
+	return s3_xml_text(upload, "Initiated", begun, sizeof(begun)) &&
+	       strptime(begun, "%Y-%m-%dT%H:%M:%S", &tm) &&
+	       timegm(&tm) < time(NULL) - SWEEP_OLD_SEC;
+}
+
+/* Uploads to throw away wait in found, as KEY NUL ID. */
+static enum s3_next sweep_next(struct s3_op *op)
+{
+	if (!op->found_count)
+		return done(op, 0);
+
+	const char *name = op->found[op->found_count - 1].name;
+
+	free(op->upload);
+	op->upload = strdup(name + strlen(name) + 1);
+	return op->upload ? go(op, S3_STEP_ABORT) : done(op, -ENOMEM);
+}
+
+static enum s3_next sweep_page(struct s3_op *op, const struct s3_answer *a)
+{
+	struct s3_xml page = {a->text, a->text_length}, upload;
+	char key[1100], id[1024];
+
+	while (s3_xml_next(&page, "Upload", &upload)) {
+		char *both = NULL;
+
+		if (!is_stale(upload) || !s3_xml_text(upload, "Key", key, sizeof(key)) ||
+		    !s3_xml_text(upload, "UploadId", id, sizeof(id)) ||
+		    strncmp(key, op->key, strlen(op->key)) ||
+		    !store_name_valid(key + strlen(op->key)))
+			continue;
+		if (!found_add(op, key, 0))
+			return done(op, -ENOMEM);
+		both = realloc(op->found[op->found_count - 1].name, strlen(key) + strlen(id) + 2);
+		if (!both)
+			return done(op, -ENOMEM);
+		memcpy(both + strlen(key) + 1, id, strlen(id) + 1);
+		op->found[op->found_count - 1].name = both;
+	}
+	return sweep_next(op);
+}
+
+/* Some or all of what was asked for has come. */
+static enum s3_next read_more(struct s3_op *op, const struct s3_answer *a)
+{
+	uint64_t begin = op->offset + op->got;
+	uint64_t total = a->ranged ? a->range_total : a->received;
+	uint64_t want;
+
+	if ((a->ranged ? a->range_begin : 0) != begin) {
+		snprintf(op->message, sizeof(op->message),
+			 "%s: another range came than was asked for", op->key);
+		return done(op, -EREMOTEIO);
+	}
+	op->got += a->received;
+	want = total > op->offset ? total - op->offset : 0;
+	if (want > op->length)
+		want = op->length;
+	if (op->got >= want)
+		return done(op, (int64_t)op->got);
+	return a->received ? go(op, S3_STEP_PLAIN) : done(op, -EREMOTEIO);
+}
+
+static enum s3_next plain_fine(struct s3_op *op, const struct s3_answer *a)
+{
+	switch (op->type) {
+	case S3_OP_READ:
+		return read_more(op, a);
+	case S3_OP_SIZE:
+		return done(op, (int64_t)a->length);
+	case S3_OP_LIST:
+	case S3_OP_PROBE:
+		return list_page(op, a);
+	case S3_OP_SWEEP:
+		return sweep_page(op, a);
+	case S3_OP_PUT:
+	case S3_OP_DELETE:
+		break;
+	}
+	return done(op, 0);
+}
+
+static enum s3_next look_fine(struct s3_op *op, const struct s3_answer *a)
+{
+	if (!strcmp(a->token, op->token) && a->length == op->size_bytes) {
+		free(op->upload); /* is no more */
+		op->upload = NULL;
+		return done(op, 0);
+	}
+	return give_up(op, -EEXIST);
+}
+
+static enum s3_next create_fine(struct s3_op *op, const struct s3_answer *a)
+{
+	struct s3_xml text = {a->text, a->text_length};
+	uint64_t bytes = part_bytes(op);
+	char id[1024];
+
+	if (!s3_xml_text(text, "UploadId", id, sizeof(id)) || !*id)
+		return done(op, -EREMOTEIO);
+	op->part_count = (unsigned)((op->size_bytes + bytes - 1) / bytes);
+	op->upload = strdup(id);
+	op->parts = calloc(op->part_count, sizeof(*op->parts));
+	if (!op->upload || !op->parts)
+		return give_up(op, -ENOMEM);
+	return go(op, S3_STEP_PART);
+}
+
+static enum s3_next part_fine(struct s3_op *op, const struct s3_answer *a)
+{
+	struct s3_part *part = &op->parts[op->part];
+
+	if (!a->etag[0] || strpbrk(a->etag, "<&>"))
+		return give_up(op, -EREMOTEIO);
+	memcpy(part->etag, a->etag, sizeof(part->etag));
+	return go(op, ++op->part == op->part_count ? S3_STEP_COMPLETE : S3_STEP_PART);
+}
+
+static enum s3_next abort_ended(struct s3_op *op)
+{
+	if (op->type == S3_OP_PUT)
+		return done(op, op->abort_error);
+	free(op->found[--op->found_count].name);
+	return sweep_next(op);
+}
+
+static enum s3_next fine(struct s3_op *op, const struct s3_answer *a)
+{
+	if (op->plain > op->s3->plain)
+		op->s3->plain = op->plain;
+	switch (op->step) {
+	case S3_STEP_PLAIN:
+		return plain_fine(op, a);
+	case S3_STEP_LOOK:
+		return look_fine(op, a);
+	case S3_STEP_CREATE:
+		return create_fine(op, a);
+	case S3_STEP_PART:
+		return part_fine(op, a);
+	case S3_STEP_COMPLETE:
+		free(op->upload); /* is no more */
+		op->upload = NULL;
+		return done(op, 0);
+	case S3_STEP_ABORT:
+		return abort_ended(op);
+	}
+	abort();
+}
+
+/* What is no failure for this step. True: *next says how it goes on. */
+static bool is_expected(struct s3_op *op, const struct s3_answer *a, enum s3_next *next)
+{
+	bool gone = a->status == 404;
+
+	if (op->step == S3_STEP_PLAIN && op->type == S3_OP_READ && a->status == 416)
+		*next = done(op, (int64_t)op->got);
+	else if (op->step == S3_STEP_PLAIN && op->type == S3_OP_DELETE && gone &&
+		 strcmp(a->code, "NoSuchBucket"))
+		*next = done(op, 0);
+	else if (op->type == S3_OP_PUT && a->status == 412)
+		*next = go(op,
+			   S3_STEP_LOOK); /* perhaps our own, put by a try whose answer was lost */
+	else if (op->step == S3_STEP_COMPLETE && gone)
+		*next = go(op, S3_STEP_LOOK);
+	else if (op->step == S3_STEP_LOOK && gone && !op->looked) {
+		op->looked = true;
+		*next = go(op, is_multipart(op) ? S3_STEP_CREATE : S3_STEP_PLAIN);
+	} else
+		return false;
+	return true;
+}
+
+static enum s3_next failed(struct s3_op *op, const struct s3_answer *a, int error)
+{
+	if (op->step == S3_STEP_ABORT)
+		return abort_ended(op);
+	if (error == -ENOENT && (op->type == S3_OP_PUT || op->type == S3_OP_LIST))
+		error = -EREMOTEIO;
+	if (error != -ENOENT && error != -EEXIST)
+		s3_verdict_text(a, error, op->message, sizeof(op->message));
+	return give_up(op, error);
+}
+
+static uint64_t jitter(uint64_t limit)
+{
+	uint32_t random;
+
+	if (getrandom(&random, sizeof(random), GRND_NONBLOCK) != sizeof(random))
+		random = (uint32_t)s3_now_ms() * 2654435761u;
+	return limit / 2 + random % (limit / 2 + 1);
+}
+
+static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int error)
+{
+	uint64_t now = s3_now_ms(), pause, end, limit_s = op->s3->url.retry_s;
+	unsigned doublings = op->tries > 8 ? 8 : op->tries - 1;
+
+	if (op->type == S3_OP_PROBE && limit_s > PROBE_RETRY_S)
+		limit_s = PROBE_RETRY_S;
+	if (op->step == S3_STEP_ABORT && limit_s > ABORT_RETRY_S)
+		limit_s = ABORT_RETRY_S;
+	end = op->first_try_ms + limit_s * 1000;
+	if (now >= end)
+		return failed(op, a, error);
+	pause = jitter(PAUSE_FIRST_MS << doublings);
+	if (pause > PAUSE_MAX_MS)
+		pause = PAUSE_MAX_MS;
+	if (a->retry_after_s)
+		pause += 1000u *
+			 (a->retry_after_s < RETRY_AFTER_MAX ? a->retry_after_s : RETRY_AFTER_MAX);
+	op->wake_ms = now + pause < end ? now + pause : end;
+	return S3_NEXT_AGAIN;
+}
+
+/* What came of a transfer that broke off is kept. */
+static void keep_received(struct s3_op *op, const struct s3_answer *a)
+{
+	if (op->type != S3_OP_READ || op->step != S3_STEP_PLAIN || a->status / 100 != 2 ||
+	    (a->ranged ? a->range_begin : 0) != op->offset + op->got)
+		return;
+	op->got += a->received;
+	if (a->received >= PROGRESS_BYTES)
+		set_step(op, S3_STEP_PLAIN);
+	op->tries += !op->tries;
+	op->first_try_ms = op->first_try_ms ? op->first_try_ms : s3_now_ms();
+}
+
+static bool change(struct s3_op *op, const struct s3_answer *a, enum s3_action action)
+{
+	struct s3_access *access = &op->s3->access;
+
+	if (op->changes == CHANGES_MAX)
+		return false;
+	op->changes++;
+	if (access->generation != op->generation)
+		return true; /* another operation has seen to it */
+	if (action == S3_REGION)
+		return s3_access_move(access, a->region);
+	return s3_access_refresh(access);
+}
+
+/* Leaves out what the service may not know. */
+static enum s3_next plainer(struct s3_op *op, const struct s3_answer *a, int error)
+{
+	bool put = op->type == S3_OP_PUT && op->step != S3_STEP_LOOK && op->step != S3_STEP_ABORT;
+
+	if (!put || op->plain == 2 || op->step == S3_STEP_PART)
+		return failed(op, a, error);
+	op->plain++;
+	if (op->step == S3_STEP_PLAIN && op->plain == 2) {
+		op->looked = false;
+		return go(op, S3_STEP_LOOK);
+	}
+	return go(op, op->step);
+}
+
+enum s3_next s3_op_answer(struct s3_op *op, const struct s3_answer *a)
+{
+	struct s3_verdict verdict = s3_verdict(a, method_of(op));
+	enum s3_next next;
+
+	if ((a->curl == CURLE_OK || a->status >= 300) && is_expected(op, a, &next))
+		return next;
+	switch (verdict.action) {
+	case S3_FINE:
+		return fine(op, a);
+	case S3_FAIL:
+		return failed(op, a, verdict.error);
+	case S3_RETRY:
+		keep_received(op, a);
+		return try_again(op, a, verdict.error);
+	case S3_REFRESH:
+	case S3_REGION:
+		if (change(op, a, verdict.action))
+			return S3_NEXT_STEP;
+		return failed(op, a, verdict.error);
+	case S3_PLAIN:
+		return plainer(op, a, verdict.error);
+	}
+	abort();
+}

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Snapshots in a bucket of a real service (Ceph's radosgw): made by the daemon, listed, verified, restored
+# without it, deleted. What is wrong with address, keys or network is said in one line.
+# time limit: 240 s
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/s3_lib.sh"
+need radosgw ceph-mon ceph-osd curl qemu-io
+begin
+s3_up
+
+store="s3://$bucket/nightly?endpoint=$S3_ENDPOINT"
+local_store() { "$build/offsite" "$@" --store "$store"; }
+
+snapshot_cycle() {
+	config a <<-END
+		[node]
+		name = a
+		state-dir = $dir/a.state
+		control = $dir/a.sock
+		nbd-listen = unix:$dir/a.nbd
+		[volume v]
+		backing = $dir/a.img
+		size = 96M
+		role = primary
+		store = $store
+	END
+	start a
+	qemu-io -f raw -c 'write -P 0x11 0 48M' -c 'write -P 0x22 64M 64k' "$(uri a)" >/dev/null ||
+		die "cannot write"
+	cp "$dir/a.img" "$dir/first.img"
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	qemu-io -f raw -c 'write -P 0x33 1M 1M' "$(uri a)" >/dev/null || die "cannot write"
+	off a snapshot create v >"$dir/out" 2>&1 || die "second create: $(cat "$dir/out")"
+	[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 2 ] || die "not two snapshots"
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	ok snapshot_create_list_verify
+	stop a
+
+	local_store restore --to "$dir/back.img" >"$dir/out" 2>&1 || die "restore: $(cat "$dir/out")"
+	cmp "$dir/a.img" "$dir/back.img" || die "restored otherwise than it was"
+	first=$(local_store snapshot list --json | jq -r '.snapshots[0].id')
+	local_store restore --snapshot "$first" --to "$dir/back1.img" >"$dir/out" 2>&1 ||
+		die "restore of the first: $(cat "$dir/out")"
+	cmp "$dir/first.img" "$dir/back1.img" || die "the first one restored otherwise than it was"
+	ok restore_needs_the_bucket_only
+
+	start a
+	off a snapshot delete v "$first" >"$dir/out" 2>&1 || die "delete: $(cat "$dir/out")"
+	[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 1 ] || die "not one snapshot"
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify after delete: $(cat "$dir/out")"
+	ok delete_collects
+	stop a
+}
+
+refused() { # NAME WORDS URL: the command fails in one line with these words
+	local lines
+	if "$build/offsite" snapshot list --store "$3" >"$dir/out" 2>&1; then
+		fail "$1" "was not refused"
+	elif ! grep -q "$2" "$dir/out"; then
+		fail "$1" "$(cat "$dir/out")"
+	else
+		lines=$(wc -l <"$dir/out")
+		[ "$lines" -eq 1 ] && ok "$1" || fail "$1" "$lines lines"
+	fi
+}
+
+one_line_each() {
+	refused missing_bucket 'there is no such bucket' "s3://no-such-bucket/x?endpoint=$S3_ENDPOINT"
+	AWS_SECRET_ACCESS_KEY=wrong refused wrong_secret 'refuses the credentials' "$store"
+	AWS_ACCESS_KEY_ID=AKIAWRONG refused wrong_key 'refuses the credentials' "$store"
+	AWS_ACCESS_KEY_ID='' refused no_credentials 'no credentials' "$store"
+	refused certificate 'certificate' "s3://$bucket/nightly?endpoint=$S3_ENDPOINT_TLS"
+	refused nobody_there 'cannot be reached' "s3://$bucket/nightly?retry=1&endpoint=http://127.0.0.1:9"
+}
+
+ways_to_the_bucket() {
+	local url
+	for url in "s3://$bucket/nightly?endpoint=$S3_ENDPOINT_TLS&ca-file=$S3_CA" \
+		"s3://$bucket/nightly?endpoint=http://$S3_VHOST:$S3_PORT&path-style=no"; do
+		"$build/offsite" snapshot list --store "$url" >"$dir/out" 2>&1 &&
+			grep -q ' v ' "$dir/out" || fail ways "$url: $(cat "$dir/out")"
+	done
+	ok https_and_virtual_host
+}
+
+export AWS_EC2_METADATA_DISABLED=true
+part snapshot_cycle
+part one_line_each
+part ways_to_the_bucket
