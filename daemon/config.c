@@ -42,6 +42,7 @@ enum option_type {
 	TYPE_STORE,     /* char *: URL of an object store */
 	TYPE_SIZE,      /* uint64_t, bytes */
 	TYPE_BLOCKS,    /* uint64_t, bytes, multiple of 4096 */
+	TYPE_FACTOR,    /* unsigned, in hundredths: 0, or 1.1 to 100 */
 	TYPE_RATE,      /* struct rate_schedule */
 	TYPE_DURATION,  /* uint64_t, nanoseconds */
 	TYPE_NUMBER,    /* unsigned, min..max */
@@ -190,6 +191,11 @@ static const struct option options[] = {
 	       "most bytes a second of writes to the peer, by day and hour; 0: unlimited", NO_LIMITS),
 	VOLUME("catch-up-rate", TYPE_RATE, catch_up_rate, "0",
 	       "the same for catch-up, e.g.: 20M, 100M@22:00-06:00, 5M@mon-fri 08:00-18:00", NO_LIMITS),
+	VOLUME("catch-up-latency-factor", TYPE_FACTOR, latency_percent, "2.0",
+	       "catch-up is so slow that clients' p99 write latency stays within this factor; 0: off",
+	       NO_LIMITS),
+	VOLUME("catch-up-min-rate", TYPE_SIZE, catch_up_min_rate, "1M",
+	       "bytes a second that catch-up may always use, whatever the latency", NO_LIMITS),
 	VOLUME("snapshot-rate", TYPE_RATE, snapshot_rate, "0",
 	       "the same for what snapshots put into the store", NO_LIMITS),
 	VOLUME("after-sb-0pri", TYPE_CHOICE, after_sb_0pri, "disconnect",
@@ -214,8 +220,11 @@ static const struct option options[] = {
 /* clang-format on */
 /* Those that can be changed while running, by `offsite set`. None of them is a text. */
 static const char *const live_options[] = {
-	"protocol",    "max-lag",       "max-lag-time",  "max-lag-action",
-	"stream-rate", "catch-up-rate", "snapshot-rate", NULL,
+	"protocol",          "max-lag",
+	"max-lag-time",      "max-lag-action",
+	"stream-rate",       "catch-up-rate",
+	"snapshot-rate",     "catch-up-latency-factor",
+	"catch-up-min-rate", NULL,
 };
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
 
@@ -466,6 +475,8 @@ static const char *set_option(const struct option *option, void *base, const cha
 		return config_parse_size(text, field);
 	case TYPE_BLOCKS:
 		return config_parse_blocks(text, field);
+	case TYPE_FACTOR:
+		return config_parse_factor(text, field);
 	case TYPE_RATE:
 		return rate_parse(text, field);
 	case TYPE_DURATION:

@@ -56,6 +56,8 @@ struct config_volume {
 	uint64_t max_lag_bytes;        /* max-lag; 0: none */
 	uint64_t max_lag_ns;           /* max-lag-time; 0: none */
 	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
+	unsigned latency_percent;      /* catch-up-latency-factor; 0: off */
+	uint64_t catch_up_min_rate;    /* catch-up-min-rate */
 	struct rate_schedule stream_rate, catch_up_rate, snapshot_rate; /* stream-rate, ... */
 	uint64_t start_wait_ns;     /* start-wait; 0: not at all */
 	unsigned after_sb_0pri;     /* after-sb-0pri (enum hello_after_sb_0pri) */

@@ -197,6 +197,29 @@ const char *config_parse_duration(const char *text, uint64_t *value_ns)
 	return NULL;
 }
 
+const char *config_parse_factor(const char *text, unsigned *hundredths)
+{
+	static const char wrong[] = "not a factor (0, or 1.1 to 100)";
+	const char *c = text;
+	unsigned value = 0, places = 0;
+
+	if (!isdigit((unsigned char)*c))
+		return wrong;
+	for (; isdigit((unsigned char)*c) && value <= 100; c++)
+		value = value * 10 + (unsigned)(*c - '0');
+	if (*c == '.') {
+		c++;
+		for (; isdigit((unsigned char)*c) && places < 2; c++, places++)
+			value = value * 10 + (unsigned)(*c - '0');
+	}
+	for (; places < 2; places++)
+		value *= 10;
+	if (*c || (value && value < 110) || value > 10000)
+		return wrong;
+	*hundredths = value;
+	return NULL;
+}
+
 const char *config_parse_number(const char *text, unsigned min, unsigned max, unsigned *value)
 {
 	uint64_t number;

@@ -31,6 +31,8 @@ const char *config_parse_size(const char *text, uint64_t *value);
 const char *config_parse_blocks(const char *text, uint64_t *value);
 /* Digits and one of s m h d w; plain 0. */
 const char *config_parse_duration(const char *text, uint64_t *value_ns);
+/* 0, or 1.1 to 100 with up to two decimals; the value in hundredths. */
+const char *config_parse_factor(const char *text, unsigned *hundredths);
 const char *config_parse_number(const char *text, unsigned min, unsigned max, unsigned *value);
 /* Position of text in the NULL-terminated choices. */
 const char *config_parse_choice(const char *text, const char *const *choices, unsigned *index);

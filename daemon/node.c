@@ -253,6 +253,8 @@ static void get_pace(const struct node_volume *v, struct pace_options *pace)
 			  .action = (enum pace_action)v->config->max_lag_action},
 		.stream = v->config->stream_rate,
 		.catch_up = v->config->catch_up_rate,
+		.latency_percent = v->config->latency_percent,
+		.min_rate = v->config->catch_up_min_rate,
 	};
 }
 

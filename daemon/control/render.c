@@ -345,6 +345,17 @@ static json_t *render_pace(const struct replication_status *status,
 	json_object_set_new(json, "catch_up_rate", render_text(rate_text(&config->catch_up_rate)));
 	json_object_set_new(json, "stream_limit", limit(status->stream_limit));
 	json_object_set_new(json, "catch_up_limit", limit(status->catch_up_limit));
+	json_object_set_new(json, "catch_up_reason",
+			    status->catch_up_reason && *status->catch_up_reason
+				    ? json_string(status->catch_up_reason)
+				    : json_null());
+	json_object_set_new(json, "latency_factor", json_real(config->latency_percent / 100.0));
+	json_object_set_new(json, "catch_up_min_rate", number(config->catch_up_min_rate));
+	json_object_set_new(json, "write_p99_seconds",
+			    status->write_p99_ns ? seconds(status->write_p99_ns) : json_null());
+	json_object_set_new(json, "write_p99_baseline_seconds",
+			    status->write_baseline_ns ? seconds(status->write_baseline_ns)
+						      : json_null());
 	return json;
 }
 

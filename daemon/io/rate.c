@@ -264,3 +264,12 @@ void rate_limit_give_back(struct rate_limit *limit, uint64_t bytes)
 	if (limit->rate)
 		limit->tokens += (int64_t)bytes;
 }
+
+void rate_limit_change(struct rate_limit *limit, uint64_t rate)
+{
+	limit->schedule.count = 0;
+	limit->schedule.rate = rate;
+	limit->looked_at_ns = 0; /* looked at the next time */
+	if (!limit->rate || !rate)
+		limit->began = false;
+}

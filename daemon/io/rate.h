@@ -58,6 +58,8 @@ struct rate_limit {
 };
 
 void rate_limit_set(struct rate_limit *limit, const struct rate_schedule *schedule);
+/* To another rate, without a schedule. */
+void rate_limit_change(struct rate_limit *limit, uint64_t rate);
 /* Bytes a second at this moment; 0: unlimited. */
 uint64_t rate_limit_now(const struct rate_limit *limit, uint64_t realtime_ns);
 /* 0: go on. Else how long until it is worth asking again. */

@@ -149,7 +149,9 @@ struct replication_status {
 	uint64_t lag_bytes, lag_ns;
 	uint64_t unacked_bytes;                /* source: content sent and not yet acknowledged */
 	uint64_t stream_limit, catch_up_limit; /* source: bytes a second now; 0: unlimited */
-	bool lag_over;                         /* the lag is at max-lag or beyond */
+	const char *catch_up_reason;           /* why; "": there is no catch-up from here */
+	uint64_t write_p99_ns, write_baseline_ns; /* clients' p99: in catch-up, and without it */
+	bool lag_over;                            /* the lag is at max-lag or beyond */
 	bool held;                  /* writers wait for the peer, or did within the last seconds */
 	uint64_t holds;             /* how often that began */
 	uint64_t left_stream;       /* how often the stream was left for catch-up at max-lag */

@@ -34,11 +34,6 @@ static void pump(struct env_task *task)
 		source->ops->idle(source->owner);
 }
 
-static void pace_timer_fire(struct env_timer *timer)
-{
-	pump(&container_of(timer, struct source, pace_timer)->pump_task);
-}
-
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
 			  uint64_t final_max_bytes, const struct source_ops *ops, void *owner)
 {
@@ -60,7 +55,7 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->complete_at_ns = env_now_ns(source->env);
 	source->final_max_bytes = final_max_bytes;
 	source->pump_task.call = pump;
-	source->pace_timer.fire = pace_timer_fire;
+	source_pace_init(source);
 	source->compare = compare_new(volume);
 	if (!source->compare) {
 		free(source->sent);
@@ -86,7 +81,7 @@ void source_free(struct source *source)
 	env_timer_stop(source->env, &source->bad_timer);
 	env_timer_stop(source->env, &source->point_timer);
 	source_loss_stop(source);
-	env_timer_stop(source->env, &source->pace_timer);
+	source_pace_stop(source);
 	env_defer_cancel(source->env, &source->pump_task);
 	env_defer_cancel(source->env, &source->leave_task);
 	source_reads_fail(source);
@@ -113,18 +108,6 @@ void source_set_protocol(struct source *source, enum replication_protocol protoc
 	source->protocol = protocol;
 	if (source->link)
 		source_stream_resume(source);
-}
-
-void source_set_pace(struct source *source, const struct pace_options *pace)
-{
-	source->bound = pace->bound;
-	rate_limit_set(&source->stream_rate, &pace->stream);
-	rate_limit_set(&source->catch_up_rate, &pace->catch_up);
-	if (!source->link)
-		return;
-	link_set_stream_rate(source->link, &source->stream_rate);
-	source_stream_resume(source);
-	env_defer(source->env, &source->pump_task);
 }
 
 /* ---- rounds --------------------------------------------------------------------------------- */
@@ -524,7 +507,7 @@ void source_detach(struct source *source)
 	bool point = (streamed || left) && source->cut;
 
 	compare_stop(source->compare);
-	env_timer_stop(source->env, &source->pace_timer);
+	source_pace_stop(source);
 	if (streamed)
 		note_complete(source);
 	source->link = NULL;
@@ -572,8 +555,6 @@ static void get_lag(const struct source *source, struct source_status *status)
 
 void source_get_status(const struct source *source, struct source_status *status)
 {
-	uint64_t realtime_ns = env_realtime_ns(source->env);
-
 	*status = (struct source_status){
 		.phase = source->phase,
 		.sent_lsn = source->sent_lsn,
@@ -582,8 +563,6 @@ void source_get_status(const struct source *source, struct source_status *status
 		.waiting_since_ns = source->waiting ? source->waiting_since_ns : 0,
 		.streamed_bytes = source->streamed_bytes,
 		.unacked_bytes = source->lag_payload,
-		.stream_limit = rate_limit_now(&source->stream_rate, realtime_ns),
-		.catch_up_limit = rate_limit_now(&source->catch_up_rate, realtime_ns),
 		.held = source->full_queue ||
 			(source->holds &&
 			 env_now_ns(source->env) - source->held_at_ns < SOURCE_HELD_NS),
@@ -604,6 +583,7 @@ void source_get_status(const struct source *source, struct source_status *status
 	};
 	if (source->phase == SOURCE_COMPARE)
 		compare_get_status(source->compare, &status->compare);
+	source_pace_status(source, status);
 	get_lag(source, status);
 }
 

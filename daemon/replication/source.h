@@ -123,8 +123,10 @@ struct source_status {
 	uint64_t holds;         /* how often they began to */
 	uint64_t left;          /* how often the stream was left at max-lag */
 	bool waiting;           /* clients wait for the peer to stream (on-peer-loss = suspend) */
-	uint64_t waiting_since_ns;             /* realtime */
-	uint64_t stream_limit, catch_up_limit; /* bytes a second now; 0: unlimited */
+	uint64_t waiting_since_ns;                /* realtime */
+	uint64_t stream_limit, catch_up_limit;    /* bytes a second now; 0: unlimited */
+	const char *catch_up_reason;              /* why; "": there is no catch-up */
+	uint64_t write_p99_ns, write_baseline_ns; /* of clients: now, and without catch-up */
 	uint64_t resumes;
 	uint64_t unreadable_bytes;  /* what cannot be read here */
 	uint64_t unreadable_offset; /* the first of it */

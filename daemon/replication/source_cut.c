@@ -106,8 +106,7 @@ static void read_done(struct volume_cut_read *done, int error)
 		else
 			send_content(source, done->buf, done->offset_bytes, done->length_bytes);
 		/* Zeroes cost the link nothing. */
-		rate_limit_give_back(&source->catch_up_rate,
-				     done->length_bytes - (source->cut_sent_bytes - before));
+		source_pace_zeroes(source, done->length_bytes - (source->cut_sent_bytes - before));
 		volume_cut_stage(source->cut, done->offset_bytes, done->length_bytes);
 		source->cut_done_bytes += done->length_bytes;
 	}
@@ -148,22 +147,12 @@ static bool being_read(const struct source *source, uint64_t offset)
 /* At a low rate in small pieces, so that they leave evenly. */
 static uint32_t read_max(const struct source *source)
 {
-	uint64_t length = source->catch_up_rate.rate / 20 / ZERO_SPLIT_BYTES * ZERO_SPLIT_BYTES;
+	uint64_t rate = source_pace_rate(source);
+	uint64_t length = rate / 20 / ZERO_SPLIT_BYTES * ZERO_SPLIT_BYTES;
 
-	if (!source->catch_up_rate.rate || length > BUF_SIZE_MAX)
+	if (!rate || length > BUF_SIZE_MAX)
 		return BUF_SIZE_MAX;
 	return length > READ_MIN_BYTES ? (uint32_t)length : READ_MIN_BYTES;
-}
-
-/* Whether the rate allows another read; if not, the timer asks again. */
-static bool rate_allows(struct source *source)
-{
-	uint64_t wait = rate_limit_wait_ns(&source->catch_up_rate, env_now_ns(source->env),
-					   env_realtime_ns(source->env));
-
-	if (wait && !env_timer_active(&source->pace_timer))
-		env_timer_start(source->env, &source->pace_timer, wait);
-	return wait == 0;
 }
 
 enum next { NEXT_RUN, NEXT_LATER, NEXT_NONE };
@@ -176,7 +165,7 @@ static enum next next_run(struct source *source, uint64_t *start, uint64_t *leng
 	/* A pass ends early where the log has just room for what is left: it is the cut then. */
 	if (source->phase == SOURCE_LIVE && !source_transfer_fits(source, SOURCE_WINDOW_BYTES))
 		return NEXT_NONE;
-	if (!rate_allows(source))
+	if (!source_pace_allows(source))
 		return NEXT_LATER;
 	uint64_t most = source->scan_offset < source->careful_end ? VOLUME_PEER_BLOCK_BYTES
 								  : read_max(source);
@@ -206,7 +195,7 @@ static bool start_read(struct source *source)
 		source->scan_offset = before;
 		return false; /* what is being sent gives some back */
 	}
-	rate_limit_take(&source->catch_up_rate, length);
+	source_pace_take(source, length);
 	read->source = source;
 	read->busy = true;
 	read->read.offset_bytes = start;

@@ -68,6 +68,12 @@ struct source {
 	struct pace_bound bound;
 	struct rate_limit stream_rate, catch_up_rate;
 	struct env_timer pace_timer; /* catch-up goes on */
+	/* catch-up beside clients */
+	struct pace_control control;
+	struct rate_limit control_rate;
+	struct env_timer window_timer;
+	struct latency window_before; /* when the window began */
+	uint64_t window_at_ns, window_bytes;
 
 	struct link *link;
 	enum source_phase phase;
@@ -170,6 +176,15 @@ void source_leave_stream(struct source *source);
 bool source_may_leave(const struct source *source);
 /* LEAVE: goes on with catch-up if all that was streamed is carried out. */
 void source_leave_step(struct source *source);
+/* source_pace.c */
+void source_pace_init(struct source *source);
+void source_pace_stop(struct source *source);
+/* Whether another read of the cut may be started; if not, the pump is called when it may. */
+bool source_pace_allows(struct source *source);
+void source_pace_take(struct source *source, uint64_t bytes);
+void source_pace_zeroes(struct source *source, uint64_t bytes);
+uint64_t source_pace_rate(const struct source *source); /* 0: any */
+void source_pace_status(const struct source *source, struct source_status *status);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
 void source_cut_rewind(struct source *source); /* from the first block on */

@@ -244,7 +244,7 @@ static void block_submit(struct block *block, struct block_request *request)
 	int error = refuse(v, request);
 	bool flush = request->op == BLOCK_FLUSH;
 
-	*op = (struct op){.volume = v, .owner = OWNER_CLIENT};
+	*op = (struct op){.volume = v, .owner = OWNER_CLIENT, .started_ns = env_now_ns(v->env)};
 	op->pos = flush ? 0 : request->offset_bytes;
 	op->end = flush ? 0 : request->offset_bytes + request->length_bytes;
 	op->fua = request->flags & BLOCK_FUA;

@@ -54,6 +54,7 @@ struct op {
 	uint64_t pos, end;                   /* what is not done yet of the request */
 	uint64_t piece_offset, piece_length; /* aligned; what is under way of it */
 	uint64_t lsn;
+	uint64_t started_ns; /* a client's */
 	struct buf *bounce;
 	int error;
 	int local_error;
@@ -316,6 +317,7 @@ struct volume {
 
 	uint64_t ops; /* operations of all kinds under way */
 	struct volume_stats stats;
+	struct latency latency; /* of clients' writes */
 	uint64_t last_log_ns;
 	void (*closed)(void *context);
 	void *closed_context;

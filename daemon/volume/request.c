@@ -50,6 +50,8 @@ void op_complete(struct op *op, int error)
 
 		if (op->owner == OWNER_CLIENT)
 			v->stats.in_flight--;
+		if (op->owner == OWNER_CLIENT && (op->kind == OP_WRITE || op->kind == OP_ZERO))
+			latency_add(&v->latency, env_now_ns(v->env) - op->started_ns);
 		request->done(request, error);
 	} else {
 		struct volume_apply *apply = apply_of(op);

@@ -468,6 +468,11 @@ const char *volume_failure(const struct volume *v)
 	return v->failure;
 }
 
+void volume_get_latency(const struct volume *v, struct latency *latency)
+{
+	*latency = v->latency;
+}
+
 void volume_get_stats(const struct volume *v, struct volume_stats *stats)
 {
 	*stats = v->stats;

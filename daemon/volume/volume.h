@@ -22,6 +22,7 @@
 
 #include "daemon/block.h"
 #include "daemon/io/env.h"
+#include "daemon/volume/latency.h"
 #include "protocol/wire.h"
 
 struct volume;
@@ -398,6 +399,9 @@ struct volume_stats {
 	uint64_t remote_reads;  /* answered by the peer */
 };
 void volume_get_stats(const struct volume *volume, struct volume_stats *stats);
+
+/* How long clients' writes and zeroes took, from submission to completion. */
+void volume_get_latency(const struct volume *volume, struct latency *latency);
 
 /* Verifies the module's invariants (asserts). The simulator calls it after every tick. */
 void volume_check(const struct volume *volume);

@@ -70,6 +70,7 @@ static void choose_options(struct world *world)
 		o->max_lag_leave = world_chance(world, 60);
 	}
 	o->start_wait_ns = world_chance(world, 50) ? 0 : world_random(world, 4 * WORLD_SECOND);
+	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
 	o->strict = world_chance(world, 5);
 }
 
@@ -104,6 +105,7 @@ static void make_config(struct world *world, unsigned index)
 		.final_cut_max_bytes = o->final_cut_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
 		.max_lag_bytes = o->max_lag_bytes,
+		.latency_percent = o->latency_percent,
 		.max_lag_ns = o->max_lag_ns,
 		.max_lag_action = o->max_lag_leave ? PACE_CATCH_UP : PACE_SLOW,
 		.start_wait_ns = o->start_wait_ns,

@@ -59,6 +59,7 @@ struct world_options { /* of one seed */
 	uint64_t final_cut_max_bytes;
 	unsigned keep_last;
 	uint64_t max_lag_bytes, max_lag_ns;
+	unsigned latency_percent;
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */
 	uint64_t start_wait_ns;
 	bool strict; /* every step is checked by node_check() */
