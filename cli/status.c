@@ -112,6 +112,26 @@ static void print_split(const json_t *replication)
 		       client_number(rolled_back, "extents"));
 }
 
+/* What slows whom down. */
+static void print_pace(const json_t *replication)
+{
+	const json_t *pace = json_object_get(replication, "pace");
+	const char *reason = client_text(pace, "catch_up_reason", NULL);
+
+	if (json_is_true(json_object_get(replication, "held")))
+		printf("  %sheld        writers wait for the peer%s\n",
+		       format_colour(stdout, FORMAT_BAD), format_end(stdout));
+	if (!reason || !client_number(pace, "catch_up_limit"))
+		return;
+	printf("  limit       %s/s by %s", format_bytes(client_number(pace, "catch_up_limit")).text,
+	       reason);
+	if (client_number(pace, "write_p99_baseline_seconds"))
+		printf(", p99 %.1f ms (%.1f ms without catch-up)",
+		       client_number(pace, "write_p99_seconds") * 1e3,
+		       client_number(pace, "write_p99_baseline_seconds") * 1e3);
+	putchar('\n');
+}
+
 static void print_replication(const json_t *replication)
 {
 	const char *peer = client_text(replication, "peer", "");
@@ -162,6 +182,7 @@ static void print_replication(const json_t *replication)
 		       "waits; a write there mends it%s\n",
 		       format_colour(stdout, FORMAT_BAD), client_number(unreadable, "bytes"),
 		       client_number(unreadable, "offset"), format_end(stdout));
+	print_pace(replication);
 }
 
 /* What the last comparison found, or how far the one under way is. */

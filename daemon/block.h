@@ -37,7 +37,7 @@ struct block_request {
 	/* error: 0 or -errno (-EINVAL, -ENOSPC beyond the end, -EPERM read-only, -EIO,
 	 * -ESHUTDOWN, -EOPNOTSUPP for FAST_ZERO only). */
 	void (*done)(struct block_request *request, int error);
-	uint64_t priv[40]; /* the device's own while the request is under way */
+	uint64_t priv[44]; /* the device's own while the request is under way */
 };
 
 /* A run of the device with one allocation status. */

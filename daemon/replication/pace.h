@@ -60,6 +60,7 @@ enum pace_state { PACE_FREE, PACE_SETTLE, PACE_PROBE, PACE_RUN };
 struct pace_control {
 	unsigned percent; /* 0: off */
 	uint64_t min_rate, rate;
+	uint64_t too_much; /* the rate at which it was so last */
 	enum pace_state state;
 	bool slow_start, known;
 	uint64_t baseline_ns, p99_ns;

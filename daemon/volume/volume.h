@@ -348,7 +348,7 @@ void volume_cut_finish(struct volume_cut *cut, bool consumed);
 struct volume_apply {
 	struct volume_mutation mutation; /* buf with a reference of the caller's */
 	void (*done)(struct volume_apply *apply, int error);
-	uint64_t priv[40];
+	uint64_t priv[44];
 };
 void volume_apply(struct volume *volume, struct volume_apply *apply);
 /* To be called once before a series of volume_apply(): from now on the content changes by another's
