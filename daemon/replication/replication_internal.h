@@ -108,7 +108,7 @@ struct replication {
 	struct env_timer probe_timer;
 	enum decide_loser loser; /* by a policy */
 	struct env_task give_up_task;
-	struct split_record split;
+	struct split_record split, split_kept; /* now, and as it was stored last */
 
 	/* restore from the peer */
 	bool wants;

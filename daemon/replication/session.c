@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/replication/fault.h"
 #include "daemon/replication/replication_internal.h"
 
 /* ---- HELLO ---------------------------------------------------------------------------------- */
@@ -171,7 +172,9 @@ unsigned session_map(struct replication *r, uint64_t *offset,
 /* Target: tells the source what it changed itself since the common base. */
 static void send_map(struct replication *r)
 {
-	bool full = r->verdict == VERDICT_FULL_FROM_B;
+	bool full = r->verdict == VERDICT_FULL_FROM_B ||
+		    (MUTATE(replication_given_up_not_told) && r->wants) ||
+		    (MUTATE(replication_rolled_back_not_told) && !r->wants);
 
 	while (r->mapping && r->link) {
 		struct frame frame = {.type = FRAME_MAP};

@@ -65,7 +65,10 @@ static void keep(struct replication *r)
 {
 	struct split_wire wire;
 
+	if (memcmp(&r->split, &r->split_kept, sizeof(r->split)) == 0)
+		return;
 	split_encode(&r->split, &wire);
+	r->split_kept = r->split;
 	int error = record_write(r->volume, RECORD, &wire, sizeof(wire));
 	if (error)
 		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s/" RECORD ": %s",
@@ -97,7 +100,7 @@ void split_end(struct replication *r)
 	if (!r->is_split)
 		return;
 	r->is_split = false;
-	r->split = (struct split_record){};
+	r->split = r->split_kept = (struct split_record){};
 	int error = record_remove(r->volume, RECORD);
 	if (error)
 		env_log(r->env, ENV_LOG_ERROR, "replication: volume %s: %s/" RECORD ": %s",
