@@ -164,6 +164,7 @@ static void lose_primary_disk(struct world *world)
 	else
 		sim_file_remove(world->nodes[world->primary].env, WORLD_BACKING);
 	world->nodes[world->primary].content_lost = true;
+	world->must_wait = false;
 	sim_note(world->sim, "the primary's disk is lost");
 }
 
@@ -189,6 +190,8 @@ static void toggle_connection(struct world *world)
 
 	if (n->node == NULL || n->restoring || n->content_lost || n->rolling_back)
 		return;
+	if (index == world->primary) /* a word of the operator's, too */
+		world->must_wait = false;
 	if (n->disconnected)
 		replication_connect(world_volume(world, index)->replication, why, sizeof(why));
 	else
@@ -349,6 +352,15 @@ static bool verify_ended(struct world *world)
 
 static void must_be_equal(struct world *world);
 
+/* Nothing is marked for the peer: it has all of it durably. */
+static bool all_durable(struct world *world)
+{
+	struct replication_status status;
+
+	world_status(world, world->primary, &status);
+	return status.state == REPLICATION_STREAMING && status.out_of_sync_bytes == 0;
+}
+
 /* A few bytes of one side change on the medium: verify finds and mends them, under writes. */
 static void must_repair(struct world *world)
 {
@@ -379,6 +391,9 @@ static void must_repair(struct world *world)
 			   blocks, (unsigned long long)status.record.differ_bytes,
 			   (unsigned long long)status.record.repaired_bytes);
 	must_be_equal(world);
+	/* What was repaired there may be in the disk's cache still. */
+	if (!world_wait(world, all_durable, 60 * WORLD_SECOND))
+		world_fail(world, "liveness: no point of the stream comes");
 	world->spoilt = false;
 }
 
@@ -447,6 +462,8 @@ static void one_action(struct world *world, unsigned faults)
 		world_switch(world);
 	if (world_chance(world, 10))
 		look_after_disks(world);
+	if (world_chance(world, 1))
+		world_resume(world);
 }
 
 static void prepare(struct world *world, unsigned faults)
@@ -470,6 +487,8 @@ static void with_faults(struct world *world)
 	unsigned faults = (unsigned)world_random(world, FAULTS);
 	unsigned actions = 100 + (unsigned)world_random(world, 900);
 
+	if (world->options.suspend) /* whether a write had to wait would not be known */
+		faults &= ~(unsigned)PROTOCOL;
 	if (world_chance(world, 60)) /* losing disks is for a few seeds only */
 		faults &= ~(unsigned)(LOSE_A | LOSE_B);
 	if (world_chance(world, 70))

@@ -72,6 +72,7 @@ static void choose_options(struct world *world)
 	o->start_wait_ns = world_chance(world, 50) ? 0 : world_random(world, 4 * WORLD_SECOND);
 	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
 	o->strict = world_chance(world, 5);
+	o->suspend = world_chance(world, 20);
 }
 
 static void make_config(struct world *world, unsigned index)
@@ -104,6 +105,7 @@ static void make_config(struct world *world, unsigned index)
 		.preserve_max_bytes = o->preserve_max_bytes,
 		.final_cut_max_bytes = o->final_cut_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
+		.suspend_on_loss = o->suspend,
 		.max_lag_bytes = o->max_lag_bytes,
 		.latency_percent = o->latency_percent,
 		.max_lag_ns = o->max_lag_ns,
@@ -346,6 +348,32 @@ void world_start(struct world *world, unsigned index)
 		other_started(world, index);
 }
 
+void world_resume(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+	struct replication_status status;
+	char why[256] = "";
+
+	if (v == NULL)
+		return;
+	world_status(world, world->primary, &status);
+	if (!status.waiting)
+		return;
+	world->must_wait = false;
+	world->resumes++;
+	sim_note(world->sim, "resume");
+	if (replication_resume(v->replication, why, sizeof(why)) != 0 &&
+	    !died(world, world->primary) && !world->nodes[world->primary].disk_errors)
+		world_fail(world, "suspended requests cannot be resumed: %s", why);
+	died(world, world->primary);
+}
+
+static bool idle_by_resume(struct world *world)
+{
+	world_resume(world);
+	return world_idle(world);
+}
+
 static void stopped(void *context)
 {
 	*(bool *)context = true;
@@ -360,7 +388,7 @@ void world_stop(struct world *world, unsigned index)
 	if (n->node == NULL || n->restoring)
 		return;
 	if (index == world->primary) {
-		if (!world_wait(world, world_idle, 300 * WORLD_SECOND))
+		if (!world_wait(world, idle_by_resume, 300 * WORLD_SECOND))
 			world_fail(world, "requests under way for 300 s");
 		if (n->node == NULL)
 			return;
@@ -446,6 +474,21 @@ static bool in_sync(struct world *world, uint64_t *connects)
 	       status.protocol == REPLICATION_C;
 }
 
+/* on-peer-loss = suspend: once the peer followed, no write completes without it. */
+static void check_not_alone(struct client *client)
+{
+	struct world *world = client->world;
+	struct replication_status status;
+
+	if (!world->must_wait || client->request.op == BLOCK_READ ||
+	    client->request.op == BLOCK_FLUSH || world->options.protocol != 'C')
+		return;
+	world_status(world, world->primary, &status);
+	if (status.state != REPLICATION_STREAMING)
+		world_fail(world, "a write completed while the peer did not follow (%s)",
+			   replication_state_name(status.state));
+}
+
 static void check_read_done(struct client *client)
 {
 	struct world *world = client->world;
@@ -488,6 +531,7 @@ static void request_done(struct block_request *request, int error)
 		client_end(client);
 		return;
 	}
+	check_not_alone(client);
 	on_peer = in_sync(world, &connects) && client->streaming && connects == client->connects;
 	switch (request->op) {
 	case BLOCK_READ:
@@ -553,6 +597,8 @@ static struct client *client_new(struct world *world, enum block_op op)
 	client->busy = true;
 	client->incarnation = world->incarnation;
 	client->streaming = in_sync(world, &client->connects);
+	if (world->options.suspend && client->streaming)
+		world->must_wait = true;
 	client->request.op = op;
 	client->request.done = request_done;
 	world->busy++;
@@ -821,6 +867,8 @@ void world_restore_from_peer(struct world *world, unsigned index)
 
 	if (n->node == NULL || n->restoring)
 		return;
+	if (index == world->primary)
+		world->must_wait = false;
 	n->restoring = true;
 	sim_note(world->sim, "restore of node %u from its peer begins", index);
 	node_restore_from_peer(world_volume(world, index), restored, ticket_new(world, index));
@@ -896,6 +944,7 @@ void world_roll_back(struct world *world)
 	if (!n->rolling_back && world->snapshots == 0)
 		return;
 	n->rolling_back = true;
+	world->must_wait = false;
 	if (world->block != NULL)
 		world->block->ops->close(world->block);
 	world->block = NULL;
@@ -918,8 +967,20 @@ static void new_primary(struct world *world, unsigned index)
 	world->nodes[world->primary].content_lost = false;
 	world->nodes[world->primary].rolling_back = false;
 	world->primary = index;
+	world->must_wait = false;
 	world->switches++;
 	sim_note(world->sim, "node %u is the primary from here on", index);
+}
+
+/* It was promoted without force, and no client of the old primary saw anything that is not here. */
+static void check_nothing_lost(struct world *world, unsigned index)
+{
+	struct model_image image = world_image(world->nodes[index].env);
+	char why[1024];
+
+	if (world->must_wait && world->options.protocol == 'C' && !died(world, index) &&
+	    !model_check_local(world->model, &image, why, sizeof(why)))
+		world_fail(world, "promise 1, lost in a promotion without force: %s", why);
 }
 
 void world_fail_over(struct world *world)
@@ -943,7 +1004,10 @@ void world_fail_over(struct world *world)
 	world_status(world, index, &status);
 	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */
 		return;
-	if (node_promote(v, true, why, sizeof(why)) != 0 && !died(world, index))
+	if (world_chance(world, 50) && node_promote(v, false, why, sizeof(why)) == 0)
+		check_nothing_lost(world, index);
+	else if (!died(world, index) && node_promote(v, true, why, sizeof(why)) != 0 &&
+		 !died(world, index))
 		world_fail(world, "a usable secondary is not promoted: %s", why);
 	if (!died(world, index))
 		new_primary(world, index);

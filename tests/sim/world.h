@@ -62,7 +62,8 @@ struct world_options { /* of one seed */
 	unsigned latency_percent;
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */
 	uint64_t start_wait_ns;
-	bool strict; /* every step is checked by node_check() */
+	bool suspend; /* on-peer-loss = suspend */
+	bool strict;  /* every step is checked by node_check() */
 };
 
 struct world {
@@ -74,8 +75,9 @@ struct world {
 	unsigned primary;     /* whom the clients use */
 	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
-	bool spoilt; /* the medium changed content: not to be looked at until it is mended */
-	bool look;   /* something was just acknowledged as durable: look whether it is */
+	bool spoilt;    /* the medium changed content: not to be looked at until it is mended */
+	bool must_wait; /* its peer was in sync: nothing may complete without it (suspend) */
+	bool look;      /* something was just acknowledged as durable: look whether it is */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
@@ -87,7 +89,7 @@ struct world {
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, point_checks;
+		roll_backs, point_checks, resumes;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -127,6 +129,8 @@ void world_restore_from_peer(struct world *world, unsigned index);
 bool world_resolve(struct world *world, unsigned index);
 /* Sets the primary back to its newest snapshot, in place; or goes on with that after a crash. */
 void world_roll_back(struct world *world);
+/* The operator lets requests go on that wait for the peer. */
+void world_resume(struct world *world);
 /* The secondary takes over from a primary that is down, as it is. */
 void world_fail_over(struct world *world);
 /* A planned change of roles, if it is possible now. */
