@@ -37,7 +37,7 @@ struct slot {
 
 	/* the piece at hand */
 	uint64_t piece, question;
-	bool hole, reading, local_busy, have_own, have_peer;
+	bool hole, waiting, reading, local_busy, have_own, have_peer;
 	bool own_failed;
 	struct volume_hold hold;
 	struct hashes own;
@@ -266,6 +266,7 @@ static void granted(struct volume_hold *hold)
 	struct slot *slot = container_of(hold, struct slot, hold);
 	struct compare *compare = slot->compare;
 
+	slot->waiting = false;
 	/* It may have been written since it was looked at: what is not a hole any more is read. */
 	if (slot->hole)
 		slot->hole = hole_bytes(compare, slot->at, slot->piece) == slot->piece;
@@ -304,7 +305,7 @@ static void ask(struct slot *slot)
 		compare->next_read_ns += slot->piece * 1000000000ull / compare->rate;
 	}
 	count_reading(slot, !slot->hole);
-	slot->local_busy = true;
+	slot->local_busy = slot->waiting = true;
 	compare->local_busy++;
 	slot->hold.offset_bytes = slot->at;
 	slot->hold.length_bytes = slot->piece;
@@ -418,12 +419,27 @@ static void walk(struct compare *compare)
 	}
 }
 
+/* Stopped: what waits for its range might do so until there is a next connection. */
+static void cancel_waiting(struct compare *compare)
+{
+	for (unsigned i = 0; i < COMPARES_MAX; i++) {
+		struct slot *slot = &compare->slots[i];
+		if (!slot->waiting || !volume_hold_cancel(&slot->hold))
+			continue;
+		slot->waiting = false;
+		count_reading(slot, false);
+		local_end(slot);
+	}
+}
+
 static void pump(struct env_task *task)
 {
 	struct compare *compare = container_of(task, struct compare, pump_task);
 
 	if (compare->link)
 		walk(compare);
+	else
+		cancel_waiting(compare);
 	if (!compare->link && compare->ops && compare->local_busy == 0) {
 		const struct compare_ops *ops = compare->ops;
 		compare->ops = NULL;

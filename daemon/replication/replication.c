@@ -419,9 +419,10 @@ int replication_verify(struct replication *r, const char *repair_from, uint64_t 
 			 name, *peer ? peer : "the primary");
 		return -EPERM;
 	}
-	if (state.disk != VOLUME_DISK_UPTODATE) {
+	if (state.disk != VOLUME_DISK_UPTODATE || !volume_is_whole(r->volume)) {
 		snprintf(why, why_size, "volume %s: its disk is %s", name,
-			 volume_disk_state_name(state.disk));
+			 state.disk == VOLUME_DISK_UPTODATE ? "being filled"
+							    : volume_disk_state_name(state.disk));
 		return -EPERM;
 	}
 	if (r->state != REPLICATION_STREAMING || r->session != SESSION_SOURCE) {

@@ -72,6 +72,10 @@ static const struct compare_ops ops = {
 
 void source_compare_begin(struct source *source)
 {
+	if (!volume_is_whole(source->volume)) { /* it has nothing to compare with */
+		source_propose(source);
+		return;
+	}
 	if (volume_cut_begin(source->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL,
 			     &source->cut)) {
 		source->cut = NULL;

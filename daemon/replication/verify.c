@@ -14,9 +14,11 @@
 #define FILE_NAME   "verify"
 #define BLOCK_BYTES COMPARE_FINE_BLOCK_BYTES
 #define SAVE_NS     30000000000ull
+#define RETRY_NS    100000000ull
 
 enum repair_step {
 	REPAIR_NONE,
+	REPAIR_LATER,  /* requests are held: tried again in a moment */
 	REPAIR_BUFFER, /* waiting for memory */
 	REPAIR_HOLD,
 	REPAIR_READ, /* here or at the peer */
@@ -42,6 +44,7 @@ struct verify {
 	enum repair_step step;
 	struct buf *buf;
 	struct buf_waiter waiter;
+	struct env_timer timer;
 	struct volume_hold hold;
 	struct volume_origin_read fetch;
 };
@@ -118,6 +121,21 @@ static void repair_idle(struct verify *verify)
 	env_defer(verify->env, &verify->task);
 }
 
+static void repair_later(struct verify *verify)
+{
+	repair_idle(verify);
+	verify->step = REPAIR_LATER;
+	env_timer_start(verify->env, &verify->timer, RETRY_NS);
+}
+
+static void timer_fire(struct env_timer *timer)
+{
+	struct verify *verify = container_of(timer, struct verify, timer);
+
+	verify->step = REPAIR_NONE;
+	env_defer(verify->env, &verify->task);
+}
+
 static void run_ended(struct verify *verify, bool repaired)
 {
 	if (repaired)
@@ -148,6 +166,8 @@ static void hold_done(struct volume_hold *hold, int error)
 
 	if (verify->step == REPAIR_READ)
 		read_ended(verify, error);
+	else if (error == -EAGAIN && verify->link)
+		repair_later(verify);
 	else
 		run_ended(verify, !error);
 }
@@ -219,6 +239,8 @@ static void repair_begin(struct verify *verify, const struct compare_range *rang
 
 /* ---- the walk -------------------------------------------------------------------------------- */
 
+static void stop_walk(struct verify *verify);
+
 static bool next(void *owner, uint64_t offset, uint64_t *start, uint64_t *length)
 {
 	struct verify *verify = owner;
@@ -236,6 +258,11 @@ static bool result(void *owner, const struct compare_range *range)
 	struct verify_record *record = &verify->record;
 	uint64_t first = 0, count;
 
+	/* What the disk lacks is no difference: on with the next stream, from here. */
+	if (!volume_is_whole(verify->volume)) {
+		stop_walk(verify);
+		return false;
+	}
 	if (range->differ_bytes && record->repair != VERIFY_REPAIR_NONE && !verify->repairing) {
 		repair_begin(verify, range);
 		return false;
@@ -279,7 +306,7 @@ static const struct compare_ops ops = {
 static bool may_walk(const struct verify *verify)
 {
 	return verify->link && verify->record.state == VERIFY_RUNNING && !verify->repairing &&
-	       compare_is_idle(source_compare(verify->source));
+	       volume_is_whole(verify->volume) && compare_is_idle(source_compare(verify->source));
 }
 
 /* Whatever can begin now begins. */
@@ -288,6 +315,9 @@ static void step(struct env_task *task)
 	struct verify *verify = container_of(task, struct verify, task);
 	bool walking = compare_is_running(source_compare(verify->source));
 
+	/* The range may be held by what waits for the next connection. */
+	if (verify->step == REPAIR_HOLD && !walking && volume_hold_cancel(&verify->hold))
+		repair_idle(verify);
 	if (verify->repairing && verify->step == REPAIR_NONE && verify->link && walking) {
 		if (verify->next_block != UINT64_MAX)
 			repair_next(verify);
@@ -322,6 +352,7 @@ struct verify *verify_new(struct volume *volume, struct source *source, struct b
 	verify->owner = owner;
 	verify->task.call = step;
 	verify->waiter.resume = memory_came;
+	verify->timer.fire = timer_fire;
 	verify->hold.granted = hold_granted;
 	verify->hold.done = hold_done;
 	load(verify);
@@ -353,6 +384,10 @@ static void stop_walk(struct verify *verify)
 {
 	if (verify->step == REPAIR_BUFFER) {
 		buf_wait_cancel(verify->pool, &verify->waiter);
+		verify->step = REPAIR_NONE;
+	}
+	if (verify->step == REPAIR_LATER) {
+		env_timer_stop(verify->env, &verify->timer);
 		verify->step = REPAIR_NONE;
 	}
 	compare_stop(source_compare(verify->source));

@@ -47,6 +47,23 @@ void hold_granted(struct op *op)
 	hold->granted(hold);
 }
 
+bool volume_hold_cancel(struct volume_hold *hold)
+{
+	struct op *op = (struct op *)hold->priv;
+	struct volume *v = op->volume;
+
+	if (op->lock.blockers == 0)
+		return false;
+	op_unlock(op);
+	op_ended(v);
+	return true;
+}
+
+bool volume_is_whole(const struct volume *v)
+{
+	return v->backing != NULL && v->lean == VOLUME_LEAN_NO && !v->hydrate.active;
+}
+
 /* ---- reading ---------------------------------------------------------------------------------- */
 
 static void hold_read_end(struct holding *holding, int error)
@@ -84,7 +101,7 @@ void volume_hold_read(struct volume_hold *hold, uint32_t length, struct buf *buf
 	assert(op->locked && op->lock.blockers == 0 && holding->buf == NULL);
 	assert(length <= hold->length_bytes && length <= buf->size_bytes);
 	holding->buf = buf_get(buf);
-	if (v->backing == NULL || leaning(v)) {
+	if (!volume_is_whole(v)) {
 		holding->task.call = hold_read_failed;
 		env_defer(v->env, &holding->task);
 		return;
@@ -118,10 +135,21 @@ void volume_hold_write(struct volume_hold *hold, struct buf *buf)
 	op->piece_offset = op->pos;
 	op->piece_length = op->end - op->pos;
 	op->bounce = buf_get(buf);
-	if (op->volume->backing == NULL)
-		op_complete_later(op, -EIO);
-	else
-		op_gate(op);
+	op_gate(op);
+}
+
+bool hold_refused(struct op *op)
+{
+	struct volume *v = op->volume;
+	int error = v->state.role != VOLUME_PRIMARY ? -EPERM
+		    : !volume_is_whole(v)           ? -EIO
+		    : v->closing                    ? -ESHUTDOWN
+		    : v->suspended                  ? -EAGAIN
+						    : 0;
+
+	if (error != 0)
+		op_complete_later(op, error);
+	return error != 0;
 }
 
 void hold_written(struct op *op, int error)

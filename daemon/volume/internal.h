@@ -530,6 +530,8 @@ void cut_check(const struct volume *volume);
 /* hold.c */
 void hold_granted(struct op *op);
 void hold_written(struct op *op, int error);
+/* At the gate: true if the op cannot be issued and was completed. */
+bool hold_refused(struct op *op);
 
 /* export.c */
 void export_init(struct volume *volume);

@@ -469,7 +469,9 @@ static bool tap_issue(struct volume *v, struct op *op)
 	v->token_free = token->next_free;
 	token->op = op;
 	op->tap_waits++;
-	if (v->tap->issue(v->tap, &mutation, (uint64_t)token->generation << 32 | index))
+	/* Nobody waits for the peer's part of a hold's write: the next connection waits for holds. */
+	if (v->tap->issue(v->tap, &mutation, (uint64_t)token->generation << 32 | index) &&
+	    op->owner != OWNER_HOLD)
 		return true;
 	token->op = NULL;
 	token->generation++;
@@ -651,10 +653,8 @@ void op_gate(struct op *op)
 {
 	struct volume *v = op->volume;
 
-	if (op->owner == OWNER_HOLD && v->state.role != VOLUME_PRIMARY) {
-		op_complete_later(op, -EPERM);
+	if (op->owner == OWNER_HOLD && hold_refused(op))
 		return;
-	}
 	if (v->suspended && op_is_own(op)) {
 		if (v->closing)
 			op_complete_later(op, -ESHUTDOWN);

@@ -370,11 +370,17 @@ struct volume_hold {
 void volume_hold(struct volume *volume, struct volume_hold *hold);
 /* Reads its first length_bytes into buf, which has room for them. One at a time. */
 void volume_hold_read(struct volume_hold *hold, uint32_t length_bytes, struct buf *buf);
+/* True: it was not granted yet, and is gone. What it waits for may itself wait for long: for requests to be
+ * resumed, for the peer. */
+bool volume_hold_cancel(struct volume_hold *hold);
+/* Whether what a hold reads is the content: the disk is there and lacks none of it. Else reads fail. */
+bool volume_is_whole(const struct volume *volume);
 /* Ends the hold; done() is not called. */
 void volume_hold_release(struct volume_hold *hold);
 /* Ends the hold with a write of all of it: as a client's with FUA, with the next LSN, marked and given to the
  * tap. Nobody has waited for it since the range was granted, so it cannot undo a client's write.
- * done() when it is complete as a client's would be; -EPERM unless primary. */
+ * done() when it is durable here; the peer's part is not waited for. -EPERM unless primary, -EIO unless the
+ * disk is whole, -EAGAIN while requests are held. */
 void volume_hold_write(struct volume_hold *hold, struct buf *buf);
 
 /* Opens a backing again that was missing or failed, creating a missing regular file at the volume's

@@ -293,6 +293,47 @@ static void repair_under_writes_and_link_losses(void **unused)
 	}
 }
 
+/* on-peer-loss = suspend: what waits for the next connection must not keep it from coming. */
+static void suspended_requests_do_not_block_a_comparison(void **unused)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		struct world w;
+		struct io ios[8] = {};
+		world_open(&w);
+		w.random += i;
+		w.a.suspends = true;
+		fill(&w);
+		for (unsigned block = 0; block < 40; block++)
+			corrupt(&w.b, 4096 * rnd(&w, VOLUME_BYTES / 4096));
+		verify(&w.a, i % 2 ? "a" : "b");
+		let_pass(&w, (unsigned)rnd(&w, 8));
+		/* All over the volume, while the link goes. */
+		struct block *block = volume_block(w.a.volume);
+		for (unsigned k = 0; k < 8; k++) {
+			ios[k].request = (struct block_request){.op = BLOCK_WRITE,
+								.offset_bytes = k << 20,
+								.length_bytes = 1 << 20,
+								.done = io_done,
+								.buf = buf_alloc(w.pool, 1 << 20)};
+			memset(ios[k].request.buf->data, (int)k + 1, 1 << 20);
+			memset(w.model + (k << 20), (int)k + 1, 1 << 20);
+			block->ops->submit(block, &ios[k].request);
+			if (k == 4)
+				cut_links(&w);
+			if (rnd(&w, 2))
+				turn(&w);
+		}
+		for (unsigned k = 0; k < 8; k++) {
+			WAIT(&w, ios[k].done);
+			assert_int_equal(ios[k].error, 0);
+			buf_put(ios[k].request.buf);
+		}
+		WAIT(&w, verified(&w.a).state == VERIFY_DONE);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+	}
+}
+
 static void verify_goes_on_after_a_restart(void **unused)
 {
 	struct world w;
@@ -350,6 +391,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(verify_is_exact_under_writes),
 		cmocka_unit_test(verify_repairs_from_the_node_named),
 		cmocka_unit_test(repair_under_writes_and_link_losses),
+		cmocka_unit_test(suspended_requests_do_not_block_a_comparison),
 		cmocka_unit_test(verify_goes_on_after_a_restart),
 		cmocka_unit_test(verify_is_throttled_cancelled_and_refused),
 	};
