@@ -100,6 +100,8 @@ static void print_split(const json_t *replication)
 		       format_bytes(client_number(split, "bytes")).text,
 		       client_text(split, "peer", "?"),
 		       format_bytes(client_number(split, "peer_bytes")).text);
+	if (json_is_true(json_object_get(replication, "wants")))
+		puts("  gives up    its content for the peer's, once that comes");
 	if (json_is_true(json_object_get(replication, "starting")))
 		puts("  starting    requests are held until the peer is known (start-wait)");
 	if (client_text(replication, "stepped_down", NULL))

@@ -376,6 +376,7 @@ static json_t *render_replication(const struct replication_status *status,
 	json_object_set_new(json, "refusal",
 			    status->refusal[0] ? render_text(status->refusal) : json_null());
 	json_object_set_new(json, "split_brain", render_split_brain(status));
+	json_object_set_new(json, "wants", json_boolean(status->wants));
 	json_object_set_new(json, "starting", json_boolean(status->starting));
 	json_object_set_new(json, "stepped_down", render_time(status->stepped_down_ns));
 	json_object_set_new(json, "rolled_back", render_rolled_back(status));

@@ -515,6 +515,7 @@ void replication_get_status(const struct replication *r, struct replication_stat
 		.split_brain = r->is_split,
 		.split_since_ns = r->split.since_ns,
 		.starting = r->starting,
+		.wants = r->wants,
 		.stepped_down_ns = r->stepped_down_ns,
 		.rolled_back_ns = r->rolled_back_ns,
 		.rolled_back_bytes = r->rolled_back.bytes,

@@ -176,7 +176,8 @@ struct replication_status {
 	uint64_t split_since_ns; /* realtime */
 	uint64_t split_peer_bytes;
 	char split_peer[64];
-	bool starting;            /* requests are held until the peer is known */
+	bool wants;    /* its content, or what it changed, is given up: waits for the peer's */
+	bool starting; /* requests are held until the peer is known */
 	uint64_t stepped_down_ns; /* realtime; since start, by itself; 0: did not */
 	uint64_t rolled_back_ns, rolled_back_bytes, rolled_back_extents; /* last; 0: nothing */
 };

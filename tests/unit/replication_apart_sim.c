@@ -83,11 +83,13 @@ static void what_is_given_up_costs_the_union(void **unused)
 	uint64_t sent = status(&w.a).sent_bytes;
 	replication_discard_changes(w.b.replication, given_up, &g);
 	assert_int_equal(state(&w.b).disk, VOLUME_DISK_OUTDATED);
+	assert_true(status(&w.b).wants && !status(&w.a).wants);
 	while (!g.done) {
 		turn(&w);
 		assert_int_not_equal(state(&w.b).disk, VOLUME_DISK_INCONSISTENT);
 	}
 	assert_int_equal(g.error, 0);
+	assert_false(status(&w.b).wants);
 	expect_same(&w, &w.a, __LINE__);
 	sent = status(&w.a).sent_bytes - sent;
 	if (sent > dirty + dirty / 8 + 65536 || dirty > VOLUME_BYTES / 4)
