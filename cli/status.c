@@ -283,6 +283,9 @@ static void print_volume(const json_t *volume)
 		printf("  since %s", client_text(volume, "outdated_since", ""));
 	printf("\n  backing     %s\n", client_text(volume, "backing", ""));
 	print_disk(volume);
+	if (client_text(volume, "kept_copy", NULL))
+		printf("  kept        the content before this catch-up: %s\n",
+		       client_text(volume, "kept_copy", ""));
 	if (client_text(volume, "at_risk", NULL))
 		printf("  %sat risk     a promotion here would lose %s%s\n",
 		       format_colour(stdout, FORMAT_WARN), client_text(volume, "at_risk", ""),

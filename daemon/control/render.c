@@ -457,6 +457,9 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 	if (sample->open) {
 		const struct volume_state *state = &sample->state;
 
+		json_object_set_new(json, "kept_copy",
+				    sample->kept_copy ? render_text(sample->kept_copy)
+						      : json_null());
 		json_object_set_new(json, "uuid", render_id(&state->uuid));
 		json_object_set_new(json, "size_bytes", number(sample->size_bytes));
 		json_object_set_new(json, "role", json_string(volume_role_name(state->role)));

@@ -21,6 +21,7 @@ struct watch_sample {
 	uint64_t size_bytes;
 	bool at_peer, waits_for_peer; /* a primary that leans on it; ... and it is away */
 	char failure[256];            /* of the disk; "" */
+	const char *kept_copy;        /* of the content before a catch-up in place; NULL */
 	uint64_t dirty_peer_bytes, dirty_store_bytes;
 	struct replication_status replication;
 	struct verify_status verify; /* likewise */

@@ -139,6 +139,11 @@ int env_file_next_data(struct env *env, struct env_file *file, uint64_t offset, 
 	return env->ops->file_next_data(env, file, offset, start, end);
 }
 
+int env_file_clone(struct env *env, struct env_file *file, const char *path)
+{
+	return env->ops->file_clone(env, file, path);
+}
+
 int env_mkdir(struct env *env, const char *path)
 {
 	return env->ops->mkdir(env, path);

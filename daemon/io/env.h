@@ -173,6 +173,10 @@ int env_file_sync(struct env *env, struct env_file *file);
 int env_file_next_data(struct env *env, struct env_file *file, uint64_t offset, uint64_t *start,
 		       uint64_t *end);
 
+/* Makes path a durable copy of a regular file that shares its blocks (reflink), in place of what was
+ * there. -EOPNOTSUPP where the file system cannot. Blocking; nothing may be writing to the file. */
+int env_file_clone(struct env *env, struct env_file *file, const char *path);
+
 int env_mkdir(struct env *env, const char *path); /* with parents, 0700; existing is fine */
 /* The folder that path stands in. Only a try: whoever needs it finds out. */
 void env_mkdir_parent(struct env *env, const char *path);

@@ -42,6 +42,7 @@ struct env_ops {
 	int (*file_sync)(struct env *env, struct env_file *file);
 	int (*file_next_data)(struct env *env, struct env_file *file, uint64_t offset,
 			      uint64_t *start, uint64_t *end);
+	int (*file_clone)(struct env *env, struct env_file *file, const char *path);
 	int (*mkdir)(struct env *env, const char *path);
 	int (*unlink)(struct env *env, const char *path);
 	int (*rename)(struct env *env, const char *from, const char *to, bool replace);

@@ -193,6 +193,7 @@ int real_file_next_data(struct env *env, struct env_file *file, uint64_t offset,
 			uint64_t *end);
 int real_mkdir(struct env *env, const char *path);
 int real_unlink(struct env *env, const char *path);
+int real_file_clone(struct env *env, struct env_file *file, const char *path);
 int real_rename(struct env *env, const char *from, const char *to, bool replace);
 int real_sync_dir(struct env *env, const char *path);
 

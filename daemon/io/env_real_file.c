@@ -499,6 +499,24 @@ int real_unlink(struct env *env, const char *path)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
+int real_file_clone(struct env *env, struct env_file *file, const char *path)
+{
+	int error = 0;
+	int fd = open_retry(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC);
+
+	if (fd < 0)
+		return fd;
+	if (ioctl(fd, FICLONE, file->fd) < 0 || fsync(fd) < 0)
+		error = -errno;
+	close(fd);
+	if (!error)
+		return 0;
+	unlink(path);
+	return error == -ENOTTY || error == -EXDEV || error == -EINVAL || error == -ENOSYS
+		       ? -EOPNOTSUPP
+		       : error;
+}
+
 int real_rename(struct env *env, const char *from, const char *to, bool replace)
 {
 	struct stat st;

@@ -620,6 +620,7 @@ static const struct env_ops uring_ops = {
 	.file_pwrite = real_file_pwrite,
 	.file_sync = real_file_sync,
 	.file_next_data = real_file_next_data,
+	.file_clone = real_file_clone,
 	.mkdir = real_mkdir,
 	.unlink = real_unlink,
 	.rename = real_rename,

@@ -241,6 +241,8 @@ int sink_cut_applied(struct sink *sink)
 	error = volume_clear_all(sink->volume, VOLUME_PEER);
 	if (error && error != -EBUSY)
 		return error;
+	if (was_in_place)
+		volume_drop_copy(sink->volume);
 	sink->cuts++;
 	sink->wants = false;
 	sink->transfer = (struct id128){};
@@ -593,6 +595,25 @@ bool sink_is_applying(const struct sink *sink)
 
 /* ---- frames --------------------------------------------------------------------------------- */
 
+/* The last consistent content, where the file system keeps it for nothing. */
+static void keep_copy(struct sink *sink)
+{
+	int error = volume_keep_copy(sink->volume);
+
+	if (error && error != -EOPNOTSUPP)
+		env_log(sink->env, ENV_LOG_WARNING,
+			"replication: volume %s: catch-up in place: the content before it cannot "
+			"be "
+			"kept: %s",
+			volume_name(sink->volume), strerror(-error));
+	else
+		env_log(sink->env, ENV_LOG_INFO,
+			"replication: volume %s: catch-up in place: the content before it is %s%s",
+			volume_name(sink->volume),
+			error ? "not kept: no reflinks here" : "kept in ",
+			error ? "" : volume_kept_copy(sink->volume));
+}
+
 /* A transfer begins: where it goes, and what is made durable first. */
 static int begin_transfer(struct sink *sink, const struct frame *frame, struct volume_state *state)
 {
@@ -606,6 +627,8 @@ static int begin_transfer(struct sink *sink, const struct frame *frame, struct v
 			 id128_is_zero(&state->generations.current) ||
 			 expected > sink->staging_max_bytes;
 	if (sink->in_place && state->disk != VOLUME_DISK_INCONSISTENT) {
+		if (!id128_is_zero(&state->generations.current))
+			keep_copy(sink);
 		state->disk = VOLUME_DISK_INCONSISTENT;
 		return volume_set_state(sink->volume, state);
 	}

@@ -310,8 +310,7 @@ static void scan_record(struct sink *sink, uint64_t position)
 		sink->final = r->flags & STAGING_FINAL;
 		break;
 	case STAGING_RESUME: /* what was streamed belonged to a cut that never was */
-		if (!MUTATE(replication_keep_void_stream))
-			sink->stream_position = sink->stream_first = 0;
+		sink->stream_position = sink->stream_first = 0;
 		break;
 	default:
 		if (!sink->stream_position) {

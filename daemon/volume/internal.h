@@ -10,6 +10,7 @@
  *   request.c     a mutation's way: lock, read-modify-write, gate, ISSUE, completion
  *   sync.c        fsync of the backing, shared by all who wait
  *   cut.c         cuts, copy before write, reading sealed blocks
+ *   copy.c        the content kept while a catch-up in place makes it a mixture
  *   export.c      struct block, reads, volume_read(), volume_apply()
  *   hold.c        ranges held at one point of the write order
  *   lean.c        a failed disk: settling, leaning on the peer, reading there
@@ -123,7 +124,7 @@ struct volume_cut {
 	bool patient; /* begun live: where the preserve area ends, writers wait; never lost */
 	bool preserve_failed;
 	uint64_t data_start, data_end; /* of the backing: was allocated when it was looked at */
-	uint64_t wanted;     /* a block a writer waits for, or DIRTY_NONE */
+	uint64_t wanted;               /* a block a writer waits for, or DIRTY_NONE */
 	bool failed_covered; /* begun after the last failed write: its content tells the truth */
 	int lost_error;
 	uint64_t lsn, bytes;
@@ -259,6 +260,8 @@ struct token {
 struct volume {
 	struct block block;
 	struct env *env;
+	char *copy_path; /* of what is kept while the backing is a mixture */
+	bool has_copy;
 	char *name, *backing_path, *state_dir, *super_path, *maps_path;
 	char description[200]; /* a line of the config fits */
 	char failure[256];     /* why FAILED, or why FLUSH fails; "" */
@@ -401,6 +404,9 @@ int backing_open(struct volume *volume, bool create, char *why, size_t why_size)
 void volume_log_error(struct volume *volume, const char *what, uint64_t offset, int error);
 /* An operation of any kind ended; the last one lets a close go on. */
 void op_ended(struct volume *volume);
+
+/* copy.c */
+void copy_look(struct volume *volume); /* whether an earlier run left one */
 
 /* super.c */
 int super_create(struct volume *volume);

@@ -59,7 +59,8 @@ static int make_paths(struct volume *v, const struct volume_config *config)
 	v->state_dir = strdup(config->state_dir);
 	if (!v->name || !v->backing_path || !v->state_dir)
 		return -ENOMEM;
-	if (asprintf(&v->super_path, "%s/super", config->state_dir) < 0 ||
+	if (asprintf(&v->copy_path, "%s.before-catch-up", config->backing) < 0 ||
+	    asprintf(&v->super_path, "%s/super", config->state_dir) < 0 ||
 	    asprintf(&v->maps_path, "%s/maps", config->state_dir) < 0)
 		return -ENOMEM;
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
@@ -124,6 +125,7 @@ static void volume_free(struct volume *v)
 	free(v->maps_path);
 	free(v->state_dir);
 	free(v->backing_path);
+	free(v->copy_path);
 	free(v->name);
 	free(v);
 }
@@ -310,6 +312,7 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 	if (error != 0)
 		return error;
 	lean_recover(v);
+	copy_look(v);
 	/* Not clean from here on, and LSNs that were never given out before. */
 	error = super_store(v, 0);
 	if (error != 0)

@@ -383,6 +383,14 @@ void volume_hold_release(struct volume_hold *hold);
  * disk is whole, -EAGAIN while requests are held. */
 void volume_hold_write(struct volume_hold *hold, struct buf *buf);
 
+/* Keeps the content as it is now beside the backing, as a reflink: the file BACKING.before-catch-up. To be
+ * called before the content becomes a mixture; nothing may be under way. -EOPNOTSUPP where the file
+ * system cannot. It is dropped when the volume is opened and is no mixture, or by volume_drop_copy(). */
+int volume_keep_copy(struct volume *volume);
+void volume_drop_copy(struct volume *volume);
+/* Its path, or NULL: there is none. */
+const char *volume_kept_copy(const struct volume *volume);
+
 /* Opens a backing again that was missing or failed, creating a missing regular file at the volume's
  * size; the disk state becomes INCONSISTENT, durably. For restore. -EBUSY unless FAILED or unused. */
 int volume_replace_backing(struct volume *volume, char *why, size_t why_size);

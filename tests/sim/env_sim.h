@@ -81,6 +81,7 @@ struct sim_disk_options {
 	const char *eio_path;  /* only for paths that contain this; NULL: all. Must stay
 					    * valid */
 	bool zero_unsupported; /* env_zero() gives EOPNOTSUPP */
+	bool reflinks;         /* env_file_clone() is supported */
 	/* A sector of the files of that path that cannot be read until something is written to it. */
 	uint64_t bad_start, bad_end;
 };

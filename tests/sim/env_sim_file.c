@@ -368,6 +368,31 @@ static int unlink_file(struct env *e, const char *path)
 	return error;
 }
 
+/* Block by block: what a crash leaves of it is never taken for a copy. */
+static int file_clone(struct env *e, struct env_file *file, const char *path)
+{
+	uint64_t size = file->inode->now.size;
+	struct env_file *copy;
+	uint8_t *buf;
+	int error;
+
+	if (!disk_of(file->owner)->options.reflinks)
+		return -EOPNOTSUPP;
+	error = env_file_open(e, path, ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &copy);
+	if (error != 0)
+		return error;
+	buf = malloc(size);
+	if (buf == NULL)
+		abort();
+	image_read(&file->inode->now, buf, size, 0);
+	error = env_file_pwrite(e, copy, buf, size, 0);
+	if (error == 0)
+		error = env_file_sync(e, copy);
+	free(buf);
+	env_file_close(e, copy);
+	return error;
+}
+
 static int rename_file(struct env *e, const char *from, const char *to, bool replace)
 {
 	struct sim_env *env = sim_env_of(e);
@@ -645,6 +670,7 @@ void sim_disk_ops(struct env_ops *ops)
 	ops->file_pwrite = file_pwrite;
 	ops->file_sync = file_sync;
 	ops->file_next_data = file_next_data;
+	ops->file_clone = file_clone;
 	ops->mkdir = make_directory;
 	ops->unlink = unlink_file;
 	ops->rename = rename_file;

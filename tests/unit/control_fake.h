@@ -390,6 +390,12 @@ bool volume_leans(const struct volume *volume)
 {
 	return false;
 }
+const char *volume_kept_copy(const struct volume *volume)
+{
+	(void)volume;
+	return NULL;
+}
+
 const char *volume_failure(const struct volume *volume)
 {
 	return "";

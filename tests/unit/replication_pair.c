@@ -463,9 +463,31 @@ static void too_much_for_staging_goes_in_place(void **unused)
 	write_some(&w.a, 50);
 	expect_same(&w, &w.a, __LINE__);
 	disconnect(&w.b);
+#ifdef WORLD_SIM
+	struct sim_disk_options disk;
+	sim_disk_get(w.b.env, &disk);
+	disk.reflinks = true;
+	sim_disk_set(w.b.env, &disk);
+	uint8_t *old = malloc(VOLUME_BYTES);
+	memcpy(old, w.model, VOLUME_BYTES);
+#endif
 	write_some(&w.a, 300);
 	reconnect(&w.b);
 	WAIT(&w, state(&w.b).disk == VOLUME_DISK_INCONSISTENT);
+#ifdef WORLD_SIM
+	/* The content before is kept where there are reflinks, as long as the new one is not whole. */
+	uint8_t *copy = malloc(VOLUME_BYTES);
+	char path[256];
+	snprintf(path, sizeof(path), "%s", volume_kept_copy(w.b.volume));
+	assert_true(sim_file_peek(w.b.env, path, copy, VOLUME_BYTES, 0));
+	assert_memory_equal(copy, old, VOLUME_BYTES);
+	free(copy);
+	free(old);
+	WAIT(&w, state(&w.b).disk != VOLUME_DISK_INCONSISTENT);
+	assert_null(volume_kept_copy(w.b.volume));
+	uint64_t size;
+	assert_false(sim_file_size(w.b.env, path, &size));
+#endif
 	/* Then whole, but behind a primary that went on meanwhile; up to date only in the stream. */
 	WAIT(&w, state(&w.b).disk != VOLUME_DISK_INCONSISTENT);
 	assert_int_equal(state(&w.b).disk, VOLUME_DISK_OUTDATED);
