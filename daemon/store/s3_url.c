@@ -306,13 +306,13 @@ static const char *set_prefix(struct s3_url *url, const char *text)
 	for (size_t i = 0; i < length; i++)
 		if (!isalnum((unsigned char)text[i]) && !strchr("._-/", text[i]))
 			return "the prefix may have letters, digits and ._-/ only";
-	if (*text == '/' || strstr(text, "//"))
-		return "the prefix has an empty part";
 	url->prefix = malloc(length + 2);
 	if (!url->prefix)
 		return "out of memory";
 	memcpy(url->prefix, text, length);
 	memcpy(url->prefix + length, length ? "/" : "", length ? 2 : 1);
+	if (*url->prefix == '/' || strstr(url->prefix, "//"))
+		return "the prefix has an empty part";
 	for (const char *part = url->prefix; *part; part += strcspn(part, "/") + 1)
 		if (!strncmp(part, "./", 2) || !strncmp(part, "../", 3))
 			return "the prefix must not have a part . or ..";

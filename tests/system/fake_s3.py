@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A service that does what no healthy one does. Keeps objects in memory, checks signatures and checksums of
+every request by itself, and misbehaves by the bucket's name:
+
+  plain       not at all                      storm       the first three of each kind: 503, Retry-After
+  resets      stores, then resets unanswered  truncate    the first answer to GET ends in the middle
+  trickle     GET sends a byte a second       hang        no answer at all
+  elsewhere   in the region eu-far-1          simple      knows neither CRC32C nor conditions
+  ignorant    ignores conditions              disordered  lists in the wrong order
+  cutlist     the first page of a list is cut damaging    the first PUT: BadDigest
+  halfdone    200 with an error in the body   noranges    answers a range with everything
+  otherrange  with another range              broken      always 500
+  expired     takes only the keys of the instance's second answer
+  skewed      RequestTimeTooSkewed            readonly    AccessDenied for PUT
+
+Prints its port. Also the instance's and the container's credentials: /latest/..., /container."""
+
+import base64
+import hashlib
+import hmac
+import http.server
+import json
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+import urllib.parse
+from datetime import datetime, timedelta, timezone
+
+SECRETS = {"AKIAFAKE": "fakesecret", "AKIAROLE1": "rolesecret1", "AKIAROLE2": "rolesecret2"}
+LOCK = threading.Lock()
+OBJECTS = {}  # bucket -> key -> (body, headers)
+UPLOADS = {}  # id -> (bucket, key, headers, parts, begun)
+SEEN = {}  # (bucket, method, what) -> count
+ROLE = {"answers": 0, "tokens": set()}
+
+
+def crc32c_table():
+    table = []
+    for i in range(256):
+        for _ in range(8):
+            i = (i >> 1) ^ (0x82F63B78 if i & 1 else 0)
+        table.append(i)
+    return table
+
+
+TABLE = crc32c_table()
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    return base64.b64encode(struct.pack(">I", crc ^ 0xFFFFFFFF)).decode()
+
+
+def sign(key, text):
+    return hmac.new(key, text.encode(), hashlib.sha256).digest()
+
+
+class Refused(Exception):
+    def __init__(self, status, code, headers=None):
+        super().__init__(code)
+        self.status, self.code, self.headers = status, code, headers or {}
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, status, body=b"", headers=None):
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if "Content-Length" not in (headers or {}):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def refuse(self, e):
+        text = "<?xml version='1.0'?><Error><Code>%s</Code><Message>it &amp; that</Message></Error>" % e.code
+        self.answer(e.status, b"" if self.command == "HEAD" else text.encode(), e.headers)
+
+    def drop(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+
+    # ---- signature ---------------------------------------------------------------------------
+
+    def check_signature(self, path, query, body):
+        match = re.fullmatch(
+            r"AWS4-HMAC-SHA256 Credential=([^/]+)/(\d+)/([^/]+)/s3/aws4_request, *"
+            r"SignedHeaders=([^,]+), *Signature=([0-9a-f]+)",
+            self.headers.get("Authorization", ""))
+        if not match:
+            raise Refused(403, "AccessDenied")
+        key, date, self.region, signed, signature = match.groups()
+        self.key_id = key
+        if key not in SECRETS:
+            raise Refused(403, "InvalidAccessKeyId")
+        self.token_checked = key.startswith("AKIAROLE")
+        if self.token_checked and self.headers.get("x-amz-security-token") != "token-" + key:
+            raise Refused(400, "InvalidToken")
+        pairs = sorted(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        canonical_query = "&".join(
+            urllib.parse.quote(a, safe="-_.~") + "=" + urllib.parse.quote(b, safe="-_.~") for a, b in pairs)
+        headers = "".join(
+            "%s:%s\n" % (name, " ".join(self.headers.get(name, "").split())) for name in signed.split(";"))
+        for name in self.headers:
+            if name.lower().startswith("x-amz-") and name.lower() not in signed.split(";"):
+                raise Refused(403, "AccessDenied")
+        payload = self.headers.get("x-amz-content-sha256", "")
+        request = "\n".join([self.command, urllib.parse.quote(path, safe="/-_.~"), canonical_query, headers,
+                             signed, payload])
+        scope = "%s/%s/s3/aws4_request" % (date, self.region)
+        text = "\n".join(["AWS4-HMAC-SHA256", self.headers["x-amz-date"], scope,
+                          hashlib.sha256(request.encode()).hexdigest()])
+        secret = sign(sign(sign(sign(("AWS4" + SECRETS[key]).encode(), date), self.region), "s3"), "aws4_request")
+        if sign(secret, text).hex() != signature:
+            raise Refused(403, "SignatureDoesNotMatch")
+        if payload != hashlib.sha256(body).hexdigest():
+            raise Refused(400, "XAmzContentSHA256Mismatch")
+
+    def check_body(self, body):
+        crc, md5 = self.headers.get("x-amz-checksum-crc32c"), self.headers.get("Content-MD5")
+        if crc is not None and crc != crc32c(body):
+            raise Refused(400, "BadDigest")
+        if md5 is not None and md5 != base64.b64encode(hashlib.md5(body).digest()).decode():
+            raise Refused(400, "BadDigest")
+        self.sums = [name for name, value in (("crc32c", crc), ("md5", md5)) if value]
+
+    # ---- roles -------------------------------------------------------------------------------
+
+    def role(self, path):
+        if path.startswith("/latest/uploads/"):  # how many there are: for tests
+            return self.answer(200, b"%d" % sum(u[0] == path[16:] for u in UPLOADS.values()))
+        if path == "/container":
+            if self.headers.get("Authorization") != "let me in":
+                return self.answer(401)
+        elif path == "/latest/api/token":
+            if self.command != "PUT" or not self.headers.get("X-aws-ec2-metadata-token-ttl-seconds"):
+                return self.answer(400)
+            token = "imds-%d" % len(ROLE["tokens"])
+            ROLE["tokens"].add(token)
+            return self.answer(200, token.encode())
+        elif self.headers.get("X-aws-ec2-metadata-token") not in ROLE["tokens"]:
+            return self.answer(401)
+        if path == "/latest/meta-data/iam/security-credentials/":
+            return self.answer(200, b"the-role\n")
+        ROLE["answers"] += 1
+        number = 1 if ROLE["answers"] == 1 else 2
+        ends = datetime.now(timezone.utc) + timedelta(hours=6)
+        return self.answer(200, json.dumps({
+            "Code": "Success", "AccessKeyId": "AKIAROLE%d" % number, "SecretAccessKey": "rolesecret%d" % number,
+            "Token": "token-AKIAROLE%d" % number, "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode())
+
+    # ---- objects -----------------------------------------------------------------------------
+
+    def handle_all(self):
+        path, _, query = self.path.partition("?")
+        path = urllib.parse.unquote(path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path.startswith("/latest/") or path == "/container":
+            return self.role(path)
+        bucket, _, key = path[1:].partition("/")
+        self.bucket, self.key = bucket, key
+        self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        try:
+            self.check_signature(path, query, body)
+            self.check_body(body)
+            self.misbehave()
+            self.serve(body)
+        except Refused as e:
+            self.refuse(e)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_all
+
+    def seen(self, what):
+        with LOCK:
+            place = (self.bucket, self.command, what)
+            SEEN[place] = SEEN.get(place, 0) + 1
+            return SEEN[place]
+
+    def misbehave(self):
+        bucket = self.bucket
+        if bucket == "storm" and self.seen(self.path) <= 3:
+            raise Refused(503, "SlowDown", {"Retry-After": "0"})
+        if bucket == "broken" and self.key:
+            raise Refused(500, "InternalError")
+        if bucket == "hang" and self.key:
+            time.sleep(3600)
+        if bucket == "elsewhere" and self.region != "eu-far-1":
+            raise Refused(301, "PermanentRedirect", {"x-amz-bucket-region": "eu-far-1"})
+        if bucket == "simple" and (self.headers.get("If-None-Match") or "crc32c" in self.sums or
+                                   self.headers.get("x-amz-checksum-algorithm")):
+            raise Refused(501, "NotImplemented")
+        if bucket == "damaging" and self.command == "PUT" and self.seen("put") == 1:
+            raise Refused(400, "BadDigest")
+        if bucket == "expired" and self.key_id != "AKIAROLE2":
+            raise Refused(400, "ExpiredToken")
+        if bucket == "skewed":
+            raise Refused(403, "RequestTimeTooSkewed")
+        if bucket == "readonly" and self.command == "PUT":
+            raise Refused(403, "AccessDenied")
+
+    def serve(self, body):
+        objects = OBJECTS.setdefault(self.bucket, {})
+        if self.bucket == "missing":
+            raise Refused(404, "NoSuchBucket")
+        if not self.key:
+            return self.uploads() if "uploads" in self.query else self.list(objects)
+        if self.command == "PUT":
+            return self.put_part(body) if "uploadId" in self.query else self.put(objects, body)
+        if self.command == "POST":
+            return self.create() if "uploads" in self.query else self.complete(objects, body)
+        if self.command == "DELETE":
+            if "uploadId" in self.query:
+                UPLOADS.pop(self.query["uploadId"], None)
+            else:
+                objects.pop(self.key, None)
+            return self.answer(204)
+        return self.get(objects)
+
+    def store(self, objects, key, body, headers, condition):
+        with LOCK:
+            if condition and self.bucket != "ignorant" and key in objects:
+                raise Refused(412, "PreconditionFailed")
+            objects[key] = (body, headers)
+
+    def kept(self):
+        return {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-")
+                and ("meta" in name or "class" in name or "tagging" in name or "encryption" in name)}
+
+    def put(self, objects, body):
+        self.store(objects, self.key, body, self.kept(), self.headers.get("If-None-Match"))
+        if self.bucket == "resets" and self.seen(self.key) == 1:
+            return self.drop()
+        return self.answer(200, b"", {"ETag": '"%s"' % hashlib.md5(body).hexdigest()})
+
+    def create(self):
+        name = "id-%d+/=" % (len(UPLOADS) + 1)
+        UPLOADS[name] = (self.bucket, self.key, self.kept(), {}, "2020-01-01T00:00:00.000Z"
+                         if "stale" in self.key else time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()))
+        text = "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>" % name
+        return self.answer(200, text.encode())
+
+    def upload(self):
+        found = UPLOADS.get(self.query["uploadId"])
+        if not found or found[0] != self.bucket or found[1] != self.key:
+            raise Refused(404, "NoSuchUpload")
+        return found
+
+    def put_part(self, body):
+        parts = self.upload()[3]
+        if "failpart" in self.key and self.query["partNumber"] == "2":
+            raise Refused(400, "InvalidPart")
+        etag = '"%s"' % hashlib.md5(body).hexdigest()
+        parts[int(self.query["partNumber"])] = (etag, body, self.headers.get("x-amz-checksum-crc32c"))
+        return self.answer(200, b"", {"ETag": etag})
+
+    def complete(self, objects, body):
+        _, key, headers, parts, _ = self.upload()
+        if self.bucket == "halfdone" and self.seen(key) == 1:
+            return self.answer(200, b"<Error><Code>InternalError</Code></Error>")
+        given = re.findall(r"<Part><PartNumber>(\d+)</PartNumber><ETag>(.*?)</ETag>"
+                           r"(?:<ChecksumCRC32C>(.*?)</ChecksumCRC32C>)?</Part>", body.decode())
+        if [(int(n), e, c or None) for n, e, c in given] != [(n, p[0], p[2]) for n, p in sorted(parts.items())]:
+            raise Refused(400, "InvalidPart")
+        self.store(objects, key, b"".join(p[1] for _, p in sorted(parts.items())), headers,
+                   self.headers.get("If-None-Match"))
+        UPLOADS.pop(self.query["uploadId"])
+        if self.bucket == "resets" and self.seen(key) == 1:
+            return self.drop()
+        return self.answer(200, b"<CompleteMultipartUploadResult/>")
+
+    def uploads(self):
+        text = "".join("<Upload><Key>%s</Key><UploadId>%s</UploadId><Initiated>%s</Initiated></Upload>" %
+                       (key, name, begun) for name, (bucket, key, _, _, begun) in UPLOADS.items()
+                       if bucket == self.bucket and key.startswith(self.query.get("prefix", "")))
+        return self.answer(200, ("<ListMultipartUploadsResult>%s</ListMultipartUploadsResult>" % text).encode())
+
+    def get(self, objects):
+        if self.key not in objects:
+            raise Refused(404, "NoSuchKey")
+        body, headers = objects[self.key]
+        if self.command == "HEAD":
+            return self.answer(200, b"", dict(headers, **{"Content-Length": str(len(body))}))
+        begin, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
+        if self.bucket == "noranges":
+            return self.answer(200, body)
+        if self.bucket == "otherrange":
+            begin += 1
+        if begin >= len(body):
+            raise Refused(416, "InvalidRange")
+        part = body[begin:end + 1]
+        headers = dict(headers, **{"Content-Range": "bytes %d-%d/%d" % (begin, begin + len(part) - 1, len(body))})
+        if self.bucket == "truncate" and self.seen(self.key) == 1:
+            self.answer(206, part[:len(part) // 2], dict(headers, **{"Content-Length": str(len(part))}))
+            return self.drop()
+        if self.bucket == "trickle" and self.seen(self.key) == 1:
+            self.answer(206, b"", dict(headers, **{"Content-Length": str(len(part))}))
+            for byte in part:
+                self.wfile.write(bytes([byte]))
+                time.sleep(1)
+        return self.answer(206, part, headers)
+
+    def list(self, objects):
+        prefix, after = self.query.get("prefix", ""), self.query.get("continuation-token", "")
+        names = sorted(name for name in list(objects) if name.startswith(prefix) and name > after[3:])
+        page = names[:int(self.query.get("max-keys", 3))]
+        if self.bucket == "disordered":
+            page.reverse()
+        text = "".join("<Contents><Key>%s</Key><Size>%d</Size></Contents>" %
+                       (name.replace("&", "&amp;"), len(objects[name][0])) for name in page)
+        more = len(page) < len(names)
+        text = ("<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
+                "<IsTruncated>%s</IsTruncated>%s%s</ListBucketResult>" %
+                ("true" if more else "false", text,
+                 "<NextContinuationToken>+/=%s</NextContinuationToken>" % page[-1] if more else "")).encode()
+        if self.bucket == "cutlist" and "max-keys" not in self.query and self.seen("list") == 1:
+            text = text[:len(text) // 2]
+        return self.answer(200, text)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request, client_address):
+        pass
+
+
+def main():
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), server.shutdown()), daemon=True).start()
+    server.serve_forever()
+
+
+main()

@@ -1,0 +1,562 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contract of a store, held to a bucket of tests/system/fake_s3.py, which checks every signature and
+ * misbehaves by the bucket's name.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <string.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "daemon/store/store.h"
+
+#define FAKE "tests/system/fake_s3.py"
+
+struct world {
+	struct env *env;
+	struct store *store;
+	pid_t fake;
+	int fake_input;
+	unsigned port;
+};
+
+struct call {
+	struct env_op op;
+	bool done;
+	int64_t result;
+	char listed[4096];
+};
+
+static void call_done(struct env_op *op, int64_t result)
+{
+	struct call *call = (struct call *)op;
+
+	assert_false(call->done);
+	call->done = true;
+	call->result = result;
+}
+
+static int64_t put_bytes(struct world *w, const char *name, const void *data, size_t length)
+{
+	struct call call = {.op.done = call_done};
+	struct iovec iov[3] = {{(void *)data, length / 3},
+			       {NULL, 0},
+			       {(char *)data + length / 3, length - length / 3}};
+
+	w->store->ops->put(w->store, &call.op, name, iov, 3);
+	assert_false(call.done);
+	env_run_until(w->env, &call.done);
+	return call.result;
+}
+
+static int64_t put(struct world *w, const char *name, const char *text)
+{
+	return put_bytes(w, name, text, strlen(text));
+}
+
+static int64_t get(struct world *w, const char *name, char *buf, size_t length, uint64_t offset)
+{
+	struct call call = {.op.done = call_done};
+
+	w->store->ops->get(w->store, &call.op, name, buf, length, offset);
+	env_run_until(w->env, &call.done);
+	return call.result;
+}
+
+static int64_t size(struct world *w, const char *name)
+{
+	struct call call = {.op.done = call_done};
+
+	w->store->ops->size(w->store, &call.op, name);
+	env_run_until(w->env, &call.done);
+	return call.result;
+}
+
+static int64_t delete (struct world *w, const char *name)
+{
+	struct call call = {.op.done = call_done};
+
+	w->store->ops->delete (w->store, &call.op, name);
+	env_run_until(w->env, &call.done);
+	return call.result;
+}
+
+static void listed(void *context, const struct store_object *object)
+{
+	struct call *call = context;
+	size_t used = strlen(call->listed);
+
+	snprintf(call->listed + used, sizeof(call->listed) - used, "%s:%llu ", object->name,
+		 (unsigned long long)object->size_bytes);
+}
+
+static int64_t list(struct world *w, const char *prefix, char text[4096])
+{
+	struct call call = {.op.done = call_done};
+
+	w->store->ops->list(w->store, &call.op, prefix, listed, &call);
+	env_run_until(w->env, &call.done);
+	strcpy(text, call.listed);
+	return call.result;
+}
+
+static int open_why(struct world *w, const char *bucket, const char *options, char *why)
+{
+	char url[512];
+
+	snprintf(url, sizeof(url), "s3://%s/pre/fix?endpoint=http://127.0.0.1:%u&region=here&%s",
+		 bucket, w->port, options);
+	return store_open(w->env, url, &w->store, why, 512);
+}
+
+static void open_bucket(struct world *w, const char *bucket, const char *options)
+{
+	char why[512] = "";
+
+	if (open_why(w, bucket, options, why))
+		fail_msg("%s", why);
+}
+
+static void close_bucket(struct world *w)
+{
+	store_close(w->store);
+	w->store = NULL;
+}
+
+/* ---- the fake ---------------------------------------------------------------------------------- */
+
+static void clear_environment(void)
+{
+	static const char *const names[] = {"AWS_SESSION_TOKEN",
+					    "AWS_PROFILE",
+					    "AWS_REGION",
+					    "AWS_DEFAULT_REGION",
+					    "AWS_ENDPOINT_URL",
+					    "AWS_ENDPOINT_URL_S3",
+					    "AWS_CA_BUNDLE",
+					    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+					    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+					    "http_proxy"};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		unsetenv(names[i]);
+	setenv("AWS_ACCESS_KEY_ID", "AKIAFAKE", 1);
+	setenv("AWS_SECRET_ACCESS_KEY", "fakesecret", 1);
+	setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent", 1);
+	setenv("AWS_CONFIG_FILE", "/nonexistent", 1);
+	setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
+}
+
+/* It ends when its input does. */
+static bool fake_start(struct world *w)
+{
+	int input[2], output[2];
+	FILE *line;
+
+	assert_int_equal(pipe(input), 0);
+	assert_int_equal(pipe(output), 0);
+	w->fake = fork();
+	assert_true(w->fake >= 0);
+	if (!w->fake) {
+		dup2(input[0], 0);
+		dup2(output[1], 1);
+		close(input[0]);
+		close(input[1]);
+		close(output[0]);
+		close(output[1]);
+		execlp("python3", "python3", FAKE, NULL);
+		_exit(127);
+	}
+	close(input[0]);
+	close(output[1]);
+	w->fake_input = input[1];
+	line = fdopen(output[0], "r");
+	if (fscanf(line, "%u", &w->port) != 1)
+		w->port = 0;
+	fclose(line);
+	return w->port != 0;
+}
+
+static void fake_end(struct world *w)
+{
+	close(w->fake_input);
+	waitpid(w->fake, NULL, 0);
+}
+
+static int setup(void **state)
+{
+	struct world *w = calloc(1, sizeof(*w));
+	const char *why;
+
+	*state = NULL;
+	clear_environment();
+	if (access(FAKE, R_OK) || !fake_start(w)) {
+		print_message("SKIP: needs python3 and %s\n", FAKE);
+		free(w);
+		return 0;
+	}
+	assert_int_equal(env_real_new(ENV_BACKEND_AUTO, 1, &w->env, &why), 0);
+	env_log_level(w->env, ENV_LOG_ERROR);
+	*state = w;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct world *w = *state;
+
+	if (!w)
+		return 0;
+	store_close(w->store);
+	env_free(w->env);
+	fake_end(w);
+	free(w);
+	return 0;
+}
+
+static struct world *world_of(void **state)
+{
+	if (!*state)
+		skip();
+	return *state;
+}
+
+/* ---- the contract --------------------------------------------------------------------------------- */
+
+static void check_contract(struct world *w)
+{
+	char buf[64], text[4096];
+
+	assert_int_equal(put(w, "v/packs/1", "hello, world"), 0);
+	assert_int_equal(put(w, "v/packs/1", "something else"), -EEXIST);
+	assert_int_equal(get(w, "v/packs/1", buf, sizeof(buf), 0), 12);
+	assert_memory_equal(buf, "hello, world", 12);
+	assert_int_equal(get(w, "v/packs/1", buf, 3, 7), 3);
+	assert_memory_equal(buf, "wor", 3);
+	assert_int_equal(get(w, "v/packs/1", buf, 9, 12), 0);
+	assert_int_equal(get(w, "v/packs/1", buf, 9, 99), 0);
+	assert_int_equal(get(w, "v/none", buf, 9, 0), -ENOENT);
+	assert_int_equal(get(w, "v/none", buf, 0, 0), -ENOENT);
+	assert_int_equal(size(w, "v/packs/1"), 12);
+	assert_int_equal(size(w, "v/none"), -ENOENT);
+	assert_int_equal(put(w, "v/empty", ""), 0);
+	assert_int_equal(size(w, "v/empty"), 0);
+	assert_int_equal(get(w, "v/empty", buf, 9, 0), 0);
+	for (char name[] = "v/maps/a"; name[7] <= 'h'; name[7]++)
+		assert_int_equal(put(w, name, "m"), 0);
+	assert_int_equal(put(w, "vv/x", "other"), 0);
+	assert_int_equal(list(w, "v/maps/", text), 8);
+	assert_string_equal(text,
+			    "v/maps/a:1 v/maps/b:1 v/maps/c:1 v/maps/d:1 v/maps/e:1 v/maps/f:1 "
+			    "v/maps/g:1 v/maps/h:1 ");
+	assert_int_equal(list(w, "", text), 11);
+	assert_int_equal(list(w, "none/", text), 0);
+	assert_int_equal(list(w, "v", text), -EINVAL);
+	assert_int_equal(delete (w, "v/packs/1"), 0);
+	assert_int_equal(delete (w, "v/packs/1"), 0);
+	assert_int_equal(get(w, "v/packs/1", buf, 9, 0), -ENOENT);
+	assert_int_equal(put(w, "V/../x", "x"), -EINVAL);
+	assert_false(w->store->blank);
+}
+
+static void holds_the_contract(void **state)
+{
+	struct world *w = world_of(state);
+
+	open_bucket(w, "plain", "");
+	check_contract(w);
+}
+
+/* A service that answers everything well the fourth time only. */
+static void survives_a_storm(void **state)
+{
+	struct world *w = world_of(state);
+
+	open_bucket(w, "storm", "");
+	check_contract(w);
+}
+
+static void knows_its_own_put(void **state)
+{
+	struct world *w = world_of(state);
+	char buf[64];
+
+	/* Stored, but the answer is lost: the second try meets the object of the first. */
+	open_bucket(w, "resets", "");
+	assert_int_equal(put(w, "v/one", "mine"), 0);
+	assert_int_equal(put(w, "v/one", "that"), -EEXIST);
+	assert_int_equal(get(w, "v/one", buf, sizeof(buf), 0), 4);
+	assert_memory_equal(buf, "mine", 4);
+}
+
+static void does_without_what_a_service_lacks(void **state)
+{
+	struct world *w = world_of(state);
+
+	open_bucket(w, "simple", "");
+	check_contract(w);
+}
+
+static void sends_what_was_damaged_again(void **state)
+{
+	struct world *w = world_of(state);
+
+	open_bucket(w, "damaging", "");
+	check_contract(w);
+}
+
+static void goes_on_after_truncation(void **state)
+{
+	struct world *w = world_of(state);
+	char *data = malloc(300000), *back = malloc(300000);
+
+	for (int i = 0; i < 300000; i++)
+		data[i] = (char)(i * 7 + i / 251);
+	open_bucket(w, "truncate", "");
+	assert_int_equal(put_bytes(w, "v/large", data, 300000), 0);
+	assert_int_equal(get(w, "v/large", back, 300000, 0), 300000);
+	assert_memory_equal(data, back, 300000);
+	free(data);
+	free(back);
+}
+
+static void leaves_a_trickle(void **state)
+{
+	struct world *w = world_of(state);
+	char buf[64];
+
+	open_bucket(w, "trickle", "timeout=1");
+	assert_int_equal(put(w, "v/slow", "drip, drip, drip"), 0);
+	assert_int_equal(get(w, "v/slow", buf, sizeof(buf), 0), 16);
+	assert_memory_equal(buf, "drip, drip, drip", 16);
+}
+
+static void gives_up_in_time(void **state)
+{
+	struct world *w = world_of(state);
+	time_t begun = time(NULL);
+	char buf[8];
+
+	open_bucket(w, "broken", "retry=1");
+	assert_int_equal(get(w, "v/x", buf, 8, 0), -EREMOTEIO);
+	assert_int_equal(put(w, "v/x", "x"), -EREMOTEIO);
+	close_bucket(w);
+	open_bucket(w, "hang", "retry=1&timeout=1");
+	assert_int_equal(get(w, "v/x", buf, 8, 0), -ETIMEDOUT);
+	assert_true(time(NULL) - begun < 20);
+}
+
+static void stops_at_once(void **state)
+{
+	struct world *w = world_of(state);
+	struct call call = {.op.done = call_done};
+	time_t begun = time(NULL);
+	char buf[8];
+
+	open_bucket(w, "hang", "");
+	w->store->ops->get(w->store, &call.op, "v/x", buf, 8, 0);
+	store_stop(w->store);
+	env_run_until(w->env, &call.done);
+	assert_int_equal(call.result, -ESHUTDOWN);
+	assert_int_equal(put(w, "v/x", "x"), -ESHUTDOWN);
+	assert_true(time(NULL) - begun < 10);
+}
+
+static void finds_the_region(void **state)
+{
+	struct world *w = world_of(state);
+
+	open_bucket(w, "elsewhere", "");
+	check_contract(w);
+}
+
+static void refuses_wrong_answers(void **state)
+{
+	struct world *w = world_of(state);
+	char buf[64], text[4096];
+
+	open_bucket(w, "noranges", "");
+	assert_int_equal(put(w, "v/x", "0123456789"), 0);
+	assert_int_equal(get(w, "v/x", buf, 64, 0), 10);
+	assert_int_equal(get(w, "v/x", buf, 4, 3), -EREMOTEIO);
+	assert_int_equal(get(w, "v/x", buf, 4, 0), -EREMOTEIO);
+	close_bucket(w);
+	open_bucket(w, "otherrange", "");
+	assert_int_equal(put(w, "v/x", "0123456789"), 0);
+	assert_int_equal(get(w, "v/x", buf, 4, 3), -EREMOTEIO);
+	close_bucket(w);
+	open_bucket(w, "disordered", "");
+	assert_int_equal(put(w, "v/a", "1"), 0);
+	assert_int_equal(put(w, "v/b", "1"), 0);
+	assert_int_equal(list(w, "v/", text), -EREMOTEIO);
+	close_bucket(w);
+	open_bucket(w, "cutlist", "");
+	assert_int_equal(put(w, "v/a", "1"), 0);
+	assert_int_equal(list(w, "v/", text), 1);
+	assert_string_equal(text, "v/a:1 ");
+}
+
+static void one_line_of_reason(void **state)
+{
+	static const struct {
+		const char *bucket;
+		int error;
+		const char *words;
+	} cases[] = {
+		{"missing", -ENXIO, "there is no such bucket (status 404 NoSuchBucket: it & that)"},
+		{"skewed", -ETIME, "the clock here is 0 minutes"},
+		{"expired", -EKEYEXPIRED, "have expired"},
+		{"BAD", -EINVAL, "the name of a bucket"},
+	};
+	struct world *w = world_of(state);
+	char why[512];
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_int_equal(open_why(w, cases[i].bucket, "", why), cases[i].error);
+		if (!strstr(why, cases[i].words) || strchr(why, '\n'))
+			fail_msg("%s: %s", cases[i].bucket, why);
+	}
+	setenv("AWS_SECRET_ACCESS_KEY", "wrong", 1);
+	assert_int_equal(open_why(w, "plain", "", why), -EKEYREJECTED);
+	clear_environment();
+	open_bucket(w, "readonly", "");
+	assert_int_equal(put(w, "v/x", "x"), -EACCES);
+}
+
+/* ---- in parts ----------------------------------------------------------------------------------------- */
+
+#define LARGE_BYTES (11u * 1024 * 1024 + 5)
+
+static char *large(void)
+{
+	char *data = malloc(LARGE_BYTES);
+
+	for (unsigned i = 0; i < LARGE_BYTES; i++)
+		data[i] = (char)(i * 31 + i / 65537);
+	return data;
+}
+
+static void put_large(struct world *w, const char *bucket, const char *name, int64_t expected)
+{
+	char *data = large(), *back = malloc(LARGE_BYTES);
+
+	open_bucket(w, bucket, "part-size=5&checksum=md5");
+	assert_int_equal(put_bytes(w, name, data, LARGE_BYTES), expected);
+	if (!expected) {
+		assert_int_equal(get(w, name, back, LARGE_BYTES, 0), LARGE_BYTES);
+		assert_memory_equal(data, back, LARGE_BYTES);
+		assert_int_equal(put_bytes(w, name, data, LARGE_BYTES), -EEXIST);
+	}
+	close_bucket(w);
+	free(data);
+	free(back);
+}
+
+static void puts_large_objects_in_parts(void **state)
+{
+	struct world *w = world_of(state);
+
+	put_large(w, "plain", "v/packs/large", 0);
+	put_large(w, "resets", "v/packs/large", 0);
+	put_large(w, "halfdone", "v/packs/large", 0);
+}
+
+/* How many uploads the fake holds in a bucket: what the listing of them says, asked by hand. */
+static unsigned uploads(struct world *w, const char *bucket)
+{
+	char command[512], line[8192] = "";
+	unsigned count = 0;
+	FILE *curl;
+
+	snprintf(command, sizeof(command),
+		 "python3 -c \"import urllib.request as u; "
+		 "print(u.urlopen('http://127.0.0.1:%u/latest/uploads/%s').read().decode())\"",
+		 w->port, bucket);
+	curl = popen(command, "r");
+	assert_non_null(curl);
+	if (fgets(line, sizeof(line), curl))
+		count = (unsigned)strtoul(line, NULL, 10);
+	assert_int_equal(pclose(curl), 0);
+	return count;
+}
+
+static void leaves_no_parts_behind(void **state)
+{
+	struct world *w = world_of(state);
+
+	put_large(w, "parts", "v/packs/failpart", -EREMOTEIO);
+	assert_int_equal(uploads(w, "parts"), 0);
+}
+
+/* ---- credentials ------------------------------------------------------------------------------------------ */
+
+static void take_roles(struct world *w)
+{
+	char host[64];
+
+	unsetenv("AWS_ACCESS_KEY_ID");
+	unsetenv("AWS_EC2_METADATA_DISABLED");
+	snprintf(host, sizeof(host), "http://127.0.0.1:%u", w->port);
+	setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", host, 1);
+}
+
+/* The first keys that the instance gets are refused as expired, the next ones do. */
+static void role_of_the_instance(void **state)
+{
+	struct world *w = world_of(state);
+
+	take_roles(w);
+	open_bucket(w, "expired", "");
+	check_contract(w);
+	clear_environment();
+}
+
+static void role_of_the_container(void **state)
+{
+	struct world *w = world_of(state);
+	char url[64];
+
+	take_roles(w);
+	setenv("AWS_EC2_METADATA_DISABLED", "true", 1);
+	snprintf(url, sizeof(url), "http://127.0.0.1:%u/container", w->port);
+	setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url, 1);
+	setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let me in", 1);
+	open_bucket(w, "plain", "");
+	assert_int_equal(put(w, "v/x", "x"), 0);
+	unsetenv("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+	clear_environment();
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(holds_the_contract),
+		TEST(survives_a_storm),
+		TEST(knows_its_own_put),
+		TEST(does_without_what_a_service_lacks),
+		TEST(sends_what_was_damaged_again),
+		TEST(goes_on_after_truncation),
+		TEST(leaves_a_trickle),
+		TEST(gives_up_in_time),
+		TEST(stops_at_once),
+		TEST(finds_the_region),
+		TEST(refuses_wrong_answers),
+		TEST(one_line_of_reason),
+		TEST(puts_large_objects_in_parts),
+		TEST(leaves_no_parts_behind),
+		TEST(role_of_the_instance),
+		TEST(role_of_the_container),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
