@@ -119,7 +119,7 @@ bool pace_control_window(struct pace_control *control, const struct pace_window 
 		return false; /* go on with it */
 	control->calls = 0;
 	control->p99_ns = window->p99_ns;
-	if (!control->percent || window->writes < WRITES_MIN || MUTATE(pace_no_control)) {
+	if (!control->percent || window->writes < WRITES_MIN) {
 		set_state(control, PACE_FREE);
 		return true;
 	}
