@@ -104,8 +104,8 @@ enum hello_flags {
 	HELLO_ZERO_DISK = 2, /* my whole disk reads as zeroes */
 	HELLO_VACANT = 4,    /* primary that nobody has open */
 	HELLO_STARTING = 8,  /* ... that has just started and served nobody yet */
-	HELLO_LEANS = 16, /* primary whose disk failed or is not filled yet: you have all of it */
-	HELLO_DRY_RUN = 32,  /* only to know what would be decided */
+	HELLO_LEANS = 16,   /* primary whose disk failed or is not filled yet: you have all of it */
+	HELLO_DRY_RUN = 32, /* only to know what would be decided */
 };
 #define HELLO_FLAGS_KNOWN 63u
 

@@ -296,8 +296,7 @@ static void options_are_set(void **state)
 	expect_error("POST", "/v1/volumes/pgdata/set", "{\"max-lag\": 64}", 400,
 		     "max-lag: the value is no text");
 	fake.verb_error = -EINVAL;
-	expect_error("POST", "/v1/volumes/pgdata/set", "{\"max-lag\": \"x\"}", 400,
-		     "no, because");
+	expect_error("POST", "/v1/volumes/pgdata/set", "{\"max-lag\": \"x\"}", 400, "no, because");
 	fake.verb_error = 0;
 }
 
