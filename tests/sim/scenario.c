@@ -474,6 +474,7 @@ static void prepare(struct world *world, unsigned faults)
 	for (unsigned i = 0; i < NODES; i++) {
 		sim_disk_get(world->nodes[i].env, &disk);
 		disk.zero_unsupported = (faults & ZERO_UNSUPPORTED) && world_chance(world, 70);
+		disk.reflinks = world_chance(world, 30);
 		sim_disk_set(world->nodes[i].env, &disk);
 	}
 	sim_net_get(world->sim, &net);
