@@ -222,14 +222,7 @@ static void write_next(struct fetch *f)
 	struct volume *v = op->volume;
 	uint64_t start, end, from = op->pos;
 
-	if (MUTATE(volume_hydrate_over_newer)) {
-		start = from;
-		end = f->end;
-		if (start == end) {
-			fetch_end(f);
-			return;
-		}
-	} else if (!missing_run(v, from, f->end, &start, &end)) {
+	if (!missing_run(v, from, f->end, &start, &end)) {
 		fetch_end(f);
 		return;
 	}
@@ -441,6 +434,18 @@ static bool fetching(const struct volume *v)
 	return false;
 }
 
+/* What was answered so far is durable at the peer, and here after the last fsync alone: it covers all of
+ * it, so nothing more is answered until it is done. */
+static void store_last(struct volume *v)
+{
+	if (!MUTATE(volume_hydrate_finish_in_flight))
+		volume_suspend(v, VOLUME_SUSPEND_FILLED, true);
+	if ((v->remote_ops == 0 && v->local_io == 0) || MUTATE(volume_hydrate_finish_in_flight))
+		store_next(v);
+	else if (!env_timer_active(&v->hydrate.store_timer))
+		env_timer_start(v->env, &v->hydrate.store_timer, STORE_NS);
+}
+
 static void pump(struct env_task *task)
 {
 	struct hydrate *h = (struct hydrate *)((char *)task - offsetof(struct hydrate, pump_task));
@@ -454,7 +459,7 @@ static void pump(struct env_task *task)
 		return;
 	fill(v);
 	if (h->missing.count == 0 && !fetching(v) && h->store == STORE_IDLE)
-		store_next(v);
+		store_last(v);
 	else if (!env_timer_active(&h->store_timer))
 		env_timer_start(v->env, &h->store_timer, STORE_NS);
 }
@@ -502,6 +507,7 @@ static void finish(struct volume *v)
 	env_timer_stop(v->env, &v->hydrate.store_timer);
 	remove_file(v);
 	checkpoint_want(v);
+	volume_suspend(v, VOLUME_SUSPEND_FILLED, false);
 	volume_suspend(v, VOLUME_SUSPEND_ORIGIN, false);
 	env_log(v->env, ENV_LOG_INFO, "volume %s: the disk is filled: UPTODATE", v->name);
 }
@@ -601,8 +607,10 @@ static void store_fire(struct env_timer *timer)
 
 	if (!h->active || v->closing)
 		return;
-	if (h->store == STORE_IDLE && (h->missing.count > 0 || !fetching(v)))
+	if (h->store == STORE_IDLE && h->missing.count > 0)
 		store_next(v);
+	else
+		hydrate_pump_later(v);
 	if (h->store == STORE_IDLE)
 		env_timer_start(v->env, timer, STORE_NS);
 }
@@ -617,6 +625,7 @@ void hydrate_stop(struct volume *v)
 
 	h->active = false;
 	h->unreadable = false;
+	volume_suspend(v, VOLUME_SUSPEND_FILLED, false);
 	hydrate_stop_timers(v);
 	env_defer(v->env, &h->pump_task); /* who waited reads elsewhere */
 	if (lean) {

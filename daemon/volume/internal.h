@@ -313,6 +313,7 @@ struct volume {
 	struct op_queue wait_settled; /* failed locally while SETTLING */
 	struct op_queue wait_origin;  /* reads of what is elsewhere, which is away */
 	uint64_t local_io;            /* of requests, on the present backing */
+	uint64_t remote_ops;          /* issued while the volume leans, and not done */
 
 	struct volume_tap *tap;
 	struct token *tokens;

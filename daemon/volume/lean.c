@@ -217,7 +217,8 @@ static void local_read_done(struct env_op *io, int64_t result)
 {
 	struct op *op = (struct op *)((char *)io - offsetof(struct op, io));
 
-	op->volume->local_io--;
+	if (--op->volume->local_io == 0 && op->volume->suspended & VOLUME_SUSPEND_FILLED)
+		hydrate_pump_later(op->volume);
 	op->read_done(op, result >= 0 ? 0 : result == -EREMOTEIO ? -EIO : (int)result);
 }
 

@@ -645,6 +645,7 @@ static void issue(struct op *op)
 			queue_push(&v->wait_tap, op);
 			return;
 		}
+		v->remote_ops += op->remote;
 	}
 	start_local(op);
 }
@@ -727,6 +728,19 @@ static void tell_readers(struct volume *v, uint64_t start, uint64_t end)
 	}
 }
 
+/* The end of filling a disk waits for the last of them. */
+static void remote_over(struct op *op)
+{
+	struct volume *v = op->volume;
+
+	if (!op->remote)
+		return;
+	op->remote = false;
+	assert(v->remote_ops > 0);
+	if (--v->remote_ops == 0)
+		hydrate_pump_later(v);
+}
+
 /* A part of an op that leans on the peer is done when both have it. */
 static void piece_landed(struct op *op)
 {
@@ -736,14 +750,15 @@ static void piece_landed(struct op *op)
 		return;
 	if (op->remote && op->again) {
 		op->diverged |= op->on_disk;
-		op->remote = op->again = op->issued = op->on_disk = false;
+		remote_over(op);
+		op->again = op->issued = op->on_disk = false;
 		if (v->readers != NULL && op->kind != OP_FLUSH)
 			tell_readers(v, op->piece_offset, op->piece_offset + op->piece_length);
 		op_gate(op);
 		return;
 	}
 	if (op->kind == OP_FLUSH) {
-		op->remote = false;
+		remote_over(op);
 		op->local_done = true;
 		complete_if_done(op);
 		return;
@@ -791,7 +806,8 @@ static void piece_done(struct op *op, int error)
 		landed_badly(op, error);
 	else if (v->hydrate.active && op->on_disk)
 		hydrate_landed(v, start, op->piece_length);
-	op->remote = op->on_disk = false;
+	remote_over(op);
+	op->on_disk = false;
 	op->pos = piece_end(op);
 	buf_put(op->bounce);
 	op->bounce = NULL;

@@ -176,11 +176,12 @@ bool volume_dirty_next(const struct volume *volume, enum volume_consumer consume
 /* Who wants requests held: they are as long as one of them does. */
 enum volume_suspender {
 	VOLUME_SUSPEND_OPERATOR = 1,
-	VOLUME_SUSPEND_PEER = 2,    /* on-peer-loss = suspend, and the peer does not stream */
-	VOLUME_SUSPEND_START = 8,   /* whether the peer was promoted is not known yet */
-	VOLUME_SUSPEND_HISTORY = 4, /* a new generation cannot be made durable */
-	VOLUME_SUSPEND_SETTLE = 32, /* the disk failed a moment ago: the peer is to take over */
-	VOLUME_SUSPEND_ORIGIN = 64, /* the content is at the peer, and the peer is away */
+	VOLUME_SUSPEND_PEER = 2,     /* on-peer-loss = suspend, and the peer does not stream */
+	VOLUME_SUSPEND_START = 8,    /* whether the peer was promoted is not known yet */
+	VOLUME_SUSPEND_HISTORY = 4,  /* a new generation cannot be made durable */
+	VOLUME_SUSPEND_SETTLE = 32,  /* the disk failed a moment ago: the peer is to take over */
+	VOLUME_SUSPEND_FILLED = 128, /* a replaced disk has everything: until that is durable */
+	VOLUME_SUSPEND_ORIGIN = 64,  /* the content is at the peer, and the peer is away */
 };
 /* New requests from clients are held (not failed) until resumed; requests issued go on. */
 void volume_suspend(struct volume *volume, enum volume_suspender who, bool suspend);

@@ -172,6 +172,8 @@ static void lose_secondary_disk(struct world *world)
 {
 	if (world->nodes[world->primary].content_lost || world->nodes[world->primary].rolling_back)
 		return;
+	if (world_at_peer(world->nodes[world->primary].env)) /* it was the only one left */
+		return;
 	world_crash(world, 1 - world->primary, SIM_CRASH_POWER);
 	if (!sim_node_dead(world->nodes[1 - world->primary].env))
 		return;
@@ -252,6 +254,17 @@ static void disk_trouble(struct world *world, unsigned index)
 			  paths[world_random(world, 4)]);
 }
 
+/* The primary's disk goes at once, while the peer follows: it is to take over. */
+static void fail_in_stream(struct world *world)
+{
+	struct replication_status status;
+
+	world_status(world, world->primary, &status);
+	if (status.state == REPLICATION_STREAMING && status.source &&
+	    !world->options.partial_sectors && !world_leans(world, world->primary))
+		world_disk_errors(world, world->primary, 1000000, "volume.img");
+}
+
 /* The operator sees a failed disk, has the cause put right and starts the node again. */
 static void look_after_disks(struct world *world)
 {
@@ -259,6 +272,8 @@ static void look_after_disks(struct world *world)
 		struct world_node *n = &world->nodes[i];
 		struct volume_state state;
 
+		if (world_leans(world, i) && world_chance(world, 30))
+			world_replace_disk(world, i);
 		if (n->node == NULL || !n->disk_errors)
 			continue;
 		world_volume_state(world, i, &state);
@@ -460,6 +475,8 @@ static void one_action(struct world *world, unsigned faults)
 		check_verify(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
+	if (world->options.detach && world_random(world, 150) == 0)
+		fail_in_stream(world);
 	if (world_chance(world, 10))
 		look_after_disks(world);
 	if (world_chance(world, 1))
@@ -552,11 +569,13 @@ static bool streaming(struct world *world)
 	struct volume_state state;
 
 	look_after_content(world);
+	world_replace_disk(world, world->primary);
 	world_status(world, world->primary, &a);
 	world_status(world, 1 - world->primary, &b);
 	world_volume_state(world, 1 - world->primary, &state);
 	return a.state == REPLICATION_STREAMING && a.source && b.state == REPLICATION_STREAMING &&
-	       !b.source && state.disk == VOLUME_DISK_UPTODATE;
+	       !b.source && state.disk == VOLUME_DISK_UPTODATE &&
+	       !world_leans(world, world->primary);
 }
 
 static bool disks_equal(struct world *world)

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "protocol/metadata.h"
 #include "tests/sim/check.h"
 
 #define VOLUME_NAME "v"
@@ -73,6 +74,7 @@ static void choose_options(struct world *world)
 	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
 	o->strict = world_chance(world, 5);
 	o->suspend = world_chance(world, 20);
+	o->detach = world_chance(world, 40);
 }
 
 static void make_config(struct world *world, unsigned index)
@@ -114,6 +116,7 @@ static void make_config(struct world *world, unsigned index)
 		.block_min_bytes = o->block_min_bytes,
 		.store = (char *)WORLD_STORE,
 		.keep_last = o->keep_last,
+		.detach_on_error = o->detach,
 		.compression_level = 1,
 	};
 }
@@ -191,6 +194,46 @@ void world_volume_state(struct world *world, unsigned index, struct volume_state
 static const uint8_t *image_page(void *context, uint64_t index)
 {
 	return sim_file_page(context, WORLD_BACKING, index);
+}
+
+bool world_at_peer(const struct env *env)
+{
+	struct metadata_super super, newest = {0};
+	struct metadata_super_wire wire;
+
+	for (unsigned i = 0; i < METADATA_SUPER_SLOTS * METADATA_SUPER_COPIES; i++)
+		if (sim_file_peek(env, "/var/offsite/v/super", &wire, sizeof(wire),
+				  i * METADATA_SUPER_BYTES) &&
+		    metadata_super_decode(&wire, &super) == NULL &&
+		    super.sequence > newest.sequence)
+			newest = super;
+	return newest.flags & METADATA_AT_PEER;
+}
+
+bool world_leans(struct world *world, unsigned index)
+{
+	struct node_volume *v = world_volume(world, index);
+
+	return v != NULL && v->volume != NULL && volume_leans(v->volume);
+}
+
+static void replaced(void *context, int error, const char *why)
+{
+	(void)context;
+	(void)error;
+	(void)why;
+}
+
+void world_replace_disk(struct world *world, unsigned index)
+{
+	struct node_volume *v = world_volume(world, index);
+
+	if (!world_leans(world, index) || v->replacement != NULL ||
+	    volume_lean(v->volume) != VOLUME_LEAN_DISKLESS)
+		return;
+	world_disk_errors(world, index, 0, NULL);
+	sim_note(world->sim, "the disk of node %u is replaced", index);
+	node_replace_disk(v, replaced, NULL);
 }
 
 struct model_image world_image(struct env *env)
@@ -280,6 +323,9 @@ static void primary_started(struct world *world)
 	/* The operator will ask for the restore once more, whatever it has come to. */
 	if (n->content_lost || n->rolling_back)
 		return;
+	n->unresolved = world_leans(world, world->primary);
+	if (n->unresolved)
+		return;
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1: %s", why);
 	check_maps(world);
@@ -301,7 +347,8 @@ static void other_started(struct world *world, unsigned index)
 
 	world_volume_state(world, index, &state);
 	/* ... or is left to find it out. */
-	if (state.role == VOLUME_PRIMARY && !world_chance(world, 40) &&
+	if (state.role == VOLUME_PRIMARY &&
+	    (!world_chance(world, 40) || world_leans(world, index)) &&
 	    node_demote(world_volume(world, index), why, sizeof(why)) != 0 &&
 	    !sim_node_dead(world->nodes[index].env) && !world->nodes[index].disk_errors)
 		world_fail(world, "node %u cannot be demoted: %s", index, why);
@@ -385,7 +432,8 @@ void world_stop(struct world *world, unsigned index)
 	uint64_t limit = sim_now_ns(world->sim) + 600 * WORLD_SECOND;
 	bool done = false;
 
-	if (n->node == NULL || n->restoring)
+	/* Requests wait as long as its peer is away. */
+	if (n->node == NULL || n->restoring || world_leans(world, index))
 		return;
 	if (index == world->primary) {
 		if (!world_wait(world, idle_by_resume, 300 * WORLD_SECOND))
@@ -429,10 +477,27 @@ static void check_lag(struct world *world)
 			   (unsigned long long)before, (unsigned long long)world->lag_bytes);
 }
 
+/* After a restart it serves what its peer has, from the moment on that this is durable there. */
+static void resolve_leaning(struct world *world)
+{
+	struct world_node *n = &world->nodes[world->primary];
+	struct model_image image = world_image(world->nodes[1 - world->primary].env);
+	struct node_volume *v = world_volume(world, world->primary);
+	char why[1024];
+
+	if (!n->unresolved || sim_node_dead(n->env) || v == NULL ||
+	    volume_suspended(v->volume) & VOLUME_SUSPEND_ORIGIN)
+		return;
+	n->unresolved = false;
+	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
+		world_fail(world, "promise 1, at the peer: %s", why);
+}
+
 bool world_step(struct world *world)
 {
 	bool more = sim_step(world->sim);
 
+	resolve_leaning(world);
 	world->steps++;
 	check_lag(world);
 	for (unsigned i = 0; i < NODES; i++)
@@ -515,7 +580,7 @@ static void request_done(struct block_request *request, int error)
 	struct client *client = (struct client *)request;
 	struct world *world = client->world;
 	uint64_t connects;
-	bool on_peer;
+	bool on_peer, leans = world_leans(world, world->primary);
 
 	if (client->incarnation != world->incarnation ||
 	    sim_node_dead(world->nodes[world->primary].env))
@@ -532,7 +597,8 @@ static void request_done(struct block_request *request, int error)
 		return;
 	}
 	check_not_alone(client);
-	on_peer = in_sync(world, &connects) && client->streaming && connects == client->connects;
+	on_peer = leans ||
+		  (in_sync(world, &connects) && client->streaming && connects == client->connects);
 	switch (request->op) {
 	case BLOCK_READ:
 		check_read_done(client);
@@ -540,8 +606,8 @@ static void request_done(struct block_request *request, int error)
 	case BLOCK_WRITE:
 	case BLOCK_TRIM:
 	case BLOCK_ZERO:
-		model_complete(world->model, client->write, (request->flags & BLOCK_FUA) != 0,
-			       on_peer);
+		model_complete(world->model, client->write,
+			       (request->flags & BLOCK_FUA) != 0 || leans, on_peer);
 		break;
 	case BLOCK_FLUSH:
 		model_flushed(world->model, client->submitted, on_peer);
@@ -564,14 +630,15 @@ static bool open_block(struct world *world)
 
 	if (world->block != NULL)
 		return true;
-	if (n->node == NULL || n->content_lost || n->restoring || n->rolling_back)
+	if (n->node == NULL || n->content_lost || n->restoring || n->rolling_back || n->unresolved)
 		return false;
 	world_volume_state(world, world->primary, &state);
 	if (n->disk_errors && state.disk == VOLUME_DISK_FAILED)
 		n->disk_failed = true;
 	if (n->disk_failed)
 		return false;
-	if (state.role != VOLUME_PRIMARY || state.disk != VOLUME_DISK_UPTODATE)
+	if (state.role != VOLUME_PRIMARY ||
+	    (state.disk != VOLUME_DISK_UPTODATE && !world_leans(world, world->primary)))
 		world_fail(world, "the primary is %s and %s", volume_role_name(state.role),
 			   volume_disk_state_name(state.disk));
 	block = node_find_block(n->node, VOLUME_NAME);
@@ -943,6 +1010,8 @@ void world_roll_back(struct world *world)
 	world_volume_state(world, world->primary, &state);
 	if (!n->rolling_back && world->snapshots == 0)
 		return;
+	if (world_leans(world, world->primary))
+		return;
 	n->rolling_back = true;
 	world->must_wait = false;
 	if (world->block != NULL)
@@ -1022,6 +1091,8 @@ void world_switch(struct world *world)
 	uint32_t now;
 	char why[1024] = "";
 
+	if (world_leans(world, from))
+		return;
 	if (v == NULL || w == NULL || world->busy > 0 || world->snapshot_running ||
 	    world->nodes[from].content_lost || world->nodes[from].restoring ||
 	    world->nodes[from].rolling_back || world->nodes[to].restoring ||

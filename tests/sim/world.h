@@ -34,6 +34,7 @@ struct world_node {
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
+	bool unresolved;   /* leans on its peer since its start, and does not reach it yet */
 	bool disk_failed;  /* ... and was seen to: the operator is to look after it */
 };
 
@@ -63,6 +64,7 @@ struct world_options { /* of one seed */
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */
 	uint64_t start_wait_ns;
 	bool suspend; /* on-peer-loss = suspend */
+	bool detach;  /* on-io-error */
 	bool strict;  /* every step is checked by node_check() */
 };
 
@@ -136,6 +138,12 @@ void world_fail_over(struct world *world);
 /* A planned change of roles, if it is possible now. */
 void world_switch(struct world *world);
 
+/* By its superblock this node's content is at its peer: its own disk means nothing. */
+bool world_at_peer(const struct env *env);
+/* It runs so now. */
+bool world_leans(struct world *world, unsigned index);
+/* The operator gives a volume that leans a good disk, if it wants one. */
+void world_replace_disk(struct world *world, unsigned index);
 /* The volume's file on a node's disk. */
 struct model_image world_image(struct env *env);
 
