@@ -84,7 +84,7 @@ enum node_promote_flags {
 	NODE_FORCE = 1,
 	NODE_NO_FENCE = 2,
 };
-/* As node_promote(); before, if the peer is not connected, the configured fence-command runs and has to
+/* As node_promote(). A connected primary that gives no sign of life in 1.5 s counts as lost. Before, if the peer is not connected, the configured fence-command runs and has to
  * succeed. done may be called from inside. */
 void node_promote_start(struct node_volume *volume, unsigned flags, node_done_fn done,
 			void *context);

@@ -22,7 +22,15 @@ struct promotion {
 	node_done_fn done;
 	void *context;
 	char variables[5][256];
+	/* While the peer seems to be there, and primary: is it? */
+	struct env_timer timer;
+	uint64_t asked_ns;
+	bool given_up, cancelled;
+	char refusal[512];
 };
+
+#define LOOK_NS      100000000ull
+#define ALIVE_MAX_NS 1500000000ull /* a promotion is to be done within two seconds */
 
 bool node_is_connected(const struct replication_status *status)
 {
@@ -221,6 +229,16 @@ static int fence_result(const struct promotion *p, char *why, size_t why_size)
 			 hook->output);
 }
 
+static void end_promotion(struct promotion *p, int error, const char *why)
+{
+	struct node_volume *v = p->volume;
+
+	v->promotion = NULL;
+	p->done(p->context, error, why);
+	free(p);
+	node_stop_go_on(v);
+}
+
 static void fenced(struct hook *hook)
 {
 	struct promotion *p = (struct promotion *)((char *)hook - offsetof(struct promotion, hook));
@@ -234,9 +252,7 @@ static void fenced(struct hook *hook)
 	/* Much may have changed meanwhile: all is looked at again. */
 	if (!error)
 		error = promote_now(v, p->flags, why, sizeof(why));
-	p->done(p->context, error, why);
-	free(p);
-	node_stop_go_on(v);
+	end_promotion(p, error, why);
 }
 
 static void start_fence(struct promotion *p)
@@ -276,17 +292,87 @@ static bool needs_fence(struct node_volume *v, unsigned flags)
 	return !node_is_connected(&peer);
 }
 
+static bool peer_seems_primary(struct node_volume *v)
+{
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	return node_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY;
+}
+
+/* Nothing speaks against it any more, but perhaps the fence. */
+static void go_on(struct promotion *p)
+{
+	struct node_volume *v = p->volume;
+	struct volume_state state;
+	char why[512] = "";
+	int error;
+
+	v->promotion = NULL; /* else the volume is not usable */
+	volume_get_state(v->volume, &state);
+	error = may_promote(v, &state, p->flags, why, sizeof(why));
+	if (!error && needs_fence(v, p->flags)) {
+		start_fence(p);
+		return;
+	}
+	if (!error)
+		error = promote_now(v, p->flags, why, sizeof(why));
+	end_promotion(p, error, why);
+}
+
+/* A primary that died without a word looks connected until peer-timeout. */
+static void look_fire(struct env_timer *timer)
+{
+	struct promotion *p =
+		(struct promotion *)((char *)timer - offsetof(struct promotion, timer));
+	struct node_volume *v = p->volume;
+	struct env *env = node_env(v->node);
+
+	if (p->cancelled) {
+		end_promotion(p, -ECANCELED, "cancelled");
+	} else if (!peer_seems_primary(v)) {
+		go_on(p);
+	} else if (!replication_is_silent(v->replication, p->asked_ns) && !p->given_up) {
+		end_promotion(p, -EPERM, p->refusal);
+	} else {
+		if (!p->given_up && env_now_ns(env) - p->asked_ns >= ALIVE_MAX_NS) {
+			p->given_up = true;
+			replication_give_up_peer(
+				v->replication, "no sign of life, and this side is to be promoted");
+		}
+		env_timer_start(env, timer, LOOK_NS);
+	}
+}
+
+static void start_looking(struct promotion *p, const char *why)
+{
+	struct node_volume *v = p->volume;
+	struct env *env = node_env(v->node);
+
+	v->promotion = p;
+	snprintf(p->refusal, sizeof(p->refusal), "%s", why);
+	p->timer.fire = look_fire;
+	p->asked_ns = env_now_ns(env) + 1; /* what came in this turn was on its way before */
+	replication_ping(v->replication);
+	env_timer_start(env, &p->timer, LOOK_NS);
+}
+
 void node_promote_start(struct node_volume *v, unsigned flags, node_done_fn done, void *context)
 {
 	struct volume_state state;
 	char why[512] = "";
 	int error = node_check_usable(v, why, sizeof(why));
+	bool look, primary = false;
 
-	if (!error)
+	if (!error) {
 		volume_get_state(v->volume, &state);
-	if (!error && state.role != VOLUME_PRIMARY)
+		primary = state.role == VOLUME_PRIMARY;
+	}
+	if (!error && !primary)
 		error = may_promote(v, &state, flags, why, sizeof(why));
-	if (error || state.role == VOLUME_PRIMARY || !needs_fence(v, flags)) {
+	look = error == -EPERM && !check_disk(v, &state, why, sizeof(why)) && peer_seems_primary(v);
+	if (!look && (error || primary || !needs_fence(v, flags))) {
 		if (!error)
 			error = promote_now(v, flags, why, sizeof(why));
 		done(context, error, why);
@@ -302,13 +388,18 @@ void node_promote_start(struct node_volume *v, unsigned flags, node_done_fn done
 	p->flags = flags;
 	p->done = done;
 	p->context = context;
-	start_fence(p);
+	if (look)
+		start_looking(p, why);
+	else
+		start_fence(p);
 }
 
 void roles_cancel(struct node_volume *v)
 {
-	if (v->promotion)
+	if (v->promotion) {
+		v->promotion->cancelled = true;
 		hook_cancel(&v->promotion->hook);
+	}
 }
 
 void node_cancel_fences(struct node *node)

@@ -4,6 +4,7 @@
  * the primary it follows: when it was last heard, and what of it did not come here. That outlives
  * connections and restarts, and says what a promotion would lose.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -240,6 +241,25 @@ void contact_init(struct replication *r)
 	r->state_timer.fire = state_fire;
 	volume_get_state(r->volume, &state);
 	r->contact = state.contact;
+}
+
+/* ---- is it alive? --------------------------------------------------------------------------- */
+
+void replication_ping(struct replication *r)
+{
+	if (r->link)
+		link_ping(r->link);
+}
+
+bool replication_is_silent(const struct replication *r, uint64_t since_ns)
+{
+	return !r->link || link_heard_ns(r->link) < since_ns;
+}
+
+void replication_give_up_peer(struct replication *r, const char *why)
+{
+	if (r->link)
+		link_fail(r->link, -ETIMEDOUT, "%s", why);
 }
 
 /* ---- what a promotion would lose ------------------------------------------------------------ */

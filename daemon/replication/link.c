@@ -712,6 +712,14 @@ uint64_t link_received_bytes(const struct link *link)
 	return link->received_bytes;
 }
 
+void link_ping(struct link *link)
+{
+	struct frame ping = {.type = FRAME_PING, .id = ++link->ping_id};
+
+	if (!link->handshaking && !link->dead && !link->refused && !link->closing)
+		link_send_control(link, &ping, NULL, 0);
+}
+
 uint64_t link_heard_ns(const struct link *link)
 {
 	return link->received_at_ns;

@@ -72,6 +72,8 @@ const char *link_identity(const struct link *link);
 const char *link_peername(const struct link *link);
 uint64_t link_sent_bytes(const struct link *link);
 uint64_t link_received_bytes(const struct link *link);
+/* Asks for a sign of life now. */
+void link_ping(struct link *link);
 /* When something came last; env_now_ns(). */
 uint64_t link_heard_ns(const struct link *link);
 void link_check(const struct link *link);

@@ -203,6 +203,12 @@ void replication_plan(struct replication *replication,
 				   const struct replication_plan *plan),
 		      void *context);
 
+/* Asks a connected peer for a sign of life; whether there was none since since_ns
+ * (env_now_ns()); ends the connection: the peer counts as lost. */
+void replication_ping(struct replication *replication);
+bool replication_is_silent(const struct replication *replication, uint64_t since_ns);
+void replication_give_up_peer(struct replication *replication, const char *why);
+
 /* What would be lost, or put at risk, if this secondary became primary now. */
 enum replication_risk {
 	REPLICATION_RISK_NONE,

@@ -71,7 +71,7 @@ void source_bump(struct source *source)
 			"replication: volume %s: the peer is lost, and the new generation is not "
 			"stored: %s; the clients' requests wait until it is",
 			volume_name(source->volume), strerror(-error));
-	source->bump_due = error && !MUTATE(replication_bump_unstored);
+	source->bump_due = error != 0;
 	if (source->bump_due) {
 		volume_suspend(source->volume, VOLUME_SUSPEND_HISTORY, true);
 		env_timer_start(source->env, &source->bump_timer, RETRY_NS);
@@ -104,7 +104,7 @@ static int store_needed(struct source *source, bool needed)
 	struct volume_state state;
 
 	volume_get_state(source->volume, &state);
-	if (state.peer_needed == needed)
+	if (state.peer_needed == needed || MUTATE(replication_need_unstored))
 		return 0;
 	state.peer_needed = needed;
 	return volume_set_state(source->volume, &state);

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Taking over: a primary that died without a word, one that lives, and a planned change of roles. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+
+#include "daemon/node.h"
+#include "tests/sim/env_sim.h"
+
+#define SECOND 1000000000ull
+
+struct side {
+	struct env *env;
+	struct config config;
+	struct config_volume volume;
+	struct node *node;
+};
+
+static struct sim *sim;
+static struct side a, b;
+
+struct result {
+	bool done;
+	int error;
+	char why[512];
+};
+
+static void start(struct side *side, const char *name, const char *listen, const char *peer,
+		  bool primary)
+{
+	char why[256];
+
+	side->env = sim_node(sim, name);
+	side->volume = (struct config_volume){.name = (char *)"v",
+					      .backing = (char *)"/v.img",
+					      .size_bytes = 1 << 20,
+					      .primary = primary,
+					      .peer = (char *)(uintptr_t)peer,
+					      .protocol = 'C',
+					      .block_min_bytes = 1,
+					      .fence_timeout_ns = SECOND};
+	side->config = (struct config){.node = {.name = (char *)(uintptr_t)name,
+						.state_dir = (char *)"/state",
+						.peer_listen = (char *)(uintptr_t)listen,
+						.peer_plaintext = true},
+				       .volumes = &side->volume,
+				       .volume_count = 1};
+	assert_int_equal(node_start(side->env, &side->config, &side->node, why, sizeof(why)), 0);
+}
+
+static struct node_volume *volume(struct side *side)
+{
+	return node_find(side->node, "v");
+}
+
+static struct replication_status status(struct side *side)
+{
+	struct replication_status s;
+
+	replication_get_status(volume(side)->replication, &s);
+	return s;
+}
+
+static enum volume_role role(struct side *side)
+{
+	struct volume_state state;
+
+	volume_get_state(volume(side)->volume, &state);
+	return state.role;
+}
+
+static void wait_for_stream(void)
+{
+	uint64_t limit = sim_now_ns(sim) + 60 * SECOND;
+
+	while (status(&a).state != REPLICATION_STREAMING ||
+	       status(&b).state != REPLICATION_STREAMING || status(&a).out_of_sync_bytes) {
+		assert_true(sim_now_ns(sim) < limit);
+		sim_step(sim);
+	}
+}
+
+static int set_up(void **state)
+{
+	sim = sim_new(5);
+	start(&a, "a", "a:7000", "b:7000", true);
+	start(&b, "b", "b:7000", "a:7000", false);
+	wait_for_stream();
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	sim_free(sim); /* the nodes with it: as in a crash */
+	return 0;
+}
+
+static void promoted(void *context, int error, const char *why)
+{
+	struct result *result = context;
+
+	result->done = true;
+	result->error = error;
+	strcpy(result->why, why);
+}
+
+/* How long it took, in ns. */
+static uint64_t promote(struct side *side, struct result *result)
+{
+	uint64_t begun = sim_now_ns(sim);
+
+	*result = (struct result){};
+	node_promote_start(volume(side), 0, promoted, result);
+	while (!result->done)
+		sim_step(sim);
+	return sim_now_ns(sim) - begun;
+}
+
+static void a_primary_that_lives_is_left_alone(void **state)
+{
+	struct result result;
+
+	promote(&b, &result);
+	assert_int_equal(result.error, -EPERM);
+	assert_non_null(strstr(result.why, "peer a is primary"));
+	assert_int_equal(status(&b).state, REPLICATION_STREAMING);
+	assert_int_equal(status(&b).connects, 1);
+}
+
+static void one_that_died_without_a_word_is_replaced_in_two_seconds(void **state)
+{
+	struct result result;
+
+	sim_block(sim, "a", "b", true);
+	sim_block(sim, "b", "a", true);
+	assert_true(promote(&b, &result) < 2 * SECOND);
+	assert_int_equal(result.error, 0);
+	assert_int_equal(role(&b), VOLUME_PRIMARY);
+}
+
+static void a_planned_change_moves_nothing(void **state)
+{
+	struct result result;
+	char why[512];
+	uint64_t sent;
+
+	assert_int_equal(node_demote(volume(&a), why, sizeof(why)), 0);
+	sent = status(&b).sent_bytes;
+	assert_true(promote(&b, &result) < 2 * SECOND);
+	assert_int_equal(result.error, 0);
+	wait_for_stream();
+	assert_int_equal(role(&a), VOLUME_SECONDARY);
+	assert_int_equal(status(&b).catch_up_total_bytes, 0);
+	assert_true(status(&b).source && status(&b).sent_bytes - sent < 4096);
+	/* And back. */
+	assert_int_equal(node_demote(volume(&b), why, sizeof(why)), 0);
+	promote(&a, &result);
+	assert_int_equal(result.error, 0);
+	wait_for_stream();
+	assert_int_equal(status(&a).catch_up_total_bytes, 0);
+}
+
+int main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+		TEST(a_primary_that_lives_is_left_alone),
+		TEST(one_that_died_without_a_word_is_replaced_in_two_seconds),
+		TEST(a_planned_change_moves_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
