@@ -179,8 +179,9 @@ static void check_peer_map(struct world *world)
 	theirs = node_find(alone.node, alone.volume.name)->volume;
 	volume_get_state(own, &a);
 	volume_get_state(theirs, &b);
-	/* Otherwise all of it will be sent. */
-	known = b.disk != VOLUME_DISK_INCONSISTENT && !id128_is_zero(&b.generations.current) &&
+	/* Otherwise all of it will be sent; also where the disk is gone, and somebody took over. */
+	known = b.disk != VOLUME_DISK_INCONSISTENT && b.disk != VOLUME_DISK_FAILED &&
+		!id128_is_zero(&b.generations.current) &&
 		(id128_equal(&b.generations.current, &a.generations.current) ||
 		 id128_equal(&b.generations.current, &a.generations.base));
 	for (uint64_t at = 0; known && at < world->options.size_bytes; at += 4096)
