@@ -376,6 +376,8 @@ static bool all_durable(struct world *world)
 	return status.state == REPLICATION_STREAMING && status.out_of_sync_bytes == 0;
 }
 
+static void must_stream(struct world *world);
+
 /* A few bytes of one side change on the medium: verify finds and mends them, under writes. */
 static void must_repair(struct world *world)
 {
@@ -387,6 +389,7 @@ static void must_repair(struct world *world)
 
 	if (!world_wait(world, verify_ended, 600 * WORLD_SECOND))
 		world_fail(world, "liveness: a verification does not end");
+	must_stream(world); /* it may just have been left at max-lag */
 	world->spoilt = true;
 	for (unsigned i = 0; i < blocks; i++)
 		sim_file_corrupt(world->nodes[spoilt].env, WORLD_BACKING,
