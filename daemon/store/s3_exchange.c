@@ -9,6 +9,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "daemon/store/s3_sign.h"
 #include "daemon/store/s3_xml.h"
 #include "protocol/wire.h"
 
@@ -398,21 +399,36 @@ static void set_transport(struct s3_exchange *x, const struct s3_access *access)
 		curl_easy_setopt(easy, CURLOPT_PROXY, access->url->proxy);
 }
 
-static int set_signature(struct s3_exchange *x, const struct s3_access *access)
+static const char *method_name(enum s3_method method)
+{
+	switch (method) {
+	case S3_GET:
+		return "GET";
+	case S3_HEAD:
+		return "HEAD";
+	case S3_PUT:
+		return "PUT";
+	case S3_POST:
+		return "POST";
+	case S3_DELETE:
+		return "DELETE";
+	}
+	return "";
+}
+
+static int set_signature(struct s3_exchange *x, const struct s3_access *access, const char *url)
 {
 	struct curl_slist **headers = &x->request.headers;
-	char hash[S3_SHA256_TEXT], scope[128];
+	const struct s3_credentials *c = &access->credentials;
+	struct s3_scope scope = {c->access, c->secret, access->region, time(NULL)};
+	char hash[S3_SHA256_TEXT];
 
 	sha256_text(&x->request, hash);
 	*headers = s3_header(*headers, "x-amz-content-sha256", hash);
-	if (*headers && access->credentials.token)
-		*headers = s3_header(*headers, "x-amz-security-token", access->credentials.token);
-	if (!*headers)
+	if (*headers && c->token)
+		*headers = s3_header(*headers, "x-amz-security-token", c->token);
+	if (!*headers || !s3_sign(headers, method_name(x->request.method), url, hash, &scope))
 		return -ENOMEM;
-	snprintf(scope, sizeof(scope), "aws:amz:%s:s3", access->region);
-	curl_easy_setopt(x->easy, CURLOPT_AWS_SIGV4, scope);
-	curl_easy_setopt(x->easy, CURLOPT_USERNAME, access->credentials.access);
-	curl_easy_setopt(x->easy, CURLOPT_PASSWORD, access->credentials.secret);
 	curl_easy_setopt(x->easy, CURLOPT_HTTPHEADER, *headers);
 	return 0;
 }
@@ -434,7 +450,7 @@ int s3_exchange_begin(struct s3_exchange *x, const struct s3_access *access,
 	set_method(x, request);
 	set_callbacks(x);
 	set_transport(x, access);
-	return set_signature(x, access);
+	return set_signature(x, access, url);
 }
 
 const struct s3_answer *s3_exchange_end(struct s3_exchange *x, CURLcode result)

@@ -85,7 +85,106 @@ ways_to_the_bucket() {
 	ok https_and_virtual_host
 }
 
+# A node b with a volume of random data and this store.
+node_b() { # STORE [MIB]
+	rm -rf "$dir"/b.*
+	config b <<-END
+		[node]
+		name = b
+		state-dir = $dir/b.state
+		control = $dir/b.sock
+		nbd-listen = unix:$dir/b.nbd
+		[volume v]
+		backing = $dir/b.img
+		size = ${2:-24}M
+		role = primary
+		store = $1
+	END
+	head -c "${2:-24}M" /dev/urandom >"$dir/b.img"
+	start b
+}
+
+heads() { # FOLDER: the headers of the first object in it
+	local key
+	key=$(s3_curl GET "/$bucket?list-type=2&prefix=$1" | grep -o '<Key>[^<]*' | cut -c6- | grep -m1 "/$2/")
+	shift 2
+	s3_curl HEAD "/$bucket/$key" -I "$@" | tr -d '\r'
+}
+
+class_and_tags() {
+	local url="s3://$bucket/classes?endpoint=$S3_ENDPOINT&storage-class=GLACIER&tags=team:db,env:a%20b"
+	node_b "$url"
+	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	stop b
+	heads classes packs | grep -qi '^x-amz-storage-class: GLACIER' || die "class of packs"
+	heads classes snapshots | grep -qi '^x-amz-storage-class: GLACIER' && die "class of manifests"
+	local key
+	key=$(s3_curl GET "/$bucket?list-type=2&prefix=classes" | grep -o '<Key>[^<]*' | head -1 | cut -c6-)
+	s3_curl GET "/$bucket/$key?tagging=" | grep -q '<Key>env</Key><Value>a b</Value>' || die "tags"
+	ok storage_class_and_tags
+}
+
+encrypted_by_the_service() {
+	local url="s3://$bucket/kms?endpoint=$S3_ENDPOINT&sse=aws:kms&sse-kms-key=testkey"
+	node_b "$url"
+	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	stop b
+	heads kms packs | grep -qi '^x-amz-server-side-encryption: aws:kms' || die "no sse-kms"
+	"$build/offsite" restore --store "$url" --to "$dir/b.back" >"$dir/out" 2>&1 || die "$(cat "$dir/out")"
+	cmp "$dir/b.img" "$dir/b.back" || die "restored otherwise"
+
+	head -c 32 /dev/urandom >"$dir/customer.key"
+	url="s3://$bucket/customer?endpoint=$S3_ENDPOINT_TLS&ca-file=$S3_CA&part-size=5"
+	node_b "$url&sse=customer&sse-key-file=$dir/customer.key"
+	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	stop b
+	"$build/offsite" restore --store "$url&sse=customer&sse-key-file=$dir/customer.key" --to "$dir/b.back" \
+		>"$dir/out" 2>&1 || die "$(cat "$dir/out")"
+	cmp "$dir/b.img" "$dir/b.back" || die "restored otherwise"
+	"$build/offsite" restore --store "$url" --to "$dir/b.none" >"$dir/out" 2>&1 &&
+		die "restored without the customer's key"
+	ok encrypted_by_the_service
+}
+
+# The gateway dies while a snapshot is on its way, and is back some seconds later: one snapshot, whole.
+gateway_restarts() {
+	node_b "s3://$bucket/restarts?endpoint=$S3_ENDPOINT&connections=2" 192
+	off b snapshot create v --no-wait >/dev/null || die "create"
+	packs_there() { s3_curl GET "/$bucket?list-type=2&prefix=restarts" | grep -q /packs/; }
+	wait_for 30 "the first pack" packs_there
+	s3_kill
+	sleep 1
+	s3_start
+	there() { [ "$(off b snapshot list v --json | jq '.snapshots | length')" = 1 ]; }
+	wait_for 60 "the snapshot" there
+	off b snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	stop b
+	ok goes_on_when_the_service_does
+}
+
+# While the service is away a snapshot fails with a reason, and the daemon stops without waiting for it.
+service_away() {
+	node_b "s3://$bucket/away?endpoint=$S3_ENDPOINT" 8
+	s3_kill
+	off b snapshot create v --no-wait >/dev/null || die "create"
+	local begun=$SECONDS
+	stop b
+	[ $((SECONDS - begun)) -lt 15 ] || die "the stop took $((SECONDS - begun)) s"
+	start b
+	store_is_down() { volume_is b '.snapshots.last_error | test("cannot be reached")'; }
+	wait_for 40 "the reason in status" store_is_down
+	s3_start
+	made() { off b snapshot create v; }
+	wait_for 60 "a snapshot after all" made
+	stop b
+	ok stops_and_starts_without_the_service
+}
+
 export AWS_EC2_METADATA_DISABLED=true
 part snapshot_cycle
 part one_line_each
 part ways_to_the_bucket
+part class_and_tags
+part encrypted_by_the_service
+part gateway_restarts
+part service_away

@@ -12,6 +12,7 @@
 
 #include "daemon/store/s3_credentials.h"
 #include "daemon/store/s3_profile.h"
+#include "daemon/store/s3_sign.h"
 #include "daemon/store/s3_verdict.h"
 #include "daemon/store/s3_xml.h"
 #include "daemon/store/store.h"
@@ -197,6 +198,54 @@ static void skewed_clock_in_words(void **state)
 	assert_non_null(strstr(text, "minutes ahead of the store's: set it right"));
 }
 
+/* ---- signatures --- */
+
+/* The examples of Amazon's documentation of Signature Version 4 for S3. */
+static void signature_as_documented(void **state)
+{
+	static const char empty[] =
+		"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+	static const struct {
+		const char *url, *extra, *value, *signature;
+	} cases[] = {
+		{"https://examplebucket.s3.amazonaws.com/test.txt", "Range", "bytes=0-9",
+		 "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"},
+		{"https://examplebucket.s3.amazonaws.com:443/?lifecycle=", NULL, NULL,
+		 "fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543"},
+		{"https://examplebucket.s3.amazonaws.com/?max-keys=2&prefix=J", NULL, NULL,
+		 "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7"},
+	};
+	struct s3_scope scope = {"AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+				 "us-east-1", 1369353600};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct curl_slist *headers = s3_header(NULL, "x-amz-content-sha256", empty), *last;
+
+		if (cases[i].extra)
+			headers = s3_header(headers, cases[i].extra, cases[i].value);
+		assert_true(s3_sign(&headers, "GET", cases[i].url, empty, &scope));
+		for (last = headers; last->next;)
+			last = last->next;
+		if (!strstr(last->data, cases[i].signature))
+			fail_msg("%s: %s", cases[i].url, last->data);
+		curl_slist_free_all(headers);
+	}
+}
+
+/* By name, not by the whole line: '-' sorts before ':'. */
+static void headers_signed_in_order(void **state)
+{
+	struct s3_scope scope = {"A", "S", "r", 0};
+	struct curl_slist *headers = s3_header(NULL, "x-amz-a-b", "1"), *last;
+
+	headers = s3_header(headers, "X-Amz-A", "2");
+	assert_true(s3_sign(&headers, "PUT", "http://h/k", "", &scope));
+	for (last = headers; last->next;)
+		last = last->next;
+	assert_non_null(strstr(last->data, "SignedHeaders=host;x-amz-a;x-amz-a-b;x-amz-date,"));
+	curl_slist_free_all(headers);
+}
+
 /* ---- credentials --------------------------------------------------------------------------------------- */
 
 static char folder[64];
@@ -296,6 +345,8 @@ int main(void)
 		cmocka_unit_test(xml_elements),
 		cmocka_unit_test(verdict_of_answers),
 		cmocka_unit_test(skewed_clock_in_words),
+		cmocka_unit_test(signature_as_documented),
+		cmocka_unit_test(headers_signed_in_order),
 		cmocka_unit_test_setup_teardown(credentials_in_order, setup_files, teardown_files),
 		cmocka_unit_test_setup_teardown(missing_credentials_in_words, setup_files,
 						teardown_files),
