@@ -45,6 +45,7 @@ struct verify {
 	struct buf *buf;
 	struct buf_waiter waiter;
 	struct env_timer timer;
+	struct env_timer whole_timer; /* looks whether the disk has everything by now */
 	struct volume_hold hold;
 	struct volume_origin_read fetch;
 };
@@ -258,7 +259,7 @@ static bool result(void *owner, const struct compare_range *range)
 	struct verify_record *record = &verify->record;
 	uint64_t first = 0, count;
 
-	/* What the disk lacks is no difference: on with the next stream, from here. */
+	/* What the disk lacks is no difference: on from here when it has everything. */
 	if (!volume_is_whole(verify->volume)) {
 		stop_walk(verify);
 		return false;
@@ -332,8 +333,18 @@ static void step(struct env_task *task)
 			      verify->record.position_bytes, true, verify->record.rate, &ops,
 			      verify);
 	}
+	if (verify->link && verify->record.state == VERIFY_RUNNING &&
+	    !volume_is_whole(verify->volume))
+		env_timer_start(verify->env, &verify->whole_timer, RETRY_NS);
 	if (!verify->link && verify_is_idle(verify))
 		verify->idle(verify->owner);
+}
+
+static void whole_timer_fire(struct env_timer *timer)
+{
+	struct verify *verify = container_of(timer, struct verify, whole_timer);
+
+	env_defer(verify->env, &verify->task);
 }
 
 /* ---- from outside ---------------------------------------------------------------------------- */
@@ -353,6 +364,7 @@ struct verify *verify_new(struct volume *volume, struct source *source, struct b
 	verify->task.call = step;
 	verify->waiter.resume = memory_came;
 	verify->timer.fire = timer_fire;
+	verify->whole_timer.fire = whole_timer_fire;
 	verify->hold.granted = hold_granted;
 	verify->hold.done = hold_done;
 	load(verify);
@@ -362,6 +374,7 @@ struct verify *verify_new(struct volume *volume, struct source *source, struct b
 void verify_free(struct verify *verify)
 {
 	assert(verify_is_idle(verify));
+	env_timer_stop(verify->env, &verify->whole_timer);
 	env_defer_cancel(verify->env, &verify->task);
 	free(verify);
 }
