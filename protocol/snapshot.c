@@ -122,6 +122,7 @@ void snapfmt_header_encode(const struct snapfmt_header *header, struct snapfmt_h
 		.table_offset = to_be64(header->table_offset),
 		.table_count = to_be32(header->table_count),
 		.table_crc = to_be32(header->table_crc),
+		.padding_bytes = to_be32(header->padding_bytes),
 	};
 	wire->crc = to_be32(crc32c(0, wire, offsetof(struct snapfmt_header_wire, crc)));
 }
@@ -132,10 +133,13 @@ static const char *table_invalid(const struct snapfmt_header *header)
 	const uint64_t head = sizeof(struct snapfmt_header_wire);
 	uint64_t count = header->table_count, end = header->size_bytes;
 
+	if (header->padding_bytes > end - head)
+		return "padding beyond the beginning";
 	switch (header->kind) {
 	case SNAPFMT_PACK:
 		if (end > SNAPFMT_PACK_MAX)
 			return "pack too large";
+		end -= header->padding_bytes;
 		if (!count || count * sizeof(struct snapfmt_index_wire) > end - head)
 			return "index beyond the end";
 		if (header->table_offset != end - count * sizeof(struct snapfmt_index_wire))
@@ -149,7 +153,7 @@ static const char *table_invalid(const struct snapfmt_header *header)
 		return header->flags ? "unknown flags" : NULL;
 	default:
 		if (header->table_offset != SNAPFMT_MANIFEST_HEAD_BYTES ||
-		    end != header->table_offset + count)
+		    end != header->table_offset + count + header->padding_bytes)
 			return "body misplaced";
 		return header->flags & ~(unsigned)SNAPFMT_ZSTD ? "unknown flags" : NULL;
 	}
@@ -176,6 +180,7 @@ const char *snapfmt_header_decode(const struct snapfmt_header_wire *wire, enum s
 		.table_offset = from_be64(wire->table_offset),
 		.table_count = from_be32(wire->table_count),
 		.table_crc = from_be32(wire->table_crc),
+		.padding_bytes = from_be32(wire->padding_bytes),
 	};
 	if (from_be16(wire->kind) != kind || !id128_equal(&header->volume, volume) ||
 	    snapfmt_ref_compare(&header->ref, ref))

@@ -60,10 +60,11 @@ struct snapfmt_header_wire {
 	be32_t number;
 	be32_t flags; /* MANIFEST: SNAPFMT_ZSTD: the body is one zstd frame */
 	be64_t size_bytes;
-	be64_t table_offset; /* PACK: the index; MANIFEST: the body; MAPS: 0 */
-	be32_t table_count;  /* PACK: entries; MANIFEST: stored bytes; MAPS: pages */
-	be32_t table_crc;    /* CRC32C of what table_offset names; MAPS: 0 */
-	uint8_t reserved[44];
+	be64_t table_offset;  /* PACK: the index; MANIFEST: the body; MAPS: 0 */
+	be32_t table_count;   /* PACK: entries; MANIFEST: stored bytes; MAPS: pages */
+	be32_t table_crc;     /* CRC32C of what table_offset names; MAPS: 0 */
+	be32_t padding_bytes; /* zeroes at the object's end, counted in its size */
+	uint8_t reserved[40];
 	be32_t crc; /* CRC32C of the 124 bytes before */
 };
 _Static_assert(sizeof(struct snapfmt_header_wire) == 128, "layout");
@@ -76,6 +77,7 @@ struct snapfmt_header {
 	unsigned flags;
 	uint64_t size_bytes, table_offset;
 	uint32_t table_count, table_crc;
+	uint32_t padding_bytes;
 };
 void snapfmt_header_encode(const struct snapfmt_header *header, struct snapfmt_header_wire *wire);
 /* NULL, or why it is no header of this object. */

@@ -77,7 +77,7 @@ int manifest_object_compare(const void *a, const void *b);
 struct manifest_object *manifest_find(const struct manifest *manifest, enum snapfmt_kind kind,
 				      const struct snapfmt_ref *ref);
 /* Fills info.stored_bytes and info.objects up with the manifest itself. 0 or -ENOMEM, -EFBIG. */
-int manifest_encode(struct manifest *manifest, uint8_t **data, size_t *length);
+int manifest_encode(struct manifest *manifest, bool padded, uint8_t **data, size_t *length);
 /* NULL, or why it is damaged; *manifest is then untouched. */
 const char *manifest_decode(const uint8_t *data, size_t length, const struct id128 *volume,
 			    const struct snapfmt_ref *ref, struct manifest **manifest);

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/crypt.h"
+
 #define MANIFEST_LEVEL 1
 
 void manifest_free(struct manifest *manifest)
@@ -132,7 +134,7 @@ static void facts_encode(const struct manifest *manifest, uint64_t body_bytes,
 	snapfmt_facts_seal(wire);
 }
 
-int manifest_encode(struct manifest *manifest, uint8_t **data, size_t *length)
+int manifest_encode(struct manifest *manifest, bool padded, uint8_t **data, size_t *length)
 {
 	unsigned source_count;
 	struct snapfmt_ref *sources = sources_of(manifest, &source_count);
@@ -140,7 +142,7 @@ int manifest_encode(struct manifest *manifest, uint8_t **data, size_t *length)
 			    manifest->object_count * sizeof(struct snapfmt_object_wire) +
 			    manifest->page_count * sizeof(struct snapfmt_pointer_wire);
 	uint8_t *body = must_alloc(body_bytes);
-	uint8_t *out = must_alloc(SNAPFMT_MANIFEST_HEAD_BYTES + body_bytes);
+	uint8_t *out = must_alloc(cryptfmt_padded_bytes(SNAPFMT_MANIFEST_HEAD_BYTES + body_bytes));
 	uint8_t *stored = out + SNAPFMT_MANIFEST_HEAD_BYTES;
 	size_t kept;
 	struct snapfmt_header header = {.kind = SNAPFMT_MANIFEST, .volume = manifest->info.volume};
@@ -161,6 +163,12 @@ int manifest_encode(struct manifest *manifest, uint8_t **data, size_t *length)
 	header.ref.snapshot = manifest->info.id;
 	header.ref.sequence = manifest->info.sequence;
 	header.size_bytes = SNAPFMT_MANIFEST_HEAD_BYTES + kept;
+	if (padded)
+		header.padding_bytes =
+			(uint32_t)(cryptfmt_padded_bytes(header.size_bytes) - header.size_bytes);
+	/* What did not fit when it was packed lies there. */
+	memset(out + header.size_bytes, 0, header.padding_bytes);
+	header.size_bytes += header.padding_bytes;
 	header.table_offset = SNAPFMT_MANIFEST_HEAD_BYTES;
 	header.table_count = (uint32_t)kept;
 	header.table_crc = crc32c(0, stored, kept);
@@ -282,6 +290,8 @@ const char *manifest_decode(const uint8_t *data, size_t length, const struct id1
 		return why;
 	if (crc32c(0, stored, header.table_count) != header.table_crc)
 		return "body checksum";
+	if (!bytes_are_zero(stored + header.table_count, header.padding_bytes))
+		return "padding is not zero";
 	body_bytes = from_be64(facts->body_bytes);
 	if (header.flags & SNAPFMT_ZSTD) {
 		body = malloc(body_bytes ? body_bytes : 1);
@@ -348,7 +358,13 @@ static void load_done(struct env_work *work)
 static void load_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
 {
 	struct load *load = context;
+	char reason[WHY_BYTES];
 
+	if (!error && cryptfmt_is_encrypted(data, length)) {
+		free(data);
+		error = why_set(reason, -ENOKEY, "%s: %s", load->name, store_strerror(-ENOKEY));
+		why = reason;
+	}
 	if (error) {
 		load->done(load->context, NULL, error, why);
 		free(load);

@@ -136,7 +136,7 @@ static struct pack *current_pack(struct snapshot_writer *w)
 
 	if (!w->pack) {
 		array_add((void **)&w->packs, &w->pack_count, &w->pack_room, sizeof(*w->packs));
-		w->pack = pack_new(SNAPFMT_PACK, &w->repo->volume, &ref);
+		w->pack = pack_new(SNAPFMT_PACK, &w->repo->volume, &ref, w->repo->store->encrypted);
 	}
 	return w->pack;
 }
@@ -147,7 +147,7 @@ static struct pack *current_maps(struct snapshot_writer *w)
 
 	if (!w->maps) {
 		array_add((void **)&w->mapses, &w->maps_count, &w->maps_room, sizeof(*w->mapses));
-		w->maps = pack_new(SNAPFMT_MAPS, &w->repo->volume, &ref);
+		w->maps = pack_new(SNAPFMT_MAPS, &w->repo->volume, &ref, w->repo->store->encrypted);
 	}
 	return w->maps;
 }

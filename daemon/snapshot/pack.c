@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/crypt.h"
+
 #define GATHER_BYTES (1024u * 1024u) /* one block of small parts */
 #define SMALL_MAX    (256u * 1024u)  /* larger ones are kept as they are */
 
@@ -14,6 +16,7 @@ struct pack {
 	enum snapfmt_kind kind;
 	struct id128 volume;
 	struct snapfmt_ref ref;
+	bool padded;
 	struct iovec *parts; /* the first is the header, the last of a pack the index */
 	size_t part_count, part_room;
 	size_t gather_left;  /* room in the last part, if that is a gathering block */
@@ -37,13 +40,14 @@ static struct iovec *add_part(struct pack *pack, void *data, size_t length)
 }
 
 struct pack *pack_new(enum snapfmt_kind kind, const struct id128 *volume,
-		      const struct snapfmt_ref *ref)
+		      const struct snapfmt_ref *ref, bool padded)
 {
 	struct pack *pack = must_alloc(sizeof(*pack));
 
 	pack->kind = kind;
 	pack->volume = *volume;
 	pack->ref = *ref;
+	pack->padded = padded;
 	pack->size_bytes = sizeof(struct snapfmt_header_wire);
 	add_part(pack, must_alloc(sizeof(struct snapfmt_header_wire)),
 		 sizeof(struct snapfmt_header_wire));
@@ -104,11 +108,16 @@ void pack_count_page(struct pack *pack)
 	pack->count++;
 }
 
-uint64_t pack_size_bytes(const struct pack *pack)
+static uint64_t content_bytes(const struct pack *pack)
 {
 	if (pack->kind == SNAPFMT_PACK)
 		return pack->size_bytes + pack->count * sizeof(*pack->index);
 	return pack->size_bytes;
+}
+
+uint64_t pack_size_bytes(const struct pack *pack)
+{
+	return pack->padded ? cryptfmt_padded_bytes(content_bytes(pack)) : content_bytes(pack);
 }
 
 uint32_t pack_count(const struct pack *pack)
@@ -139,6 +148,7 @@ void pack_put(struct pack *pack, struct store *store,
 		.ref = pack->ref,
 		.size_bytes = pack_size_bytes(pack),
 		.table_count = (uint32_t)pack->count,
+		.padding_bytes = (uint32_t)(pack_size_bytes(pack) - content_bytes(pack)),
 	};
 	size_t index_bytes = pack->count * sizeof(*pack->index);
 
@@ -148,6 +158,8 @@ void pack_put(struct pack *pack, struct store *store,
 		add_part(pack, pack->index, index_bytes);
 		pack->index = NULL; /* it is a part now */
 	}
+	if (header.padding_bytes)
+		add_part(pack, must_alloc(header.padding_bytes), header.padding_bytes);
 	snapfmt_header_encode(&header, pack->parts[0].iov_base);
 	snapfmt_name(pack->kind, &pack->volume, &pack->ref, pack->name);
 	pack->op.done = pack_put_done;

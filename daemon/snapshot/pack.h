@@ -12,8 +12,9 @@
 
 struct pack;
 
+/* padded: so many zeroes are added at its end that its size tells little. */
 struct pack *pack_new(enum snapfmt_kind kind, const struct id128 *volume,
-		      const struct snapfmt_ref *ref);
+		      const struct snapfmt_ref *ref, bool padded);
 void pack_free(struct pack *pack); /* NULL is allowed; not while it is put */
 /* Adds bytes, whose block (from malloc) becomes the pack's; returns their offset in the object. */
 uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes);

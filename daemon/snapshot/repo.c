@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/crypt.h"
+
 struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume)
 {
 	struct snapshot_repo *repo = calloc(1, sizeof(*repo));
@@ -27,10 +29,22 @@ void snapshot_repo_free(struct snapshot_repo *repo)
 
 /* ---- facts of a row of manifests --------------------------------------------------------------- */
 
+#define FETCHES 8
+
 struct manifest_name {
 	struct id128 volume;
 	struct snapfmt_ref ref;
 	uint64_t size_bytes;
+};
+
+struct listing;
+
+/* What is told of: one snapshot; or of all volumes the newest readable one of a volume. */
+struct unit {
+	struct listing *listing;
+	size_t first, at; /* names: the unit's lowest, the one being looked at */
+	bool settled, found;
+	struct snapshot_info info;
 };
 
 struct listing {
@@ -39,8 +53,14 @@ struct listing {
 	struct snapshot_repo *repo; /* NULL: all volumes */
 	char prefix[SNAPFMT_NAME_BYTES];
 	struct manifest_name *names;
-	size_t count, room, next;
-	size_t group_end; /* all volumes: behind the present volume's names */
+	size_t count, room;
+	struct unit *units;
+	size_t unit_count, unit_room;
+	size_t next, told; /* units: begun, told of */
+	unsigned busy;
+	bool any;
+	int key_error; /* of a volume that the key given does not open */
+	char key_why[WHY_BYTES];
 	void (*each)(void *context, const struct snapshot_info *info);
 	void (*damaged)(void *context, const char *object, const char *why);
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -50,85 +70,106 @@ struct listing {
 
 static void listing_finish(struct listing *listing)
 {
+	struct snapshot_result *result = &listing->result;
+
 	if (listing->repo)
 		listing->repo->under_way--;
+	if (!result->error && !listing->any && listing->key_error)
+		result->error = why_set(result->why, listing->key_error, "%s", listing->key_why);
 	free(listing->names);
-	listing->done(listing->context, &listing->result);
+	free(listing->units);
+	listing->done(listing->context, result);
 	free(listing);
 }
 
-/* Of all volumes: finds the volume that begins at next, and begins with its newest. */
-static void listing_group(struct listing *listing)
-{
-	const struct manifest_name *names = listing->names;
-	size_t end = listing->next;
+static void unit_fetch(struct unit *unit);
 
-	while (end < listing->count &&
-	       id128_equal(&names[end].volume, &names[listing->next].volume))
-		end++;
-	if (end > listing->next)
-		listing->next = end - 1;
-	listing->group_end = end;
+/* In the order of the names, whatever came first. */
+static void listing_tell(struct listing *listing)
+{
+	while (listing->told < listing->next && listing->units[listing->told].settled) {
+		struct unit *unit = &listing->units[listing->told++];
+
+		listing->any |= unit->found;
+		if (unit->found && !listing->result.error)
+			listing->each(listing->context, &unit->info);
+	}
 }
 
-/* A name was dealt with: the next one, or of all volumes the next volume's newest. */
-static void listing_step(struct listing *listing, bool readable)
+static void listing_pump(struct listing *listing)
 {
-	const struct manifest_name *names = listing->names;
-	size_t at = listing->next;
-
-	if (listing->repo) {
-		listing->next++;
-		return;
+	listing_tell(listing);
+	while (listing->busy < FETCHES && listing->next < listing->unit_count &&
+	       !listing->result.error) {
+		listing->busy++;
+		unit_fetch(&listing->units[listing->next++]);
 	}
-	/* Names ascend, but within a volume it goes down until one is readable. */
-	if (!readable && at > 0 && id128_equal(&names[at - 1].volume, &names[at].volume)) {
-		listing->next--;
-		return;
-	}
-	listing->next = listing->group_end;
-	listing_group(listing);
+	if (!listing->busy)
+		listing_finish(listing);
 }
 
-static void listing_next(struct listing *listing);
-
-static void listing_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
+static bool is_key_error(int error)
 {
-	struct listing *listing = context;
-	const struct manifest_name *name = &listing->names[listing->next];
-	char text[SNAPFMT_NAME_BYTES];
-	struct snapshot_info info;
-	const char *reason = "truncated";
+	return error == -ENOKEY || error == -EKEYREJECTED || error == -EKEYREVOKED;
+}
+
+/* Of the store; or of the key, which among several volumes may fit others. */
+static void unit_failed(struct unit *unit, int error, const char *why)
+{
+	struct listing *listing = unit->listing;
+
+	unit->settled = true;
+	if (!listing->repo && is_key_error(error)) {
+		listing->key_error = error;
+		why_set(listing->key_why, 0, "%s", why);
+	} else if (!listing->result.error) {
+		listing->result.error = why_set(listing->result.why, error, "%s", why);
+	}
+}
+
+static void unit_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
+{
+	struct unit *unit = context;
+	struct listing *listing = unit->listing;
+	const struct manifest_name *name = &listing->names[unit->at];
+	char text[SNAPFMT_NAME_BYTES], line[WHY_BYTES];
+	const char *reason = error == -EBADMSG ? "damaged or truncated" : "";
 
 	snapfmt_name(SNAPFMT_MANIFEST, &name->volume, &name->ref, text);
+	if (!error && cryptfmt_is_encrypted(data, length)) {
+		error = why_set(line, -ENOKEY, "%s: %s", text, store_strerror(-ENOKEY));
+		why = line;
+	}
 	if (!error)
 		reason = manifest_peek(data, length, name->size_bytes, &name->volume, &name->ref,
-				       &info);
+				       &unit->info);
 	free(data);
+	listing->busy--;
 	if (error && error != -EBADMSG && error != -ENOENT) {
-		listing->result.error = why_set(listing->result.why, error, "%s", why);
-		listing_finish(listing);
+		unit_failed(unit, error, why);
+		listing_pump(listing);
 		return;
 	}
-	if (!reason)
-		listing->each(listing->context, &info);
-	else if (error != -ENOENT && listing->damaged) /* else deleted just now */
+	if (reason && error != -ENOENT && listing->damaged) /* else deleted just now */
 		listing->damaged(listing->context, text, reason);
-	listing_step(listing, !reason);
-	listing_next(listing);
+	unit->found = !reason;
+	if (!unit->found && unit->at > unit->first && !listing->result.error) {
+		unit->at--;
+		listing->busy++;
+		unit_fetch(unit);
+		return;
+	}
+	unit->settled = true;
+	listing_pump(listing);
 }
 
-static void listing_next(struct listing *listing)
+static void unit_fetch(struct unit *unit)
 {
-	const struct manifest_name *name = &listing->names[listing->next];
+	const struct manifest_name *name = &unit->listing->names[unit->at];
 	char text[SNAPFMT_NAME_BYTES];
 
-	if (listing->next == listing->count) {
-		listing_finish(listing);
-		return;
-	}
 	snapfmt_name(SNAPFMT_MANIFEST, &name->volume, &name->ref, text);
-	fetch(listing->store, text, 0, SNAPFMT_MANIFEST_HEAD_BYTES, listing_fetched, listing);
+	fetch(unit->listing->store, text, 0, SNAPFMT_MANIFEST_HEAD_BYTES, unit_fetched, unit);
 }
 
 static void listing_each(void *context, const struct store_object *object)
@@ -147,6 +188,24 @@ static void listing_each(void *context, const struct store_object *object)
 	*added = name;
 }
 
+static void units_make(struct listing *listing)
+{
+	const struct manifest_name *names = listing->names;
+
+	for (size_t i = 0; i < listing->count; i++) {
+		struct unit *unit;
+
+		if (!listing->repo && i && id128_equal(&names[i - 1].volume, &names[i].volume)) {
+			listing->units[listing->unit_count - 1].at = i;
+			continue;
+		}
+		unit = array_add((void **)&listing->units, &listing->unit_count,
+				 &listing->unit_room, sizeof(*unit));
+		unit->listing = listing;
+		unit->first = unit->at = i;
+	}
+}
+
 static void listing_listed(struct env_op *op, int64_t result)
 {
 	struct listing *listing = container_of(op, struct listing, op);
@@ -158,9 +217,8 @@ static void listing_listed(struct env_op *op, int64_t result)
 		listing_finish(listing);
 		return;
 	}
-	if (!listing->repo)
-		listing_group(listing);
-	listing_next(listing);
+	units_make(listing);
+	listing_pump(listing);
 }
 
 void snapshot_volumes(struct store *store,

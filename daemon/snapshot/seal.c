@@ -506,7 +506,8 @@ static void manifest_run(struct env_work *work)
 	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
 
 	map_assemble(w);
-	w->manifest_error = manifest_encode(w->next, &w->manifest_data, &w->manifest_bytes);
+	w->manifest_error = manifest_encode(w->next, w->repo->store->encrypted, &w->manifest_data,
+					    &w->manifest_bytes);
 }
 
 static void manifest_encoded(struct env_work *work)

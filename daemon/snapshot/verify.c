@@ -440,18 +440,26 @@ static void examined(struct verify *v, const char *why)
 	examine_next(v);
 }
 
-static void index_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
+/* The end of the object: a pack's index; zeroes, if it is padded. */
+static const char *tail_invalid(const struct snapfmt_header *header, const uint8_t *data,
+				size_t length)
+{
+	size_t index = length - header->padding_bytes;
+
+	if (!bytes_are_zero(data + index, header->padding_bytes))
+		return "padding is not zero";
+	if (header->kind != SNAPFMT_PACK)
+		return NULL;
+	if (crc32c(0, data, index) != header->table_crc)
+		return "index checksum";
+	return snapfmt_index_invalid(header, (const void *)data);
+}
+
+static void tail_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
 {
 	struct verify *v = context;
-	const char *reason = why;
+	const char *reason = error ? why : tail_invalid(&v->header, data, length);
 
-	if (!error) {
-		reason = NULL;
-		if (crc32c(0, data, length) != v->header.table_crc)
-			reason = "index checksum";
-		else
-			reason = snapfmt_index_invalid(&v->header, (const void *)data);
-	}
 	free(data);
 	examined(v, reason);
 }
@@ -461,6 +469,7 @@ static void header_fetched(void *context, uint8_t *data, size_t length, int erro
 	struct verify *v = context;
 	const struct manifest_object *object = &v->manifest->objects[v->examine];
 	const char *reason = why;
+	uint64_t tail;
 
 	if (!error) {
 		reason = snapfmt_header_decode((const void *)data, object->kind, &v->repo->volume,
@@ -470,12 +479,13 @@ static void header_fetched(void *context, uint8_t *data, size_t length, int erro
 			reason = "is not as the manifest says";
 	}
 	free(data);
-	if (reason || object->kind != SNAPFMT_PACK) {
+	tail = v->header.padding_bytes;
+	if (object->kind == SNAPFMT_PACK)
+		tail += v->header.table_count * sizeof(struct snapfmt_index_wire);
+	if (reason || !tail)
 		examined(v, reason);
-		return;
-	}
-	fetch(v->repo->store, v->name, v->header.table_offset,
-	      v->header.table_count * sizeof(struct snapfmt_index_wire), index_fetched, v);
+	else
+		fetch(v->repo->store, v->name, v->header.size_bytes - tail, tail, tail_fetched, v);
 }
 
 static void size_got(struct env_op *op, int64_t result)

@@ -127,6 +127,17 @@ const char *store_strerror(int error)
 		return "given up: the daemon is stopping";
 	case ENOMEM:
 		return "out of memory";
+	case ENOKEY:
+		return "is encrypted, and no key is given (passphrase file, key file or key "
+		       "command)";
+	case EKEYREJECTED:
+		return "is encrypted with another key: the passphrase, key file or key command "
+		       "given "
+		       "does not open it";
+	case EKEYREVOKED:
+		return "holds snapshots but no keys for them: they were written without "
+		       "encryption, or "
+		       "the objects below keys/ were lost";
 	default:
 		return strerror(error < 0 ? -error : error);
 	}

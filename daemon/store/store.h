@@ -50,6 +50,8 @@ struct store {
 	/* Set by each list: this place shows no trace of ever having been a store, as where something
 	 * is not mounted. Not merely one whose last object was deleted. */
 	bool blank;
+	/* What is put here is encrypted: writers hide sizes by padding. Set at opening. */
+	bool encrypted;
 };
 
 /* Opens "file:/directory" (made if missing; a bare absolute path is the same) or "s3://bucket/prefix"

@@ -63,7 +63,8 @@ static void fuzz_pack(uint8_t *data, size_t size, bool seal)
 		seal_header((void *)data, SNAPFMT_PACK);
 	if (snapfmt_header_decode((void *)data, SNAPFMT_PACK, &volume, &ref, &header))
 		return;
-	if (header.table_offset + header.table_count * sizeof(struct snapfmt_index_wire) !=
+	if (header.table_offset + header.table_count * sizeof(struct snapfmt_index_wire) +
+		    header.padding_bytes !=
 	    header.size_bytes)
 		abort();
 	if (header.size_bytes <= size)

@@ -597,8 +597,8 @@ static struct memory_store *memory_store(struct env *env)
 	return m;
 }
 
-static void memory_count(struct memory_store *m, unsigned *packs, unsigned *maps,
-			 unsigned *manifests)
+static inline void memory_count(struct memory_store *m, unsigned *packs, unsigned *maps,
+				unsigned *manifests)
 {
 	*packs = *maps = *manifests = 0;
 	for (unsigned i = 0; i < m->count; i++) {

@@ -203,7 +203,7 @@ static void manifest(void **state)
 	m.pages = calloc(1, sizeof(*m.pages));
 	m.pages[0] = (struct manifest_page){5, 1, 128, 300, 0x11223344, 1};
 	own.number = 0;
-	assert_int_equal(manifest_encode(&m, &data, &length), 0);
+	assert_int_equal(manifest_encode(&m, false, &data, &length), 0);
 	assert_hex(data + 128, 40,
 		   "0000000000000001000000000000000200000000400000000000000000010000"
 		   "0000000000010000");
@@ -239,13 +239,13 @@ static void manifest(void **state)
 	}
 	free(data);
 	m.pages[0].offset = 400; /* beyond its object */
-	assert_int_equal(manifest_encode(&m, &data, &length), 0);
+	assert_int_equal(manifest_encode(&m, false, &data, &length), 0);
 	assert_string_equal(manifest_decode(data, length, &volume, &own, &back),
 			    "page beyond its object");
 	free(data);
 	m.pages[0].offset = 128;
 	m.pages[0].object = 0;
-	assert_int_equal(manifest_encode(&m, &data, &length), 0);
+	assert_int_equal(manifest_encode(&m, false, &data, &length), 0);
 	assert_string_equal(manifest_decode(data, length, &volume, &own, &back),
 			    "page in an unknown object");
 	free(data);
