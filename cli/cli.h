@@ -50,10 +50,11 @@ int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
 int cmd_set(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
+int cmd_key(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
 	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
-	help_replace_disk[], help_changes[], help_resolve[], help_set[], help_config[],
+	help_replace_disk[], help_changes[], help_resolve[], help_set[], help_config[], help_key[],
 	help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */

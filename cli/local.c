@@ -29,7 +29,24 @@ int local_open_env(struct local *local)
 	return CLI_FINE;
 }
 
-int local_open_store(struct local *local, const char *url)
+bool local_secret_option(int option, const char *argument, struct secret_source *source)
+{
+	switch (option) {
+	case LOCAL_OPTION_PASSPHRASE:
+		source->passphrase_file = argument;
+		return true;
+	case LOCAL_OPTION_KEY_FILE:
+		source->key_file = argument;
+		return true;
+	case LOCAL_OPTION_KEY_COMMAND:
+		source->key_command = argument;
+		return true;
+	default:
+		return false;
+	}
+}
+
+int local_open_store(struct local *local, const char *url, const struct secret_source *source)
 {
 	const char *path = !strncmp(url, "file:", 5) ? url + 5 : url;
 	struct stat stat_buf;
@@ -40,7 +57,7 @@ int local_open_store(struct local *local, const char *url)
 	 * mistyped it. */
 	if (*path == '/' && stat(path, &stat_buf))
 		return cli_fail(CLI_FAILED, "store %s: %s", url, strerror(errno));
-	error = store_open(local->env, url, &local->store, why, sizeof(why));
+	error = crypt_store_open(local->env, url, source, &local->store, why, sizeof(why));
 	if (error)
 		return cli_fail(CLI_FAILED, "%s", why);
 	return CLI_FINE;

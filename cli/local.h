@@ -9,15 +9,33 @@
 #include <jansson.h>
 
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/store/crypt.h"
 
 struct local {
 	struct env *env;
 	struct store *store;
 };
 
+/* Options that name a secret: entries of a getopt table, and what takes them (false: another option). */
+#define LOCAL_OPTION_PASSPHRASE  0x110
+#define LOCAL_OPTION_KEY_FILE    0x111
+#define LOCAL_OPTION_KEY_COMMAND 0x112
+#define LOCAL_OPTIONS_SECRET                                                     \
+	{"passphrase-file", required_argument, NULL, LOCAL_OPTION_PASSPHRASE},   \
+		{"key-file", required_argument, NULL, LOCAL_OPTION_KEY_FILE},    \
+	{                                                                        \
+		"key-command", required_argument, NULL, LOCAL_OPTION_KEY_COMMAND \
+	}
+#define LOCAL_HELP_SECRET                                                                  \
+	"  --passphrase-file FILE, --key-file FILE, --key-command COMMAND\n"               \
+	"                   what opens the store if it is encrypted: as in the daemon's\n" \
+	"                   configuration (store-passphrase-file ...)\n"
+bool local_secret_option(int option, const char *argument, struct secret_source *source);
+
 /* All functions returning int give an exit code, and have said on stderr what is wrong. */
 int local_open_env(struct local *local);
-int local_open_store(struct local *local, const char *url);
+/* source: what opens it, if it is encrypted. */
+int local_open_store(struct local *local, const char *url, const struct secret_source *source);
 void local_close(struct local *local);
 
 /* Snapshots, oldest first; or the newest of each volume. */

@@ -30,6 +30,7 @@ static const struct cli_command commands[] = {
 	 help_changes},
 	{"resolve", cmd_resolve, "end a split brain", help_resolve},
 	{"config", cmd_config, "check a configuration file", help_config},
+	{"key", cmd_key, "show, add and remove what opens an encrypted store", help_key},
 	{"keygen", cmd_keygen, "make a pre-shared key", help_keygen},
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))

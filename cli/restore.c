@@ -37,11 +37,12 @@ const char help_restore[] =
 	"  --volume NAME    which volume of the store, if it holds several\n"
 	"  --snapshot ID    which snapshot\n"
 	"  --force          overwrite an existing file or device\n"
-	"  --from-peer      everything from the peer\n";
+	"  --from-peer      everything from the peer\n" LOCAL_HELP_SECRET;
 
 struct options {
 	const char *store, *to, *volume, *snapshot;
 	bool force, from_peer;
+	struct secret_source secret;
 };
 
 /* One restore under way in this process. */
@@ -134,7 +135,7 @@ static int restore_from_store(const struct options *options)
 	int code = local_open_env(&local);
 
 	if (!code)
-		code = local_open_store(&local, options->store);
+		code = local_open_store(&local, options->store, &options->secret);
 	if (!code)
 		code = local_volumes(&local, &volumes);
 	if (!code)
@@ -243,12 +244,15 @@ static int offline_run(struct offline *offline, const char *id_text)
 	struct snapshot_set snapshots = {0};
 	const struct snapshot_info *info;
 	struct snapshot_target *target;
+	const struct config_volume *config = offline->volume_config;
+	const struct secret_source secret = {config->store_passphrase_file, config->store_key_file,
+					     config->store_key_command};
 	struct volume_state state;
 	char why[512] = "";
 	int code, error;
 
 	volume_get_state(offline->volume, &state);
-	code = local_open_store(&offline->local, offline->volume_config->store);
+	code = local_open_store(&offline->local, offline->volume_config->store, &secret);
 	if (!code)
 		code = local_snapshots(&offline->local, &state.uuid, &snapshots);
 	if (!code) {
@@ -377,6 +381,8 @@ static const char *options_invalid(const struct options *options, int arguments)
 		return NULL;
 	if (options->to || options->volume || options->force)
 		return "--to, --volume and --force: only together with --store";
+	if (secret_source_given(&options->secret) && !options->store)
+		return "--passphrase-file, --key-file, --key-command: only together with --store";
 	if (arguments != 1)
 		return "VOLUME, or --store URL --to PATH, expected; try --help";
 	if (options->from_peer && options->snapshot)
@@ -393,6 +399,7 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 		{"snapshot", required_argument, NULL, 'i'},
 		{"force", no_argument, NULL, 'F'},
 		{"from-peer", no_argument, NULL, 'p'},
+		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
 	struct options options = {0};
@@ -420,6 +427,8 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 			options.from_peer = true;
 			break;
 		default:
+			if (local_secret_option(option, optarg, &options.secret))
+				break;
 			code = cli_common_option(cli, option, help_restore);
 			if (code >= 0)
 				return code;

@@ -33,12 +33,13 @@ const char help_snapshot[] =
 	"  --no-wait      return when the job has started; prints its number\n"
 	"  --sample N%    check a random sample of the chunks\n"
 	"  --store URL    s3://bucket/prefix or file:/directory\n"
-	"  --json         for programs\n";
+	"  --json         for programs\n" LOCAL_HELP_SECRET;
 
 struct options {
 	const char *label, *store;
 	bool no_wait, json;
 	unsigned sample_percent;
+	struct secret_source secret;
 };
 
 static bool parse_sample(const char *text, unsigned *percent)
@@ -62,6 +63,7 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		{"json", no_argument, NULL, 'j'},
 		{"store", required_argument, NULL, 's'},
 		{"sample", required_argument, NULL, 'p'},
+		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
 	int option, code;
@@ -87,6 +89,8 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 				break;
 			return cli_fail(CLI_USAGE, "--sample: '%s' is not 1%% to 100%%", optarg);
 		default:
+			if (local_secret_option(option, optarg, &options->secret))
+				break;
 			code = cli_common_option(cli, option, help_snapshot);
 			if (code >= 0)
 				return code;
@@ -320,7 +324,7 @@ static int list_by_store(int argc, char **argv, const struct options *options)
 	}
 	code = local_open_env(&local);
 	if (!code)
-		code = local_open_store(&local, options->store);
+		code = local_open_store(&local, options->store, &options->secret);
 	if (!code)
 		code = each_volume(&local, optind < argc ? argv[optind] : NULL, list_each, json);
 	if (json && (!code || code == CLI_DAMAGED)) {
@@ -458,7 +462,7 @@ static int verify_by_store(int argc, char **argv, const struct options *options)
 		verification.id_text = argv[optind + 1];
 	code = local_open_env(&local);
 	if (!code)
-		code = local_open_store(&local, options->store);
+		code = local_open_store(&local, options->store, &options->secret);
 	verification.env = local.env;
 	if (!code)
 		code = each_volume(&local, optind < argc ? argv[optind] : NULL, verify_volume,

@@ -209,6 +209,12 @@ static const struct option options[] = {
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: s3://BUCKET/PREFIX or file:/DIRECTORY", NO_LIMITS),
+	VOLUME("store-passphrase-file", TYPE_PATH, store_passphrase_file, NULL,
+	       "encrypt what goes to the store; the first line of this file opens it", NO_LIMITS),
+	VOLUME("store-key-file", TYPE_PATH, store_key_file, NULL,
+	       "the same with a key file of at least 32 bytes (offsite keygen)", NO_LIMITS),
+	VOLUME("store-key-command", TYPE_TEXT, store_key_command, NULL,
+	       "the same with a shell command that wraps and unwraps the key (KMS, vault)", NO_LIMITS),
 	VOLUME("snapshot-every", TYPE_DURATION, snapshot_every_ns, "0",
 	       "interval of automatic snapshots; 0: none", NO_LIMITS),
 	VOLUME("keep-last", TYPE_NUMBER, keep_last, "0",
@@ -897,6 +903,25 @@ static void check_addresses(struct parser *p)
 	}
 }
 
+static void check_secret(struct parser *p, const struct config_volume *volume,
+			 const struct section *s)
+{
+	static const char *const names[] = {"store-passphrase-file", "store-key-file",
+					    "store-key-command"};
+	const char *first = NULL;
+
+	for (unsigned i = 0; i < 3; i++) {
+		if (!was_given(s, names[i]))
+			continue;
+		if (!volume->store && !was_given(s, "store"))
+			complain(p, line_of(s, names[i]), s, "%s needs a store", names[i]);
+		if (first)
+			complain(p, line_of(s, names[i]), s,
+				 "%s: there is %s already; one opens it", names[i], first);
+		first = names[i];
+	}
+}
+
 static void check_volumes(struct parser *p)
 {
 	const struct config *config = p->config;
@@ -920,6 +945,7 @@ static void check_volumes(struct parser *p)
 			complain(p, line_of(s, "max-lag-action"), s,
 				 "max-lag-action = catch-up leaves the peer behind, which "
 				 "on-peer-loss = suspend forbids");
+		check_secret(p, volume, s);
 		if (!volume->fence_timeout_ns)
 			complain(p, line_of(s, "fence-timeout"), s,
 				 "fence-timeout = 0: no program could end in time");

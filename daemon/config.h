@@ -59,16 +59,19 @@ struct config_volume {
 	unsigned latency_percent;      /* catch-up-latency-factor; 0: off */
 	uint64_t catch_up_min_rate;    /* catch-up-min-rate */
 	struct rate_schedule stream_rate, catch_up_rate, snapshot_rate; /* stream-rate, ... */
-	uint64_t start_wait_ns;     /* start-wait; 0: not at all */
-	unsigned after_sb_0pri;     /* after-sb-0pri (enum hello_after_sb_0pri) */
-	unsigned after_sb_1pri;     /* after-sb-1pri (enum hello_after_sb_1pri) */
-	uint64_t verify_rate_bytes; /* verify-rate, a second; 0: unlimited */
-	unsigned block_min_bytes;   /* block-size = 1|512|4096 */
-	char *store;                /* store: URL, or NULL */
-	uint64_t snapshot_every_ns; /* snapshot-every; 0: never */
-	unsigned keep_last;         /* keep-last; 0: all */
-	int compression_level;      /* compression-level: zstd */
-	char *description;          /* shown to NBD clients */
+	uint64_t start_wait_ns;      /* start-wait; 0: not at all */
+	unsigned after_sb_0pri;      /* after-sb-0pri (enum hello_after_sb_0pri) */
+	unsigned after_sb_1pri;      /* after-sb-1pri (enum hello_after_sb_1pri) */
+	uint64_t verify_rate_bytes;  /* verify-rate, a second; 0: unlimited */
+	unsigned block_min_bytes;    /* block-size = 1|512|4096 */
+	char *store;                 /* store: URL, or NULL */
+	char *store_passphrase_file; /* store-passphrase-file: opens an encrypted store ... */
+	char *store_key_file;        /* store-key-file: ... or this does ... */
+	char *store_key_command;     /* store-key-command: ... or this; at most one is set */
+	uint64_t snapshot_every_ns;  /* snapshot-every; 0: never */
+	unsigned keep_last;          /* keep-last; 0: all */
+	int compression_level;       /* compression-level: zstd */
+	char *description;           /* shown to NBD clients */
 };
 
 struct config {

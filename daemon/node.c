@@ -127,8 +127,10 @@ static void opening_run(struct env_work *work)
 	struct volume_slot *slot =
 		(struct volume_slot *)((char *)work - offsetof(struct volume_slot, opening));
 
-	if (store_open(slot->pub.node->env, slot->pub.config->store, &slot->opened,
-		       slot->opening_why, sizeof(slot->opening_why)))
+	const struct secret_source source = node_store_secret(slot->pub.config);
+
+	if (crypt_store_open(slot->pub.node->env, slot->pub.config->store, &source, &slot->opened,
+			     slot->opening_why, sizeof(slot->opening_why)))
 		slot->opened = NULL;
 }
 

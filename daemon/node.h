@@ -10,6 +10,7 @@
 #include "daemon/config.h"
 #include "daemon/replication/replication.h"
 #include "daemon/snapshot/snapshot.h"
+#include "daemon/store/crypt.h"
 #include "daemon/volume/volume.h"
 
 struct node;
@@ -127,5 +128,12 @@ void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, no
 void node_replace_disk(struct node_volume *volume, node_done_fn done, void *context);
 
 void node_check(struct node *node); /* invariants of all modules */
+
+/* What opens the store of a volume, if it is encrypted. */
+static inline struct secret_source node_store_secret(const struct config_volume *config)
+{
+	return (struct secret_source){config->store_passphrase_file, config->store_key_file,
+				      config->store_key_command};
+}
 
 #endif

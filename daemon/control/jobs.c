@@ -89,6 +89,7 @@ static void job_free(struct job *job)
 	assert(job->state != JOB_RUNNING);
 	json_decref(job->damaged);
 	free(job->store_url);
+	secret_free(job->store_secret);
 	free(job);
 }
 
@@ -236,8 +237,12 @@ static void opening_run(struct env_work *work)
 
 	job->result.error = store_open(job->jobs->env, job->store_url, &job->store, job->result.why,
 				       sizeof(job->result.why));
-	if (job->result.error)
+	if (job->result.error) {
 		job->store = NULL;
+	} else if (job->store_secret) {
+		job->store = crypt_open(job->store, job->store_secret);
+		job->store_secret = NULL;
+	}
 }
 
 static void opening_done(struct env_work *work)
@@ -261,8 +266,12 @@ static void opening_done(struct env_work *work)
  * stopping, and it has no cancel. */
 static int verify_start(struct job *job, char *why, size_t why_size)
 {
+	const struct secret_source source = node_store_secret(job->volume->config);
 	struct volume_state state;
+	int error = secret_open(&source, &job->store_secret, why, why_size);
 
+	if (error)
+		return error;
 	volume_get_state(job->volume->volume, &state);
 	job->volume_uuid = state.uuid;
 	job->store_url = strdup(job->volume->config->store);

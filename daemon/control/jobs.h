@@ -52,11 +52,12 @@ struct job {
 	uint64_t started_mono_ns;
 	struct snapshot_progress progress;
 	struct snapshot_result result;
-	json_t *damaged;            /* JOB_SNAPSHOT_VERIFY: array of what bad() told, or NULL */
-	struct store *store;        /* JOB_SNAPSHOT_VERIFY: its own, so that the node can stop */
-	struct snapshot_repo *repo; /* likewise */
-	struct env_work opening;    /* of store, on a helper thread */
-	char *store_url;            /* for it: the node's config may be gone */
+	json_t *damaged;             /* JOB_SNAPSHOT_VERIFY: array of what bad() told, or NULL */
+	struct store *store;         /* JOB_SNAPSHOT_VERIFY: its own, so that the node can stop */
+	struct snapshot_repo *repo;  /* likewise */
+	struct env_work opening;     /* of store, on a helper thread */
+	char *store_url;             /* for it: the node's config may be gone */
+	struct secret *store_secret; /* likewise; NULL once the store has it */
 	struct id128 volume_uuid;
 	struct job *next;
 };

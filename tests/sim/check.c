@@ -243,6 +243,18 @@ static void damage_store(struct world *world, struct sim *sim)
 				  (uint8_t)(1 + world_random(world, 255)));
 }
 
+/* The store as somebody opens it who has the same key file. */
+static struct store *reader_store(struct world *world, struct env *env)
+{
+	const struct secret_source source = {.key_file = world->key_file};
+	struct store *store;
+	char why[256];
+
+	if (crypt_store_open(env, WORLD_STORE, &source, &store, why, sizeof(why)) != 0)
+		world_fail(world, "store: %s", why);
+	return store;
+}
+
 /* Restores from a copy of the store to RESTORED on the new world's only node. */
 static struct sim *restore_snapshot(struct world *world, const struct id128 *uuid,
 				    const struct id128 *id, bool damage, struct env **env,
@@ -259,7 +271,7 @@ static struct sim *restore_snapshot(struct world *world, const struct id128 *uui
 	if (damage)
 		damage_store(world, sim);
 	*env = sim_node(sim, "reader");
-	store = store_sim_open(*env, WORLD_STORE);
+	store = reader_store(world, *env);
 	repo = snapshot_repo_new(store, uuid);
 	error = snapshot_target_file(*env, RESTORED, false, &target, restore->why,
 				     sizeof(restore->why));
@@ -430,7 +442,7 @@ unsigned check_all_snapshots(struct world *world)
 
 	world_volume_state(world, world->primary, &state);
 	store_sim_copy(sim, world->sim, WORLD_STORE);
-	store = store_sim_open(env, WORLD_STORE);
+	store = reader_store(world, env);
 	repo = snapshot_repo_new(store, &state.uuid);
 	snapshot_list(repo, list_each, list_damaged, list_done, &listing);
 	if (!sim_run_until(sim, &listing.done, 3600 * WORLD_SECOND) || listing.error != 0)

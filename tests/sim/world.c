@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "protocol/metadata.h"
@@ -75,6 +76,22 @@ static void choose_options(struct world *world)
 	o->strict = world_chance(world, 5);
 	o->suspend = world_chance(world, 20);
 	o->detach = world_chance(world, 40);
+	o->encrypted = world->seed % 3 == 0;
+}
+
+/* A file without a name, with the same content for all seeds. */
+static void make_key(struct world *world)
+{
+	static const uint8_t key[32] = "a key for all simulated worlds.";
+
+	world->key_fd = -1;
+	if (!world->options.encrypted)
+		return;
+	world->key_fd = memfd_create("key", 0);
+	if (world->key_fd < 0 || write(world->key_fd, key, sizeof(key)) != (ssize_t)sizeof(key))
+		abort();
+	snprintf(world->key_path, sizeof(world->key_path), "/proc/self/fd/%d", world->key_fd);
+	world->key_file = world->key_path;
 }
 
 static void make_config(struct world *world, unsigned index)
@@ -115,6 +132,7 @@ static void make_config(struct world *world, unsigned index)
 		.start_wait_ns = o->start_wait_ns,
 		.block_min_bytes = o->block_min_bytes,
 		.store = (char *)WORLD_STORE,
+		.store_key_file = (char *)(uintptr_t)world->key_file,
 		.keep_last = o->keep_last,
 		.detach_on_error = o->detach,
 		.compression_level = 1,
@@ -142,13 +160,14 @@ struct world *world_new(uint64_t seed, bool trace)
 	if (trace)
 		sim_trace(world->sim, stderr);
 	choose_options(world);
+	make_key(world);
 	world->model = model_new(world->options.size_bytes);
 	for (unsigned i = 0; i < NODES; i++)
 		make_config(world, i);
 	new_pool(world);
 	sim_note(world->sim,
 		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
-		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u",
+		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u%s",
 		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
 		 world->options.protocol, world->options.block_min_bytes,
 		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
@@ -157,7 +176,8 @@ struct world *world_new(uint64_t seed, bool trace)
 		 (unsigned long long)world->options.final_cut_max_bytes,
 		 (unsigned long long)world->options.send_queue_max_bytes,
 		 (unsigned long long)world->options.max_lag_bytes,
-		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last);
+		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last,
+		 world->options.encrypted ? ", encrypted" : "");
 	return world;
 }
 
@@ -165,6 +185,8 @@ void world_free(struct world *world)
 {
 	sim_free(world->sim);
 	model_free(world->model);
+	if (world->key_fd >= 0)
+		close(world->key_fd);
 	free(world);
 }
 

@@ -59,6 +59,7 @@ struct world_options { /* of one seed */
 	uint64_t staging_max_bytes, preserve_max_bytes, send_queue_max_bytes;
 	uint64_t final_cut_max_bytes;
 	unsigned keep_last;
+	bool encrypted; /* what the store gets */
 	uint64_t max_lag_bytes, max_lag_ns;
 	unsigned latency_percent;
 	bool max_lag_leave; /* there: catch-up instead of waiting writers */
@@ -72,6 +73,9 @@ struct world {
 	uint64_t seed, random_state;
 	struct sim *sim;
 	struct world_options options;
+	char key_path[32];    /* of the host, not of the simulation */
+	const char *key_file; /* that, or NULL */
+	int key_fd;
 	struct world_node nodes[NODES];
 	struct model *model;
 	unsigned primary;     /* whom the clients use */

@@ -85,7 +85,8 @@ static void help_is_everywhere(void **state)
 {
 	static const char *const names[] = {"status",     "snapshot", "restore", "connect",
 					    "disconnect", "promote",  "demote",  "events",
-					    "config",     "keygen",   "verify",  "resume"};
+					    "config",     "keygen",   "verify",  "resume",
+					    "key"};
 	char arguments[64], usage[64];
 
 	expect("--help", 0, "Commands:");
@@ -132,6 +133,10 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("config check", 2, "expected");
 	expect("config check nosuch.conf", 2, "nosuch.conf");
 	expect("keygen a b", 2, "too many");
+	expect("key", 2, "list, add, remove or renew");
+	expect("key list", 2, "--store URL is missing");
+	expect("key list --store file:/nowhere", 2, "--passphrase-file");
+	expect("restore v --key-file k", 2, "only together with --store");
 	expect("keygen --identity a:b", 2, "--identity");
 	expect("keygen --identity ''", 2, "--identity");
 	expect("--config nosuch.conf status", 2, "nosuch.conf");

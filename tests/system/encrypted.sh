@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# An encrypted store as an operator meets it: the daemon writes it, the command reads it with the right
+# secret and says in one line what is wrong with another or with none; a passphrase is changed; restores
+# with and without the daemon; verify; the same with a key file and with a command.
+# time limit: 120 s
+. "$(dirname "$0")/lib.sh"
+need jq
+begin
+size=24
+
+by_store() { "$build/offsite" "$@" --store "file:$dir/store" >"$dir/out" 2>&1; }
+sums() { find "$dir/store" -path '*/packs/*' -type f -exec sha256sum {} + | sort; }
+# Fails, and says in one line: WORDS
+refused() { # WORDS COMMAND...
+	local words=$1
+	shift
+	by_store "$@" && die "$*: was done"
+	[ "$(wc -l <"$dir/out")" -eq 1 ] || die "$*: not one line: $(cat "$dir/out")"
+	grep -q "$words" "$dir/out" || die "$*: says $(cat "$dir/out")"
+}
+fine() { by_store "$@" || die "$*: $(cat "$dir/out")"; }
+
+node_with() { # SECRET LINE
+	rm -rf "$dir"/a.* "$dir/store" "$dir"/*.img
+	mkdir "$dir/store"
+	pair_config $size "store = file:$dir/store"$'\n'"$1"
+	sed -i '/^peer/d' "$dir/a.conf"
+	head -c ${size}M /dev/urandom >"$dir/want.img"
+	cp "$dir/want.img" "$dir/a.img"
+	start a
+	off a snapshot create v --label one >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+}
+
+with_passphrase() {
+	current=passphrase
+	echo 'correct horse' >"$dir/old"
+	echo 'battery staple' >"$dir/new"
+	node_with "store-passphrase-file = $dir/old"
+	grep -rqa "OFSN\|OFPG" "$dir/store" && die "something lies in the store in the clear"
+	refused "no key is given" snapshot list
+	refused "encrypted with another key" snapshot list --passphrase-file "$dir/new"
+	refused "no key is given" restore --to "$dir/back.img"
+	refused "another key" restore --to "$dir/back.img" --passphrase-file "$dir/new"
+	[ ! -e "$dir/back.img" ] || die "a target was made all the same"
+	fine restore --to "$dir/back.img" --passphrase-file "$dir/old"
+	cmp "$dir/back.img" "$dir/want.img" || die "restored something else"
+	fine snapshot verify --passphrase-file "$dir/old"
+	ok passphrase
+
+	current=rotation
+	sums >"$dir/before"
+	fine key list --passphrase-file "$dir/old"
+	slot=$(awk '{print $2}' "$dir/out")
+	refused "opens no other slot" key remove "$slot" --passphrase-file "$dir/old"
+	fine key add --passphrase-file "$dir/old" --new-passphrase-file "$dir/new" --label second
+	fine key remove "$slot" --passphrase-file "$dir/new"
+	refused "another key" snapshot list --passphrase-file "$dir/old"
+	rm -f "$dir/back.img"
+	fine restore --to "$dir/back.img" --passphrase-file "$dir/new"
+	cmp "$dir/back.img" "$dir/want.img" || die "restored something else"
+	sums >"$dir/after"
+	cmp "$dir/before" "$dir/after" || die "data was written anew"
+	stop a
+	sed -i "s|$dir/old|$dir/new|" "$dir/a.conf"
+	start a
+	fine key renew --passphrase-file "$dir/new"
+	off a snapshot create v --label two >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
+	off a restore v >"$dir/out" 2>&1 || die "in place: $(cat "$dir/out")"
+	fine snapshot verify --passphrase-file "$dir/new"
+	stop a
+	"$build/offsite" --config "$dir/a.conf" restore v >"$dir/out" 2>&1 || die "offline: $(cat "$dir/out")"
+	cmp "$dir/a.img" "$dir/want.img" || die "restored something else in place"
+	ok rotation
+}
+
+with_key_file() {
+	current=key_file
+	rm -f "$dir/key"
+	"$build/offsite" keygen "$dir/key" || die keygen
+	node_with "store-key-file = $dir/key"
+	fine restore --to "$dir/back.img" --key-file "$dir/key"
+	cmp "$dir/back.img" "$dir/want.img" || die "restored something else"
+	refused "another key" snapshot list --passphrase-file "$dir/key"
+	stop a
+	ok key_file
+}
+
+with_command() {
+	current="command"
+	cat >"$dir/kms" <<-'END'
+		#!/bin/sh
+		case $OFFSITE_KEY_ACTION in
+		wrap) sed 's/^/kms:/' ;;
+		unwrap) sed 's/^kms://' ;;
+		esac
+	END
+	chmod +x "$dir/kms"
+	node_with "store-key-command = $dir/kms"
+	fine restore --to "$dir/back.img" --key-command "$dir/kms"
+	cmp "$dir/back.img" "$dir/want.img" || die "restored something else"
+	refused "another key" snapshot list --key-command false
+	stop a
+	ok command
+}
+
+part with_passphrase
+part with_key_file
+part with_command
