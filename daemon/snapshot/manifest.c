@@ -362,7 +362,8 @@ static void load_fetched(void *context, uint8_t *data, size_t length, int error,
 
 	if (!error && cryptfmt_is_encrypted(data, length)) {
 		free(data);
-		error = why_set(reason, -ENOKEY, "%s: %s", load->name, store_strerror(-ENOKEY));
+		error = why_set(reason, -STORE_NO_SECRET, "%s: %s", load->name,
+				store_strerror(-STORE_NO_SECRET));
 		why = reason;
 	}
 	if (error) {

@@ -110,7 +110,7 @@ static void listing_pump(struct listing *listing)
 
 static bool is_key_error(int error)
 {
-	return error == -ENOKEY || error == -EKEYREJECTED || error == -EKEYREVOKED;
+	return error == -STORE_NO_SECRET || error == -STORE_WRONG_SECRET || error == -STORE_NO_KEYS;
 }
 
 /* Of the store; or of the key, which among several volumes may fit others. */
@@ -137,7 +137,8 @@ static void unit_fetched(void *context, uint8_t *data, size_t length, int error,
 
 	snapfmt_name(SNAPFMT_MANIFEST, &name->volume, &name->ref, text);
 	if (!error && cryptfmt_is_encrypted(data, length)) {
-		error = why_set(line, -ENOKEY, "%s: %s", text, store_strerror(-ENOKEY));
+		error = why_set(line, -STORE_NO_SECRET, "%s: %s", text,
+				store_strerror(-STORE_NO_SECRET));
 		why = line;
 	}
 	if (!error)

@@ -161,7 +161,7 @@ static void keys_snapshots_listed(struct env_op *op, int64_t result)
 	if (result < 0) {
 		keys_settle(keys, (int)result);
 	} else if (keys->has_snapshots || keys->created) {
-		keys_settle(keys, -EKEYREVOKED);
+		keys_settle(keys, -STORE_NO_KEYS);
 	} else if (!keys->create) {
 		keys_settle(keys, -ENOENT);
 	} else {
@@ -186,7 +186,7 @@ static void keys_loaded(void *context, struct keyring *ring, int error)
 		keys_settle(keys, 0);
 		return;
 	}
-	error = ring->slot_count ? -EKEYREJECTED : 0;
+	error = ring->slot_count ? -STORE_WRONG_SECRET : 0;
 	keyring_free(ring);
 	if (error) {
 		keys_settle(keys, error);
@@ -355,7 +355,7 @@ static void get_opened(struct env_work *work)
 		keys_wait(job);
 		return;
 	}
-	job_finish(job, job->unknown_key ? -EKEYREJECTED : job->result);
+	job_finish(job, job->unknown_key ? -STORE_WRONG_SECRET : job->result);
 }
 
 static void get_work(struct job *job)
@@ -469,6 +469,11 @@ static void crypt_delete(struct store *store, struct env_op *op, const char *nam
 	inner->ops->delete (inner, op, name);
 }
 
+static void crypt_stop(struct store *store)
+{
+	store_stop(crypt_of(store)->inner);
+}
+
 static void crypt_close(struct store *store)
 {
 	struct crypt *crypt = crypt_of(store);
@@ -494,6 +499,7 @@ static const struct store_ops crypt_ops = {
 	.size = crypt_size,
 	.list = crypt_list,
 	.delete = crypt_delete,
+	.stop = crypt_stop,
 	.close = crypt_close,
 };
 

@@ -6,8 +6,8 @@
  * when a volume's first object is put. Format and reasons: protocol/snapshot.md, section 9.
  *
  * Results beside those of store.h:
- *   -EKEYREJECTED  the secret opens none of the volume's keys
- *   -EKEYREVOKED   the volume has snapshots but no keys: they are not encrypted, or the keys were lost
+ *   -STORE_WRONG_SECRET  the secret opens none of the volume's keys
+ *   -STORE_NO_KEYS   the volume has snapshots but no keys: they are not encrypted, or the keys were lost
  *   -EBADMSG       (get) the object is damaged, another one, or not encrypted
  */
 #ifndef OFFSITE_STORE_CRYPT_H

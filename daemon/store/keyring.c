@@ -34,14 +34,14 @@ static int unwrap_by_command(const struct secret *secret, const char *text,
 		return error;
 	length = EVP_DecodeBlock(bytes, (const uint8_t *)output, (int)strlen(output));
 	if (strlen(output) != BASE64_KEY_BYTES - 1 || length < (int)CRYPTFMT_KEY_BYTES)
-		return -EKEYREJECTED;
+		return -STORE_WRONG_SECRET;
 	memcpy(wrapping->bytes, bytes, sizeof(wrapping->bytes));
 	explicit_bzero(bytes, sizeof(bytes));
 	explicit_bzero(output, sizeof(output));
 	return 0;
 }
 
-/* Opens a valid key object. -EKEYREJECTED: not with this secret. */
+/* Opens a valid key object. -STORE_WRONG_SECRET: not with this secret. */
 static int open_slot(const struct secret *secret, const struct cryptfmt_key_wire *wire,
 		     const char *text, struct cipher_key *key)
 {
@@ -50,7 +50,7 @@ static int open_slot(const struct secret *secret, const struct cryptfmt_key_wire
 	int error = 0;
 
 	if (from_be16(wire->method) != secret->method)
-		return -EKEYREJECTED;
+		return -STORE_WRONG_SECRET;
 	switch (secret->method) {
 	case CRYPTFMT_PASSPHRASE:
 		error = cipher_from_passphrase(secret->bytes, secret->length, wire->salt,
@@ -66,7 +66,7 @@ static int open_slot(const struct secret *secret, const struct cryptfmt_key_wire
 		break;
 	}
 	if (!error && !cipher_unwrap(&wrapping, wire, key))
-		error = -EKEYREJECTED;
+		error = -STORE_WRONG_SECRET;
 	explicit_bzero(&wrapping, sizeof(wrapping));
 	return error;
 }
@@ -136,7 +136,7 @@ static void load_open(struct load *load, unsigned i)
 		return;
 	error = open_slot(load->secret, wire, (const char *)(wire + 1), &key.key);
 	if (error) {
-		if (error != -EKEYREJECTED)
+		if (error != -STORE_WRONG_SECRET)
 			load->error = error;
 		return;
 	}

@@ -218,7 +218,7 @@ static int run(const struct secret *secret, const char *action, int input, char 
 		while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 			;
 		if (!error && status)
-			error = -EKEYREJECTED;
+			error = -EBADE;
 	}
 	close(fds[0]);
 	return error;
@@ -243,6 +243,6 @@ int secret_run(const struct secret *secret, const char *action, const char *inpu
 		used--;
 	output[used] = '\0';
 	if (!error && (!used || memchr(output, 0, used)))
-		error = -EKEYREJECTED;
-	return error == -EFBIG ? -EKEYREJECTED : error;
+		error = -EBADE;
+	return error == -EFBIG ? -EBADE : error;
 }

@@ -36,7 +36,7 @@ int secret_open(const struct secret_source *source, struct secret **secret, char
 void secret_free(struct secret *secret); /* NULL is allowed */
 
 /* Runs the command with OFFSITE_KEY_ACTION=action ("wrap" or "unwrap") and input as one line on its
- * standard input; its output without the line's end goes to output, zero-terminated. 0, -EKEYREJECTED if
+ * standard input; its output without the line's end goes to output, zero-terminated. 0, -EBADE if
  * it fails or prints nothing or too much, -ETIMEDOUT after a minute. */
 int secret_run(const struct secret *secret, const char *action, const char *input, char *output,
 	       size_t output_size);

@@ -127,17 +127,13 @@ const char *store_strerror(int error)
 		return "given up: the daemon is stopping";
 	case ENOMEM:
 		return "out of memory";
-	case ENOKEY:
-		return "is encrypted, and no key is given (passphrase file, key file or key "
-		       "command)";
-	case EKEYREJECTED:
-		return "is encrypted with another key: the passphrase, key file or key command "
-		       "given "
-		       "does not open it";
-	case EKEYREVOKED:
-		return "holds snapshots but no keys for them: they were written without "
-		       "encryption, or "
-		       "the objects below keys/ were lost";
+	case STORE_NO_SECRET:
+		return "is encrypted, and no key is given (passphrase file, key file or command)";
+	case STORE_WRONG_SECRET:
+		return "is encrypted with another key: what is given does not open it";
+	case STORE_NO_KEYS:
+		return "holds snapshots but no keys for them: written without encryption, or "
+		       "what lay below keys/ was lost";
 	default:
 		return strerror(error < 0 ? -error : error);
 	}

@@ -10,9 +10,18 @@
 #ifndef OFFSITE_STORE_H
 #define OFFSITE_STORE_H
 
+#include <errno.h>
+
 #include "daemon/io/env.h"
 
 struct store;
+
+/* What an encrypted store's operations may fail with (negated) beside the usual; see crypt.h. */
+enum store_secret_error {
+	STORE_NO_SECRET = ENOANO,   /* it is encrypted, and nothing was given that opens it */
+	STORE_WRONG_SECRET = EBADE, /* what was given does not open it */
+	STORE_NO_KEYS = EBADSLT,    /* it has snapshots but no keys */
+};
 
 struct store_object {
 	const char *name; /* full name */

@@ -325,20 +325,20 @@ static void wrong_key_is_one_line(void **state)
 
 	use_secret(&c, secret_of("wrong"));
 	r = list(w->env, w->repo);
-	assert_int_equal(r.result.error, -EKEYREJECTED);
+	assert_int_equal(r.result.error, -STORE_WRONG_SECRET);
 	assert_non_null(strstr(r.result.why, "encrypted with another key"));
 	assert_int_equal(r.listed, 0);
-	assert_int_equal(create(w->env, w->writer, "").result.error, -EKEYREJECTED);
+	assert_int_equal(create(w->env, w->writer, "").result.error, -STORE_WRONG_SECRET);
 	assert_false(restores(w, "wrong"));
-	assert_int_equal(collect(w->env, w->repo).result.error, -EKEYREJECTED);
+	assert_int_equal(collect(w->env, w->repo).result.error, -STORE_WRONG_SECRET);
 
 	use_secret(&c, NULL);
 	r = list(w->env, w->repo);
-	assert_int_equal(r.result.error, -ENOKEY);
+	assert_int_equal(r.result.error, -STORE_NO_SECRET);
 	assert_non_null(strstr(r.result.why, "no key is given"));
-	assert_int_equal(create(w->env, w->writer, "").result.error, -ENOKEY);
+	assert_int_equal(create(w->env, w->writer, "").result.error, -STORE_NO_SECRET);
 	assert_false(restores(w, "none"));
-	assert_int_equal(collect(w->env, w->repo).result.error, -ENOKEY);
+	assert_int_equal(collect(w->env, w->repo).result.error, -STORE_NO_SECRET);
 	assert_int_equal(w->m->count, count); /* nothing was put, nothing deleted */
 
 	use_secret(&c, secret_of("right"));
@@ -357,8 +357,8 @@ static void plain_repository_is_not_mixed(void **state)
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 	count = w->m->count;
 	use_secret(&c, secret_of("late"));
-	assert_int_equal(list(w->env, w->repo).result.error, -EKEYREVOKED);
-	assert_int_equal(create(w->env, w->writer, "").result.error, -EKEYREVOKED);
+	assert_int_equal(list(w->env, w->repo).result.error, -STORE_NO_KEYS);
+	assert_int_equal(create(w->env, w->writer, "").result.error, -STORE_NO_KEYS);
 	assert_int_equal(w->m->count, count);
 	crypted_end(&c);
 }
@@ -486,7 +486,7 @@ static void the_secret_changes_without_rewriting(void **state)
 	}
 	keyring_free(ring);
 	use_secret(&c, secret_of("old"));
-	assert_int_equal(list(w->env, w->repo).result.error, -EKEYREJECTED);
+	assert_int_equal(list(w->env, w->repo).result.error, -STORE_WRONG_SECRET);
 	use_secret(&c, file_secret(77));
 	assert_true(restores(w, "new"));
 
@@ -576,9 +576,10 @@ static void a_command_wraps(void **state)
 	assert_int_equal(secret_open(&(struct secret_source){.key_command = "exit 3"}, &secret, why,
 				     sizeof(why)),
 			 0);
-	assert_int_equal(secret_run(secret, "wrap", "x", output, sizeof(output)), -EKEYREJECTED);
+	assert_int_equal(secret_run(secret, "wrap", "x", output, sizeof(output)),
+			 -STORE_WRONG_SECRET);
 	use_secret(&c, secret);
-	assert_int_equal(list(w->env, w->repo).result.error, -EKEYREJECTED);
+	assert_int_equal(list(w->env, w->repo).result.error, -STORE_WRONG_SECRET);
 	crypted_end(&c);
 }
 
