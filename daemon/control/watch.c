@@ -90,6 +90,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		take_risk(nv, sample);
 	}
 	sample->store_up = nv->store != NULL;
+	store_counts(nv->store, &sample->store);
 	if (nv->writer) {
 		sample->stored = true;
 		snapshot_writer_status(nv->writer, &sample->writer);

@@ -16,6 +16,7 @@ struct watch_sample {
 	bool replicated; /* replication is filled */
 	bool stored;     /* writer is filled */
 	bool store_up;   /* the store is open */
+	struct store_counts store;
 	struct volume_state state;
 	struct volume_stats stats;
 	uint64_t size_bytes;

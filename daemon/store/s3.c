@@ -15,6 +15,7 @@
 #include "daemon/store/s3_internal.h"
 
 #define POLL_MAX_MS     60000u
+#define PATIENCE_MS     10000u /* beyond it what went well in the end is said too */
 #define SAME_MESSAGE_NS (60ull * 1000000000ull)
 
 /* ---- the thread ------------------------------------------------------------------------------ */
@@ -72,6 +73,43 @@ static void fail(struct s3_op *op, int error)
 	finish(op);
 }
 
+static void count(struct s3_op *op, const struct s3_request *r)
+{
+	struct store_counts *counts = &op->s3->counts;
+
+	pthread_mutex_lock(&op->s3->lock);
+	switch (r->method) {
+	case S3_PUT:
+	case S3_POST:
+		counts->puts++;
+		break;
+	case S3_GET:
+		counts->gets += r->key != NULL;
+		counts->lists += r->key == NULL;
+		break;
+	case S3_HEAD:
+		counts->heads++;
+		break;
+	case S3_DELETE:
+		counts->deletes++;
+		break;
+	}
+	counts->retries += op->tries > 1;
+	pthread_mutex_unlock(&op->s3->lock);
+}
+
+static void count_bytes(struct s3_store *s3, CURL *easy)
+{
+	curl_off_t sent = 0, received = 0;
+
+	curl_easy_getinfo(easy, CURLINFO_SIZE_UPLOAD_T, &sent);
+	curl_easy_getinfo(easy, CURLINFO_SIZE_DOWNLOAD_T, &received);
+	pthread_mutex_lock(&s3->lock);
+	s3->counts.sent_bytes += (uint64_t)sent;
+	s3->counts.received_bytes += (uint64_t)received;
+	pthread_mutex_unlock(&s3->lock);
+}
+
 static void slot_start(struct s3_slot *slot, struct s3_op *op)
 {
 	struct s3_store *s3 = op->s3;
@@ -81,6 +119,8 @@ static void slot_start(struct s3_slot *slot, struct s3_op *op)
 	if (s3_access_expiring(&s3->access))
 		s3_access_refresh(&s3->access);
 	error = s3_op_request(op, &request);
+	if (!error)
+		count(op, &request);
 	if (!error)
 		error = s3_exchange_begin(slot->exchange, &s3->access, &request, slot);
 	if (!error &&
@@ -121,6 +161,7 @@ static void take_ended(struct s3_store *s3)
 		struct s3_slot *slot = s3_exchange_context(x);
 		struct s3_op *op = slot->op;
 
+		count_bytes(s3, message->easy_handle);
 		slot_clear(slot);
 		follow(op, s3_op_answer(op, s3_exchange_end(x, result)));
 	}
@@ -220,13 +261,12 @@ static void say(struct s3_store *s3, const struct s3_op *op)
 {
 	uint64_t now = env_now_ns(s3->store.env);
 
-	if (!op->message[0] ||
-	    (!strcmp(op->message, s3->last_message) && now - s3->last_message_ns < SAME_MESSAGE_NS))
+	if (!strcmp(op->message, s3->last_message) && now - s3->last_message_ns < SAME_MESSAGE_NS)
 		return;
 	memcpy(s3->last_message, op->message, sizeof(s3->last_message));
 	s3->last_message_ns = now;
-	env_log(s3->store.env, ENV_LOG_WARNING, "store s3://%s: %s: %s", s3->url.bucket, op->key,
-		op->message);
+	env_log(s3->store.env, ENV_LOG_WARNING, "store s3://%s: %s: %s%s", s3->url.bucket, op->key,
+		op->result < 0 ? "" : "went well in the end, after: ", op->message);
 }
 
 static void give_page(struct s3_op *op)
@@ -257,7 +297,7 @@ static void op_finished(struct env_task *task)
 		}
 	}
 	result = s3_op->result;
-	if (result < 0)
+	if (s3_op->message[0] && (result < 0 || s3_now_ms() - s3_op->begun_ms > PATIENCE_MS))
 		say(s3, s3_op);
 	s3_op_free(s3_op);
 	s3->under_way--;
@@ -375,6 +415,15 @@ static void s3_stop(struct store *store)
 	set_flag(s3, &s3->stopping);
 }
 
+static void s3_counts(struct store *store, struct store_counts *counts)
+{
+	struct s3_store *s3 = (struct s3_store *)store;
+
+	pthread_mutex_lock(&s3->lock);
+	*counts = s3->counts;
+	pthread_mutex_unlock(&s3->lock);
+}
+
 static void s3_close(struct store *store)
 {
 	struct s3_store *s3 = (struct s3_store *)store;
@@ -392,6 +441,7 @@ static const struct store_ops s3_ops = {
 	.list = s3_list,
 	.delete = s3_delete,
 	.stop = s3_stop,
+	.counts = s3_counts,
 	.close = s3_close,
 };
 

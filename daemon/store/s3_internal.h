@@ -66,7 +66,7 @@ struct s3_op {
 	char message[512]; /* why it failed, for the log */
 	/* the running step's tries; the thread's */
 	unsigned tries;
-	uint64_t first_try_ms, wake_ms;
+	uint64_t first_try_ms, wake_ms, begun_ms;
 	unsigned generation, changes; /* of the access it was sent with; how often that changed */
 	unsigned plain;               /* what it leaves out, see s3_store.plain */
 	char *query;                  /* of the request under way */
@@ -110,9 +110,10 @@ struct s3_store {
 	pthread_t thread;
 	CURLM *multi;
 
-	pthread_mutex_t lock; /* of the next four */
+	pthread_mutex_t lock; /* of the next five */
 	struct s3_op *first, *last;
 	bool ending, stopping;
+	struct store_counts counts;
 
 	/* The thread's. */
 	struct s3_access access;

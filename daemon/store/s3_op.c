@@ -91,6 +91,8 @@ void s3_op_begin(struct s3_op *op)
 	op->plain = op->s3->plain;
 	op->looked = op->type != S3_OP_PUT || (op->plain < 2 && !is_multipart(op));
 	set_step(op, op->looked ? S3_STEP_PLAIN : S3_STEP_LOOK);
+	if (!op->begun_ms)
+		op->begun_ms = s3_now_ms();
 }
 
 /* ---- requests ------------------------------------------------------------------------------------ */
@@ -699,6 +701,7 @@ static enum s3_next failed(struct s3_op *op, const struct s3_answer *a, int erro
 		return abort_ended(op);
 	if (error == -ENOENT && (op->type == S3_OP_PUT || op->type == S3_OP_LIST))
 		error = -EREMOTEIO;
+	op->message[0] = '\0';
 	if (error != -ENOENT && error != -EEXIST)
 		s3_verdict_text(a, error, op->message, sizeof(op->message));
 	return give_up(op, error);
@@ -725,6 +728,7 @@ static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int e
 	end = op->first_try_ms + limit_s * 1000;
 	if (now >= end)
 		return failed(op, a, error);
+	s3_verdict_text(a, error, op->message, sizeof(op->message));
 	pause = jitter(PAUSE_FIRST_MS << doublings);
 	if (pause > PAUSE_MAX_MS)
 		pause = PAUSE_MAX_MS;

@@ -61,6 +61,13 @@ void store_stop(struct store *store)
 		store->ops->stop(store);
 }
 
+void store_counts(struct store *store, struct store_counts *counts)
+{
+	*counts = (struct store_counts){0};
+	if (store && store->ops->counts)
+		store->ops->counts(store, counts);
+}
+
 void store_close(struct store *store)
 {
 	if (store)

@@ -28,9 +28,18 @@ struct store_object {
 	uint64_t size_bytes;
 };
 
+/* What a store has asked its service for since it was opened. */
+struct store_counts {
+	uint64_t puts, gets, heads, lists,
+		deletes;                     /* requests; those of multipart uploads are puts */
+	uint64_t retries;                    /* of these: again after an error */
+	uint64_t sent_bytes, received_bytes; /* bodies */
+};
+
 struct store_ops {
 	/* Stores an object, whole and durable before done(0), or not at all. -EEXIST: the name is
-	 * taken (its content is left alone). Other results: -errno, retryable or not; afterwards the
+	 * taken (its content is left alone; but a service that ignores conditions replaces it, so
+	 * names must not be used twice). Other results: -errno, retryable or not; afterwards the
 	 * object may or may not be there, never in part. iov stays the caller's until done. */
 	void (*put)(struct store *store, struct env_op *op, const char *name,
 		    const struct iovec *iov, unsigned count);
@@ -49,6 +58,8 @@ struct store_ops {
 	/* What is under way ends soon, with an error where it would have taken long; nothing new is
 	 * begun. May be NULL: nothing there takes long. */
 	void (*stop)(struct store *store);
+	/* May be NULL: there is no service. */
+	void (*counts)(struct store *store, struct store_counts *counts);
 	void (*close)(struct store *store); /* nothing under way */
 };
 
@@ -69,6 +80,9 @@ struct store {
 int store_open(struct env *env, const char *url, struct store **store, char *why, size_t why_size);
 void store_stop(struct store *store);
 void store_close(struct store *store);
+
+/* All 0 where the store (may be NULL) has no service. */
+void store_counts(struct store *store, struct store_counts *counts);
 
 bool store_name_valid(const char *name);
 /* One line for an error of a store operation: "no space left in the store", ... */

@@ -9,6 +9,7 @@ every request by itself, and misbehaves by the bucket's name:
   elsewhere   in the region eu-far-1          simple      knows neither CRC32C nor conditions
   ignorant    ignores conditions              disordered  lists in the wrong order
   cutlist     the first page of a list is cut damaging    the first PUT: BadDigest
+  forgetful   does not throw parts away at first
   halfdone    200 with an error in the body   noranges    answers a range with everything
   otherrange  with another range              broken      always 500
   expired     takes only the keys of the instance's second answer
@@ -222,6 +223,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.create() if "uploads" in self.query else self.complete(objects, body)
         if self.command == "DELETE":
             if "uploadId" in self.query:
+                if self.bucket == "forgetful" and self.seen("abort") == 1:
+                    raise Refused(403, "AccessDenied")
                 UPLOADS.pop(self.query["uploadId"], None)
             else:
                 objects.pop(self.key, None)

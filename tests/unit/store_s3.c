@@ -488,6 +488,42 @@ static unsigned uploads(struct world *w, const char *bucket)
 	return count;
 }
 
+/* With CRC32C, which the parts and their list carry then. Small, as the fake counts it in Python. */
+static void parts_carry_checksums(void **state)
+{
+	struct world *w = world_of(state);
+	char *data = large(), *back = malloc(LARGE_BYTES);
+	struct store_counts counts;
+
+	open_bucket(w, "plain", "part-size=5");
+	assert_int_equal(put_bytes(w, "v/packs/sums", data, 5 * 1024 * 1024 + 7), 0);
+	assert_int_equal(get(w, "v/packs/sums", back, LARGE_BYTES, 0), 5 * 1024 * 1024 + 7);
+	assert_memory_equal(data, back, 5 * 1024 * 1024 + 7);
+	store_counts(w->store, &counts);
+	assert_int_equal(counts.puts, 4); /* begin, two parts, end */
+	assert_int_equal(counts.gets, 1);
+	assert_int_equal(counts.heads, 1);
+	assert_int_equal(counts.retries, 0);
+	assert_true(counts.sent_bytes >= 5 * 1024 * 1024 + 7);
+	free(data);
+	free(back);
+}
+
+/* What a process left that was killed while it put an object in parts, more than a day ago. */
+static void sweeps_old_parts(void **state)
+{
+	struct world *w = world_of(state);
+
+	put_large(w, "forgetful", "v/packs/stale-failpart", -EREMOTEIO);
+	assert_int_equal(uploads(w, "forgetful"), 1);
+	for (unsigned i = 0; uploads(w, "forgetful") && i < 50; i++) {
+		open_bucket(w, "forgetful", "");
+		usleep(100000);
+		close_bucket(w);
+	}
+	assert_int_equal(uploads(w, "forgetful"), 0);
+}
+
 static void leaves_no_parts_behind(void **state)
 {
 	struct world *w = world_of(state);
@@ -553,6 +589,8 @@ int main(void)
 		TEST(refuses_wrong_answers),
 		TEST(one_line_of_reason),
 		TEST(puts_large_objects_in_parts),
+		TEST(parts_carry_checksums),
+		TEST(sweeps_old_parts),
 		TEST(leaves_no_parts_behind),
 		TEST(role_of_the_instance),
 		TEST(role_of_the_container),
