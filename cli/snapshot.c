@@ -10,12 +10,16 @@
 #include "cli/client.h"
 #include "cli/format.h"
 #include "cli/local.h"
+#include "daemon/config.h"
+#include "daemon/config_values.h"
 
 const char help_snapshot[] =
 	"Usage: offsite snapshot create VOLUME [--label TEXT] [--no-wait]\n"
 	"       offsite snapshot list VOLUME [--json]\n"
 	"       offsite snapshot list --store URL [VOLUME] [--json]\n"
 	"       offsite snapshot delete VOLUME ID\n"
+	"       offsite --config FILE snapshot forget VOLUME [--dry-run] [--keep-... N]\n"
+	"       offsite snapshot forget --store URL VOLUME --keep-... N [--dry-run]\n"
 	"       offsite snapshot verify VOLUME [ID] [--sample N%]\n"
 	"       offsite snapshot verify --store URL [VOLUME [ID]] [--sample N%]\n"
 	"\n"
@@ -23,6 +27,11 @@ const char help_snapshot[] =
 	"        snapshot; waits until it is stored\n"
 	"list    shows the snapshots, oldest first\n"
 	"delete  deletes a snapshot and every object that no other one needs\n"
+	"forget  deletes what a policy does not keep, and says why each other one stays; "
+	"--dry-run\n"
+	"        only says it. With --config by the volume's own policy, which the daemon applies "
+	"after\n"
+	"        each snapshot, unless a --keep option is given. Safe while the daemon works.\n"
 	"verify  reads back and checks every byte of a snapshot, or of all; exit code 5 if\n"
 	"        anything is damaged or missing\n"
 	"\n"
@@ -30,6 +39,10 @@ const char help_snapshot[] =
 	"ID is a snapshot's id, a unique beginning of it, or 'latest'.\n"
 	"\n"
 	"  --label TEXT   a word to find the snapshot again (up to 63 bytes)\n"
+	"  --dry-run      forget: delete nothing\n"
+	"  --keep-last N, --keep-hourly N, --keep-daily N, --keep-weekly N, --keep-monthly N,\n"
+	"  --keep-yearly N, --keep-within DURATION\n"
+	"                 forget: any of them keeps a snapshot (UTC; weeks from Monday)\n"
 	"  --no-wait      return when the job has started; prints its number\n"
 	"  --sample N%    check a random sample of the chunks\n"
 	"  --store URL    s3://bucket/prefix or file:/directory\n"
@@ -37,10 +50,43 @@ const char help_snapshot[] =
 
 struct options {
 	const char *label, *store;
-	bool no_wait, json;
+	bool no_wait, json, dry_run;
+	struct retention_policy policy;
 	unsigned sample_percent;
 	struct secret_source secret;
 };
+
+enum {
+	KEEP_LAST = 0x130,
+	KEEP_HOURLY,
+	KEEP_DAILY,
+	KEEP_WEEKLY,
+	KEEP_MONTHLY,
+	KEEP_YEARLY,
+	KEEP_WITHIN
+};
+
+/* -1: fine; -2: another option; else the exit code. */
+static int parse_keep(int option, const char *text, struct retention_policy *policy)
+{
+	unsigned *const counts[] = {&policy->last,   &policy->hourly,  &policy->daily,
+				    &policy->weekly, &policy->monthly, &policy->yearly};
+	unsigned long value;
+	const char *wrong;
+	char *end;
+
+	if (option == KEEP_WITHIN) {
+		wrong = config_parse_duration(text, &policy->within_ns);
+		return wrong ? cli_fail(CLI_USAGE, "--keep-within: '%s': %s", text, wrong) : -1;
+	}
+	if (option < KEEP_LAST || option > KEEP_YEARLY)
+		return -2;
+	value = strtoul(text, &end, 10);
+	if (*text < '0' || *text > '9' || *end || end - text > 6)
+		return cli_fail(CLI_USAGE, "--keep...: '%s': not a number (0 to 999999)", text);
+	*counts[option - KEEP_LAST] = (unsigned)value;
+	return -1;
+}
 
 static bool parse_sample(const char *text, unsigned *percent)
 {
@@ -63,6 +109,14 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		{"json", no_argument, NULL, 'j'},
 		{"store", required_argument, NULL, 's'},
 		{"sample", required_argument, NULL, 'p'},
+		{"dry-run", no_argument, NULL, 'd'},
+		{"keep-last", required_argument, NULL, KEEP_LAST},
+		{"keep-hourly", required_argument, NULL, KEEP_HOURLY},
+		{"keep-daily", required_argument, NULL, KEEP_DAILY},
+		{"keep-weekly", required_argument, NULL, KEEP_WEEKLY},
+		{"keep-monthly", required_argument, NULL, KEEP_MONTHLY},
+		{"keep-yearly", required_argument, NULL, KEEP_YEARLY},
+		{"keep-within", required_argument, NULL, KEEP_WITHIN},
 		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
@@ -81,6 +135,9 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		case 'j':
 			options->json = true;
 			break;
+		case 'd':
+			options->dry_run = true;
+			break;
 		case 's':
 			options->store = optarg;
 			break;
@@ -91,6 +148,11 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		default:
 			if (local_secret_option(option, optarg, &options->secret))
 				break;
+			code = parse_keep(option, optarg, &options->policy);
+			if (code == -1)
+				break;
+			if (code >= 0)
+				return code;
 			code = cli_common_option(cli, option, help_snapshot);
 			if (code >= 0)
 				return code;
@@ -471,7 +533,110 @@ static int verify_by_store(int argc, char **argv, const struct options *options)
 	return code;
 }
 
-/* ---- the four verbs ------------------------------------------------------------------------------ */
+/* ---- forget ------------------------------------------------------------------------------------- */
+
+static void forget_each(void *context, const struct snapshot_info *info, bool keep, const char *why)
+{
+	char id[ID128_TEXT_BYTES];
+
+	id128_format(&info->id, id);
+	printf("%-4s  %.12s  %s  %s%s%s\n", keep ? "keep" : "go", id,
+	       format_time(info->created_ns).text, why, *why && *info->label ? "; " : "",
+	       info->label);
+}
+
+static int forget_volume(struct local *local, const struct snapshot_info *volume, void *context)
+{
+	const struct options *options = context;
+	struct snapshot_repo *repo = snapshot_repo_new(local->store, &volume->volume);
+	struct local_run run = {.done = false};
+	int code;
+
+	if (!repo)
+		return cli_fail(CLI_FAILED, "out of memory");
+	snapshot_forget(repo, &options->policy, options->dry_run, forget_each, local_run_done,
+			&run);
+	code = local_wait(local, &run);
+	if (!code && !options->dry_run)
+		printf("%s: %s freed, %llu objects\n", volume->volume_name,
+		       format_bytes((double)run.result.freed_bytes).text,
+		       (unsigned long long)run.result.deleted_objects);
+	snapshot_repo_free(repo);
+	return code;
+}
+
+static bool policy_given(const struct retention_policy *policy)
+{
+	const struct retention_policy none = {.last = 0};
+
+	return memcmp(policy, &none, sizeof(none)) != 0;
+}
+
+static int forget_in(const char *volume, struct options *options)
+{
+	struct local local;
+	int code = local_open_env(&local);
+
+	if (!code)
+		code = local_open_store(&local, options->store, &options->secret);
+	if (!code)
+		code = each_volume(&local, volume, forget_volume, options);
+	local_close(&local);
+	return code;
+}
+
+/* Store, secret and policy as the volume's section of the configuration has them. */
+static int forget_by_config(struct cli *cli, const char *volume, struct options *options)
+{
+	char *errors = NULL;
+	struct config *config = config_load(cli->config, &errors);
+	const struct config_volume *c = NULL;
+	int code;
+
+	if (!config)
+		fputs(errors ? errors : "offsite: out of memory\n", stderr);
+	free(errors);
+	if (!config)
+		return CLI_USAGE;
+	for (unsigned i = 0; i < config->volume_count; i++)
+		if (!strcmp(config->volumes[i].name, volume))
+			c = &config->volumes[i];
+	if (!c || !c->store) {
+		code = cli_fail(CLI_FAILED, "volume %s: %s %s", volume,
+				c ? "no store is configured in" : "not in", cli->config);
+		config_free(config);
+		return code;
+	}
+	options->store = c->store;
+	options->secret = (struct secret_source){c->store_passphrase_file, c->store_key_file,
+						 c->store_key_command};
+	if (!policy_given(&options->policy))
+		options->policy = (struct retention_policy){
+			c->keep_last,    c->keep_hourly, c->keep_daily,     c->keep_weekly,
+			c->keep_monthly, c->keep_yearly, c->keep_within_ns,
+		};
+	code = policy_given(&options->policy)
+		       ? forget_in(volume, options)
+		       : cli_fail(CLI_USAGE, "volume %s: no keep-... in %s: all snapshots stay",
+				  volume, cli->config);
+	config_free(config);
+	return code;
+}
+
+static int snapshot_forget_cmd(struct cli *cli, int argc, char **argv, struct options *options)
+{
+	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+		return CLI_USAGE;
+	if (!options->store && !cli->config)
+		return cli_fail(CLI_USAGE, "forget: --store URL, or --config FILE, expected");
+	if (!options->store)
+		return forget_by_config(cli, argv[optind], options);
+	if (!policy_given(&options->policy))
+		return cli_fail(CLI_USAGE, "forget: a --keep option is missing; try --help");
+	return forget_in(argv[optind], options);
+}
+
+/* ---- the verbs ------------------------------------------------------------------------------ */
 
 int cmd_snapshot(struct cli *cli, int argc, char **argv)
 {
@@ -482,7 +647,8 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (code >= 0)
 		return code;
 	if (optind == argc)
-		return cli_fail(CLI_USAGE, "create, list, delete or verify expected; try --help");
+		return cli_fail(CLI_USAGE,
+				"create, list, delete, forget or verify expected; try --help");
 	verb = argv[optind++];
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
@@ -490,12 +656,15 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (!strcmp(verb, "verify"))
 		return options.store ? verify_by_store(argc, argv, &options)
 				     : verify_by_daemon(cli, argc, argv, &options);
+	if (!strcmp(verb, "forget"))
+		return snapshot_forget_cmd(cli, argc, argv, &options);
 	if (options.store)
-		return cli_fail(CLI_USAGE, "--store: only with list and verify");
+		return cli_fail(CLI_USAGE, "--store: only with list, forget and verify");
 	if (!strcmp(verb, "create"))
 		return snapshot_create_cmd(cli, argc, argv, &options);
 	if (!strcmp(verb, "delete"))
 		return snapshot_delete_cmd(cli, argc, argv);
-	return cli_fail(CLI_USAGE, "snapshot %s: unknown; create, list, delete or verify expected",
+	return cli_fail(CLI_USAGE,
+			"snapshot %s: unknown; create, list, delete, forget or verify expected",
 			verb);
 }

@@ -69,9 +69,11 @@ struct config_volume {
 	char *store_key_file;        /* store-key-file: ... or this does ... */
 	char *store_key_command;     /* store-key-command: ... or this; at most one is set */
 	uint64_t snapshot_every_ns;  /* snapshot-every; 0: never */
-	unsigned keep_last;          /* keep-last; 0: all */
-	int compression_level;       /* compression-level: zstd */
-	char *description;           /* shown to NBD clients */
+	unsigned keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* keep-... */
+	uint64_t keep_within_ns;                                                  /* keep-within */
+	unsigned keep_last;    /* keep-last; 0: all */
+	int compression_level; /* compression-level: zstd */
+	char *description;     /* shown to NBD clients */
 };
 
 struct config {

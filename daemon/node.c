@@ -97,7 +97,7 @@ static void open_repo(struct volume_slot *slot)
 	struct snapshot_writer_config config = {
 		.node_name = v->node->config->node.name,
 		.zstd_level = v->config->compression_level,
-		.keep_last = v->config->keep_last,
+		.policy = node_policy(v->config),
 		.rate = v->config->snapshot_rate,
 	};
 

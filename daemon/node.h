@@ -136,4 +136,18 @@ static inline struct secret_source node_store_secret(const struct config_volume 
 				      config->store_key_command};
 }
 
+/* Which of a volume's snapshots stay. */
+static inline struct retention_policy node_policy(const struct config_volume *config)
+{
+	return (struct retention_policy){
+		.last = config->keep_last,
+		.hourly = config->keep_hourly,
+		.daily = config->keep_daily,
+		.weekly = config->keep_weekly,
+		.monthly = config->keep_monthly,
+		.yearly = config->keep_yearly,
+		.within_ns = config->keep_within_ns,
+	};
+}
+
 #endif

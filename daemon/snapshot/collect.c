@@ -35,6 +35,8 @@ struct collect {
 	struct snapshot_repo *repo;
 	struct id128 delete_id; /* zero: none */
 	unsigned keep;          /* 0: no pruning */
+	struct id128 *forget;   /* those to go if all others can be read; NULL: none */
+	size_t forget_count;
 	void (*done)(void *context, const struct snapshot_result *result);
 	void *context;
 	struct snapshot_result result;
@@ -61,6 +63,7 @@ static void collect_finish(struct collect *c)
 	c->repo->under_way--;
 	names_free(&c->names);
 	free(c->doomed);
+	free(c->forget);
 	free(c->needed);
 	c->done(c->context, &c->result);
 	free(c);
@@ -248,8 +251,18 @@ static void needed_begin(struct collect *c)
 	names_list(c->repo->store, &c->repo->volume, needed_listed, c);
 }
 
+static bool is_forgotten(const struct collect *c, const struct snapfmt_ref *ref)
+{
+	for (size_t i = 0; i < c->forget_count; i++)
+		if (id128_equal(&c->forget[i], &ref->snapshot))
+			return true;
+	return false;
+}
+
 static void manifests_next(struct collect *c)
 {
+	while (c->checking && c->next < c->stop && is_forgotten(c, &c->names.refs[c->next]))
+		c->next++;
 	if (c->next < c->stop) {
 		manifest_load(c->repo->store, &c->repo->volume, &c->names.refs[c->next++],
 			      manifest_loaded, c);
@@ -259,8 +272,9 @@ static void manifests_next(struct collect *c)
 		garbage_list(c, SNAPFMT_PACK);
 		return;
 	}
-	for (size_t i = 0; i + c->keep < c->names.count; i++)
-		doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
+	for (size_t i = 0; i < c->names.count; i++)
+		if (is_forgotten(c, &c->names.refs[i]) || (c->keep && i + c->keep < c->names.count))
+			doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
 	delete_all(c, needed_begin);
 }
 
@@ -280,10 +294,12 @@ static void first_listed(void *context, struct names *names, int error, const ch
 	*names = (struct names){NULL, NULL, 0};
 	if (c->names.count)
 		c->sequence_max = c->names.refs[c->names.count - 1].sequence;
-	if (c->keep) {
+	if (c->keep || c->forget_count) {
 		c->checking = true;
 		c->stop = c->names.count;
-		c->next = c->stop > c->keep ? c->stop - c->keep : c->stop;
+		c->next = c->keep && c->stop > c->keep ? c->stop - c->keep : 0;
+		if (c->keep && c->stop <= c->keep)
+			c->next = c->stop;
 		manifests_next(c);
 		return;
 	}
@@ -308,6 +324,22 @@ void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsi
 	if (delete_id)
 		c->delete_id = *delete_id;
 	c->keep = keep;
+	c->done = done;
+	c->context = context;
+	repo->under_way++;
+	names_list(repo->store, &repo->volume, first_listed, c);
+}
+
+void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count,
+		    void (*done)(void *context, const struct snapshot_result *result),
+		    void *context)
+{
+	struct collect *c = must_alloc(sizeof(*c));
+
+	c->repo = repo;
+	c->forget = must_alloc(count * sizeof(*ids));
+	c->forget_count = count;
+	memcpy(c->forget, ids, count * sizeof(*ids));
 	c->done = done;
 	c->context = context;
 	repo->under_way++;

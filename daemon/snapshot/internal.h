@@ -199,6 +199,11 @@ void inventory_check(struct store *store, const struct manifest *manifest,
 
 /* ---- collect.c ---- */
 
+/* Deletes these snapshots, after all others were found readable, then what nothing needs. */
+void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count,
+		    void (*done)(void *context, const struct snapshot_result *result),
+		    void *context);
+
 /* Deletes the refs given (may be NULL), then what nothing needs. keep: as in keep_last; 0: no. */
 void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsigned keep,
 		 void (*done)(void *context, const struct snapshot_result *result), void *context);

@@ -20,6 +20,8 @@
  */
 #include "daemon/snapshot/seal.h"
 
+#include "daemon/snapshot/retention.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -416,11 +418,22 @@ static void pruned(void *context, const struct snapshot_result *result)
 	seal_advance(w);
 }
 
+static bool only_last(const struct retention_policy *policy)
+{
+	struct retention_policy others = *policy;
+
+	others.last = 0;
+	return policy->last && retention_is_empty(&others);
+}
+
 static void prune(struct snapshot_writer *w)
 {
 	if (w->prune && !w->freed) {
 		w->waiting++;
-		collect_run(w->repo, NULL, w->keep_last, pruned, w);
+		if (only_last(&w->policy)) /* names are enough */
+			collect_run(w->repo, NULL, w->policy.last, pruned, w);
+		else
+			snapshot_forget(w->repo, &w->policy, false, NULL, pruned, w);
 	}
 	seal_advance(w);
 }
@@ -472,7 +485,8 @@ static void confirmed(void *context, struct names *names, int error, const char 
 	}
 	note_success(w);
 	set_phase(w, SEAL_PRUNE);
-	w->prune = w->keep_last && names->count > w->keep_last;
+	w->prune = !retention_is_empty(&w->policy) &&
+		   (!only_last(&w->policy) || names->count > w->policy.last);
 	if (w->leftover) {
 		w->waiting++;
 		inventory_check(w->repo->store, w->leftover, leftover_counted, w);
@@ -702,7 +716,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	if (w->pack_bytes > PACK_BYTES_MAX)
 		w->pack_bytes = PACK_BYTES_MAX;
 	w->zstd_level = config->zstd_level ? config->zstd_level : 1;
-	w->keep_last = config->keep_last;
+	w->policy = config->policy;
 	snprintf(w->node_name, sizeof(w->node_name), "%s",
 		 config->node_name ? config->node_name : "");
 	w->pool = buf_pool_new(counts);

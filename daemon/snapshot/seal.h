@@ -96,7 +96,7 @@ struct snapshot_writer {
 	char node_name[SNAPSHOT_NAME_MAX];
 	uint64_t pack_bytes;
 	int zstd_level;
-	unsigned keep_last;
+	struct retention_policy policy;
 	struct rate_limit rate;
 	struct env_timer rate_timer; /* packs may be put again */
 
@@ -120,7 +120,7 @@ struct snapshot_writer {
 	struct names names; /* while looking for the base */
 	size_t candidate;
 	struct manifest *leftover; /* of this node, never confirmed: not to be relied on */
-	bool prune;                /* there are more than keep_last */
+	bool prune;                /* there are some that may go */
 	struct manifest *next;     /* the one being written */
 
 	uint64_t cursor; /* page number; smaller ones were opened */

@@ -86,6 +86,20 @@ void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
 		     void (*done)(void *context, const struct snapshot_result *result),
 		     void *context);
 
+/* Which snapshots stay; each rule 0: none of it. All 0: all stay. See retention.c. */
+struct retention_policy {
+	unsigned last, hourly, daily, weekly, monthly, yearly;
+	uint64_t within_ns; /* those not older than that */
+};
+
+/* Deletes what the policy does not keep, and what nothing needs then; dry_run: only says so. each() (may
+ * be NULL) is told every snapshot, oldest first, before anything is deleted. If one of those to be kept
+ * cannot be read, nothing is deleted. */
+void snapshot_forget(
+	struct snapshot_repo *repo, const struct retention_policy *policy, bool dry_run,
+	void (*each)(void *context, const struct snapshot_info *info, bool keep, const char *why),
+	void (*done)(void *context, const struct snapshot_result *result), void *context);
+
 /* Deletes nothing but what is unreferenced (after interrupted runs). */
 void snapshot_collect(struct snapshot_repo *repo,
 		      void (*done)(void *context, const struct snapshot_result *result),
@@ -153,10 +167,10 @@ struct snapshot_writer;
 
 struct snapshot_writer_config {
 	const char *node_name;
-	uint64_t pack_bytes;       /* target size of a pack; 0: 16 MiB */
-	int zstd_level;            /* 0: 1 */
-	unsigned keep_last;        /* delete older ones after each success; 0: keep all */
-	struct rate_schedule rate; /* of what is put, a pack at a time */
+	uint64_t pack_bytes;            /* target size of a pack; 0: 16 MiB */
+	int zstd_level;                 /* 0: 1 */
+	struct retention_policy policy; /* applied after each success */
+	struct rate_schedule rate;      /* of what is put, a pack at a time */
 };
 
 struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,

@@ -77,6 +77,7 @@ static void choose_options(struct world *world)
 	o->suspend = world_chance(world, 20);
 	o->detach = world_chance(world, 40);
 	o->encrypted = world->seed % 3 == 0;
+	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
 
 /* A file without a name, with the same content for all seeds. */
@@ -134,6 +135,7 @@ static void make_config(struct world *world, unsigned index)
 		.store = (char *)WORLD_STORE,
 		.store_key_file = (char *)(uintptr_t)world->key_file,
 		.keep_last = o->keep_last,
+		.keep_within_ns = o->keep_within_ns,
 		.detach_on_error = o->detach,
 		.compression_level = 1,
 	};

@@ -59,6 +59,7 @@ struct world_options { /* of one seed */
 	uint64_t staging_max_bytes, preserve_max_bytes, send_queue_max_bytes;
 	uint64_t final_cut_max_bytes;
 	unsigned keep_last;
+	uint64_t keep_within_ns;
 	bool encrypted; /* what the store gets */
 	uint64_t max_lag_bytes, max_lag_ns;
 	unsigned latency_percent;

@@ -113,11 +113,11 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("promote", 2, "VOLUME expected");
 	expect("connect pgdata --force", 2, "force");
 	expect("connect pgdata --json", 2, "only with --dry-run");
-	expect("snapshot", 2, "create, list, delete or verify expected");
+	expect("snapshot", 2, "create, list, delete, forget or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
 	expect("snapshot delete pgdata", 2, "VOLUME ID expected");
-	expect("snapshot create pgdata --store file:/x", 2, "--store: only with list and verify");
+	expect("snapshot create pgdata --store file:/x", 2, "--store: only with list, forget and verify");
 	expect("snapshot verify pgdata --sample 0%", 2, "--sample: '0%'");
 	expect("snapshot verify pgdata --sample 101", 2, "--sample");
 	expect("snapshot verify pgdata --sample 5%x", 2, "--sample");
@@ -133,6 +133,10 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("config check", 2, "expected");
 	expect("config check nosuch.conf", 2, "nosuch.conf");
 	expect("keygen a b", 2, "too many");
+	expect("snapshot forget v", 2, "--store URL, or --config FILE");
+	expect("snapshot forget --store file:/x v", 2, "--keep option is missing");
+	expect("snapshot forget --store file:/x v --keep-daily x", 2, "not a number");
+	expect("snapshot forget --store file:/x v --keep-within x", 2, "--keep-within");
 	expect("key", 2, "list, add, remove or renew");
 	expect("key list", 2, "--store URL is missing");
 	expect("key list --store file:/nowhere", 2, "--passphrase-file");

@@ -308,7 +308,7 @@ static void write_elsewhere_now(struct memory_store *m, const char *name)
 static void two_writers_at_once(void **state)
 {
 	struct world *w = world_of(state);
-	struct snapshot_writer_config config = {.node_name = "other", .keep_last = 1};
+	struct snapshot_writer_config config = {.node_name = "other", .policy = {.last = 1}};
 	struct volume *other;
 	struct meddler d = {.w = w, .on = true};
 

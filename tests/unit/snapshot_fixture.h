@@ -687,7 +687,8 @@ static struct waited list(struct env *env, struct snapshot_repo *repo)
 	return w;
 }
 
-static struct waited delete (struct env *env, struct snapshot_repo *repo, const struct id128 *id)
+static inline struct waited delete (struct env *env, struct snapshot_repo *repo,
+				    const struct id128 *id)
 {
 	struct waited w = {.done = false};
 
@@ -705,8 +706,8 @@ static struct waited collect(struct env *env, struct snapshot_repo *repo)
 	return w;
 }
 
-static struct waited restore(struct env *env, struct snapshot_repo *repo, const struct id128 *id,
-			     struct snapshot_target *target)
+static inline struct waited restore(struct env *env, struct snapshot_repo *repo,
+				    const struct id128 *id, struct snapshot_target *target)
 {
 	struct waited w = {.done = false};
 
@@ -715,8 +716,8 @@ static struct waited restore(struct env *env, struct snapshot_repo *repo, const 
 	return w;
 }
 
-static struct waited restore_file(struct env *env, struct snapshot_repo *repo,
-				  const struct id128 *id, const char *path, bool overwrite)
+static inline struct waited restore_file(struct env *env, struct snapshot_repo *repo,
+					 const struct id128 *id, const char *path, bool overwrite)
 {
 	struct snapshot_target *target;
 	char why[256] = "";
@@ -749,7 +750,7 @@ struct world {
 static void world_volume(struct world *w, uint64_t size, unsigned keep_last, uint64_t pack_bytes)
 {
 	struct snapshot_writer_config config = {
-		.node_name = "node", .keep_last = keep_last, .pack_bytes = pack_bytes};
+		.node_name = "node", .policy = {.last = keep_last}, .pack_bytes = pack_bytes};
 
 	w->v = fake_volume(w->env, size, 0x11);
 	w->m = memory_store(w->env);

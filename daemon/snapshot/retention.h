@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * retention: which snapshots a policy keeps, and why. A pure decision over a list; who deletes is
+ * snapshot_forget().
+ */
+#ifndef OFFSITE_SNAPSHOT_RETENTION_H
+#define OFFSITE_SNAPSHOT_RETENTION_H
+
+#include "daemon/snapshot/snapshot.h"
+
+struct retention_verdict {
+	bool keep;
+	char why[128]; /* "newest, daily 1 of 7"; "" if it goes */
+};
+
+/* No rule at all: everything is kept. */
+bool retention_is_empty(const struct retention_policy *policy);
+
+/* infos: ascending by sequence; verdicts: as many. The newest one is kept whatever the policy says. */
+void retention_decide(const struct retention_policy *policy, const struct snapshot_info *infos,
+		      size_t count, uint64_t now_ns, struct retention_verdict *verdicts);
+
+#endif

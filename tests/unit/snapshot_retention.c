@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which snapshots a policy keeps, against dates worked out by hand; and deleting the others. */
+#include "tests/unit/snapshot_fixture.h"
+
+#include <stdio.h>
+
+#include "daemon/snapshot/retention.h"
+
+#define SECOND UINT64_C(1000000000)
+#define HOUR   (3600 * SECOND)
+#define DAY    (24 * HOUR)
+#define NOW    (UINT64_C(1767225600) * SECOND) /* Thursday, 2026-01-01 00:00:00 UTC */
+
+/* Snapshots so many hours before NOW, oldest first; those kept as a string of their places. */
+static const char *kept(const struct retention_policy *policy, const unsigned *hours_ago,
+			unsigned count)
+{
+	static char text[256];
+	struct snapshot_info infos[16] = {{.sequence = 0}};
+	struct retention_verdict verdicts[16];
+	size_t used = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		infos[i].created_ns = NOW - hours_ago[i] * HOUR;
+	retention_decide(policy, infos, count, NOW, verdicts);
+	text[0] = '\0';
+	for (unsigned i = 0; i < count; i++) {
+		assert_int_equal(verdicts[i].keep, verdicts[i].why[0] != 0);
+		if (verdicts[i].keep)
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%u",
+						 used ? " " : "", hours_ago[i]);
+	}
+	return text;
+}
+
+#define KEPT(expected, policy_, ...)                                                        \
+	do {                                                                                \
+		static const unsigned hours[] = {__VA_ARGS__};                              \
+		const struct retention_policy policy = policy_;                             \
+		assert_string_equal(kept(&policy, hours, sizeof(hours) / sizeof(hours[0])), \
+				    expected);                                              \
+	} while (0)
+#define POLICY(...) ((struct retention_policy){__VA_ARGS__})
+
+static void rules(void **state)
+{
+	KEPT("5 4 3 2 1", POLICY(.last = 0), 5, 4, 3, 2, 1);
+	KEPT("2 1", POLICY(.last = 2), 5, 4, 3, 2, 1);
+	/* 1 hour ago is Wednesday 31st 23:00; 24 hours ago the 31st 00:00; 25 the 30th. */
+	KEPT("25 1", POLICY(.daily = 2), 72, 49, 30, 25, 24, 1);
+	KEPT("49 25 1", POLICY(.daily = 3), 72, 50, 49, 30, 25, 24, 1);
+	/* The week began on Monday the 29th: 72 hours ago is its first hour, 73 the week before. */
+	KEPT("73 1", POLICY(.weekly = 2), 300, 74, 73, 72, 1);
+	/* December had 744 hours: 745 hours ago is November. */
+	KEPT("745 1", POLICY(.monthly = 2), 800, 746, 745, 744, 1);
+	KEPT("8761 1", POLICY(.yearly = 5), 9000, 8761, 8760, 1);
+	KEPT("2 1", POLICY(.hourly = 2), 3, 2, 1);
+	KEPT("2 1", POLICY(.within_ns = 2 * HOUR), 4, 3, 2, 1);
+	/* The newest stays, however old; periods without any do not count. */
+	KEPT("5000", POLICY(.within_ns = HOUR), 6000, 5000);
+	KEPT("9000 5000 1", POLICY(.daily = 3), 9000, 5000, 1);
+	/* Any rule keeps. */
+	KEPT("745 25 2 1", POLICY(.last = 2, .daily = 2, .monthly = 2), 746, 745, 26, 25, 2, 1);
+}
+
+static void reasons_are_told(void **state)
+{
+	struct snapshot_info infos[2] = {{.created_ns = NOW - DAY}, {.created_ns = NOW}};
+	const struct retention_policy policy = {.last = 1, .daily = 7, .within_ns = HOUR};
+	struct retention_verdict verdicts[2];
+
+	retention_decide(&policy, infos, 2, NOW, verdicts);
+	assert_string_equal(verdicts[0].why, "daily 2 of 7");
+	assert_string_equal(verdicts[1].why, "newest, last 1 of 1, daily 1 of 7, within");
+}
+
+/* ---- deleting ---------------------------------------------------------------------------------- */
+
+static unsigned told_kept, told_going;
+
+static void told(void *context, const struct snapshot_info *info, bool keep, const char *why)
+{
+	assert_int_equal(keep, *why != '\0');
+	*(keep ? &told_kept : &told_going) += 1;
+}
+
+static struct waited forget(struct world *w, const struct retention_policy *policy, bool dry_run)
+{
+	struct waited f = {.done = false};
+
+	told_kept = told_going = 0;
+	snapshot_forget(w->repo, policy, dry_run, told, waited_done, &f);
+	env_run_until(w->env, &f.done);
+	return f;
+}
+
+static void what_is_not_kept_goes(void **state)
+{
+	struct world *w = world_of(state);
+	const struct retention_policy policy = {.last = 2, .yearly = 1};
+	struct waited f;
+	unsigned count;
+
+	world_volume(w, 16 << 20, 0, 1 << 20);
+	for (unsigned i = 0; i < 5; i++) {
+		fake_fill(w->v, i, i);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	}
+	count = w->m->count;
+	f = forget(w, &policy, true);
+	assert_int_equal(f.result.error, 0);
+	assert_int_equal(told_kept, 2);
+	assert_int_equal(told_going, 3);
+	assert_int_equal(w->m->count, count);
+
+	/* What is to stay cannot be read: nothing goes. */
+	for (unsigned i = 0, n = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/snapshots/") && ++n == 5)
+			w->m->objects[i].data[w->m->objects[i].size - 1] ^= 1;
+	f = forget(w, &policy, false);
+	assert_int_equal(f.result.error, -EBADMSG);
+	assert_int_equal(w->m->count, count);
+	for (unsigned i = 0, n = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/snapshots/") && ++n == 5)
+			w->m->objects[i].data[w->m->objects[i].size - 1] ^= 1;
+
+	f = forget(w, &policy, false);
+	assert_string_equal(f.result.why, "");
+	assert_true(f.result.deleted_objects >= 3);
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_int_equal(collect(w->env, w->repo).result.deleted_objects, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(rules),
+		cmocka_unit_test(reasons_are_told),
+		ON_BOTH(what_is_not_kept_goes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
