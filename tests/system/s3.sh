@@ -168,6 +168,30 @@ gateway_restarts() {
 	ok goes_on_when_the_service_does
 }
 
+# The daemon is killed while it uploads: the next snapshot is whole, and what was left behind is collected.
+killed_in_the_middle() {
+	node_b "s3://$bucket/killed?endpoint=$S3_ENDPOINT&connections=2" 128
+	off b snapshot create v --no-wait >/dev/null || die "create"
+	a_pack_there() { s3_curl GET "/$bucket?list-type=2&prefix=killed" | grep -q /packs/; }
+	wait_for 30 "the first pack" a_pack_there
+	kill9 b
+	start b
+	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	off b snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	[ "$(off b snapshot list v --json | jq '.snapshots | length')" = 1 ] || die "not one snapshot"
+	off b snapshot create v >/dev/null || die "second"
+	off b snapshot delete v "$(off b snapshot list v --json | jq -r '.snapshots[0].id')" >"$dir/out" 2>&1 ||
+		die "delete: $(cat "$dir/out")"
+	stop b
+	attempts=$(s3_curl GET "/$bucket?list-type=2&prefix=killed" | grep -o '/packs/[0-9a-f]*-[0-9a-f]*' |
+		sort -u | wc -l)
+	[ "$attempts" = 1 ] || die "packs of $attempts attempts are left"
+	"$build/offsite" restore --store "s3://$bucket/killed?endpoint=$S3_ENDPOINT" --to "$dir/b.back" \
+		>"$dir/out" 2>&1 || die "$(cat "$dir/out")"
+	cmp "$dir/b.img" "$dir/b.back" || die "restored otherwise"
+	ok killed_in_the_middle
+}
+
 # While the service is away a snapshot fails with a reason, and the daemon stops without waiting for it.
 service_away() {
 	node_b "s3://$bucket/away?endpoint=$S3_ENDPOINT" 8
@@ -193,4 +217,5 @@ part ways_to_the_bucket
 part class_and_tags
 part encrypted_by_the_service
 part gateway_restarts
+part killed_in_the_middle
 part service_away

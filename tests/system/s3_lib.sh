@@ -57,12 +57,21 @@ s3_conf() {
 	END
 }
 
-s3_spawn() { # NAME COMMAND...: a session of its own, ended with the test
+s3_spawn() { # NAME COMMAND...: a session of its own, ended by s3_down
 	local name=$1
 	shift
 	setsid "$@" >"log/$name.out" 2>&1 </dev/null &
 	echo $! >"run/$name.pid"
-	at_end "kill -KILL $! 2>/dev/null"
+	disown
+}
+
+# Whatever part of the test started it last. Only what runs in our folder: a number may be another's by now.
+s3_down() {
+	local name pid
+	for name in rgw osd mon; do
+		pid=$(cat "$dir/ceph/run/$name.pid" 2>/dev/null) || continue
+		[ "$(readlink "/proc/$pid/cwd")" = "$dir/ceph" ] && kill -KILL "$pid"
+	done
 }
 
 s3_curl() { # METHOD PATH ARGS...
@@ -73,7 +82,10 @@ s3_curl() { # METHOD PATH ARGS...
 		--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" "$S3_ENDPOINT$path" "$@"
 }
 s3_answers() { [ "$(s3_curl GET / -o /dev/null -w '%{http_code}')" = 200 ]; }
-s3_start() { (cd "$dir/ceph" && s3_spawn rgw radosgw -n client.rgw -c ceph.conf -f) && wait_for 30 radosgw s3_answers; }
+s3_start() {
+	(cd "$dir/ceph" && s3_spawn rgw radosgw -n client.rgw -c ceph.conf -f)
+	wait_for 30 radosgw s3_answers
+}
 s3_kill() { kill -KILL "$(cat "$dir/ceph/run/rgw.pid")"; }
 s3_osd_up() { ceph -c ceph.conf osd stat 2>/dev/null | grep -q ' 1 up'; }
 
@@ -116,6 +128,7 @@ s3_up() {
 	S3_CA=$dir/ceph/tls.crt
 	bucket=offsite-test
 	mkdir -p "$dir/ceph"
+	at_end s3_down
 	pushd "$dir/ceph" >/dev/null || die "no folder"
 	s3_cluster
 	popd >/dev/null || die "no folder"
