@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "daemon/hook.h"
-#include "daemon/mutate.h"
 #include "daemon/replication/sink.h"
 
 /* A promotion that waits for its fence. */
@@ -158,7 +157,7 @@ static void new_history(struct node_volume *v, struct volume_generations *genera
 	struct replication_status peer;
 	struct id128 old = generations->current;
 
-	if (!v->replication || id128_is_zero(&old) || MUTATE(promote_same_history))
+	if (!v->replication || id128_is_zero(&old))
 		return;
 	replication_get_status(v->replication, &peer);
 	if (node_is_connected(&peer))

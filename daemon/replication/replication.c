@@ -353,6 +353,12 @@ int replication_resume(struct replication *r, char *why, size_t why_size)
 {
 	struct source_status source;
 
+	if (volume_leans(r->volume)) {
+		snprintf(why, why_size,
+			 "volume %s: its content is at the peer: nothing goes on without it",
+			 volume_name(r->volume));
+		return -EPERM;
+	}
 	source_get_status(r->source, &source);
 	if (!source.waiting) {
 		snprintf(why, why_size, "volume %s: its requests do not wait for the peer",

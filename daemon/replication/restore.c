@@ -191,10 +191,40 @@ static void want(struct replication *r, int (*give_up)(struct replication *, cha
 	replication_retry(r);
 }
 
+/* What may be the last good copy is not given up for a peer that has nothing to give, as far as it was
+ * heard. */
+static int peer_can_give(struct replication *r, char *why, size_t why_size)
+{
+	const struct hello *peer = &r->peer;
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if ((state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED) ||
+	    id128_is_zero(&state.generations.current))
+		return 0;
+	if (!peer->node[0])
+		snprintf(why, why_size,
+			 "volume %s: the peer was not heard since the start: nothing was given up; "
+			 "connect first",
+			 volume_name(r->volume));
+	else if (id128_is_zero(&peer->current) || peer->flags & (HELLO_WANTS | HELLO_LEANS) ||
+		 (peer->disk != VOLUME_DISK_UPTODATE && peer->disk != VOLUME_DISK_OUTDATED))
+		snprintf(why, why_size,
+			 "volume %s: peer %s has no content to give: nothing was given up",
+			 volume_name(r->volume), peer->node);
+	else
+		return 0;
+	return -EPERM;
+}
+
 static int give_up_all(struct replication *r, char *why, size_t why_size)
 {
+	int error = peer_can_give(r, why, why_size);
+
+	if (error)
+		return error;
 	r->gives_up = (struct id128){};
-	int error = give_up_content(r, why, why_size);
+	error = give_up_content(r, why, why_size);
 	/* Not before: without its log, content that is half applied would pass for good. */
 	if (!error)
 		sink_discard(r->sink);

@@ -428,7 +428,7 @@ void world_resume(struct world *world)
 	if (v == NULL)
 		return;
 	world_status(world, world->primary, &status);
-	if (!status.waiting)
+	if (!status.waiting || world_leans(world, world->primary))
 		return;
 	world->must_wait = false;
 	world->resumes++;

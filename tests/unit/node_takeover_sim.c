@@ -142,6 +142,28 @@ static void one_that_died_without_a_word_is_replaced_in_two_seconds(void **state
 	assert_int_equal(role(&b), VOLUME_PRIMARY);
 }
 
+/* Also when nobody wrote after the promotion, and whoever starts last. */
+static void the_one_that_was_replaced_steps_down(void **state)
+{
+	struct result result;
+	char why[256];
+
+	sim_crash(sim, a.env, SIM_CRASH_POWER);
+	promote(&b, &result);
+	assert_int_equal(result.error, 0);
+	sim_crash(sim, b.env, SIM_CRASH_POWER);
+	for (unsigned i = 0; i < 2; i++) {
+		struct side *side = i ? &b : &a;
+
+		side->env = sim_restart(sim, side->env);
+		assert_int_equal(
+			node_start(side->env, &side->config, &side->node, why, sizeof(why)), 0);
+	}
+	wait_for_stream();
+	assert_int_equal(role(&a), VOLUME_SECONDARY);
+	assert_int_equal(role(&b), VOLUME_PRIMARY);
+}
+
 static void a_planned_change_moves_nothing(void **state)
 {
 	struct result result;
@@ -170,6 +192,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_primary_that_lives_is_left_alone),
 		TEST(one_that_died_without_a_word_is_replaced_in_two_seconds),
+		TEST(the_one_that_was_replaced_steps_down),
 		TEST(a_planned_change_moves_nothing),
 	};
 

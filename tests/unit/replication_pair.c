@@ -642,6 +642,29 @@ static void unrelated_volumes_are_refused(void **unused)
 	world_close(&w);
 }
 
+/* Promise 6: nothing is given up for a peer that has nothing. */
+static void the_last_good_copy_is_not_given_up(void **unused)
+{
+	struct world w;
+	struct restored r = {};
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 20);
+	expect_same(&w, &w.a, __LINE__);
+	struct volume_state s = state(&w.a);
+	s.disk = VOLUME_DISK_INCONSISTENT; /* a restore in place is under way there */
+	assert_int_equal(volume_set_state(w.a.volume, &s), 0);
+	replication_role_changed(w.a.replication);
+	WAIT(&w, status(&w.b).state == REPLICATION_IDLE);
+	replication_restore_from_peer(w.b.replication, restored, &r);
+	assert_true(r.done);
+	assert_int_equal(r.error, -EPERM);
+	assert_non_null(strstr(r.why, "nothing was given up"));
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_UPTODATE);
+	world_close(&w);
+}
+
 static void only_one_side_knows_the_other(void **unused)
 {
 	struct world w;
@@ -1313,6 +1336,7 @@ static int run(void)
 		cmocka_unit_test(reverse_sync_gives_a_lost_disk_back),
 		cmocka_unit_test(the_operator_can_end_a_restore),
 		cmocka_unit_test(unrelated_volumes_are_refused),
+		cmocka_unit_test(the_last_good_copy_is_not_given_up),
 		cmocka_unit_test(only_one_side_knows_the_other),
 		cmocka_unit_test(garbage_is_answered_by_hanging_up),
 #ifdef WORLD_SIM
