@@ -575,5 +575,6 @@ void replication_check(const struct replication *r)
 	assert(r->state < REPLICATION_CATCH_UP || r->session == SESSION_SOURCE ||
 	       r->session == SESSION_SINK);
 	assert(!r->operator_off || r->state == REPLICATION_STANDALONE);
-	assert(!r->restore_done || r->wants);
+	assert(!r->restore_done || r->wants || r->asking);
+	assert(!r->asking || r->restore_done);
 }

@@ -93,8 +93,9 @@ void replication_set_pace(struct replication *replication, const struct pace_opt
 void replication_role_changed(struct replication *replication);
 /* True while staged data is being applied: promotion waits. */
 bool replication_applying(const struct replication *replication);
-/* The volume's content is to come from the peer (its disk was lost or replaced): marks it
- * INCONSISTENT and wanting, connects; done is called when it is UPTODATE again, or on failure
+/* The volume's content is to come from the peer (its disk was lost or replaced): connects, and marks
+ * it INCONSISTENT and wanting; content that is good not before the peer has said that it has some to
+ * give (else -EPERM, and nothing is changed). done is called when it is UPTODATE again, or on failure
  * (refused, disconnected by the operator). Link losses in between are retried. */
 void replication_restore_from_peer(struct replication *replication,
 				   void (*done)(void *context, int error, const char *why),

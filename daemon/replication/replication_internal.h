@@ -111,6 +111,7 @@ struct replication {
 	struct split_record split, split_kept; /* now, and as it was stored last */
 
 	/* restore from the peer */
+	bool asking; /* it begins if the peer's HELLO says that there is content to give */
 	bool wants;
 	struct id128 gives_up; /* zero: everything, else the changes of this generation */
 	void (*restore_done)(void *context, int error, const char *why);
@@ -186,6 +187,8 @@ void split_end(struct replication *r);
 
 /* restore.c */
 int restore_load(struct replication *r, char *why, size_t why_size);
+/* The peer's HELLO came. True: the connection ends, the next one brings the content. */
+bool restore_heard(struct replication *r);
 void restore_finish(struct replication *r, int error, const char *why);
 void restore_satisfied(struct replication *r);
 void restore_recheck(struct replication *r); /* satisfied while there was no link? */

@@ -104,6 +104,7 @@ void restore_finish(struct replication *r, int error, const char *why)
 	void (*done)(void *, int, const char *) = r->restore_done;
 
 	r->restore_done = NULL;
+	r->asking = false;
 	if (done)
 		done(r->restore_context, error, why);
 }
@@ -163,26 +164,8 @@ static int give_up_changes(struct replication *r, char *why, size_t why_size)
 	return error;
 }
 
-static void want(struct replication *r, int (*give_up)(struct replication *, char *, size_t),
-		 void (*done)(void *context, int error, const char *why), void *context)
+static void connect_anew(struct replication *r)
 {
-	char why[256] = "";
-
-	if (r->restore_done || r->stopping) {
-		done(context, -EBUSY, "a restore from the peer is under way");
-		return;
-	}
-	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
-	sink_forget_transfer(r->sink);
-	int error = give_up(r, why, sizeof(why));
-	if (error) {
-		done(context, error, why);
-		replication_retry(r);
-		return;
-	}
-	r->wants = true;
-	r->restore_done = done;
-	r->restore_context = context;
 	r->operator_off = false;
 	r->refusal[0] = 0;
 	if (r->state == REPLICATION_STANDALONE)
@@ -191,56 +174,102 @@ static void want(struct replication *r, int (*give_up)(struct replication *, cha
 	replication_retry(r);
 }
 
-/* What may be the last good copy is not given up for a peer that has nothing to give, as far as it was
- * heard. */
-static int peer_can_give(struct replication *r, char *why, size_t why_size)
+/* False: it has come to its end. */
+static bool begin(struct replication *r, void (*done)(void *context, int error, const char *why),
+		  void *context)
 {
-	const struct hello *peer = &r->peer;
-	struct volume_state state;
-
-	volume_get_state(r->volume, &state);
-	if ((state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED) ||
-	    id128_is_zero(&state.generations.current))
-		return 0;
-	if (!peer->node[0])
-		snprintf(why, why_size,
-			 "volume %s: the peer was not heard since the start: nothing was given up; "
-			 "connect first",
-			 volume_name(r->volume));
-	else if (id128_is_zero(&peer->current) || peer->flags & (HELLO_WANTS | HELLO_LEANS) ||
-		 (peer->disk != VOLUME_DISK_UPTODATE && peer->disk != VOLUME_DISK_OUTDATED))
-		snprintf(why, why_size,
-			 "volume %s: peer %s has no content to give: nothing was given up",
-			 volume_name(r->volume), peer->node);
-	else
-		return 0;
-	return -EPERM;
+	if (r->restore_done || r->stopping) {
+		done(context, -EBUSY, "a restore from the peer is under way");
+		return false;
+	}
+	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
+	sink_forget_transfer(r->sink);
+	r->restore_done = done;
+	r->restore_context = context;
+	return true;
 }
 
 static int give_up_all(struct replication *r, char *why, size_t why_size)
 {
-	int error = peer_can_give(r, why, why_size);
-
-	if (error)
-		return error;
 	r->gives_up = (struct id128){};
-	error = give_up_content(r, why, why_size);
+	int error = give_up_content(r, why, why_size);
 	/* Not before: without its log, content that is half applied would pass for good. */
 	if (!error)
 		sink_discard(r->sink);
 	return error;
 }
 
+static bool has_good_content(const struct replication *r)
+{
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	return (state.disk == VOLUME_DISK_UPTODATE || state.disk == VOLUME_DISK_OUTDATED) &&
+	       !id128_is_zero(&state.generations.current);
+}
+
+/* What may be the last good copy is given up only when the peer has said that it has one. */
+bool restore_heard(struct replication *r)
+{
+	const struct hello *peer = &r->peer;
+	char why[256] = "";
+	int error = -EPERM;
+
+	if (!r->asking)
+		return false;
+	r->asking = false;
+	if (id128_is_zero(&peer->current) || peer->flags & (HELLO_WANTS | HELLO_LEANS) ||
+	    (peer->disk != VOLUME_DISK_UPTODATE && peer->disk != VOLUME_DISK_OUTDATED))
+		snprintf(why, sizeof(why),
+			 "volume %s: peer %s has no content to give: nothing was given up",
+			 volume_name(r->volume), peer->node);
+	else
+		error = give_up_all(r, why, sizeof(why));
+	if (error) {
+		restore_finish(r, error, why);
+		return false;
+	}
+	r->wants = true;
+	replication_refuse(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
+	return true;
+}
+
 void replication_restore_from_peer(struct replication *r,
 				   void (*done)(void *context, int error, const char *why),
 				   void *context)
 {
-	want(r, give_up_all, done, context);
+	char why[256] = "";
+	int error = 0;
+
+	if (!begin(r, done, context))
+		return;
+	if (has_good_content(r))
+		r->asking = true;
+	else
+		error = give_up_all(r, why, sizeof(why));
+	if (error) {
+		restore_finish(r, error, why);
+		replication_retry(r);
+		return;
+	}
+	r->wants = !r->asking;
+	connect_anew(r);
 }
 
 void replication_discard_changes(struct replication *r,
 				 void (*done)(void *context, int error, const char *why),
 				 void *context)
 {
-	want(r, give_up_changes, done, context);
+	char why[256] = "";
+
+	if (!begin(r, done, context))
+		return;
+	int error = give_up_changes(r, why, sizeof(why));
+	if (error) {
+		restore_finish(r, error, why);
+		replication_retry(r);
+		return;
+	}
+	r->wants = true;
+	connect_anew(r);
 }

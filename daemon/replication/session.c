@@ -124,6 +124,8 @@ static void take_hello(struct replication *r, const struct hello *peer)
 	r->peer_instance = peer->instance;
 	r->peer_attempt = peer->attempt;
 	enum frame_error code = session_peer_invalid(r, peer, text, sizeof(text));
+	if (!code && restore_heard(r))
+		return;
 	if (!code) {
 		r->verdict = decide(&r->self, peer);
 		if (r->verdict == VERDICT_SPLIT_BRAIN) {
