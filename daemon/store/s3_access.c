@@ -12,6 +12,8 @@
 
 #define DEFAULT_REGION "us-east-1"
 #define EXPIRE_EARLY_S 300
+#define REFRESH_PAUSE_MS \
+	10000u /* the server that gives them may be away: not before every request */
 #define CUSTOMER_BYTES 32
 
 static char *first_of(const char *given, const char *variable, const char *other_variable,
@@ -159,6 +161,7 @@ bool s3_access_refresh(struct s3_access *access)
 	struct s3_credentials fresh;
 	char why[512];
 
+	access->refreshed_ms = s3_now_ms();
 	if (s3_credentials_get(access->url, &fresh, why, sizeof(why)))
 		return false;
 
@@ -174,5 +177,6 @@ bool s3_access_expiring(const struct s3_access *access)
 {
 	int64_t expires = access->credentials.expires_s;
 
-	return expires && (int64_t)time(NULL) >= expires - EXPIRE_EARLY_S;
+	return expires && (int64_t)time(NULL) >= expires - EXPIRE_EARLY_S &&
+	       (!access->refreshed_ms || s3_now_ms() - access->refreshed_ms >= REFRESH_PAUSE_MS);
 }

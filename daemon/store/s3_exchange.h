@@ -26,6 +26,7 @@ struct s3_access {
 	char *ca_file; /* or NULL */
 	bool path_style;
 	char *sse_key, *sse_key_md5; /* Base64, for sse=customer; or NULL */
+	uint64_t refreshed_ms;       /* when it was last tried */
 	unsigned generation;         /* raised with each change of region or credentials */
 };
 

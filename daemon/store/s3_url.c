@@ -108,6 +108,8 @@ static const char *http_url_invalid(const char *text)
 		return "must begin with https:// or http://";
 	if (!*host || *host == '/' || *host == ':')
 		return "has no host";
+	if (strchr(host, '@'))
+		return "must not carry a password: give it by the environment (https_proxy)";
 	if (strpbrk(host, " ?#\"<>\\") || !is_printable(host))
 		return "is not an address";
 	return NULL;

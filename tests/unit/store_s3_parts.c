@@ -69,6 +69,7 @@ static void bad_address_has_a_reason(void **state)
 		{"s3://bucket?region=a/b", "letters, digits"},
 		{"s3://bucket?endpoint=ftp://x", "must begin with https://"},
 		{"s3://bucket?endpoint=https://", "has no host"},
+		{"s3://bucket?proxy=http://me:secret@proxy:3128", "must not carry a password"},
 		{"s3://bucket?connections=0", "from 1 to 64"},
 		{"s3://bucket?connections=9x", "from 1 to 64"},
 		{"s3://bucket?path-style=maybe", "must be auto, yes or no"},
