@@ -213,6 +213,9 @@ int client_follow_job(struct cli *cli, json_t *job, const char *what, json_t **e
 	format_progress_end(&progress);
 	if (!code)
 		code = job_exit_code(job);
-	*end = job;
+	if (end)
+		*end = job;
+	else
+		json_decref(job);
 	return code;
 }
