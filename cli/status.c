@@ -246,7 +246,9 @@ static void print_disk(const json_t *volume)
 	double size = client_number(volume, "size_bytes");
 
 	if (client_text(volume, "disk_failure", NULL))
-		printf("  %sdisk failed %s%s\n", format_colour(stdout, FORMAT_BAD),
+		printf("  %s%s %s%s\n", format_colour(stdout, FORMAT_BAD),
+		       strcmp(client_text(volume, "disk", ""), "uptodate") ? "disk failed"
+									   : "disk error ",
 		       client_text(volume, "disk_failure", ""), format_end(stdout));
 	if (at_peer && missing > 0)
 		printf("  filling     the disk, from the peer: %s of %s to come\n",

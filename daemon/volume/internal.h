@@ -481,7 +481,8 @@ static inline bool leaning(const struct volume *volume)
 }
 /* Whether clients are served: by the disk, or by what stands in for it. */
 bool volume_serves(const struct volume *volume);
-/* A request's local I/O failed. True: the peer takes over, or is about to (SETTLING): see op_failed(). */
+/* A request's local I/O failed. True: the peer takes over, or is about to (SETTLING): see op_failed().
+ * False: its client gets the error, and volume_failure() names the first such. */
 bool disk_failed(struct volume *volume, const char *what, uint64_t offset, int error);
 /* Of what op_read() gives: not the disk's. */
 static inline bool is_remote_error(int error)

@@ -39,11 +39,16 @@ bool volume_serves(const struct volume *v)
 
 /* ---- the disk fails ----------------------------------------------------------------------------- */
 
+static void note_failure(struct volume *v, const char *what, uint64_t offset, int error)
+{
+	snprintf(v->failure, sizeof(v->failure), "%s: %s at %llu: %s", v->backing_path, what,
+		 (unsigned long long)offset, strerror(-error));
+}
+
 static void say_failed(struct volume *v, const char *what, uint64_t offset, int error)
 {
 	v->stats.io_errors++;
-	snprintf(v->failure, sizeof(v->failure), "%s: %s at %llu: %s", v->backing_path, what,
-		 (unsigned long long)offset, strerror(-error));
+	note_failure(v, what, offset, error);
 }
 
 /* Nothing of this disk is used any more. */
@@ -74,8 +79,11 @@ bool disk_failed(struct volume *v, const char *what, uint64_t offset, int error)
 	}
 	if (!v->config.detach_on_error || v->closing || v->hydrate.active ||
 	    v->state.role != VOLUME_PRIMARY || v->state.disk != VOLUME_DISK_UPTODATE ||
-	    v->tap == NULL || v->tap->settle == NULL || !v->tap->settle(v->tap))
+	    v->tap == NULL || v->tap->settle == NULL || !v->tap->settle(v->tap)) {
+		if (v->failure[0] == '\0') /* the first one says the most */
+			note_failure(v, what, offset, error);
 		return false;
+	}
 	say_failed(v, what, offset, error);
 	env_log(v->env, ENV_LOG_ERROR, "volume %s: %s; the peer takes over", v->name, v->failure);
 	v->lean = VOLUME_LEAN_SETTLING;

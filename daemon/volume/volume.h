@@ -109,7 +109,8 @@ const char *volume_name(const struct volume *volume);
 struct env *volume_env(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);
 const char *volume_state_dir(const struct volume *volume);
-/* Why the disk is FAILED, or why FLUSH fails since an fsync did; "" if all is well. */
+/* Why the disk is FAILED, or why FLUSH fails since an fsync did, or the first error of the disk that a
+ * client was given; "" if all is well. */
 const char *volume_failure(const struct volume *volume);
 /* The export for NBD clients. open() is refused unless primary and UPTODATE. */
 struct block *volume_block(struct volume *volume);

@@ -707,7 +707,9 @@ static void failed_write_stays_dirty(void **s)
 	options.write_eio_ppm = 1000000;
 	options.eio_path = "v.img";
 	sim_disk_set(f->env, &options);
+	assert_string_equal(volume_failure(f->volume), "");
 	assert_int_equal(simple(f, BLOCK_WRITE, 8192, 4096, 2), -EIO);
+	assert_non_null(strstr(volume_failure(f->volume), "write at 8192"));
 	options.write_eio_ppm = 0;
 	sim_disk_set(f->env, &options);
 	/* The peer has it by the stream: a flush point must not make the two count as equal. */
