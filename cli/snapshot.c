@@ -20,6 +20,8 @@ const char help_snapshot[] =
 	"       offsite snapshot delete VOLUME ID\n"
 	"       offsite --config FILE snapshot forget VOLUME [--dry-run] [--keep-... N]\n"
 	"       offsite snapshot forget --store URL VOLUME --keep-... N [--dry-run]\n"
+	"       offsite snapshot pin|unpin VOLUME ID (with --config FILE or --store URL, as "
+	"forget)\n"
 	"       offsite snapshot verify VOLUME [ID] [--sample N%]\n"
 	"       offsite snapshot verify --store URL [VOLUME [ID]] [--sample N%]\n"
 	"\n"
@@ -32,6 +34,8 @@ const char help_snapshot[] =
 	"        only says it. With --config by the volume's own policy, which the daemon applies "
 	"after\n"
 	"        each snapshot, unless a --keep option is given. Safe while the daemon works.\n"
+	"pin     keeps a snapshot: neither forget, nor the daemon, nor delete takes it away\n"
+	"unpin   lets it go again\n"
 	"verify  reads back and checks every byte of a snapshot, or of all; exit code 5 if\n"
 	"        anything is damaged or missing\n"
 	"\n"
@@ -52,6 +56,8 @@ struct options {
 	const char *label, *store;
 	bool no_wait, json, dry_run;
 	struct retention_policy policy;
+	const char *pin_id; /* pin, unpin: which; NULL: forget */
+	bool pin;
 	unsigned sample_percent;
 	struct secret_source secret;
 };
@@ -565,6 +571,30 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 	return code;
 }
 
+static int pin_volume(struct local *local, const struct snapshot_info *volume, void *context)
+{
+	const struct options *options = context;
+	const struct snapshot_info *found;
+	struct snapshot_set set = {0};
+	struct snapshot_repo *repo = NULL;
+	struct local_run run = {.done = false};
+	int code = local_snapshots(local, &volume->volume, &set);
+
+	if (!code)
+		code = snapshot_set_find(&set, options->pin_id, &found);
+	if (!code)
+		repo = snapshot_repo_new(local->store, &volume->volume);
+	if (!code && !repo)
+		code = cli_fail(CLI_FAILED, "out of memory");
+	if (!code) {
+		snapshot_pin(repo, &found->id, options->pin, local_run_done, &run);
+		code = local_wait(local, &run);
+	}
+	snapshot_repo_free(repo);
+	snapshot_set_free(&set);
+	return code;
+}
+
 static bool policy_given(const struct retention_policy *policy)
 {
 	const struct retention_policy none = {.last = 0};
@@ -580,7 +610,8 @@ static int forget_in(const char *volume, struct options *options)
 	if (!code)
 		code = local_open_store(&local, options->store, &options->secret);
 	if (!code)
-		code = each_volume(&local, volume, forget_volume, options);
+		code = each_volume(&local, volume, options->pin_id ? pin_volume : forget_volume,
+				   options);
 	local_close(&local);
 	return code;
 }
@@ -615,7 +646,7 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 			c->keep_last,    c->keep_hourly, c->keep_daily,     c->keep_weekly,
 			c->keep_monthly, c->keep_yearly, c->keep_within_ns,
 		};
-	code = policy_given(&options->policy)
+	code = options->pin_id || policy_given(&options->policy)
 		       ? forget_in(volume, options)
 		       : cli_fail(CLI_USAGE, "volume %s: no keep-... in %s: all snapshots stay",
 				  volume, cli->config);
@@ -625,13 +656,17 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 
 static int snapshot_forget_cmd(struct cli *cli, int argc, char **argv, struct options *options)
 {
-	if (!cli_arguments(argc, 1, 1, "VOLUME"))
+	const bool pins = strcmp(argv[optind - 1], "forget") != 0;
+
+	if (!cli_arguments(argc, 1 + pins, 1 + pins, pins ? "VOLUME ID" : "VOLUME"))
 		return CLI_USAGE;
+	options->pin = !strcmp(argv[optind - 1], "pin");
+	options->pin_id = pins ? argv[optind + 1] : NULL;
 	if (!options->store && !cli->config)
-		return cli_fail(CLI_USAGE, "forget: --store URL, or --config FILE, expected");
+		return cli_fail(CLI_USAGE, "--store URL, or --config FILE, expected");
 	if (!options->store)
 		return forget_by_config(cli, argv[optind], options);
-	if (!policy_given(&options->policy))
+	if (!pins && !policy_given(&options->policy))
 		return cli_fail(CLI_USAGE, "forget: a --keep option is missing; try --help");
 	return forget_in(argv[optind], options);
 }
@@ -647,8 +682,9 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (code >= 0)
 		return code;
 	if (optind == argc)
-		return cli_fail(CLI_USAGE,
-				"create, list, delete, forget or verify expected; try --help");
+		return cli_fail(
+			CLI_USAGE,
+			"create, list, delete, forget, pin, unpin or verify expected; try --help");
 	verb = argv[optind++];
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
@@ -656,15 +692,16 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (!strcmp(verb, "verify"))
 		return options.store ? verify_by_store(argc, argv, &options)
 				     : verify_by_daemon(cli, argc, argv, &options);
-	if (!strcmp(verb, "forget"))
+	if (!strcmp(verb, "forget") || !strcmp(verb, "pin") || !strcmp(verb, "unpin"))
 		return snapshot_forget_cmd(cli, argc, argv, &options);
 	if (options.store)
-		return cli_fail(CLI_USAGE, "--store: only with list, forget and verify");
+		return cli_fail(CLI_USAGE, "--store: not with create and delete");
 	if (!strcmp(verb, "create"))
 		return snapshot_create_cmd(cli, argc, argv, &options);
 	if (!strcmp(verb, "delete"))
 		return snapshot_delete_cmd(cli, argc, argv);
-	return cli_fail(CLI_USAGE,
-			"snapshot %s: unknown; create, list, delete, forget or verify expected",
-			verb);
+	return cli_fail(
+		CLI_USAGE,
+		"snapshot %s: unknown; create, list, delete, forget, pin, unpin or verify expected",
+		verb);
 }

@@ -55,6 +55,21 @@ void snapfmt_name(enum snapfmt_kind kind, const struct id128 *volume, const stru
 			 (unsigned long long)ref->sequence, id, ref->number);
 }
 
+void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+		      char name[SNAPFMT_NAME_BYTES])
+{
+	char uuid[ID128_TEXT_BYTES], id[ID128_TEXT_BYTES];
+
+	id128_format(volume, uuid);
+	if (!ref) {
+		snprintf(name, SNAPFMT_NAME_BYTES, "%s/pins/", uuid);
+		return;
+	}
+	id128_format(&ref->snapshot, id);
+	snprintf(name, SNAPFMT_NAME_BYTES, "%s/pins/%016llx-%s", uuid,
+		 (unsigned long long)ref->sequence, id);
+}
+
 static bool parse_hex(const char *text, unsigned digits, uint64_t *value)
 {
 	*value = 0;

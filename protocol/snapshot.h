@@ -44,6 +44,9 @@ void snapfmt_name(enum snapfmt_kind kind, const struct id128 *volume, const stru
 /* The prefix under which all objects of a kind stand, with its '/'. */
 void snapfmt_prefix(enum snapfmt_kind kind, const struct id128 *volume,
 		    char name[SNAPFMT_NAME_BYTES]);
+/* The object whose being there keeps a snapshot: "VOLUME/pins/SEQUENCE-SNAPSHOT"; ref NULL: the prefix. */
+void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+		      char name[SNAPFMT_NAME_BYTES]);
 /* False: not a name of ours. */
 bool snapfmt_name_parse(const char *name, enum snapfmt_kind *kind, struct id128 *volume,
 			struct snapfmt_ref *ref);

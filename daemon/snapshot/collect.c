@@ -34,7 +34,6 @@ struct delete_op {
 struct collect {
 	struct snapshot_repo *repo;
 	struct id128 delete_id; /* zero: none */
-	unsigned keep;          /* 0: no pruning */
 	struct id128 *forget;   /* those to go if all others can be read; NULL: none */
 	size_t forget_count;
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -273,12 +272,28 @@ static void manifests_next(struct collect *c)
 		return;
 	}
 	for (size_t i = 0; i < c->names.count; i++)
-		if (is_forgotten(c, &c->names.refs[i]) || (c->keep && i + c->keep < c->names.count))
+		if (is_forgotten(c, &c->names.refs[i]))
 			doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
 	delete_all(c, needed_begin);
 }
 
 /* ---- which snapshots go ------------------------------------------------------------------------ */
+
+/* Of the one snapshot to be deleted by name. */
+static void pin_looked(struct env_op *op, int64_t result)
+{
+	struct collect *c = container_of(op, struct collect, list_op);
+
+	if (result == -ENOENT) {
+		delete_all(c, needed_begin);
+		return;
+	}
+	if (result < 0)
+		collect_fail(c, (int)result, "pin: ", store_strerror((int)result));
+	else
+		collect_fail(c, -EPERM, c->prefix, ": the snapshot is pinned; unpin it first");
+	collect_finish(c);
+}
 
 static void first_listed(void *context, struct names *names, int error, const char *why)
 {
@@ -294,12 +309,10 @@ static void first_listed(void *context, struct names *names, int error, const ch
 	*names = (struct names){NULL, NULL, 0};
 	if (c->names.count)
 		c->sequence_max = c->names.refs[c->names.count - 1].sequence;
-	if (c->keep || c->forget_count) {
+	if (c->forget_count) {
 		c->checking = true;
 		c->stop = c->names.count;
-		c->next = c->keep && c->stop > c->keep ? c->stop - c->keep : 0;
-		if (c->keep && c->stop <= c->keep)
-			c->next = c->stop;
+		c->next = 0;
 		manifests_next(c);
 		return;
 	}
@@ -312,10 +325,16 @@ static void first_listed(void *context, struct names *names, int error, const ch
 		collect_finish(c);
 		return;
 	}
+	if (c->doomed_count) {
+		c->list_op.done = pin_looked;
+		snapfmt_pin_name(&c->repo->volume, &c->doomed[0].ref, c->prefix);
+		c->repo->store->ops->size(c->repo->store, &c->list_op, c->prefix);
+		return;
+	}
 	delete_all(c, needed_begin);
 }
 
-void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsigned keep,
+void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id,
 		 void (*done)(void *context, const struct snapshot_result *result), void *context)
 {
 	struct collect *c = must_alloc(sizeof(*c));
@@ -323,7 +342,6 @@ void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsi
 	c->repo = repo;
 	if (delete_id)
 		c->delete_id = *delete_id;
-	c->keep = keep;
 	c->done = done;
 	c->context = context;
 	repo->under_way++;
@@ -350,12 +368,12 @@ void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
 		     void (*done)(void *context, const struct snapshot_result *result),
 		     void *context)
 {
-	collect_run(repo, id, 0, done, context);
+	collect_run(repo, id, done, context);
 }
 
 void snapshot_collect(struct snapshot_repo *repo,
 		      void (*done)(void *context, const struct snapshot_result *result),
 		      void *context)
 {
-	collect_run(repo, NULL, 0, done, context);
+	collect_run(repo, NULL, done, context);
 }

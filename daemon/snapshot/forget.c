@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/snapshot/internal.h"
 
@@ -13,6 +14,9 @@ struct forget {
 	bool dry_run;
 	struct snapshot_info *infos;
 	size_t count, room;
+	bool *pinned; /* by index in infos */
+	struct env_op op;
+	char prefix[SNAPFMT_NAME_BYTES];
 	bool damaged;
 	char damaged_why[WHY_BYTES];
 	void (*each)(void *context, const struct snapshot_info *info, bool keep, const char *why);
@@ -25,6 +29,7 @@ static void forget_finish(struct forget *f, const struct snapshot_result *result
 	f->repo->under_way--;
 	f->done(f->context, result);
 	free(f->infos);
+	free(f->pinned);
 	free(f);
 }
 
@@ -57,7 +62,8 @@ static void forget_decide(struct forget *f)
 	struct snapshot_result fine = {.error = 0};
 	size_t going = 0;
 
-	retention_decide(&f->policy, f->infos, f->count, env_realtime_ns(f->repo->env), verdicts);
+	retention_decide(&f->policy, f->infos, f->pinned, f->count, env_realtime_ns(f->repo->env),
+			 verdicts);
 	for (size_t i = 0; i < f->count; i++) {
 		if (f->each)
 			f->each(f->context, &f->infos[i], verdicts[i].keep, verdicts[i].why);
@@ -72,6 +78,63 @@ static void forget_decide(struct forget *f)
 	free(ids);
 }
 
+/* A pin is named as the manifest is, but for the folder. */
+static void forget_pin(void *context, const struct store_object *object)
+{
+	struct forget *f = context;
+	char name[SNAPFMT_NAME_BYTES];
+
+	for (size_t i = 0; i < f->count; i++) {
+		const struct snapfmt_ref ref = {f->infos[i].id, f->infos[i].sequence, 0};
+
+		snapfmt_pin_name(&f->repo->volume, &ref, name);
+		if (!strcmp(name, object->name))
+			f->pinned[i] = true;
+	}
+}
+
+static void forget_pins_listed(struct env_op *op, int64_t result)
+{
+	struct forget *f = container_of(op, struct forget, op);
+	struct snapshot_result failed = {.error = 0};
+
+	if (result >= 0) {
+		forget_decide(f);
+		return;
+	}
+	failed.error = why_set(failed.why, (int)result, "%s: cannot be listed: %s", f->prefix,
+			       store_strerror((int)result));
+	forget_finish(f, &failed);
+}
+
+static void forget_look_at_pins(struct forget *f)
+{
+	f->pinned = must_alloc(f->count * sizeof(*f->pinned));
+	f->op.done = forget_pins_listed;
+	snapfmt_pin_name(&f->repo->volume, NULL, f->prefix);
+	f->repo->store->ops->list(f->repo->store, &f->op, f->prefix, forget_pin, f);
+}
+
+/* The rules ask for nothing but the order: no manifest is read to decide. */
+static void forget_named(void *context, struct names *names, int error, const char *why)
+{
+	struct forget *f = context;
+	struct snapshot_result failed = {.error = error};
+
+	for (size_t i = 0; i < names->count; i++) {
+		struct snapshot_info info = {.id = names->refs[i].snapshot,
+					     .sequence = names->refs[i].sequence};
+
+		forget_each(f, &info);
+	}
+	if (!error) {
+		forget_look_at_pins(f);
+		return;
+	}
+	why_set(failed.why, error, "%s", why);
+	forget_finish(f, &failed);
+}
+
 static void forget_listed(void *context, const struct snapshot_result *result)
 {
 	struct forget *f = context;
@@ -82,7 +145,7 @@ static void forget_listed(void *context, const struct snapshot_result *result)
 	if (failed.error)
 		forget_finish(f, &failed);
 	else
-		forget_decide(f);
+		forget_look_at_pins(f);
 }
 
 void snapshot_forget(
@@ -101,5 +164,85 @@ void snapshot_forget(
 		.context = context,
 	};
 	repo->under_way++;
-	snapshot_list(repo, forget_each, forget_damaged, forget_listed, f);
+	if (!each && retention_is_only_last(policy))
+		names_list(repo->store, &repo->volume, forget_named, f);
+	else
+		snapshot_list(repo, forget_each, forget_damaged, forget_listed, f);
+}
+
+/* ---- pins ------------------------------------------------------------------------------------ */
+
+struct pin {
+	struct env_op op;
+	struct snapshot_repo *repo;
+	struct id128 id;
+	bool pinned;
+	char name[SNAPFMT_NAME_BYTES];
+	char content[8];
+	struct iovec iov;
+	void (*done)(void *context, const struct snapshot_result *result);
+	void *context;
+};
+
+static void pin_finish(struct pin *pin, int error, const char *why)
+{
+	struct snapshot_result result = {.error = error};
+
+	if (error)
+		why_set(result.why, error, "%s", why);
+	pin->repo->under_way--;
+	pin->done(pin->context, &result);
+	free(pin);
+}
+
+static void pin_done(struct env_op *op, int64_t result)
+{
+	struct pin *pin = container_of(op, struct pin, op);
+	char why[WHY_BYTES];
+
+	if (result >= 0 || result == -EEXIST) {
+		pin_finish(pin, 0, "");
+		return;
+	}
+	why_set(why, 0, "%s: %s", pin->name, store_strerror((int)result));
+	pin_finish(pin, (int)result, why);
+}
+
+static void pin_named(void *context, struct names *names, int error, const char *why)
+{
+	struct pin *pin = context;
+	const struct snapfmt_ref *found = NULL;
+
+	for (size_t i = 0; i < names->count; i++)
+		if (id128_equal(&names->refs[i].snapshot, &pin->id))
+			found = &names->refs[i];
+	if (error || !found) {
+		pin_finish(pin, error ? error : -ENOENT,
+			   error ? why : "no such snapshot in the store");
+		return;
+	}
+	snapfmt_pin_name(&pin->repo->volume, found, pin->name);
+	pin->op.done = pin_done;
+	if (pin->pinned)
+		pin->repo->store->ops->put(pin->repo->store, &pin->op, pin->name, &pin->iov, 1);
+	else
+		pin->repo->store->ops->delete (pin->repo->store, &pin->op, pin->name);
+}
+
+void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
+		  void (*done)(void *context, const struct snapshot_result *result), void *context)
+{
+	struct pin *pin = must_alloc(sizeof(*pin));
+
+	*pin = (struct pin){
+		.repo = repo,
+		.id = *id,
+		.pinned = pinned,
+		.content = "pinned\n",
+		.iov = {pin->content, sizeof(pin->content)},
+		.done = done,
+		.context = context,
+	};
+	repo->under_way++;
+	names_list(repo->store, &repo->volume, pin_named, pin);
 }

@@ -204,8 +204,8 @@ void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t 
 		    void (*done)(void *context, const struct snapshot_result *result),
 		    void *context);
 
-/* Deletes the refs given (may be NULL), then what nothing needs. keep: as in keep_last; 0: no. */
-void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id, unsigned keep,
+/* Deletes the refs given (may be NULL), then what nothing needs. */
+void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id,
 		 void (*done)(void *context, const struct snapshot_result *result), void *context);
 
 #endif

@@ -72,13 +72,24 @@ bool retention_is_empty(const struct retention_policy *policy)
 	       !policy->monthly && !policy->yearly && !policy->within_ns;
 }
 
+bool retention_is_only_last(const struct retention_policy *policy)
+{
+	struct retention_policy others = *policy;
+
+	others.last = 0;
+	return policy->last && retention_is_empty(&others);
+}
+
 void retention_decide(const struct retention_policy *policy, const struct snapshot_info *infos,
-		      size_t count, uint64_t now_ns, struct retention_verdict *verdicts)
+		      const bool *pinned, size_t count, uint64_t now_ns,
+		      struct retention_verdict *verdicts)
 {
 	for (size_t i = 0; i < count; i++) {
 		verdicts[i] = (struct retention_verdict){.keep = false};
 		if (retention_is_empty(policy))
 			keep(&verdicts[i], "no rule", 0, 0);
+		if (pinned && pinned[i])
+			keep(&verdicts[i], "pinned", 0, 0);
 	}
 	if (!count)
 		return;

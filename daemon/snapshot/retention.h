@@ -16,8 +16,12 @@ struct retention_verdict {
 /* No rule at all: everything is kept. */
 bool retention_is_empty(const struct retention_policy *policy);
 
-/* infos: ascending by sequence; verdicts: as many. The newest one is kept whatever the policy says. */
+/* Whether names and order of the snapshots are all that counts. */
+bool retention_is_only_last(const struct retention_policy *policy);
+
+/* pinned: by index; may be NULL. infos: ascending by sequence; verdicts: as many. The newest one is kept whatever the policy says. */
 void retention_decide(const struct retention_policy *policy, const struct snapshot_info *infos,
-		      size_t count, uint64_t now_ns, struct retention_verdict *verdicts);
+		      const bool *pinned, size_t count, uint64_t now_ns,
+		      struct retention_verdict *verdicts);
 
 #endif

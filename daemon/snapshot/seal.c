@@ -418,22 +418,11 @@ static void pruned(void *context, const struct snapshot_result *result)
 	seal_advance(w);
 }
 
-static bool only_last(const struct retention_policy *policy)
-{
-	struct retention_policy others = *policy;
-
-	others.last = 0;
-	return policy->last && retention_is_empty(&others);
-}
-
 static void prune(struct snapshot_writer *w)
 {
 	if (w->prune && !w->freed) {
 		w->waiting++;
-		if (only_last(&w->policy)) /* names are enough */
-			collect_run(w->repo, NULL, w->policy.last, pruned, w);
-		else
-			snapshot_forget(w->repo, &w->policy, false, NULL, pruned, w);
+		snapshot_forget(w->repo, &w->policy, false, NULL, pruned, w);
 	}
 	seal_advance(w);
 }
@@ -486,7 +475,7 @@ static void confirmed(void *context, struct names *names, int error, const char 
 	note_success(w);
 	set_phase(w, SEAL_PRUNE);
 	w->prune = !retention_is_empty(&w->policy) &&
-		   (!only_last(&w->policy) || names->count > w->policy.last);
+		   (!retention_is_only_last(&w->policy) || names->count > w->policy.last);
 	if (w->leftover) {
 		w->waiting++;
 		inventory_check(w->repo->store, w->leftover, leftover_counted, w);

@@ -80,7 +80,7 @@ void snapshot_list(struct snapshot_repo *repo,
 		   void (*done)(void *context, const struct snapshot_result *result),
 		   void *context);
 
-/* Deletes one snapshot, then every object that no remaining snapshot needs and that no snapshot
+/* Deletes one snapshot (-EPERM: it is pinned), then every object that no remaining snapshot needs and that no snapshot
  * being written can need. May be interrupted anywhere and run again. */
 void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
 		     void (*done)(void *context, const struct snapshot_result *result),
@@ -91,6 +91,10 @@ struct retention_policy {
 	unsigned last, hourly, daily, weekly, monthly, yearly;
 	uint64_t within_ns; /* those not older than that */
 };
+
+/* Pins a snapshot: neither snapshot_forget() nor snapshot_delete() takes it away; or unpins it. */
+void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
+		  void (*done)(void *context, const struct snapshot_result *result), void *context);
 
 /* Deletes what the policy does not keep, and what nothing needs then; dry_run: only says so. each() (may
  * be NULL) is told every snapshot, oldest first, before anything is deleted. If one of those to be kept

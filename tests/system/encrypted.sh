@@ -73,6 +73,10 @@ with_passphrase() {
 	[ "$(cut -d' ' -f1 "$dir/out" | tr '\n' ' ')" = "go keep " ] || die "forget: $(cat "$dir/out")"
 	fine snapshot forget v --keep-last 1 --passphrase-file "$dir/new"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" -eq 1 ] || die "forget: $(off a snapshot list v)"
+	"$build/offsite" --config "$dir/a.conf" snapshot pin v latest >"$dir/out" 2>&1 || die "pin: $(cat "$dir/out")"
+	off a snapshot delete v latest >"$dir/out" 2>&1 && die "a pinned snapshot was deleted"
+	grep -q "is pinned" "$dir/out" || die "delete of a pinned one: $(cat "$dir/out")"
+	fine snapshot unpin v latest --passphrase-file "$dir/new"
 	off a restore v >"$dir/out" 2>&1 || die "in place: $(cat "$dir/out")"
 	fine snapshot verify --passphrase-file "$dir/new"
 	stop a

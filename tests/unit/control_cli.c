@@ -113,11 +113,11 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("promote", 2, "VOLUME expected");
 	expect("connect pgdata --force", 2, "force");
 	expect("connect pgdata --json", 2, "only with --dry-run");
-	expect("snapshot", 2, "create, list, delete, forget or verify expected");
+	expect("snapshot", 2, "create, list, delete, forget, pin, unpin or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
 	expect("snapshot delete pgdata", 2, "VOLUME ID expected");
-	expect("snapshot create pgdata --store file:/x", 2, "--store: only with list, forget and verify");
+	expect("snapshot create pgdata --store file:/x", 2, "--store: not with create and delete");
 	expect("snapshot verify pgdata --sample 0%", 2, "--sample: '0%'");
 	expect("snapshot verify pgdata --sample 101", 2, "--sample");
 	expect("snapshot verify pgdata --sample 5%x", 2, "--sample");

@@ -22,7 +22,7 @@ static const char *kept(const struct retention_policy *policy, const unsigned *h
 
 	for (unsigned i = 0; i < count; i++)
 		infos[i].created_ns = NOW - hours_ago[i] * HOUR;
-	retention_decide(policy, infos, count, NOW, verdicts);
+	retention_decide(policy, infos, NULL, count, NOW, verdicts);
 	text[0] = '\0';
 	for (unsigned i = 0; i < count; i++) {
 		assert_int_equal(verdicts[i].keep, verdicts[i].why[0] != 0);
@@ -69,7 +69,7 @@ static void reasons_are_told(void **state)
 	const struct retention_policy policy = {.last = 1, .daily = 7, .within_ns = HOUR};
 	struct retention_verdict verdicts[2];
 
-	retention_decide(&policy, infos, 2, NOW, verdicts);
+	retention_decide(&policy, infos, NULL, 2, NOW, verdicts);
 	assert_string_equal(verdicts[0].why, "daily 2 of 7");
 	assert_string_equal(verdicts[1].why, "newest, last 1 of 1, daily 1 of 7, within");
 }
@@ -132,12 +132,52 @@ static void what_is_not_kept_goes(void **state)
 	assert_int_equal(collect(w->env, w->repo).result.deleted_objects, 0);
 }
 
+static struct waited pin(struct world *w, const struct id128 *id, bool pinned)
+{
+	struct waited p = {.done = false};
+
+	snapshot_pin(w->repo, id, pinned, waited_done, &p);
+	env_run_until(w->env, &p.done);
+	return p;
+}
+
+static void pinned_ones_stay(void **state)
+{
+	struct world *w = world_of(state);
+	const struct retention_policy policy = {.within_ns = 1};
+	struct id128 id, unknown = {{7}};
+
+	world_volume(w, 16 << 20, 2, 1 << 20); /* the writer keeps two */
+	for (unsigned i = 0; i < 5; i++) {
+		struct waited c;
+
+		fake_fill(w->v, i, i);
+		c = create(w->env, w->writer, "");
+		assert_int_equal(c.result.error, 0);
+		if (i == 0) {
+			id = c.result.info.id;
+			assert_int_equal(pin(w, &id, true).result.error, 0);
+			assert_int_equal(pin(w, &id, true).result.error, 0); /* again */
+		}
+	}
+	assert_int_equal(list(w->env, w->repo).listed, 3);
+	assert_int_equal(pin(w, &unknown, true).result.error, -ENOENT);
+	assert_int_equal(delete (w->env, w->repo, &id).result.error, -EPERM);
+	assert_int_equal(forget(w, &policy, false).result.error, 0);
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_int_equal(pin(w, &id, false).result.error, 0);
+	assert_int_equal(delete (w->env, w->repo, &id).result.error, 0);
+	assert_int_equal(list(w->env, w->repo).listed, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rules),
 		cmocka_unit_test(reasons_are_told),
 		ON_BOTH(what_is_not_kept_goes),
+		ON_BOTH(pinned_ones_stay),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
