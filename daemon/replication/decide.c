@@ -270,8 +270,10 @@ enum decide_loser decide_split_brain(const struct hello *self, const struct hell
 {
 	enum decide_loser secondary = self->role ? DECIDE_PEER : DECIDE_SELF;
 
-	/* Where the maps do not reach back, bytes say nothing. */
-	if (decide(self, peer) != VERDICT_SPLIT_BRAIN ||
+	/* Where the maps do not reach back, bytes say nothing. A primary without content has nothing that
+	 * the other side could give its own up for. */
+	if (decide(self, peer) != VERDICT_SPLIT_BRAIN || standing(self) == STANDING_LEANS ||
+	    standing(peer) == STANDING_LEANS ||
 	    decide_relation(self, peer) != RELATION_DIVERGED_NEAR ||
 	    self->after_sb_0pri != peer->after_sb_0pri ||
 	    self->after_sb_1pri != peer->after_sb_1pri || (self->role && peer->role))

@@ -221,6 +221,12 @@ static void run_served(struct replication *r)
 		replication_refuse(r, FRAME_ERROR_CLOSING, "its state changed");
 		return;
 	}
+	if (!source && sink_keeps_transfer(r->sink)) {
+		/* What came of an unfinished catch-up is nothing any more; its log has to go first. */
+		sink_forget_transfer(r->sink);
+		replication_refuse(r, FRAME_ERROR_CLOSING, "an unfinished catch-up is given up");
+		return;
+	}
 	if (source)
 		source_attach_served(r->source, r->link, r->config.protocol);
 	else

@@ -491,6 +491,11 @@ void sink_forget_transfer(struct sink *sink)
 	sink_step_later(sink);
 }
 
+bool sink_keeps_transfer(const struct sink *sink)
+{
+	return sink->kept;
+}
+
 /* A transfer begins anew, or another one does. */
 static void forget_counts(struct sink *sink)
 {

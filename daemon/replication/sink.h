@@ -76,6 +76,8 @@ void sink_stop(struct sink *sink);
 bool sink_is_quiet(const struct sink *sink);
 /* The committed cut is void: the whole content is to be replaced. */
 void sink_discard(struct sink *sink);
+/* There is one, for its source to go on with. */
+bool sink_keeps_transfer(const struct sink *sink);
 /* What was collected of an unfinished cut is given up: the volume goes on without it. Detached. */
 void sink_forget_transfer(struct sink *sink);
 

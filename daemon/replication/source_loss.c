@@ -164,14 +164,14 @@ void source_lost(struct source *source, bool streamed)
 {
 	bool wait = is_needed(source) && !MUTATE(replication_suspend_ignored);
 
-	/* A volume that leans holds its requests itself, and completed nothing that the peer lacks. */
+	if (wait)
+		wait_for_peer(source);
+	/* A volume that leans holds its requests itself, and completed nothing that the peer lacks. But
+	 * the last of its new disk may be filled without the peer. */
 	if (volume_leans(source->volume)) {
 		volume_set_peer_in_sync(source->volume, false);
 		return;
 	}
-
-	if (wait)
-		wait_for_peer(source);
 	if (streamed && (wait ? completed_alone(source) : source->lag_bytes > 0))
 		source_bump(source);
 	/* Before the clients are released: what they write next belongs to the new history. */
@@ -184,12 +184,22 @@ void source_lost_tap(struct source *source)
 		volume_tap_release_all(source->volume);
 }
 
+/* Without content of its own nothing can be completed that the peer lacks: were the history another
+ * one, the peer's content would not be this side's any more. */
+static bool has_content(const struct source *source)
+{
+	struct volume_state state;
+
+	volume_get_state(source->volume, &state);
+	return !volume_leans(source->volume) && state.disk != VOLUME_DISK_FAILED;
+}
+
 int source_go_alone(struct source *source)
 {
 	int error = 0;
 
 	/* What is completed now is not known to the peer. */
-	if (source->waiting)
+	if (source->waiting && has_content(source))
 		error = bump(source);
 	if (!error)
 		error = store_needed(source, false);

@@ -68,10 +68,11 @@ static enum source_wait wait_of(const struct source *source)
 
 bool source_may_leave(const struct source *source)
 {
-	/* With on-peer-loss = suspend, and without content here, nothing is completed that the peer has
-	 * no part in. */
+	/* With on-peer-loss = suspend, and without content here (or soon without), nothing is completed
+	 * that the peer has no part in. */
 	return source->protocol == REPLICATION_A && !source->suspends &&
-	       !volume_leans(source->volume) && source->bound.action == PACE_CATCH_UP &&
+	       volume_lean(source->volume) == VOLUME_LEAN_NO &&
+	       source->bound.action == PACE_CATCH_UP &&
 	       (source->bound.max_bytes || source->bound.max_ns);
 }
 
@@ -261,8 +262,12 @@ static void leave_now(struct env_task *task)
 {
 	struct source *source = container_of(task, struct source, leave_task);
 
-	if (source->link && source->tapped && source->full_queue)
+	if (!source->link || !source->tapped || !source->full_queue)
+		return;
+	if (source_may_leave(source))
 		source_leave_stream(source);
+	else /* not any more: they wait for room as others do */
+		hold(source);
 }
 
 /* Those who wait go on as soon as there is a little room, each only if there still is for him: so

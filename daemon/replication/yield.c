@@ -75,6 +75,7 @@ void yield_step_down(struct replication *r)
 		return;
 	}
 	volume_fail_held(r->volume, -EIO);
+	source_role_changed(r->source);
 	yield_settled(r);
 	r->stepped_down_ns = env_realtime_ns(r->env);
 	snprintf(text, sizeof(text), "peer %s was promoted and went on: this node steps down",

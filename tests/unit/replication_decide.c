@@ -202,6 +202,15 @@ static void both_sides_name_the_same_loser(void **state)
 		if (by_bytes && a.after_sb_0pri == AFTER_SB_0PRI_DISCARD_ZERO_CHANGES)
 			assert_int_equal(loser->dirty_bytes, 0);
 	}
+	/* a primary without content is nothing to give the only one up for */
+	a.role = 1, b.role = 0;
+	a.after_sb_1pri = b.after_sb_1pri = AFTER_SB_1PRI_DISCARD_SECONDARY;
+	assert_int_equal(decide_split_brain(&a, &b), DECIDE_PEER);
+	a.flags = HELLO_LEANS;
+	assert_int_equal(decide(&a, &b), VERDICT_SPLIT_BRAIN);
+	assert_int_equal(decide_split_brain(&a, &b), DECIDE_NOBODY);
+	assert_int_equal(decide_split_brain(&b, &a), DECIDE_NOBODY);
+	a.flags = 0;
 	/* not where the two do not agree, and not where the maps say nothing */
 	a.role = b.role = 0, a.dirty_bytes = 0, b.dirty_bytes = 4096;
 	a.after_sb_0pri = b.after_sb_0pri = AFTER_SB_0PRI_DISCARD_LEAST_CHANGES;

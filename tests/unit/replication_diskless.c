@@ -317,7 +317,104 @@ static void a_peer_that_went_on_alone_is_not_leaned_on(void **unused)
 	world_close(&w);
 }
 
+/* on-peer-loss = suspend: to go alone cannot be done without content, and must not make the history
+ * another one than that of the peer, which has it. */
+static void the_operators_word_does_not_part_it_from_its_content(void **unused)
+{
+	struct world w;
+	struct clients c = {.node = &w.a};
+	char why[256];
+
+	world_open(&w);
+	w.a.suspends = w.b.suspends = true;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	stop(&w.a);
+	lose_backing(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	lean_on_peer(&w.a);
+	WAIT(&w, in_sync(&w));
+	churn(&c, 100);
+	WAIT(&w, quiet(&c));
+	stop(&w.a);
+	stop(&w.b);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_true(status(&w.a).waiting);
+	assert_int_equal(replication_resume(w.a.replication, why, sizeof(why)), -EPERM);
+	assert_non_null(strstr(why, "its content is at the peer"));
+	disconnect(&w.a);
+	reconnect(&w.a);
+	start(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, in_sync(&w));
+	churn(&c, 100);
+	WAIT(&w, quiet(&c));
+	expect_content(&w.a, w.model, __LINE__);
+	expect_content(&w.b, w.model, __LINE__);
+	world_close(&w);
+}
+
 #ifdef WORLD_SIM
+
+/* What the peer has of a catch-up that was cut off is nothing for a primary whose disk is gone. */
+static void an_unfinished_catch_up_does_not_keep_the_peer_from_serving(void **unused)
+{
+	struct sim_net_options net, slow;
+	struct io ios[24] = {};
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	sim_block(w.sim, "a", "b", true);
+	sim_block(w.sim, "b", "a", true);
+	for (unsigned i = 0; i < 24; i++) {
+		struct block *block = volume_block(w.a.volume);
+		ios[i].request = (struct block_request){.op = BLOCK_WRITE,
+							.offset_bytes = 131072 * i,
+							.length_bytes = 65536,
+							.done = io_done};
+		ios[i].request.buf = buf_alloc(w.pool, 65536);
+		memset(ios[i].request.buf->data, 0x55, 65536);
+		block->ops->submit(block, &ios[i].request);
+	}
+	let_pass(&w, 500);
+	sim_crash(w.sim, w.a.env, SIM_CRASH_POWER_KEEP); /* nobody saw the end of them */
+	w.a.replication = NULL;
+	w.a.volume = NULL;
+	w.pool = buf_pool_new((unsigned[3]){64, 64, 32});
+	let_pass(&w, 3000); /* what was on its way is gone */
+	sim_net_get(w.sim, &net);
+	slow = net;
+	slow.bytes_per_second = 300000;
+	sim_net_set(w.sim, &slow);
+	sim_block(w.sim, "a", "b", false);
+	sim_block(w.sim, "b", "a", false);
+	w.a.env = sim_restart(w.sim, w.a.env);
+	listen_on(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	WAIT(&w, status(&w.b).staged_bytes > 300000);
+	assert_true(status(&w.b).staged_bytes < 24 * 65536);
+	sim_block(w.sim, "a", "b", true);
+	sim_block(w.sim, "b", "a", true);
+	stop(&w.a);
+	lose_backing(&w.a);
+	sim_net_set(w.sim, &net);
+	sim_block(w.sim, "a", "b", false);
+	sim_block(w.sim, "b", "a", false);
+	start(&w.a, VOLUME_PRIMARY);
+	lean_on_peer(&w.a);
+	WAIT(&w, in_sync(&w));
+	expect_content(&w.a, w.model, __LINE__);
+	write_some(&w.a, 20);
+	expect_content(&w.a, w.model, __LINE__);
+	WAIT(&w, status(&w.a).lag_bytes == 0);
+	expect_content(&w.b, w.model, __LINE__);
+	world_close(&w);
+}
 
 /* ---- errors of the disk --------------------------------------------------------------------------- */
 
@@ -520,7 +617,9 @@ static int run(void)
 		cmocka_unit_test(a_missing_disk_is_replaced_under_clients),
 		cmocka_unit_test(requests_wait_for_the_peer),
 		cmocka_unit_test(a_peer_that_went_on_alone_is_not_leaned_on),
+		cmocka_unit_test(the_operators_word_does_not_part_it_from_its_content),
 #ifdef WORLD_SIM
+		cmocka_unit_test(an_unfinished_catch_up_does_not_keep_the_peer_from_serving),
 		cmocka_unit_test(a_failing_disk_is_taken_over_by_the_peer),
 		cmocka_unit_test(crashes_while_it_leans),
 		cmocka_unit_test(a_secondarys_disk_fails),

@@ -149,6 +149,35 @@ static void a_demotion_ends_the_wait(void **unused)
 	world_close(&w);
 }
 
+/* It steps down by itself while it waits: what it is promoted to later waits for nobody. */
+static void who_steps_down_waits_no_more(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	w.a.suspends = w.b.suspends = true;
+	w.a.steps_down = w.b.steps_down = true;
+	w.a.start_wait_ms = 2000;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	stop(&w.a);
+	set_role(&w.b, VOLUME_PRIMARY);
+	write_some(&w.b, 5);
+	start(&w.a, VOLUME_PRIMARY);
+	assert_true(status(&w.a).starting && status(&w.a).waiting);
+	expect_same(&w, &w.b, __LINE__);
+	assert_int_equal(state(&w.a).role, VOLUME_SECONDARY);
+	assert_false(status(&w.a).waiting);
+	assert_int_equal(volume_suspended(w.a.volume), 0);
+	stop(&w.b);
+	set_role(&w.a, VOLUME_PRIMARY);
+	write_some(&w.a, 5);
+	start(&w.b, VOLUME_PRIMARY);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* Its disk hangs, but it answers pings: writers must not wait for ever. */
 static void a_peer_that_does_nothing_is_lost(void **unused)
 {
@@ -286,6 +315,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(held_writes_reach_the_peer),
 		cmocka_unit_test(it_waits_over_a_restart_until_the_operators_word),
 		cmocka_unit_test(a_demotion_ends_the_wait),
+		cmocka_unit_test(who_steps_down_waits_no_more),
 		cmocka_unit_test(a_peer_that_does_nothing_is_lost),
 		cmocka_unit_test(a_slow_link_is_no_reason),
 		cmocka_unit_test(a_history_that_cannot_be_stored_holds_the_clients),
