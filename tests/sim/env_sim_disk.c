@@ -370,6 +370,8 @@ void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_
 	struct inode *inode = find(env, path);
 
 	assert(inode != NULL && offset < inode->now.size);
+	/* The medium is spoilt behind what is written: nothing that is still to be flushed covers it. */
+	inode_flush(inode, inode->completed);
 	image_page_to_change(&inode->now, (uint32_t)(offset / PAGE))[offset % PAGE] ^= xor_with;
 	if (offset < inode->durable.size)
 		image_page_to_change(&inode->durable, (uint32_t)(offset / PAGE))[offset % PAGE] ^=
