@@ -611,6 +611,7 @@ static void start_local(struct op *op)
 	op->local_pending = op->on_disk = true;
 	v->local_io++;
 	if (!op->piece_is_write) {
+		op->written = 0; /* it may go once more, to the next connection */
 		start_zero(op);
 		return;
 	}
