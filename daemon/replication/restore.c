@@ -182,6 +182,11 @@ static bool begin(struct replication *r, void (*done)(void *context, int error, 
 		done(context, -EBUSY, "a restore from the peer is under way");
 		return false;
 	}
+	if (volume_leans(r->volume)) {
+		done(context, -EBUSY,
+		     "the content is at the peer already: offsite replace-disk brings it to this disk");
+		return false;
+	}
 	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
 	sink_forget_transfer(r->sink);
 	r->restore_done = done;

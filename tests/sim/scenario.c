@@ -158,12 +158,14 @@ static void lose_primary_disk(struct world *world)
 	    world->nodes[world->primary].rolling_back ||
 	    replication_applying(world_volume(world, 1 - world->primary)->replication))
 		return;
+	bool leans = world_leans(world, world->primary); /* its content is not on its disk */
+
 	world_crash(world, world->primary, SIM_CRASH_POWER);
-	if (world_chance(world, 50))
+	if (!leans && world_chance(world, 50))
 		sim_disk_lose(world->nodes[world->primary].env);
 	else
 		sim_file_remove(world->nodes[world->primary].env, WORLD_BACKING);
-	world->nodes[world->primary].content_lost = true;
+	world->nodes[world->primary].content_lost = !leans;
 	world->must_wait = false;
 	sim_note(world->sim, "the primary's disk is lost");
 }
