@@ -18,7 +18,7 @@ int client_try(struct cli *cli, const char *method, const char *path, json_t *bo
 /* "/v1/volumes/NAME/rest" with the name encoded; the caller's. Never NULL (exits without memory). */
 char *client_volume_path(const char *volume, const char *rest);
 /* Follows a job (an answer to 202; a reference is taken over) to its end with progress on stderr.
- * *end: the job as it ended (the caller's; may be NULL). Says why it failed; returns the exit code. */
+ * *end: the job as it ended (the caller's; may be NULL, as may end). Says why it failed; returns the exit code. */
 int client_follow_job(struct cli *cli, json_t *job, const char *what, json_t **end);
 /* Members of JSON objects with a default for what is missing or of another type. */
 const char *client_text(const json_t *json, const char *key, const char *otherwise);

@@ -121,6 +121,16 @@ static void print_plan(const char *volume, const json_t *plan)
 		printf("to be run on %s: offsite resolve %s --keep %s\n", loser, volume, keep);
 }
 
+static void print_end(const char *volume, const json_t *result)
+{
+	const char *kept = client_text(result, "kept", NULL);
+
+	printf("%s: resolved", volume);
+	if (kept)
+		printf("; what was given up is kept: %s", kept);
+	putchar('\n');
+}
+
 static int run_resolve(struct cli *cli, const char *volume, json_t *body, bool as_json)
 {
 	bool dry_run = json_is_true(json_object_get(body, "dry_run"));
@@ -143,7 +153,7 @@ static int run_resolve(struct cli *cli, const char *volume, json_t *body, bool a
 	if (!code && as_json)
 		print_json(end);
 	else if (!code)
-		printf("%s: resolved\n", volume);
+		print_end(volume, json_object_get(end, "result"));
 	json_decref(end);
 	return code;
 }

@@ -18,6 +18,8 @@ struct resolve {
 	node_done_fn done;
 	void *context;
 	char keep[64];
+	bool was_primary;
+	struct id128 snapshot;
 };
 
 int node_resolve_plan(struct node_volume *v, const char *keep, bool no_keep,
@@ -65,6 +67,26 @@ static void end(struct resolve *resolve, int error, const char *why)
 	free(resolve);
 }
 
+/* Nothing was given up: it serves again what it served. */
+static void back_out(struct resolve *resolve, int error, const char *why)
+{
+	struct node_volume *v = resolve->volume;
+	struct volume_state state;
+	int failed = 0;
+
+	volume_get_state(v->volume, &state);
+	if (resolve->was_primary && state.role == VOLUME_SECONDARY) {
+		state.role = VOLUME_PRIMARY;
+		failed = volume_set_state(v->volume, &state);
+	}
+	if (failed)
+		env_log(node_env(v->node), ENV_LOG_ERROR, "volume %s: role not stored: %s",
+			v->config->name, strerror(-failed));
+	else if (resolve->was_primary)
+		replication_role_changed(v->replication);
+	end(resolve, error, why);
+}
+
 static void caught_up(void *context, int error, const char *why)
 {
 	end(context, error, why);
@@ -86,7 +108,7 @@ static void kept_in_file(void *context, const struct kept_result *result)
 	struct node_volume *v = resolve->volume;
 
 	if (result->error) {
-		end(resolve, result->error, result->why);
+		back_out(resolve, result->error, result->why);
 		return;
 	}
 	snprintf(v->kept, sizeof(v->kept), "%s", result->index);
@@ -97,24 +119,44 @@ static void kept_in_file(void *context, const struct kept_result *result)
 	give_up(resolve);
 }
 
-static void kept_in_store(void *context, const struct snapshot_result *result)
+static void not_in_store(struct resolve *resolve, const struct snapshot_result *result)
+{
+	char why[400];
+
+	snprintf(why, sizeof(why),
+		 "volume %s: nothing was given up: the snapshot that keeps it failed: %s",
+		 resolve->volume->config->name, result->why);
+	back_out(resolve, result->error, why);
+}
+
+static void pinned(void *context, const struct snapshot_result *result)
 {
 	struct resolve *resolve = context;
 	struct node_volume *v = resolve->volume;
-	char why[400], id[ID128_TEXT_BYTES];
+	char id[ID128_TEXT_BYTES];
 
 	if (result->error) {
-		snprintf(why, sizeof(why),
-			 "volume %s: nothing was given up: the snapshot that keeps it failed: %s",
-			 v->config->name, result->why);
-		end(resolve, result->error, why);
+		not_in_store(resolve, result);
 		return;
 	}
-	id128_format(&result->info.id, id);
+	id128_format(&resolve->snapshot, id);
 	snprintf(v->kept, sizeof(v->kept), "snapshot %s", id);
 	env_log(node_env(v->node), ENV_LOG_WARNING,
 		"volume %s: kept before it is given up: snapshot %s", v->config->name, id);
 	give_up(resolve);
+}
+
+/* No retention is to take it away: what it holds is nowhere else. */
+static void kept_in_store(void *context, const struct snapshot_result *result)
+{
+	struct resolve *resolve = context;
+
+	if (result->error) {
+		not_in_store(resolve, result);
+		return;
+	}
+	resolve->snapshot = result->info.id;
+	snapshot_pin(resolve->volume->repo, &resolve->snapshot, true, pinned, resolve);
 }
 
 static int may_resolve(struct node_volume *v, const struct node_resolve_plan *plan,
@@ -133,7 +175,7 @@ static int may_resolve(struct node_volume *v, const struct node_resolve_plan *pl
 	volume_get_state(v->volume, &state);
 	if (state.disk != VOLUME_DISK_UPTODATE && state.disk != VOLUME_DISK_OUTDATED)
 		return node_fail(-EPERM, why, why_size,
-				 "volume %s: disk is %s: offsite restore %s --from peer",
+				 "volume %s: disk is %s: offsite restore %s --from-peer",
 				 v->config->name, volume_disk_state_name(state.disk),
 				 v->config->name);
 	if (!strcmp(plan->kept, "snapshot") && !v->writer)
@@ -149,9 +191,12 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 {
 	struct node_resolve_plan plan;
 	struct resolve *resolve;
+	struct volume_state state = {};
 	char why[512] = "", reason[SNAPSHOT_NAME_MAX];
 	int error = node_resolve_plan(v, keep, no_keep, &plan, why, sizeof(why));
 
+	if (!error) /* before the demotion */
+		volume_get_state(v->volume, &state);
 	if (!error)
 		error = may_resolve(v, &plan, keep, why, sizeof(why));
 	resolve = error ? NULL : calloc(1, sizeof(*resolve));
@@ -159,14 +204,17 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 		done(context, error ? error : -ENOMEM, error ? why : "out of memory");
 		return;
 	}
-	*resolve = (struct resolve){.volume = v, .done = done, .context = context};
+	*resolve = (struct resolve){.volume = v,
+				    .done = done,
+				    .context = context,
+				    .was_primary = state.role == VOLUME_PRIMARY};
 	snprintf(resolve->keep, sizeof(resolve->keep), "%s", keep);
 	v->busy = "resolve";
 	v->resolve = resolve;
 	v->kept[0] = 0;
 	snprintf(reason, sizeof(reason), "given up for %.40s", keep);
 	if (!strcmp(plan.kept, "snapshot"))
-		snapshot_create(v->writer, reason, kept_in_store, resolve);
+		snapshot_create_given_up(v->writer, keep, kept_in_store, resolve);
 	else if (!strcmp(plan.kept, "file"))
 		kept_write(v->volume, node_config(v->node)->node.name, reason, kept_in_file,
 			   resolve);

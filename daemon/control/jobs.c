@@ -223,6 +223,15 @@ static void node_done(void *context, int error, const char *why)
 	job_finish(job);
 }
 
+static void resolve_done(void *context, int error, const char *why)
+{
+	struct job *job = context;
+
+	if (!error)
+		snprintf(job->kept, sizeof(job->kept), "%s", job->volume->kept);
+	node_done(context, error, why);
+}
+
 /* ---- starting ---------------------------------------------------------------------------- */
 
 static struct job *job_of_opening(struct env_work *work)
@@ -305,7 +314,7 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		node_restore_from_peer(job->volume, node_done, job);
 		return 0;
 	case JOB_RESOLVE:
-		node_resolve(job->volume, job->keep, job->no_keep, node_done, job);
+		node_resolve(job->volume, job->keep, job->no_keep, resolve_done, job);
 		return 0;
 	case JOB_REPLACE_DISK:
 		node_replace_disk(job->volume, node_done, job);

@@ -48,6 +48,7 @@ struct job {
 	char label[SNAPSHOT_NAME_MAX];
 	char keep[64];                    /* JOB_RESOLVE: the node whose content counts */
 	bool no_keep;                     /* ... and the other's changes are not kept */
+	char kept[512];                   /* ... where they were kept, else "" */
 	uint64_t started_ns, finished_ns; /* realtime */
 	uint64_t started_mono_ns;
 	struct snapshot_progress progress;

@@ -140,6 +140,9 @@ static json_t *render_result(const struct job *job)
 	json_object_set_new(json, "bad_objects", number(result->bad_objects));
 	if (job->damaged)
 		json_object_set(json, "damaged", job->damaged);
+	if (job->type == JOB_RESOLVE)
+		json_object_set_new(json, "kept",
+				    job->kept[0] ? render_text(job->kept) : json_null());
 	return json;
 }
 

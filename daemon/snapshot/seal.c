@@ -349,11 +349,12 @@ static void seal_begin(struct snapshot_writer *w)
 	if (!id128_equal(&state.uuid, &w->repo->volume))
 		seal_fail(w, -ESTALE, "volume %s: has another uuid than the repository",
 			  volume_name(w->volume));
-	else if (state.role != VOLUME_PRIMARY)
+	else if (state.role != VOLUME_PRIMARY && !w->given_up)
 		seal_fail(w, -EPERM,
 			  "volume %s: is secondary here; snapshots are taken on the primary",
 			  volume_name(w->volume));
-	else if (state.disk != VOLUME_DISK_UPTODATE)
+	else if (state.disk != VOLUME_DISK_UPTODATE &&
+		 !(w->given_up && state.disk == VOLUME_DISK_OUTDATED))
 		seal_fail(w, -EPERM, "volume %s: its disk is %s", volume_name(w->volume),
 			  volume_disk_state_name(state.disk));
 	else
@@ -474,7 +475,7 @@ static void confirmed(void *context, struct names *names, int error, const char 
 	}
 	note_success(w);
 	set_phase(w, SEAL_PRUNE);
-	w->prune = !retention_is_empty(&w->policy) &&
+	w->prune = !w->given_up && !retention_is_empty(&w->policy) &&
 		   (!retention_is_only_last(&w->policy) || names->count > w->policy.last);
 	if (w->leftover) {
 		w->waiting++;
@@ -747,12 +748,9 @@ static void refuse(void *context)
 	free(refusal);
 }
 
-void snapshot_create(struct snapshot_writer *writer, const char *label,
-		     void (*done)(void *context, const struct snapshot_result *result),
-		     void *context)
+static void create(struct snapshot_writer *w, const char *label, bool given_up,
+		   void (*done)(void *context, const struct snapshot_result *result), void *context)
 {
-	struct snapshot_writer *w = writer;
-
 	if (w->phase != SEAL_IDLE || w->freed) {
 		struct refusal *refusal = must_alloc(sizeof(*refusal));
 
@@ -766,8 +764,26 @@ void snapshot_create(struct snapshot_writer *writer, const char *label,
 	w->done = done;
 	w->context = context;
 	w->retried = false;
+	w->given_up = given_up;
 	w->next = next_new(w, label);
 	seal_begin(w);
+}
+
+void snapshot_create(struct snapshot_writer *writer, const char *label,
+		     void (*done)(void *context, const struct snapshot_result *result),
+		     void *context)
+{
+	create(writer, label, false, done, context);
+}
+
+void snapshot_create_given_up(struct snapshot_writer *writer, const char *node,
+			      void (*done)(void *context, const struct snapshot_result *result),
+			      void *context)
+{
+	char label[SNAPSHOT_NAME_MAX];
+
+	snprintf(label, sizeof(label), "given up for %.40s", node);
+	create(writer, label, true, done, context);
 }
 
 void snapshot_writer_status(const struct snapshot_writer *writer,

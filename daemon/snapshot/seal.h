@@ -115,7 +115,8 @@ struct snapshot_writer {
 	unsigned waiting;      /* lists, loads, manifest put under way */
 
 	struct volume_cut *cut;
-	bool full; /* every chunk not in the cut is zero; else: as in the base */
+	bool given_up; /* what a secondary is about to give up: see snapshot_create_given_up() */
+	bool full;     /* every chunk not in the cut is zero; else: as in the base */
 	struct manifest *base;
 	struct names names; /* while looking for the base */
 	size_t candidate;

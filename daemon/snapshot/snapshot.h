@@ -191,6 +191,11 @@ void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_
 void snapshot_create(struct snapshot_writer *writer, const char *label,
 		     void (*done)(void *context, const struct snapshot_result *result),
 		     void *context);
+/* Keeps what is about to be given up in a split brain for the content of node: also of a secondary, whose
+ * disk may be outdated, as long as nothing is applied to it. No older snapshot is deleted for it; the caller pins it. */
+void snapshot_create_given_up(struct snapshot_writer *writer, const char *node,
+			      void (*done)(void *context, const struct snapshot_result *result),
+			      void *context);
 
 struct snapshot_writer_status {
 	bool running;

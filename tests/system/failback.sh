@@ -72,10 +72,8 @@ full_circle() {
 	ok $current
 }
 
-# What the ledger says is not asked for any more: each side has its own truth now.
-split_brain() {
-	local before out
-	current=split_brain
+# Each side has its own truth from now on.
+split() {
 	off a disconnect v >/dev/null || die "disconnect"
 	wait_for 10 "b alone" volume_is b '.replication.state != "streaming"'
 	off b promote v --force >"$dir/out" 2>&1 || die "promote b: $(cat "$dir/out")"
@@ -87,7 +85,16 @@ split_brain() {
 	done
 	off a connect v >/dev/null || die "connect"
 	for node in a b; do
-		wait_for 30 "$node says it" volume_is $node '.replication.split_brain != null and .replication.state == "standalone"'
+		wait_for 30 "$node finding out" volume_is $node '.replication.split_brain != null and .replication.state == "standalone"'
+	done
+}
+
+# What the ledger says is not asked for any more.
+split_brain() {
+	local before out
+	current=split_brain
+	split
+	for node in a b; do
 		off $node status | grep -q 'SPLIT BRAIN since' || die "status of $node: $(off $node status)"
 		off $node changes v >"$dir/out" || die "changes on $node"
 		[ "$(grep -c 'changed at most' "$dir/out")" = 2 ] || die "changes on $node: $(cat "$dir/out")"
@@ -97,6 +104,8 @@ split_brain() {
 	# Wrong words are answered in one line each.
 	out=$(off b resolve v --keep nobody 2>&1) && die "resolve --keep nobody"
 	[ "$(wc -l <<<"$out")" = 1 ] && grep -q 'neither this node, b, nor its peer, a' <<<"$out" || die "resolve --keep nobody: $out"
+	out=$(off a replace-disk v 2>&1)
+	[ $? = 4 ] && [ "$(wc -l <<<"$out")" = 1 ] || die "replace-disk of a good one: $out"
 	out=$(off a resolve v --keep a 2>&1) && die "resolve on the winner"
 	grep -q 'run it there: offsite resolve v --keep a' <<<"$out" || die "resolve on the winner: $out"
 	cp "$dir/b.img" "$dir/before.img"
@@ -111,6 +120,7 @@ split_brain() {
 	wait_for 30 "a finds it again" volume_is a '.replication.split_brain != null and .replication.state == "standalone"'
 	before=$(volume_get a .replication.sent_bytes)
 	off b resolve v --keep a >"$dir/out" 2>&1 || die "resolve: $(cat "$dir/out")"
+	grep -q "^v: resolved; what was given up is kept: $dir/b.state/v/kept/.*\.json$" "$dir/out" || die "resolve does not say where: $(cat "$dir/out")"
 	wait_for 30 "a in sync" in_sync a
 	same "after resolve"
 	for node in a b; do
@@ -133,9 +143,74 @@ split_brain() {
 	ok $current
 }
 
+# The same with a store: what is given up is a snapshot there, which keep-last does not delete.
+resolve_to_store() {
+	local id kind
+	current=resolve_to_store
+	mkdir -p "$dir/store"
+	pair_config $size_mib "store = file:$dir/store
+keep-last = 1"
+	start b
+	start a
+	wait_for 30 "the first sync" in_sync a
+	work_on a 300
+	end_work
+	wait_for 30 "a in sync" in_sync a
+	wait_for 10 "a without clients" no_client a
+	off a snapshot create v >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
+	split
+	cp "$dir/b.img" "$dir/before.img"
+	cmp -s "$dir/a.img" "$dir/before.img" && die "there is nothing to tell the sides apart by"
+	off b resolve v --keep a --dry-run | grep -q 'kept before: as a snapshot' || die "dry-run"
+	# While the store cannot be used nothing is given up.
+	mkdir "$dir/elsewhere"
+	mv "$dir"/store/* "$dir/elsewhere"
+	for kind in "$dir"/elsewhere/*; do touch "$dir/store/${kind##*/}"; done
+	off b resolve v --keep a >"$dir/out" 2>&1 && die "resolved without a store: $(cat "$dir/out")"
+	[ "$(wc -l <"$dir/out")" = 1 ] && grep -q 'nothing was given up' "$dir/out" || die "without a store: $(cat "$dir/out")"
+	cmp -s "$dir/b.img" "$dir/before.img" || die "given up without a store"
+	volume_is b '.replication.split_brain != null and .role == "primary"' >/dev/null || die "no split brain any more: $(off b status)"
+	rm -rf "$dir"/store/*
+	mv "$dir"/elsewhere/* "$dir/store"
+	off b resolve v --keep a >"$dir/out" 2>&1 || die "resolve: $(cat "$dir/out")"
+	id=$(sed -n 's/^v: resolved; what was given up is kept: snapshot \([0-9a-f]\{32\}\)$/\1/p' "$dir/out")
+	[ -n "$id" ] || die "resolve does not say where: $(cat "$dir/out")"
+	wait_for 30 "a in sync" in_sync a
+	same "after resolve"
+	[ ! -e "$dir/b.state/v/kept" ] || die "kept in files, too"
+	# b's next snapshot is a's content, though its last one, the newest of all, is its own.
+	off a demote v >/dev/null && off b promote v >/dev/null || die "change of places"
+	work_on b 200
+	end_work
+	wait_for 10 "b without clients" no_client b
+	off b snapshot create v >"$dir/out" 2>&1 || die "snapshot on b: $(cat "$dir/out")"
+	"$build/offsite" restore --store "file:$dir/store" --to "$dir/newest.img" >"$dir/out" 2>&1 ||
+		die "restore: $(cat "$dir/out")"
+	cmp "$dir/newest.img" "$dir/b.img" || die "b's next snapshot is not what it has"
+	wait_for 10 "b in sync" in_sync b
+	off b demote v >/dev/null && off a promote v >/dev/null || die "change of places"
+	for _ in 1 2; do # each deletes all that keep-last lets go
+		work_on a 200
+		end_work
+		off a snapshot create v >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
+	done
+	off b snapshot list v --json | jq -e --arg id "$id" \
+		'[.snapshots[].id] | length == 2 and index($id) == 0' >/dev/null ||
+		die "keep-last: $(off b snapshot list v)"
+	off b snapshot list v --json | jq -e '.snapshots[0].label == "given up for a" and .snapshots[0].node == "b"' >/dev/null || die "label"
+	"$build/offsite" restore --store "file:$dir/store" --snapshot "$id" --to "$dir/given-up.img" >"$dir/out" 2>&1 ||
+		die "restore: $(cat "$dir/out")"
+	cmp "$dir/given-up.img" "$dir/before.img" || die "the snapshot is not what b had"
+	stop a
+	stop b
+	ok $current
+}
+
 for io in $(backends); do
 	rm -rf "$dir"/[ab].* "$dir/log"
 	note "$io"
 	full_circle
 	split_brain
+	rm -rf "$dir"/[ab].* "$dir/log" "$dir"/*.img "$dir/store"
+	resolve_to_store
 done

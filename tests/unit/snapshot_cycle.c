@@ -232,6 +232,24 @@ static void keep_last(void **state)
 	check_restore(w, NULL, "kept");
 }
 
+/* What the loser of a split brain had takes no other's place. */
+static void given_up(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited waited = {};
+
+	world_volume(w, 64 << 20, 1, 1 << 20);
+	fill_some(w, 60, 0);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	fill_some(w, 60, 1);
+	snapshot_create_given_up(w->writer, "beta", waited_done, &waited);
+	env_run_until(w->env, &waited.done);
+	assert_int_equal(waited.result.error, 0);
+	assert_string_equal(waited.result.info.label, "given up for beta");
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	check_restore(w, NULL, "given up");
+}
+
 /* Another node writes in between: nothing may be taken over unseen. */
 static void another_writer(void **state)
 {
@@ -571,6 +589,7 @@ int main(void)
 		ON_BOTH(many_changes_few_objects),
 		ON_BOTH(delete_gives_space_back),
 		ON_BOTH(keep_last),
+		ON_BOTH(given_up),
 		ON_BOTH(another_writer),
 		ON_BOTH(base_deleted_meanwhile),
 		ON_BOTH(two_writers_at_once),
