@@ -231,9 +231,9 @@ void source_freeze(struct source *source)
 		source_refuse(source, FRAME_ERROR_BUSY, "no buffer");
 		return;
 	}
+	source_stream_watch(source);
 	if (source->final) {
 		source->tapped = true;
-		source_stream_watch(source);
 		volume_set_tap(source->volume, &source->tap);
 	}
 	env_defer(source->env, &source->pump_task);

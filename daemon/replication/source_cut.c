@@ -144,6 +144,14 @@ static bool being_read(const struct source *source, uint64_t offset)
 	return false;
 }
 
+bool source_cut_is_stuck(const struct source *source)
+{
+	uint64_t start, length;
+
+	return source->phase == SOURCE_CUT && volume_cut_wanted(source->cut, &start, &length) &&
+	       !being_read(source, start);
+}
+
 /* At a low rate in small pieces, so that they leave evenly. */
 static uint32_t read_max(const struct source *source)
 {

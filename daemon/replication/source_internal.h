@@ -187,6 +187,8 @@ uint64_t source_pace_rate(const struct source *source); /* 0: any */
 void source_pace_status(const struct source *source, struct source_status *status);
 /* source_cut.c */
 void source_cut_pump(struct source *source);
+/* A writer waits for a block that cannot be sent before the target has taken more. */
+bool source_cut_is_stuck(const struct source *source);
 void source_cut_rewind(struct source *source); /* from the first block on */
 /* source_bad.c */
 void source_bad_init(struct source *source);
@@ -208,7 +210,7 @@ void source_transfer_end(struct source *source, bool consumed);
 bool source_transfer_was_applied(const struct source *source);
 void source_transfer_resume(struct source *source, const struct frame *frame, const void *payload);
 /* source_stream.c */
-/* The tap is set: from here on the peer has to get on with things. */
+/* The cut proper begins, or the tap is set: from here on the peer has to get on with things. */
 void source_stream_watch(struct source *source);
 void source_stream_init(struct source *source);
 void source_stream_reset(struct source *source);

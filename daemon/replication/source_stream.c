@@ -199,6 +199,7 @@ static void served(struct source *source)
 	source_followed_done(source);
 	source->phase = SOURCE_STREAM;
 	source_stream_begin(source);
+	source_stream_watch(source);
 	source->tapped = true;
 	volume_set_tap(source->volume, &source->tap);
 	source->ops->cut_acknowledged(source->owner, true);
@@ -300,12 +301,14 @@ static void point_timer_fire(struct env_timer *timer)
 	env_timer_start(source->env, timer, SOURCE_POINT_NS);
 }
 
-/* What is waited for: all of the stream, or before that, room for more of it. */
+/* What is waited for: all of the stream, or before that, room for more of it, or for a block of the cut
+ * that a writer waits for. */
 static bool is_waiting(const struct source *source)
 {
-	return source->next > source->oldest &&
-	       (source->phase == SOURCE_STREAM || source->phase == SOURCE_LEAVE ||
-		source->full_queue);
+	return source_cut_is_stuck(source) ||
+	       (source->next > source->oldest &&
+		(source->phase == SOURCE_STREAM || source->phase == SOURCE_LEAVE ||
+		 source->full_queue));
 }
 
 /* A peer that answers pings but carries nothing out (its disk hangs) would hold the writers for ever.

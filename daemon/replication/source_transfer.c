@@ -141,6 +141,8 @@ void source_transfer_resume(struct source *source, const struct frame *frame, co
 			source_refuse(source, FRAME_ERROR_PROTOCOL, "RESUME of what was not sent");
 			return;
 		}
+		if (frame->length > source->durable_frames)
+			source->moved_ns = env_now_ns(source->env);
 		source->durable_frames = frame->length;
 		env_defer(source->env, &source->pump_task);
 		return;

@@ -339,7 +339,8 @@ static void begin_verify(struct world *world)
 		replication_verify_cancel(v->replication, why, sizeof(why));
 	else
 		replication_verify(v->replication, nodes[world_random(world, 3)],
-				   world_chance(world, 50) ? 0 : 1 + world_random(world, 2000000),
+				   world_chance(world, 50) ? 0
+							   : 100000 + world_random(world, 2000000),
 				   why, sizeof(why));
 }
 

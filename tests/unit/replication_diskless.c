@@ -416,6 +416,42 @@ static void an_unfinished_catch_up_does_not_keep_the_peer_from_serving(void **un
 	world_close(&w);
 }
 
+/* Filled, it is a primary as any other: a peer whose disk hangs is lost. */
+static void a_peer_that_hangs_after_the_filling_is_lost(void **unused)
+{
+	struct sim_disk_options disk;
+	struct io io = {.request = {.op = BLOCK_WRITE, .length_bytes = 4096}};
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	stop(&w.a);
+	lose_backing(&w.a);
+	start(&w.a, VOLUME_PRIMARY);
+	lean_on_peer(&w.a);
+	WAIT(&w, in_sync(&w));
+	WAIT(&w, can_hydrate(&w.a));
+	WAIT(&w, lean(&w.a) == VOLUME_LEAN_NO);
+	expect_same(&w, &w.a, __LINE__);
+	sim_disk_get(w.b.env, &disk);
+	struct sim_disk_options hangs = disk;
+	hangs.latency_min_ns = hangs.latency_max_ns = 8000000000ull;
+	sim_disk_set(w.b.env, &hangs);
+	io.request.buf = buf_alloc(w.pool, 4096);
+	memset(io.request.buf->data, 7, 4096);
+	memset(w.model, 7, 4096);
+	uint64_t begun = now_ns(&w);
+	assert_int_equal(submit_and_wait(&w.a, &io), 0);
+	assert_true(now_ns(&w) - begun < 5000000000ull);
+	buf_put(io.request.buf);
+	sim_disk_set(w.b.env, &disk);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* ---- errors of the disk --------------------------------------------------------------------------- */
 
 static void disk_errors(struct node *n, uint32_t ppm, bool reads, bool writes, bool syncs)
@@ -619,6 +655,7 @@ static int run(void)
 		cmocka_unit_test(a_peer_that_went_on_alone_is_not_leaned_on),
 		cmocka_unit_test(the_operators_word_does_not_part_it_from_its_content),
 #ifdef WORLD_SIM
+		cmocka_unit_test(a_peer_that_hangs_after_the_filling_is_lost),
 		cmocka_unit_test(an_unfinished_catch_up_does_not_keep_the_peer_from_serving),
 		cmocka_unit_test(a_failing_disk_is_taken_over_by_the_peer),
 		cmocka_unit_test(crashes_while_it_leans),

@@ -4,6 +4,7 @@
  * generation that cannot be stored. In the simulator; SEED=n replays.
  */
 #define WORLD_SIM
+#define VOLUME_BYTES (32u * 1024 * 1024)
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/replication_pair.h"
 
@@ -204,6 +205,48 @@ static void a_peer_that_does_nothing_is_lost(void **unused)
 	world_close(&w);
 }
 
+/* Likewise while it is sent a cut: writers that wait for their blocks to be sent, since there is no room
+ * left to keep them, do not wait for a disk that hangs over there. */
+static void a_peer_that_hangs_under_a_cut_is_lost(void **unused)
+{
+	struct sim_disk_options disk;
+	struct io *ios[32];
+	struct world w;
+
+	world_open(&w);
+	w.a.preserve_max_bytes = 65536;
+	w.b.staging_max_bytes = 1u << 20; /* in place */
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	for (uint64_t at = 0; at < VOLUME_BYTES; at += 8192)
+		end_io(&w, write_one(&w.a, at, 5), 0);
+	sim_disk_get(w.b.env, &disk);
+	struct sim_disk_options hangs = disk;
+	hangs.latency_min_ns = hangs.latency_max_ns = 60000000000ull;
+	reconnect(&w.b);
+	WAIT(&w, status(&w.a).in_place && status(&w.a).catch_up_done_bytes > 0);
+	sim_disk_set(w.b.env, &hangs);
+	let_pass(&w, 300);
+	for (unsigned i = 0; i < 32; i++)
+		ios[i] = write_one(&w.a, VOLUME_BYTES - 8192 * (1 + i), 7);
+	uint64_t begun = now_ns(&w);
+	for (unsigned i = 0; i < 32; i++)
+		end_io(&w, ios[i], 0);
+	assert_true(now_ns(&w) - begun < 5000000000ull);
+	assert_non_null(strstr(status(&w.a).refusal, "carried nothing out"));
+	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
+	w.b.replication = NULL;
+	w.b.volume = NULL;
+	w.b.env = sim_restart(w.sim, w.b.env);
+	sim_disk_set(w.b.env, &disk);
+	listen_on(&w.b);
+	start(&w.b, VOLUME_SECONDARY);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* Slow is not dead: as long as it reads what is sent it is not given up. */
 static void a_slow_link_is_no_reason(void **unused)
 {
@@ -317,6 +360,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_demotion_ends_the_wait),
 		cmocka_unit_test(who_steps_down_waits_no_more),
 		cmocka_unit_test(a_peer_that_does_nothing_is_lost),
+		cmocka_unit_test(a_peer_that_hangs_under_a_cut_is_lost),
 		cmocka_unit_test(a_slow_link_is_no_reason),
 		cmocka_unit_test(a_history_that_cannot_be_stored_holds_the_clients),
 		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),

@@ -23,8 +23,10 @@
 #include "tests/sim/env_sim.h"
 #endif
 
+#ifndef VOLUME_BYTES
 #define VOLUME_BYTES (8u * 1024 * 1024)
-#define WRITERS      16u
+#endif
+#define WRITERS 16u
 
 struct world;
 
