@@ -350,7 +350,8 @@ static void check_verify(struct world *world)
 	struct node_volume *v = world_volume(world, world->primary);
 	struct verify_status status;
 
-	if (v == NULL || v->replication == NULL)
+	/* What cannot be read counts as different. */
+	if (v == NULL || v->replication == NULL || world->disk_failed)
 		return;
 	replication_get_verify(v->replication, &status);
 	if (status.record.differ_bytes > 0)

@@ -322,6 +322,7 @@ void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const 
 	options.read_eio_ppm = options.write_eio_ppm = options.fsync_eio_ppm = ppm;
 	options.eio_path = path;
 	sim_disk_set(n->env, &options);
+	world->disk_failed = world->disk_failed || ppm > 0;
 	if (ppm > 0)
 		n->disk_errors = true;
 	else if (n->node == NULL)

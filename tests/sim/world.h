@@ -79,6 +79,7 @@ struct world {
 	int key_fd;
 	struct world_node nodes[NODES];
 	struct model *model;
+	bool disk_failed;     /* some disk, at some time */
 	unsigned primary;     /* whom the clients use */
 	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
