@@ -151,7 +151,8 @@ run_unit() {
 }
 
 run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
-	local corpus scratch kept=()
+	local corpus scratch kept=() seconds=$FUZZ_SECONDS
+	[ "$2" = replication ] && seconds=$((seconds * 12)) # a peer's bytes: all kinds of frames in one
 	scratch=$(mktemp -d /tmp/offsite-fuzz-XXXXXX)
 	corpus=tests/fuzz/corpus/$2
 	mkdir "$scratch/new"
@@ -162,7 +163,7 @@ run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
 		return 1
 	fi
 	[ -d "$corpus" ] && kept=("$corpus")
-	if "$1" -max_total_time="$FUZZ_SECONDS" -max_len=8192 -rss_limit_mb=4096 \
+	if "$1" -max_total_time="$seconds" -max_len=8192 -rss_limit_mb=4096 \
 		-artifact_prefix="$scratch/" "$scratch/new" "${kept[@]}"; then
 		echo "ok $2"
 	else
@@ -186,7 +187,7 @@ run_fuzz() {
 			continue
 		fi
 		# shellcheck disable=SC2016 # for the other shell
-		start "fuzz/$name" $((FUZZ_SECONDS + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
+		start "fuzz/$name" $((FUZZ_SECONDS * 12 + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
 			"$FUZZ_BUILD/tests/fuzz/$name" "$name"
 	done
 }
