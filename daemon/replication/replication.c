@@ -135,6 +135,7 @@ void replication_lost(struct replication *r, bool final, bool at_once, const cha
 	}
 	if (r->stopping)
 		return;
+	restore_disk_failed(r);
 	if (final) {
 		yield_settled(r);
 		if (r->state != REPLICATION_STANDALONE)

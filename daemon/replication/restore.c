@@ -109,6 +109,20 @@ void restore_finish(struct replication *r, int error, const char *why)
 		done(r->restore_context, error, why);
 }
 
+/* Nobody waits for content that this disk cannot take. The wish stands: a disk that is good is filled. */
+void restore_disk_failed(struct replication *r)
+{
+	struct volume_state state;
+	char why[512];
+
+	volume_get_state(r->volume, &state);
+	if (!r->restore_done || !r->wants || state.disk != VOLUME_DISK_FAILED)
+		return;
+	snprintf(why, sizeof(why), "volume %s: the disk failed: %s", volume_name(r->volume),
+		 volume_failure(r->volume));
+	restore_finish(r, -EIO, why);
+}
+
 static int give_up_content(struct replication *r, char *why, size_t why_size)
 {
 	struct volume_state state;

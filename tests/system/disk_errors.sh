@@ -7,6 +7,7 @@
 #   diskless     the primary's disk fails, on-io-error = detach: the writer notices nothing, the volume is
 #                DISKLESS; killed and started again, with a disk that works again and is stale, it is so
 #                still; replace-disk brings a disk back under the writer
+#   filling      the new disk fails too; kill -9 while one is filled
 #   passed_on    on-io-error = error: the client gets the error, status names it; what differs from then on
 #                counts as out of sync, and is equal after a catch-up
 #   secondary    the secondary's disk fails: it follows no more, and does again after replace-disk
@@ -116,6 +117,9 @@ says() { # NODE WORDS
 
 is_diskless() { volume_is a '.disk == "diskless" and .at_peer and .disk_failure != null'; }
 
+replace_disk() { # NODE
+	off "$1" replace-disk v >"$dir/out" 2>&1 || die "replace-disk: $(cat "$dir/out")"
+}
 # Alone and diskless: nothing is answered.
 waits_for_peer() {
 	stop b
@@ -150,12 +154,50 @@ diskless() { # PROTOCOL WHAT-FAILS NEW-DISK(yes|no)
 	read_back "after kill -9"
 	start_writer
 	[ "$3" = no ] || new_disk a
-	off a replace-disk v >"$dir/out" 2>&1 || die "replace-disk: $(cat "$dir/out")"
+	replace_disk a
 	wait_for 60 "the disk is back" volume_is a '.disk == "uptodate" and (.at_peer | not) and .disk_failure == null'
 	goes_on
 	end_writer "replacing the disk"
 	same "replaced"
 	read_back "replaced"
+	stop a
+	stop b
+	ok "$current"
+}
+
+# The new disk fails while it is filled; the next one is filled over a kill -9, with requests under way.
+filling() {
+	current=filling_$io
+	pair_with_disk a $'on-io-error = detach\nhydrate-rate = 4M'
+	start_writer
+	bad a read write
+	wait_for 20 "it is diskless" is_diskless
+	kill9 a # and it starts with a disk that cannot even be read
+	wait "$writer"
+	start a
+	is_diskless >/dev/null || die "started with a bad disk: $(off a status)"
+	start_writer
+	off a replace-disk v >"$dir/out" 2>&1 # refused, or it fails at once
+	wait_for 20 "still diskless" is_diskless
+	goes_on
+	new_disk a
+	replace_disk a
+	volume_is a '.stats.missing_bytes > 0' >/dev/null || die "filled at once: $(off a status)"
+	bad a write
+	wait_for 20 "the new disk failed" is_diskless
+	goes_on
+	good a
+	replace_disk a
+	goes_on
+	volume_is a '.stats.missing_bytes > 0' >/dev/null || die "filled at once: $(off a status)"
+	kill9 a
+	wait "$writer"
+	start a
+	volume_is a '.at_peer' >/dev/null || die "started while it was filled: $(off a status)"
+	start_writer
+	wait_for 60 "the disk is back" volume_is a '.disk == "uptodate" and (.at_peer | not)'
+	end_writer "filling"
+	same "filled"
 	stop a
 	stop b
 	ok "$current"
@@ -192,15 +234,30 @@ secondary() { # read|write
 	wait_for 20 "the primary tracks" volume_is a '.replication | .state != "streaming" and .out_of_sync_bytes > 0'
 	goes_on
 	off b promote v --force >"$dir/out" 2>&1 && die "a failed disk was promoted"
+	stop b # started again with it: fails again as soon as it is written to
+	bad b read
+	start b
+	wait_for 30 "the secondary says so after a restart" volume_is b '.disk == "failed" and .disk_failure != null'
+	goes_on
+	stop b
 	good b
-	off b replace-disk v >"$dir/out" 2>&1 || die "replace-disk: $(cat "$dir/out")"
+	start b # it is good again, nobody replaced it
+	wait_for 30 "it follows again" streaming a
+	bad b write
+	wait_for 20 "the secondary's disk fails" volume_is b '.disk == "failed"'
+	timeout 30 "$build/offsite" --socket "$dir/b.sock" replace-disk v >"$dir/out" 2>&1
+	[ $? = 1 ] && grep -q 'the disk failed: .*write at .*Input/output error' "$dir/out" ||
+		die "replace-disk with a disk that fails: $(cat "$dir/out")"
+	volume_is b '.disk == "failed"' >/dev/null || die "$(off b status)"
+	good b
+	replace_disk b
 	wait_for 30 "it follows again" streaming a
 	volume_is b '.disk == "uptodate" and .disk_failure == null' >/dev/null || die "$(off b status)"
 	goes_on
 	bad b write # once more; a new disk this time
 	wait_for 20 "the secondary says so again" volume_is b '.disk == "failed"'
 	new_disk b
-	off b replace-disk v >"$dir/out" 2>&1 || die "replace-disk with a new one: $(cat "$dir/out")"
+	replace_disk b
 	wait_for 30 "it follows again" streaming a
 	end_writer "the secondary's disk"
 	same "replaced"
@@ -241,6 +298,7 @@ unreadable() {
 for io in $(backends); do
 	part diskless C write yes
 	part diskless A read no
+	part filling
 	part passed_on
 	part secondary
 	part unreadable

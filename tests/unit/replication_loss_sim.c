@@ -306,11 +306,15 @@ static void a_history_that_cannot_be_stored_holds_the_clients(void **unused)
 struct restored {
 	bool done;
 	int error;
+	char why[256];
 };
 
 static void restored(void *context, int error, const char *why)
 {
-	*(struct restored *)context = (struct restored){true, error};
+	struct restored *r = context;
+
+	*r = (struct restored){.done = true, .error = error};
+	snprintf(r->why, sizeof(r->why), "%s", why);
 }
 
 /* A committed cut waits in the log, the disk is gone: the restore must not be overtaken by the log. */
@@ -351,6 +355,37 @@ static void a_restore_voids_what_recovery_would_apply(void **unused)
 		restore_during_recovery(steps);
 }
 
+static void a_restore_onto_a_disk_that_fails_ends(void **unused)
+{
+	struct sim_disk_options disk;
+	struct restored r = {}, again = {};
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 100);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	write_some(&w.a, 100);
+	sim_disk_get(w.b.env, &disk);
+	disk.write_eio_ppm = 1000000;
+	disk.eio_path = "backing";
+	sim_disk_set(w.b.env, &disk);
+	replication_restore_from_peer(w.b.replication, restored, &r);
+	WAIT(&w, r.done);
+	assert_int_equal(r.error, -EIO);
+	assert_non_null(strstr(r.why, "the disk failed: "));
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_FAILED);
+	WAIT(&w, status(&w.b).state == REPLICATION_IDLE); /* what was under way has ended */
+	disk.write_eio_ppm = 0;
+	sim_disk_set(w.b.env, &disk);
+	replication_restore_from_peer(w.b.replication, restored, &again);
+	WAIT(&w, again.done);
+	assert_int_equal(again.error, 0);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -364,6 +399,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_slow_link_is_no_reason),
 		cmocka_unit_test(a_history_that_cannot_be_stored_holds_the_clients),
 		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),
+		cmocka_unit_test(a_restore_onto_a_disk_that_fails_ends),
 	};
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 
