@@ -90,7 +90,7 @@ static int check_loss(struct node_volume *v, const struct volume_state *state, c
 					 : "did not receive all its peer wrote",
 				 text);
 	}
-	if (v->config->peer && !v->config->primary && id128_is_zero(&state->generations.current))
+	if (v->replication && !v->config->primary && id128_is_zero(&state->generations.current))
 		return node_fail(-EPERM, why, why_size,
 				 "volume %s: never synchronised with its peer; use --force to "
 				 "start from the empty disk",

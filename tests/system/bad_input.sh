@@ -289,6 +289,7 @@ full_state() {
 shrunk_backing() {
 	current=shrunk_backing_$io
 	fresh
+	echo 'on-io-error = error' >>"$dir/a.conf" # else the peer answers
 	start b
 	start a
 	wait_for 30 "the first sync" in_sync a

@@ -63,6 +63,8 @@ full_circle() {
 	current=full_circle
 	pair_config $size_mib
 	start b
+	off b promote v >"$dir/out" 2>&1 && die "an empty secondary was promoted"
+	grep -q 'never synchronised with its peer; use --force' "$dir/out" || die "promote of an empty one: $(cat "$dir/out")"
 	start a
 	wait_for 30 "the first sync" in_sync a
 	for _ in 1 2; do
