@@ -301,7 +301,7 @@ void replication_free(struct replication *r, void (*freed)(void *context), void 
 	r->freed = freed;
 	r->freed_context = context;
 	env_timer_stop(r->env, &r->retry_timer);
-	yield_settled(r);
+	yield_stop(r);
 	plan_stop(r);
 	restore_finish(r, -ECANCELED, "shutting down");
 	source_loss_stop(r->source);

@@ -170,6 +170,8 @@ bool plan_is_idle(const struct replication *r);
 void yield_init(struct replication *r);
 /* What the peer is is known, or nobody waits for it any more: clients are served. */
 void yield_settled(struct replication *r);
+/* The volume is about to be closed: clients are not served any more. */
+void yield_stop(struct replication *r);
 bool yield_vacant(const struct replication *r);
 void yield_step_down(struct replication *r);
 void yield_roll_back(struct replication *r); /* a catch-up begins that undoes what is marked here */

@@ -48,6 +48,12 @@ void yield_settled(struct replication *r)
 	volume_suspend(r->volume, VOLUME_SUSPEND_START, false);
 }
 
+void yield_stop(struct replication *r)
+{
+	r->starting = false;
+	env_timer_stop(r->env, &r->start_timer);
+}
+
 bool yield_vacant(const struct replication *r)
 {
 	struct volume_stats stats;

@@ -322,6 +322,33 @@ static void a_primary_alone_serves_after_its_wait(void **unused)
 	world_close(&w);
 }
 
+/* Stopped while it waits: what its clients asked for is not done behind its own back, so it can still
+ * step down later. */
+static void who_is_stopped_in_its_wait_did_nothing(void **unused)
+{
+	struct world w;
+
+	primary_dies(&w);
+	set_role(&w.b, VOLUME_PRIMARY);
+	write_some(&w.b, 5);
+	block_link(&w, true);
+	comes_back(&w);
+	assert_true(status(&w.a).starting);
+	struct io io = {.request = {.op = BLOCK_WRITE, .length_bytes = 4096, .done = io_done}};
+	struct block *block = volume_block(w.a.volume);
+	io.request.buf = buf_alloc(w.pool, 4096);
+	memset(io.request.buf->data, 0xaa, 4096);
+	block->ops->submit(block, &io.request);
+	stop(&w.a);
+	assert_true(io.done && io.error == -ESHUTDOWN);
+	buf_put(io.request.buf);
+	block_link(&w, false);
+	start(&w.a, VOLUME_PRIMARY);
+	expect_same(&w, &w.b, __LINE__);
+	assert_int_equal(state(&w.a).role, VOLUME_SECONDARY);
+	world_close(&w);
+}
+
 static void who_is_not_replaced_serves_at_once(void **unused)
 {
 	struct world w;
@@ -754,6 +781,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_promotion_takes_it_back),
 		cmocka_unit_test(a_replaced_primary_steps_down_and_is_rolled_back),
 		cmocka_unit_test(a_primary_alone_serves_after_its_wait),
+		cmocka_unit_test(who_is_stopped_in_its_wait_did_nothing),
 		cmocka_unit_test(who_is_not_replaced_serves_at_once),
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),
