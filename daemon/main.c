@@ -368,14 +368,27 @@ static void nbd_stopped(void *context)
 		control_stopped(daemon);
 }
 
+/* Requests that wait for the peer may wait for ever: their clients are told that the server goes. */
+static void fail_held(struct daemon *daemon)
+{
+	for (unsigned i = 0; i < node_volume_count(daemon->node); i++) {
+		struct volume *volume = node_volume(daemon->node, i)->volume;
+
+		if (volume && volume_suspended(volume))
+			volume_fail_held(volume, -ESHUTDOWN);
+	}
+}
+
 static void daemon_stop(struct daemon *daemon)
 {
 	process_notify(daemon->env, "STOPPING=1");
 	env_log(daemon->env, ENV_LOG_INFO, "offsited: stopping");
-	if (daemon->nbd)
-		nbd_server_stop(daemon->nbd, nbd_stopped, daemon);
-	else
+	if (!daemon->nbd) {
 		nbd_stopped(daemon);
+		return;
+	}
+	nbd_server_stop(daemon->nbd, nbd_stopped, daemon);
+	fail_held(daemon);
 }
 
 static void stop_call(struct env_task *task)
