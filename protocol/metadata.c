@@ -19,6 +19,7 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 		.page_payload_bytes = to_be32(METADATA_PAYLOAD_BYTES),
 		.role = to_be16((uint16_t)super->role),
 		.disk = to_be16((uint16_t)super->disk),
+		.maps = to_be32(super->maps),
 		.current = super->current,
 		.base = super->base,
 		.lsn = to_be64(super->lsn),
@@ -54,14 +55,15 @@ static const char *super_facts_invalid(const struct metadata_super_wire *wire)
 		return "unknown role";
 	if (from_be16(wire->disk) >= METADATA_DISKS)
 		return "unknown disk state";
+	if (from_be32(wire->maps) >= METADATA_MAPS_FILES)
+		return "unknown file of maps";
 	if (from_be64(wire->sequence) == 0)
 		return "no sequence number";
 	if (id128_is_zero(&wire->uuid))
 		return "no uuid";
 	if (wire->backing[METADATA_BACKING_BYTES - 1] != '\0')
 		return "backing path not terminated";
-	if (!bytes_are_zero(wire->reserved0, sizeof(wire->reserved0)) ||
-	    !bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
+	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes not zero";
 	return NULL;
 }
@@ -85,6 +87,7 @@ const char *metadata_super_decode(const struct metadata_super_wire *wire,
 		.size_bytes = from_be64(wire->size_bytes),
 		.role = (enum metadata_role)from_be16(wire->role),
 		.disk = (enum metadata_disk)from_be16(wire->disk),
+		.maps = from_be32(wire->maps),
 		.current = wire->current,
 		.base = wire->base,
 		.lsn = from_be64(wire->lsn),

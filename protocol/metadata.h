@@ -24,6 +24,7 @@
 #define METADATA_PEER_BLOCK_BYTES  4096u
 #define METADATA_STORE_BLOCK_BYTES 65536u
 #define METADATA_REGION_BYTES      (1024u * 1024u)
+#define METADATA_MAPS_FILES        2u /* "maps" and "maps.1" */
 
 enum metadata_flags {
 	METADATA_CREATING = 1,        /* the maps may not exist yet; nothing was ever served */
@@ -64,7 +65,7 @@ struct metadata_super_wire {
 	be32_t page_payload_bytes;
 	be16_t role;
 	be16_t disk;
-	uint8_t reserved0[4];
+	be32_t maps; /* the file of the maps: METADATA_MAPS_FILES of them take turns */
 	struct id128 current;
 	struct id128 base;
 	struct id128 history[METADATA_HISTORY];
@@ -100,6 +101,7 @@ struct metadata_super {
 	uint64_t size_bytes;
 	enum metadata_role role;
 	enum metadata_disk disk;
+	unsigned maps;
 	struct id128 current, base, history[METADATA_HISTORY];
 	uint64_t lsn, outdated_ns;
 	struct id128 snapshot;

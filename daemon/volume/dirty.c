@@ -123,7 +123,7 @@ void dirty_merge(struct dirty_map *map, const struct dirty_map *from)
 {
 	uint64_t groups = BITS_WORDS(BITS_WORDS(from->blocks));
 
-	assert(map->blocks == from->blocks);
+	assert(map->blocks >= from->blocks);
 	for (uint64_t g = bits_next(from->summary, 0, groups); g < groups;
 	     g = bits_next(from->summary, g + 1, groups)) {
 		for (uint64_t left = from->groups[g]; left != 0; left &= left - 1) {

@@ -41,7 +41,7 @@ uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,
 void dirty_clear_all(struct dirty_map *map);
 /* Clears in map all that is set in what. */
 void dirty_subtract(struct dirty_map *map, const struct dirty_map *what);
-/* Sets in map all that is set in from. */
+/* Sets in map all that is set in from, which may have fewer blocks. */
 void dirty_merge(struct dirty_map *map, const struct dirty_map *from);
 /* The first set block at or after from, or DIRTY_NONE. */
 uint64_t dirty_next(const struct dirty_map *map, uint64_t from);

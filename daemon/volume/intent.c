@@ -190,7 +190,7 @@ static void intent_write_next(struct volume *v)
 	struct intent *intent = &v->intent;
 	uint64_t p = 0, n = 0;
 
-	if (intent->writing)
+	if (intent->writing || v->maps_held)
 		return;
 	while (p < intent->page_count && !page_chosen(intent, p))
 		p++;
@@ -463,7 +463,7 @@ static void checkpoint_start(struct volume *v, bool pressed)
 	struct checkpoint *checkpoint = &v->checkpoint;
 	bool any;
 
-	if (checkpoint->step != CHECKPOINT_IDLE)
+	if (checkpoint->step != CHECKPOINT_IDLE || v->maps_held)
 		return;
 	any = choose_candidates(v, pressed);
 	checkpoint->consumer = 0;
@@ -555,6 +555,14 @@ void tick_init(struct volume *v)
 bool intent_idle(const struct volume *v)
 {
 	return !v->intent.writing && v->checkpoint.step == CHECKPOINT_IDLE;
+}
+
+void intent_go_on(struct volume *v)
+{
+	v->maps_held = false;
+	op_gate_all(queue_take(&v->intent.waiting));
+	intent_write_next(v);
+	checkpoint_want(v);
 }
 
 void intent_check(const struct volume *v)

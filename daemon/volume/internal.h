@@ -9,6 +9,7 @@
  *   intent.c      intent bits, group commit, checkpoints that retire them
  *   request.c     a mutation's way: lock, read-modify-write, gate, ISSUE, completion
  *   sync.c        fsync of the backing, shared by all who wait
+ *   grow.c        a bigger size, and the maps for it
  *   cut.c         cuts, copy before write, reading sealed blocks
  *   copy.c        the content kept while a catch-up in place makes it a mixture
  *   export.c      struct block, reads, volume_read(), volume_apply()
@@ -262,7 +263,11 @@ struct volume {
 	struct env *env;
 	char *copy_path; /* of what is kept while the backing is a mixture */
 	bool has_copy;
-	char *name, *backing_path, *state_dir, *super_path, *maps_path;
+	char *name, *backing_path, *state_dir, *super_path;
+	char *maps_paths[METADATA_MAPS_FILES];
+	unsigned maps_number; /* which of them is in use */
+	struct grow *grow;    /* grow.c: under way, or NULL */
+	bool maps_held;       /* no write of pages begins: the file is about to be another one */
 	char description[200]; /* a line of the config fits */
 	char failure[256];     /* why FAILED, or why FLUSH fails; "" */
 	struct volume_config config;
@@ -421,6 +426,14 @@ void super_store_later(struct volume *volume);
 int maps_init(struct volume *volume); /* memory */
 void maps_free(struct volume *volume);
 int maps_create(struct volume *volume, bool all_dirty);
+static inline const char *maps_path(const struct volume *volume)
+{
+	return volume->maps_paths[volume->maps_number];
+}
+/* Takes over what `from` has, which is smaller. */
+void maps_copy(struct volume *volume, const struct volume *from);
+/* Makes the file of that number for the maps as they are, intents included, durably. The volume uses it. */
+int maps_create_beside(struct volume *volume, unsigned number);
 int maps_load(struct volume *volume, char *why, size_t why_size);
 /* Everything that is not stored yet; then, if the backing is durable, no intents. Blocking. */
 int maps_store_all(struct volume *volume, bool drop_intents);
@@ -447,6 +460,8 @@ void checkpoint_synced(struct volume *volume, int error);
 void checkpoint_want(struct volume *volume); /* arms the tick */
 void tick_init(struct volume *volume);
 bool intent_idle(const struct volume *volume);
+/* The maps are no longer held. */
+void intent_go_on(struct volume *volume);
 void intent_check(const struct volume *volume);
 
 /* request.c */
@@ -534,6 +549,9 @@ bool cut_ready(struct volume *volume, struct op *op);
 void cut_init(struct volume *volume);
 void cut_release(struct volume *volume);
 void cut_check(const struct volume *volume);
+
+/* grow.c */
+void grow_look(struct volume *volume); /* at open: what an earlier run left */
 
 /* hold.c */
 void hold_granted(struct op *op);

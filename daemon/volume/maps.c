@@ -175,12 +175,17 @@ static uint64_t page_offset(uint64_t page)
 	return page * METADATA_PAGE_BYTES;
 }
 
-/* Fills in page number `page` of the file as of now, without intents. */
-static void encode_page(struct volume *v, uint64_t page, struct metadata_page_wire *wire)
+/* Fills in page number `page` of the file as of now. */
+static void encode_page(struct volume *v, uint64_t page, bool intents,
+			struct metadata_page_wire *wire)
 {
 	uint64_t words[METADATA_PAGE_WORDS] = {0};
 
 	if (page < v->intent.page_count) {
+		uint64_t first = page * METADATA_PAGE_WORDS, count = BITS_WORDS(v->intent.regions);
+
+		for (uint64_t i = 0; intents && i < METADATA_PAGE_WORDS && first + i < count; i++)
+			words[i] = v->intent.active[first + i];
 		metadata_page_encode(METADATA_INTENT, (uint32_t)page, words, wire);
 		return;
 	}
@@ -206,7 +211,7 @@ static uint64_t all_pages(const struct volume *v)
 	return last->page_base + last->page_count;
 }
 
-static int store_range(struct volume *v, uint64_t from, uint64_t to)
+static int store_range(struct volume *v, uint64_t from, uint64_t to, bool intents)
 {
 	struct metadata_page_wire *pages = v->intent.batch.pages;
 
@@ -215,7 +220,7 @@ static int store_range(struct volume *v, uint64_t from, uint64_t to)
 		int error;
 
 		for (uint64_t i = 0; i < count; i++)
-			encode_page(v, from + i, &pages[i]);
+			encode_page(v, from + i, intents, &pages[i]);
 		error = env_file_pwrite(v->env, v->maps, pages, count * METADATA_PAGE_BYTES,
 					page_offset(from));
 		if (error != 0)
@@ -242,13 +247,13 @@ int maps_store_all(struct volume *v, bool drop_intents)
 			if (bits_test(consumer->stale, p) ||
 			    bits_next(consumer->uncovered, region, end) < end)
 				error = store_range(v, consumer->page_base + p,
-						    consumer->page_base + p + 1);
+						    consumer->page_base + p + 1, false);
 		}
 	}
 	if (error == 0)
 		error = env_file_sync(v->env, v->maps);
 	if (error == 0 && drop_intents)
-		error = store_range(v, 0, v->intent.page_count);
+		error = store_range(v, 0, v->intent.page_count, false);
 	if (error == 0 && drop_intents)
 		error = env_file_sync(v->env, v->maps);
 	return error;
@@ -256,7 +261,7 @@ int maps_store_all(struct volume *v, bool drop_intents)
 
 int maps_create(struct volume *v, bool all_dirty)
 {
-	int error = env_file_open(v->env, v->maps_path,
+	int error = env_file_open(v->env, maps_path(v),
 				  ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &v->maps);
 
 	if (error != 0)
@@ -268,13 +273,68 @@ int maps_create(struct volume *v, bool all_dirty)
 		}
 	error = env_file_allocate(v->env, v->maps, 0, page_offset(all_pages(v)));
 	if (error == 0)
-		error = store_range(v, 0, all_pages(v));
+		error = store_range(v, 0, all_pages(v), false);
 	if (error == 0)
 		error = env_file_sync(v->env, v->maps);
 	if (error == 0)
 		error = env_sync_dir(v->env, v->state_dir);
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 		memset(v->consumers[c].stale, 0, BITS_WORDS(v->consumers[c].page_count) * 8);
+	return error;
+}
+
+void maps_copy(struct volume *v, const struct volume *from)
+{
+	struct intent *intent = &v->intent;
+	uint64_t words = BITS_WORDS(from->intent.regions) * 8;
+
+	memcpy(intent->active, from->intent.active, words);
+	memcpy(intent->disk, from->intent.active, words);
+	memcpy(intent->recent, from->intent.recent, words);
+	intent->count = from->intent.count;
+	intent->window = from->intent.window;
+	intent->next_in_order = from->intent.next_in_order;
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		const struct consumer *old = &from->consumers[c];
+		struct consumer *consumer = &v->consumers[c];
+
+		dirty_merge(&consumer->active, &old->active);
+		dirty_merge(&v->cuts[c].sealed, &from->cuts[c].sealed);
+		dirty_merge(&v->cuts[c].safe, &from->cuts[c].safe);
+		dirty_merge(&v->cuts[c].staged, &from->cuts[c].staged);
+		consumer->both = old->both;
+		consumer->all_dirty = old->all_dirty;
+		consumer->dirty_since_ns = old->dirty_since_ns;
+		/* What another's hand changes is not marked: all of it is, always. */
+		if (c == VOLUME_STORE && from->detached)
+			maps_mark(v, VOLUME_STORE, 0, v->size_bytes, false);
+	}
+}
+
+int maps_create_beside(struct volume *v, unsigned number)
+{
+	int error = env_file_open(v->env, v->maps_paths[number],
+				  ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &v->maps);
+
+	if (error != 0)
+		return error;
+	v->maps_number = number;
+	error = env_file_truncate(v->env, v->maps, 0);
+	if (error == 0)
+		error = env_file_allocate(v->env, v->maps, 0, page_offset(all_pages(v)));
+	if (error == 0)
+		error = store_range(v, 0, all_pages(v), true);
+	if (error == 0)
+		error = env_file_sync(v->env, v->maps);
+	if (error == 0)
+		error = env_sync_dir(v->env, v->state_dir);
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
+		struct consumer *consumer = &v->consumers[c];
+
+		memset(consumer->stale, 0, BITS_WORDS(consumer->page_count) * 8);
+		/* A page too many costs a write. */
+		bits_set_range(consumer->stored_any, 0, consumer->page_count);
+	}
 	return error;
 }
 
@@ -291,7 +351,7 @@ static bool load_page(struct volume *v, uint64_t file_page, enum metadata_page_k
 	if (bad != NULL)
 		env_log(v->env, ENV_LOG_WARNING,
 			"volume %s: %s: page %llu: %s; what it stands for counts as changed",
-			v->name, v->maps_path, (unsigned long long)file_page, bad);
+			v->name, maps_path(v), (unsigned long long)file_page, bad);
 	return bad == NULL;
 }
 
@@ -348,12 +408,12 @@ static void load_consumer(struct volume *v, enum volume_consumer c)
 
 int maps_load(struct volume *v, char *why, size_t why_size)
 {
-	int error = env_file_open(v->env, v->maps_path, ENV_FILE_READ | ENV_FILE_WRITE, &v->maps);
+	int error = env_file_open(v->env, maps_path(v), ENV_FILE_READ | ENV_FILE_WRITE, &v->maps);
 
 	if (error == -ENOENT) {
 		env_log(v->env, ENV_LOG_WARNING,
 			"volume %s: %s: missing; everything counts as changed", v->name,
-			v->maps_path);
+			maps_path(v));
 		error = maps_create(v, true);
 		if (error == 0)
 			return 0;
@@ -363,7 +423,7 @@ int maps_load(struct volume *v, char *why, size_t why_size)
 	if (error == 0)
 		error = env_file_sync(v->env, v->maps);
 	if (error != 0) {
-		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->maps_path,
+		snprintf(why, why_size, "volume %s: %s: %s", v->name, maps_path(v),
 			 strerror(-error));
 		return error;
 	}

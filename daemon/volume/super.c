@@ -36,6 +36,7 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.role = state->role == VOLUME_PRIMARY ? METADATA_PRIMARY : METADATA_SECONDARY,
 		.disk = (enum metadata_disk)(state->disk >= VOLUME_DISK_FAILED ? v->disk_recorded
 									       : state->disk),
+		.maps = v->maps_number,
 		.current = state->generations.current,
 		.base = state->generations.base,
 		.lsn = lsn,
@@ -198,6 +199,7 @@ int super_create(struct volume *v)
 static void take(struct volume *v, const struct metadata_super *super)
 {
 	v->size_bytes = super->size_bytes;
+	v->maps_number = super->maps;
 	v->detached = super->flags & METADATA_STORE_DETACHED;
 	v->consumers[VOLUME_PEER].all_dirty = super->flags & METADATA_PEER_ALL;
 	v->consumers[VOLUME_STORE].all_dirty = super->flags & METADATA_STORE_ALL;

@@ -61,7 +61,8 @@ static int make_paths(struct volume *v, const struct volume_config *config)
 		return -ENOMEM;
 	if (asprintf(&v->copy_path, "%s.before-catch-up", config->backing) < 0 ||
 	    asprintf(&v->super_path, "%s/super", config->state_dir) < 0 ||
-	    asprintf(&v->maps_path, "%s/maps", config->state_dir) < 0)
+	    asprintf(&v->maps_paths[0], "%s/maps", config->state_dir) < 0 ||
+	    asprintf(&v->maps_paths[1], "%s/maps.1", config->state_dir) < 0)
 		return -ENOMEM;
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
 		if (asprintf(&v->cuts[c].path, "%s/%s", config->state_dir, names[c]) < 0)
@@ -122,7 +123,8 @@ static void volume_free(struct volume *v)
 	free(v->tokens);
 	free(v->super.wire);
 	free(v->super_path);
-	free(v->maps_path);
+	for (unsigned i = 0; i < METADATA_MAPS_FILES; i++)
+		free(v->maps_paths[i]);
 	free(v->state_dir);
 	free(v->backing_path);
 	free(v->copy_path);
@@ -230,7 +232,7 @@ static int finish_creation(struct volume *v, char *why, size_t why_size)
 	int error = maps_create(v, false);
 
 	if (error != 0)
-		return fail(v, error, v->maps_path, why, why_size);
+		return fail(v, error, maps_path(v), why, why_size);
 	error = super_store(v, 0);
 	return error != 0 ? fail(v, error, v->super_path, why, why_size) : 0;
 }
@@ -238,14 +240,16 @@ static int finish_creation(struct volume *v, char *why, size_t why_size)
 static int create(struct volume *v, char *why, size_t why_size)
 {
 	struct env_file *maps;
-	int error = env_file_open(v->env, v->maps_path, ENV_FILE_READ, &maps);
+	int error;
 
-	if (error == 0) {
+	for (unsigned i = 0; i < METADATA_MAPS_FILES; i++) {
+		if (env_file_open(v->env, v->maps_paths[i], ENV_FILE_READ, &maps) != 0)
+			continue;
 		env_file_close(v->env, maps);
 		snprintf(why, why_size,
 			 "volume %s: %s: missing, but %s is there; restore it from a copy, or move "
 			 "the directory away to start anew",
-			 v->name, v->super_path, v->maps_path);
+			 v->name, v->super_path, v->maps_paths[i]);
 		return -EINVAL;
 	}
 	v->size_bytes = v->config.size_bytes;
@@ -275,15 +279,21 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 {
 	int error, restored = 0;
 
-	if (v->config.size_bytes != 0 && v->config.size_bytes != v->size_bytes) {
+	if (v->config.size_bytes > v->size_bytes) {
 		snprintf(why, why_size,
-			 "volume %s: has %llu bytes, the configuration says %llu; a volume keeps "
-			 "its "
-			 "size",
+			 "volume %s: has %llu bytes, the configuration says %llu; it is made bigger "
+			 "with: offsite resize %s %llu",
 			 v->name, (unsigned long long)v->size_bytes,
+			 (unsigned long long)v->config.size_bytes, v->name,
 			 (unsigned long long)v->config.size_bytes);
 		return -EINVAL;
 	}
+	if (v->config.size_bytes != 0 && v->config.size_bytes < v->size_bytes)
+		env_log(v->env, ENV_LOG_WARNING,
+			"volume %s: has %llu bytes, the configuration says %llu, which only counts "
+			"when it is made",
+			v->name, (unsigned long long)v->size_bytes,
+			(unsigned long long)v->config.size_bytes);
 	error = maps_init(v);
 	if (error != 0)
 		return fail(v, error, "memory for the maps", why, why_size);
@@ -313,6 +323,7 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 		return error;
 	lean_recover(v);
 	copy_look(v);
+	grow_look(v);
 	/* Not clean from here on, and LSNs that were never given out before. */
 	error = super_store(v, 0);
 	if (error != 0)

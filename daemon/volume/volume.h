@@ -108,6 +108,13 @@ void volume_close(struct volume *volume, void (*closed)(void *context), void *co
 const char *volume_name(const struct volume *volume);
 struct env *volume_env(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);
+/* Makes the volume bigger, while it is in use: durable, and the disk reads as zeroes from the old end on,
+ * before done(), which is never called from inside. A backing that is a file is grown, a device must have
+ * been. Nothing of the new part is marked for the peer, whose own is to read as zeroes, too; snapshots find
+ * it out. Refused (done with -errno and why) while a snapshot or a catch-up is under way, or the disk has
+ * not all of the content. -EBUSY and -EAGAIN pass by themselves. A crash leaves the old or the new size. */
+void volume_grow(struct volume *volume, uint64_t size_bytes,
+		 void (*done)(void *context, int error, const char *why), void *context);
 const char *volume_state_dir(const struct volume *volume);
 /* Why the disk is FAILED, or why FLUSH fails since an fsync did, or the first error of the disk that a
  * client was given; "" if all is well. */

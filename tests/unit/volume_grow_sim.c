@@ -1,0 +1,445 @@
+// SPDX-License-Identifier: Apache-2.0
+/* A volume is made bigger: while clients write, with a crash at any operation on its files, with a backing
+ * that has other content beyond the end, with a superblock that cannot be written. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <errno.h>
+#include <cmocka.h>
+#include "daemon/volume/volume.h"
+#include "tests/sim/env_sim.h"
+
+#define MIB    (1024ull * 1024)
+#define MINUTE (60ull * 1000000000)
+#define SMALL  (129 * MIB + 4096) /* more than one page of the peer's map, and odd in the store's */
+#define LARGE  (300 * MIB + 8192)
+
+struct fixture {
+	struct sim *sim;
+	struct env *env;
+	struct volume *volume;
+	struct volume_config config;
+	struct buf_pool *pool;
+	char why[320];
+};
+
+struct wait {
+	bool done;
+	int error;
+};
+
+struct request {
+	struct block_request block;
+	struct wait wait;
+};
+
+static int setup(void **state)
+{
+	static const unsigned counts[3] = {32, 16, 16};
+	struct fixture *f = calloc(1, sizeof(*f));
+	const char *seed = getenv("SEED");
+
+	f->sim = sim_new(seed ? strtoull(seed, NULL, 10) : 17);
+	f->env = sim_node(f->sim, "a");
+	f->pool = buf_pool_new(counts);
+	env_mkdir(f->env, "/disk");
+	f->config = (struct volume_config){.name = "v",
+					   .backing = "/disk/v.img",
+					   .state_dir = "/state/v",
+					   .size_bytes = SMALL,
+					   .role = VOLUME_PRIMARY};
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	buf_pool_free(f->pool);
+	sim_free(f->sim);
+	free(f);
+	return 0;
+}
+
+static int try_open(struct fixture *f)
+{
+	f->why[0] = '\0';
+	return volume_open(f->env, &f->config, &f->volume, f->why, sizeof(f->why));
+}
+
+static void open_it(struct fixture *f)
+{
+	assert_int_equal(try_open(f), 0);
+}
+
+static void set_true(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void close_it(struct fixture *f)
+{
+	bool closed = false;
+
+	volume_close(f->volume, set_true, &closed);
+	assert_true(sim_run_until(f->sim, &closed, MINUTE));
+	f->volume = NULL;
+}
+
+static void crash_it(struct fixture *f, enum sim_crash mode)
+{
+	sim_crash(f->sim, f->env, mode);
+	f->env = sim_restart(f->sim, f->env);
+}
+
+static void request_done(struct block_request *block, int error)
+{
+	struct request *r = (struct request *)block;
+
+	r->wait = (struct wait){.done = true, .error = error};
+}
+
+static struct request *submit(struct fixture *f, enum block_op op, unsigned flags, uint64_t offset,
+			      uint64_t length, int fill)
+{
+	struct request *r = calloc(1, sizeof(*r));
+
+	r->block.op = op;
+	r->block.flags = flags;
+	r->block.offset_bytes = offset;
+	r->block.length_bytes = length;
+	r->block.done = request_done;
+	if (op == BLOCK_READ || op == BLOCK_WRITE) {
+		r->block.buf = buf_alloc(f->pool, (uint32_t)length);
+		memset(r->block.buf->data, fill, length);
+	}
+	volume_block(f->volume)->ops->submit(volume_block(f->volume), &r->block);
+	return r;
+}
+
+static int finish(struct fixture *f, struct request *r)
+{
+	int error;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	error = r->wait.error;
+	buf_put(r->block.buf);
+	free(r);
+	return error;
+}
+
+static int simple(struct fixture *f, enum block_op op, uint64_t offset, uint64_t length, int fill)
+{
+	return finish(f, submit(f, op, 0, offset, length, fill));
+}
+
+/* True if [offset, offset + length) reads as fill. */
+static bool reads_as(struct fixture *f, uint64_t offset, uint64_t length, int fill)
+{
+	struct request *r = submit(f, BLOCK_READ, 0, offset, length, ~fill);
+	bool same = true;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	assert_int_equal(r->wait.error, 0);
+	for (uint64_t i = 0; i < length; i++)
+		same &= r->block.buf->data[i] == (uint8_t)fill;
+	finish(f, r);
+	return same;
+}
+
+struct growth {
+	bool done;
+	int error;
+	char why[320];
+};
+
+static void grown(void *context, int error, const char *why)
+{
+	struct growth *g = context;
+
+	*g = (struct growth){.done = true, .error = error};
+	snprintf(g->why, sizeof(g->why), "%s", why);
+}
+
+static int grow(struct fixture *f, uint64_t size)
+{
+	struct growth g = {0};
+
+	volume_grow(f->volume, size, grown, &g);
+	assert_true(sim_run_until(f->sim, &g.done, MINUTE));
+	snprintf(f->why, sizeof(f->why), "%s", g.why);
+	return g.error;
+}
+
+static bool is_dirty(struct fixture *f, enum volume_consumer consumer, uint64_t offset)
+{
+	uint64_t start, length;
+
+	return volume_dirty_next(f->volume, consumer, offset, &start, &length) && start <= offset;
+}
+
+static void keeps_its_maps_and_serves_the_new_part(void **state)
+{
+	struct fixture *f = *state;
+	struct block_info info;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 128 * MIB, 4096, 1), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, SMALL - 4096, 4096, 2), 0);
+	assert_int_equal(grow(f, LARGE), 0);
+	volume_check(f->volume);
+	assert_int_equal(volume_size_bytes(f->volume), LARGE);
+	volume_block(f->volume)->ops->info(volume_block(f->volume), &info);
+	assert_int_equal(info.size_bytes, LARGE);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
+	assert_true(reads_as(f, SMALL, MIB, 0));
+	assert_true(reads_as(f, SMALL - 4096, 4096, 2));
+	assert_int_equal(simple(f, BLOCK_WRITE, LARGE - 4096, 4096, 3), 0);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 3 * 4096);
+	close_it(f);
+	open_it(f);
+	assert_int_equal(volume_size_bytes(f->volume), LARGE);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 3 * 4096);
+	assert_int_equal(grow(f, 2 * LARGE), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	assert_int_equal(volume_size_bytes(f->volume), 2 * LARGE);
+	assert_true(is_dirty(f, VOLUME_PEER, 128 * MIB));
+	assert_true(is_dirty(f, VOLUME_STORE, LARGE - 4096));
+	assert_true(reads_as(f, LARGE - 4096, 4096, 3));
+	assert_true(reads_as(f, LARGE, MIB, 0));
+	close_it(f);
+}
+
+static void refuses_what_is_not_bigger_or_not_whole_blocks(void **state)
+{
+	struct fixture *f = *state;
+
+	open_it(f);
+	assert_int_equal(grow(f, SMALL), -EINVAL);
+	assert_int_equal(grow(f, SMALL - 4096), -EINVAL);
+	assert_non_null(strstr(f->why, "never made smaller"));
+	assert_int_equal(grow(f, SMALL + 512), -EINVAL);
+	assert_non_null(strstr(f->why, "not a multiple of 4096"));
+	assert_int_equal(volume_size_bytes(f->volume), SMALL);
+	close_it(f);
+}
+
+static void refuses_while_a_snapshot_is_made(void **state)
+{
+	struct fixture *f = *state;
+	struct volume_cut *cut;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	assert_int_equal(
+		volume_cut_begin(f->volume, VOLUME_STORE, VOLUME_CUT_LIVE, NULL, NULL, &cut), 0);
+	assert_int_equal(grow(f, LARGE), -EBUSY);
+	assert_non_null(strstr(f->why, "snapshot"));
+	volume_cut_finish(cut, true);
+	assert_int_equal(grow(f, LARGE), 0);
+	close_it(f);
+}
+
+/* Between two flush points of the stream. */
+static void goes_on_with_what_is_sealed_for_the_stream(void **state)
+{
+	struct fixture *f = *state;
+	struct volume_cut *cut;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	assert_int_equal(
+		volume_cut_begin(f->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL, &cut),
+		0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 8192, 1), 0);
+	assert_int_equal(grow(f, LARGE), 0);
+	volume_check(f->volume);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
+	volume_cut_finish(cut, false);
+	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
+	close_it(f);
+}
+
+static void makes_what_the_backing_had_beyond_the_end_zero(void **state)
+{
+	for (int unsupported = 0; unsupported < 2; unsupported++) {
+		struct fixture *f = *state;
+		struct sim_disk_options options;
+		struct env_file *file;
+		bool closed = false;
+		char path[2][32];
+
+		snprintf(path[0], sizeof(path[0]), "/disk/%d.img", unsupported);
+		snprintf(path[1], sizeof(path[1]), "/state/%d", unsupported);
+		f->config.backing = path[0];
+		f->config.state_dir = path[1];
+		sim_disk_get(f->env, &options);
+		options.zero_unsupported = unsupported;
+		sim_disk_set(f->env, &options);
+		assert_int_equal(env_file_open(f->env, path[0],
+					       ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE,
+					       &file),
+				 0);
+		assert_int_equal(env_file_truncate(f->env, file, SMALL + 8 * MIB), 0);
+		assert_int_equal(env_file_pwrite(f->env, file, "old content", 12, SMALL + 5 * MIB),
+				 0);
+		env_file_close(f->env, file);
+		open_it(f);
+		assert_int_equal(grow(f, LARGE), 0);
+		assert_true(reads_as(f, SMALL + 5 * MIB, MIB, 0));
+		volume_close(f->volume, set_true, &closed);
+		assert_true(sim_run_until(f->sim, &closed, MINUTE));
+	}
+}
+
+/* Its outcome is not known: until another one is written, nothing may be that only one of them says. */
+static void a_superblock_that_fails_leaves_the_old_size(void **state)
+{
+	struct fixture *f = *state;
+	struct sim_disk_options options;
+	struct request *write;
+	struct growth g = {0};
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "/super";
+	sim_disk_set(f->env, &options);
+	volume_grow(f->volume, LARGE, grown, &g);
+	assert_false(sim_run_until(f->sim, &g.done, 1000000000));
+	write = submit(f, BLOCK_WRITE, 0, 100 * MIB, 4096, 2);
+	assert_false(sim_run_until(f->sim, &write->wait.done, 1000000000));
+	assert_int_equal(volume_size_bytes(f->volume), SMALL);
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	assert_true(sim_run_until(f->sim, &g.done, MINUTE));
+	assert_int_equal(g.error, -EIO);
+	assert_int_equal(finish(f, write), 0);
+	assert_int_equal(volume_size_bytes(f->volume), SMALL);
+	assert_int_equal(grow(f, LARGE), 0);
+	crash_it(f, SIM_CRASH_POWER);
+	open_it(f);
+	assert_int_equal(volume_size_bytes(f->volume), LARGE);
+	assert_true(is_dirty(f, VOLUME_PEER, 100 * MIB));
+	close_it(f);
+}
+
+static void the_config_counts_when_it_is_made_and_may_not_ask_for_more(void **state)
+{
+	struct fixture *f = *state;
+
+	open_it(f);
+	assert_int_equal(grow(f, LARGE), 0);
+	close_it(f);
+	open_it(f);
+	close_it(f);
+	f->config.size_bytes = LARGE + 4096;
+	assert_int_equal(try_open(f), -EINVAL);
+	assert_non_null(strstr(f->why, "offsite resize v 314585088"));
+	f->config.size_bytes = 0;
+	open_it(f);
+	assert_int_equal(volume_size_bytes(f->volume), LARGE);
+	close_it(f);
+}
+
+/* Writes go on meanwhile: those acknowledged are there afterwards, and all of them are marked. */
+static bool crash_once(struct fixture *f, uint64_t k, enum sim_crash mode)
+{
+	struct growth g = {0};
+	struct request *writes[6] = {0};
+	uint64_t size;
+	bool dead;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 5 * MIB, 4096, 5), 0);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	sim_crash_after_ios(f->sim, f->env, k, mode);
+	volume_grow(f->volume, LARGE, grown, &g);
+	for (unsigned i = 0; i < 6; i++)
+		writes[i] = submit(f, BLOCK_WRITE, BLOCK_FUA, (20 + 20 * i) * MIB, 4096, 6);
+	while (!(dead = sim_node_dead(f->env)) && !g.done)
+		sim_step(f->sim);
+	if (!dead)
+		sim_crash(f->sim, f->env, mode);
+	f->env = sim_restart(f->sim, f->env);
+	open_it(f);
+	size = volume_size_bytes(f->volume);
+	assert_true(size == LARGE || (size == SMALL && dead));
+	volume_check(f->volume);
+	assert_true(reads_as(f, 5 * MIB, 4096, 5));
+	assert_true(is_dirty(f, VOLUME_PEER, 5 * MIB) && is_dirty(f, VOLUME_STORE, 5 * MIB));
+	for (unsigned i = 0; i < 6; i++) {
+		uint64_t at = (20 + 20 * i) * MIB;
+		bool there = reads_as(f, at, 4096, 6);
+
+		assert_true(there || !writes[i]->wait.done || writes[i]->wait.error);
+		assert_true(!there ||
+			    (is_dirty(f, VOLUME_PEER, at) && is_dirty(f, VOLUME_STORE, at)));
+		buf_put(writes[i]->block.buf);
+		free(writes[i]);
+	}
+	/* A map that is missing would mark everything. */
+	assert_true(volume_dirty_bytes(f->volume, VOLUME_PEER) < SMALL);
+	if (size == SMALL)
+		assert_int_equal(grow(f, LARGE), 0);
+	assert_true(reads_as(f, SMALL + 2 * MIB, MIB, 0));
+	assert_int_equal(simple(f, BLOCK_WRITE, LARGE - 4096, 4096, 9), 0);
+	close_it(f);
+	return dead;
+}
+
+static void a_crash_at_any_operation_leaves_one_of_the_sizes_whole(void **state)
+{
+	static const enum sim_crash modes[] = {SIM_CRASH_KILL, SIM_CRASH_POWER,
+					       SIM_CRASH_POWER_DROP, SIM_CRASH_POWER_KEEP};
+	(void)state;
+	for (unsigned m = 0; m < 4; m++) {
+		unsigned crashes = 0;
+		bool dead = true;
+
+		for (uint64_t k = 1; dead; k++) {
+			struct env_file *file;
+			struct fixture *f;
+			void *one;
+
+			setup(&one);
+			f = one;
+			/* With something beyond the end, that has to go. */
+			env_file_open(f->env, "/disk/v.img",
+				      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &file);
+			env_file_truncate(f->env, file, SMALL + 4 * MIB);
+			env_file_pwrite(f->env, file, "old content", 12, SMALL + 2 * MIB);
+			env_file_sync(f->env, file);
+			env_file_close(f->env, file);
+			dead = crash_once(f, k, modes[m]);
+			crashes += dead;
+			teardown(&one);
+		}
+		assert_true(crashes > 10);
+	}
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(keeps_its_maps_and_serves_the_new_part),
+		T(refuses_what_is_not_bigger_or_not_whole_blocks),
+		T(refuses_while_a_snapshot_is_made),
+		T(goes_on_with_what_is_sealed_for_the_stream),
+		T(makes_what_the_backing_had_beyond_the_end_zero),
+		T(a_superblock_that_fails_leaves_the_old_size),
+		T(the_config_counts_when_it_is_made_and_may_not_ask_for_more),
+		cmocka_unit_test(a_crash_at_any_operation_leaves_one_of_the_sizes_whole),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
