@@ -44,6 +44,7 @@ int cmd_connect(struct cli *cli, int argc, char **argv);
 int cmd_disconnect(struct cli *cli, int argc, char **argv);
 int cmd_promote(struct cli *cli, int argc, char **argv);
 int cmd_demote(struct cli *cli, int argc, char **argv);
+int cmd_resize(struct cli *cli, int argc, char **argv);
 int cmd_resume(struct cli *cli, int argc, char **argv);
 int cmd_replace_disk(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
@@ -54,8 +55,8 @@ int cmd_key(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
 	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
-	help_replace_disk[], help_changes[], help_resolve[], help_set[], help_config[], help_key[],
-	help_keygen[];
+	help_resize[], help_replace_disk[], help_changes[], help_resolve[], help_set[],
+	help_config[], help_key[], help_keygen[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

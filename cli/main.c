@@ -21,6 +21,7 @@ static const struct cli_command commands[] = {
 	{"connect", cmd_connect, "connect a volume to its peer", help_connect},
 	{"disconnect", cmd_disconnect, "leave the peer, until connect", help_disconnect},
 	{"promote", cmd_promote, "make a volume primary here", help_promote},
+	{"resize", cmd_resize, "make a volume bigger", help_resize},
 	{"demote", cmd_demote, "make a volume secondary here", help_demote},
 	{"resume", cmd_resume, "let suspended requests go on without the peer", help_resume},
 	{"replace-disk", cmd_replace_disk, "fill a replaced disk from the peer", help_replace_disk},

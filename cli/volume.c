@@ -10,6 +10,7 @@
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/format.h"
+#include "daemon/config_values.h"
 
 const char help_connect[] =
 	"Usage: offsite connect VOLUME [--dry-run [--json]]\n"
@@ -202,6 +203,53 @@ int cmd_demote(struct cli *cli, int argc, char **argv)
 						CLI_OPTIONS_COMMON};
 
 	return verb(cli, argc, argv, help_demote, options);
+}
+
+const char help_resize[] =
+	"Usage: offsite resize VOLUME SIZE [--force]\n"
+	"Makes a volume bigger while it is in use: on the primary, for both nodes. SIZE is a\n"
+	"multiple of 4096 with K, M, G, T or P; a volume is never made smaller. A file is grown; "
+	"a\n"
+	"device must have been, on both nodes. What lies beyond the old end becomes zeroes.\n"
+	"Clients see the new size when they connect anew.\n"
+	"Refused (exit code 4) while the peer is not in sync, or a snapshot is being made.\n"
+	"\n"
+	"  --force   this side alone, while the peer is not connected: a smaller secondary grows\n"
+	"            by itself when it comes back\n";
+
+int cmd_resize(struct cli *cli, int argc, char **argv)
+{
+	static const struct option options[] = {{"force", no_argument, NULL, OPTION_FORCE},
+						CLI_OPTIONS_COMMON};
+	int option, code, force = 0;
+	const char *bad;
+	json_t *volume;
+	uint64_t size;
+	char *path;
+
+	while ((option = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (option == OPTION_FORCE)
+			force = 1;
+		else if ((code = cli_common_option(cli, option, help_resize)) >= 0)
+			return code;
+	}
+	if (!cli_arguments(argc, 2, 2, "VOLUME SIZE"))
+		return CLI_USAGE;
+	bad = config_parse_blocks(argv[optind + 1], &size);
+	if (bad)
+		return cli_fail(CLI_USAGE, "resize: SIZE %s: %s", argv[optind + 1], bad);
+	path = client_volume_path(argv[optind], "/resize");
+	code = client_call(cli, "POST", path,
+			   json_pack("{s:I, s:b}", "size_bytes", (json_int_t)size, "force", force),
+			   &volume);
+	free(path);
+	if (code)
+		return code;
+	printf("%s: %s (%llu bytes)\n", argv[optind],
+	       format_bytes(client_number(volume, "size_bytes")).text,
+	       (unsigned long long)client_integer(volume, "size_bytes"));
+	json_decref(volume);
+	return CLI_FINE;
 }
 
 const char help_replace_disk[] =

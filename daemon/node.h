@@ -127,6 +127,10 @@ void node_resolve(struct node_volume *volume, const char *keep, bool no_keep, no
  * done when the new disk is being filled, which goes on by itself. */
 void node_replace_disk(struct node_volume *volume, node_done_fn done, void *context);
 
+/* Makes the volume bigger, with a peer there first: replication_resize(). Without one at once. */
+void node_resize(struct node_volume *volume, uint64_t size_bytes, bool force, node_done_fn done,
+		 void *context);
+
 void node_check(struct node *node); /* invariants of all modules */
 
 /* What opens the store of a volume, if it is encrypted. */

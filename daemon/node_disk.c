@@ -2,6 +2,7 @@
 /*
  * A failed disk was replaced: the volume gets its content back from the peer. A secondary syncs anew. A
  * primary leans on its peer, if it does not yet, and its new disk is filled while clients are at work.
+ * Or it is to be bigger.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -112,4 +113,18 @@ void node_replace_disk(struct node_volume *v, node_done_fn done, void *context)
 		replace_primary(v, done, context);
 	else
 		node_restore_from_peer(v, done, context);
+}
+
+void node_resize(struct node_volume *v, uint64_t size_bytes, bool force, node_done_fn done,
+		 void *context)
+{
+	char why[512] = "";
+	int error = node_check_usable(v, why, sizeof(why));
+
+	if (error)
+		done(context, error, why);
+	else if (v->replication)
+		replication_resize(v->replication, size_bytes, force, done, context);
+	else
+		volume_grow(v->volume, size_bytes, done, context);
 }

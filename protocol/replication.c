@@ -45,6 +45,7 @@ static const struct {
 	[FRAME_READ] = {"READ", 0, 0, 0, RANGE | READING},
 	[FRAME_READ_DATA] = {"READ_DATA", 0, FRAME_PAYLOAD_MAX, FRAME_HOLE | FRAME_UNREADABLE,
 			     RANGE | READING},
+	[FRAME_RESIZE] = {"RESIZE", 0, FRAME_ERROR_TEXT_MAX, 0, 0},
 	[FRAME_STATE] = {"STATE", sizeof(struct frame_state_wire), sizeof(struct frame_state_wire),
 			 0, NO_POSITION},
 	[FRAME_RESUME] = {"RESUME", 16, 16, 0, 0},
@@ -148,6 +149,10 @@ static const char *shape_invalid(const struct frame *frame)
 		return "payload and length differ";
 	if (shape & NO_POSITION && (frame->offset || frame->length))
 		return "offset or length where none belongs";
+	if (frame->type == FRAME_RESIZE &&
+	    (frame->offset || !frame->length || frame->length % FRAME_SIZE_ALIGN_BYTES ||
+	     frame->length > INT64_MAX))
+		return "no size of a volume";
 	if (shape & STREAM && frame->id == 0)
 		return "sequence zero";
 	if (frame->payload_length == 0 && frame->payload_crc)

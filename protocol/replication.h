@@ -12,6 +12,7 @@
 #define FRAME_VERSION     2u
 #define FRAME_PAYLOAD_MAX (1024u * 1024u)
 #define FRAME_ALIGN_BYTES 512u /* every offset and length of volume content */
+#define FRAME_SIZE_ALIGN_BYTES 4096u /* the size of a volume */
 
 enum frame_type {
 	FRAME_HELLO = 1, /* who I am and what I have; first frame in each direction */
@@ -38,6 +39,7 @@ enum frame_type {
 			     * how many of them are durable */
 	FRAME_READ = 24,   /* source: id; what is the content of [offset, offset+length) here? */
 	FRAME_READ_DATA,   /* target: id; of the same range */
+	FRAME_RESIZE = 26, /* source: make it length bytes big; target: it is length bytes big */
 	FRAME_STATE = 27,  /* how far I am; not part of the order of other frames */
 	FRAME_CHANGES, /* split brain: id extents, length bytes changed here; the first of them */
 	FRAME_TYPES,

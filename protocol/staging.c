@@ -27,8 +27,9 @@ const char *staging_header_decode(const struct staging_header *header, uint64_t 
 		return "wrong magic";
 	if (from_be32(header->crc) != crc32c(0, header, offsetof(struct staging_header, crc)))
 		return "header checksum";
-	if (from_be64(header->size_bytes) != size_bytes)
-		return "made for a volume of another size";
+	/* It may have been made bigger since. */
+	if (from_be64(header->size_bytes) > size_bytes)
+		return "made for a bigger volume";
 	if (id128_is_zero(&header->log_id))
 		return "no log id";
 	*log_id = header->log_id;

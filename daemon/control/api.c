@@ -514,6 +514,7 @@ static const struct route {
 	{"POST", "/v1/volumes/*/promote", roles_post_promote},
 	{"POST", "/v1/volumes/*/resume", roles_post_resume},
 	{"POST", "/v1/volumes/*/demote", roles_post_demote},
+	{"POST", "/v1/volumes/*/resize", resize_post},
 	{"GET", "/v1/volumes/*/changes", split_get_changes},
 	{"POST", "/v1/volumes/*/resolve", split_post_resolve},
 	{"POST", "/v1/volumes/*/verify", verify_post_start},

@@ -110,6 +110,9 @@ enum control_outcome roles_dry_run(struct control *control, struct control_reque
 enum control_outcome roles_post_resume(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
 
+/* resize.c */
+enum control_outcome resize_post(struct control *control, struct control_request *request);
+
 /* Starts the job and answers with it, or why not. */
 struct job_order;
 enum control_outcome api_start_job(struct control *control, struct control_request *request,

@@ -195,7 +195,7 @@ static void end(struct env_task *task)
 {
 	struct replication *r = container_of(task, struct replication, end_task);
 
-	if (!r->stopping || r->connect_busy || !plan_is_idle(r) || r->links ||
+	if (!r->stopping || r->resize.growing || r->connect_busy || !plan_is_idle(r) || r->links ||
 	    !source_is_idle(r->source) || !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
 		return;
 	void (*freed)(void *) = r->freed;
@@ -279,6 +279,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	r->end_task.call = end;
 	contact_init(r);
 	split_init(r);
+	resize_init(r);
 	env_random(r->env, &r->instance, sizeof(r->instance));
 	int error = make_parts(r, why, why_size);
 	if (error) {
@@ -303,6 +304,7 @@ void replication_free(struct replication *r, void (*freed)(void *context), void 
 	env_timer_stop(r->env, &r->retry_timer);
 	yield_stop(r);
 	plan_stop(r);
+	resize_stop(r);
 	restore_finish(r, -ECANCELED, "shutting down");
 	source_loss_stop(r->source);
 	sink_stop(r->sink);

@@ -112,6 +112,12 @@ void replication_discard_changes(struct replication *replication,
  * Waits for the stream. -ENOTCONN without a connection as source, and when it is lost. */
 void replication_read(struct replication *replication, struct volume_origin_read *read);
 
+/* Makes the volume bigger, on the peer first: on the primary, while it streams. With force on either side
+ * while it is not connected, on this side alone: a smaller secondary grows by itself when it meets the
+ * primary. See volume_grow() for what is refused. done may be called from inside. */
+void replication_resize(struct replication *replication, uint64_t size_bytes, bool force,
+			void (*done)(void *context, int error, const char *why), void *context);
+
 /* Begins to compare the whole volume with the peer's, both in use; what differs is made equal to what
  * the node repair_from has (NULL: only told). rate: bytes read a second, 0: any; UINT64_MAX: as
  * configured. Only on the primary while it streams; then it goes on by itself after lost links and

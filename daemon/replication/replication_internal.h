@@ -96,6 +96,23 @@ struct replication {
 		struct frame_range_wire wire[FRAME_RANGES_MAX];
 	} answer;
 
+	/* resize.c */
+	struct resize {
+		struct env_timer timer;
+		uint64_t asked; /* of the peer, which has not answered; 0: nothing */
+		bool sent;
+		bool growing;       /* this volume is */
+		bool by_itself;     /* ... to the primary's size, without a connection */
+		uint64_t from_link; /* ... for the peer, on that connection: see attempt; else 0 */
+		uint64_t deadline_ns; /* of this volume's, after the peer's */
+		uint64_t size_bytes;
+		struct frame reply;
+		char reply_text[FRAME_ERROR_TEXT_MAX + 1];
+		bool reply_due;
+		void (*done)(void *context, int error, const char *why); /* the operator's */
+		void *context;
+	} resize;
+
 	/* yield.c */
 	bool starting; /* clients' requests are held until the peer is known, or start_timer */
 	struct env_timer start_timer;
@@ -176,6 +193,17 @@ bool yield_vacant(const struct replication *r);
 void yield_step_down(struct replication *r);
 void yield_roll_back(struct replication *r); /* a catch-up begins that undoes what is marked here */
 void changes_collect(struct volume *volume, struct replication_changes *changes);
+
+/* resize.c */
+void resize_init(struct replication *r);
+void resize_frame(struct replication *r, const struct frame *frame, const void *payload);
+/* The sizes differ. True: this side is to grow, and the connection about to end. */
+bool resize_begin_by_itself(struct replication *r, const struct hello *peer);
+/* What there is to say about it, and whether it passes by itself. */
+enum frame_error resize_sizes_differ(const struct replication *r, const struct hello *peer,
+				     char *text, size_t size);
+void resize_parted(struct replication *r); /* the connection ends */
+void resize_stop(struct replication *r);
 
 /* split.c */
 void split_init(struct replication *r);

@@ -107,12 +107,8 @@ enum frame_error session_peer_invalid(const struct replication *r, const struct 
 		snprintf(text, size, "peer %s answers for volume %s", peer->node, peer->volume);
 		return FRAME_ERROR_NO_VOLUME;
 	}
-	if (peer->size_bytes != volume_size_bytes(r->volume)) {
-		snprintf(text, size, "sizes differ: %llu bytes on %s, %llu bytes on %s",
-			 (unsigned long long)volume_size_bytes(r->volume), r->node_name,
-			 (unsigned long long)peer->size_bytes, peer->node);
-		return FRAME_ERROR_SIZE;
-	}
+	if (peer->size_bytes != volume_size_bytes(r->volume))
+		return resize_sizes_differ(r, peer, text, size);
 	return 0;
 }
 
@@ -125,6 +121,8 @@ static void take_hello(struct replication *r, const struct hello *peer)
 	r->peer_attempt = peer->attempt;
 	enum frame_error code = session_peer_invalid(r, peer, text, sizeof(text));
 	if (!code && restore_heard(r))
+		return;
+	if (code && resize_begin_by_itself(r, peer))
 		return;
 	if (!code) {
 		r->verdict = decide(&r->self, peer);
@@ -386,6 +384,8 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 		return false;
 	if (frame->type == FRAME_STATE && r->session >= SESSION_START)
 		return true;
+	if (frame->type == FRAME_RESIZE && r->session >= SESSION_SOURCE)
+		return true;
 	switch (r->session) {
 	case SESSION_HELLO:
 		if (frame->type == FRAME_HELLO)
@@ -446,6 +446,10 @@ static void session_frame(void *owner, const struct frame *frame, const void *pa
 	}
 	if (frame->type == FRAME_STATE) {
 		contact_frame(r, frame, payload);
+		return;
+	}
+	if (frame->type == FRAME_RESIZE) {
+		resize_frame(r, frame, payload);
 		return;
 	}
 	switch (r->session) {
@@ -559,6 +563,7 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 	r->link = NULL;
 	r->session = SESSION_NONE;
 	r->mapping = false;
+	resize_parted(r);
 	verify_detach(r->verify);
 	if (session == SESSION_SOURCE)
 		source_detach(r->source);

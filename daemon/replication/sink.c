@@ -408,7 +408,6 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 	sink->pool = pool;
 	sink->ops = ops;
 	sink->owner = owner;
-	sink->size_bytes = volume_size_bytes(volume);
 	sink->staging_max_bytes = staging_max_bytes;
 	sink->step_task.call = step;
 	sink->ack_task.call = send_acks;
@@ -417,7 +416,7 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 		sink->applies[i].next = sink->free_applies;
 		sink->free_applies = &sink->applies[i];
 	}
-	int error = staging_open(sink->env, volume_state_dir(volume), sink->size_bytes,
+	int error = staging_open(sink->env, volume_state_dir(volume), volume_size_bytes(volume),
 				 staging_max_bytes, &sink_staging_ops, sink, &sink->staging, why,
 				 why_size);
 	if (error) {
@@ -872,7 +871,7 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 {
 	if (sink->phase == SINK_OFF)
 		return false;
-	if (frame_range_invalid(frame, sink->size_bytes)) {
+	if (frame_range_invalid(frame, volume_size_bytes(sink->volume))) {
 		sink_refuse(sink, FRAME_ERROR_PROTOCOL, "range beyond the end of the volume");
 		return false;
 	}
@@ -921,6 +920,11 @@ void sink_frame(struct sink *sink, const struct frame *frame, const void *payloa
 	if (sink->phase != SINK_OFF)
 		handlers[frame->type].call(sink, frame, payload, buf);
 	buf_put(buf);
+}
+
+void sink_resized(struct sink *sink)
+{
+	staging_resized(sink->staging, volume_size_bytes(sink->volume));
 }
 
 void sink_get_status(const struct sink *sink, struct sink_status *status)

@@ -99,6 +99,9 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf);
 void sink_frame(struct sink *sink, const struct frame *frame, const void *payload, struct buf *buf);
 void sink_sent(struct sink *sink);
 
+/* The volume is bigger now. */
+void sink_resized(struct sink *sink);
+
 struct sink_status {
 	enum sink_phase phase;
 	uint64_t received_lsn, durable_lsn, streamed_bytes;

@@ -50,7 +50,6 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->pool = pool;
 	source->ops = ops;
 	source->owner = owner;
-	source->size_bytes = volume_size_bytes(volume);
 	source->queue_max_bytes = queue_max_bytes;
 	source->complete_at_ns = env_now_ns(source->env);
 	source->final_max_bytes = final_max_bytes;
@@ -283,8 +282,9 @@ static void on_map(struct source *source, const struct frame *frame, const void 
 		return;
 	for (unsigned i = 0; i < frame->payload_length / sizeof(*ranges); i++) {
 		uint64_t offset = from_be64(ranges[i].first), length = from_be64(ranges[i].second);
-		if (length == 0 || offset > source->size_bytes ||
-		    length > source->size_bytes - offset || offset % VOLUME_PEER_BLOCK_BYTES) {
+		if (length == 0 || offset > volume_size_bytes(source->volume) ||
+		    length > volume_size_bytes(source->volume) - offset ||
+		    offset % VOLUME_PEER_BLOCK_BYTES) {
 			source_refuse(source, FRAME_ERROR_PROTOCOL, "MAP: bad range");
 			return;
 		}

@@ -64,7 +64,7 @@ struct source {
 	struct buf_pool *pool;
 	const struct source_ops *ops;
 	void *owner;
-	uint64_t size_bytes, queue_max_bytes, final_max_bytes;
+	uint64_t queue_max_bytes, final_max_bytes;
 	struct pace_bound bound;
 	struct rate_limit stream_rate, catch_up_rate;
 	struct env_timer pace_timer; /* catch-up goes on */

@@ -61,7 +61,7 @@ void source_read(struct source *source, struct volume_origin_read *read)
 	assert(read->length_bytes > 0 && read->length_bytes <= FRAME_PAYLOAD_MAX);
 	assert(read->offset_bytes % FRAME_ALIGN_BYTES == 0);
 	assert(read->length_bytes % FRAME_ALIGN_BYTES == 0);
-	assert(read->offset_bytes + read->length_bytes <= source->size_bytes);
+	assert(read->offset_bytes + read->length_bytes <= volume_size_bytes(source->volume));
 	read->next = NULL;
 	if (!source->reads_first)
 		source->reads_first = read;

@@ -203,6 +203,12 @@ static void ring_put(struct staging *staging, const void *data, size_t length)
 	}
 }
 
+void staging_resized(struct staging *staging, uint64_t volume_size_bytes)
+{
+	assert(volume_size_bytes >= staging->volume_size_bytes);
+	staging->volume_size_bytes = volume_size_bytes;
+}
+
 int staging_begin(struct staging *staging, const struct id128 *uuid, const struct id128 *generation,
 		  const struct id128 *transfer, uint64_t expected_bytes)
 {

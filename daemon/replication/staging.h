@@ -29,6 +29,9 @@ void staging_close(struct staging *staging);
 /* No write, sync or fill under way. */
 bool staging_is_idle(const struct staging *staging);
 
+/* The volume is bigger now. A log that was begun before stays good. */
+void staging_resized(struct staging *staging, uint64_t volume_size_bytes);
+
 /* Begins a new log; what the file held is void. Reserves room for expected bytes. */
 int staging_begin(struct staging *staging, const struct id128 *uuid, const struct id128 *generation,
 		  const struct id128 *transfer, uint64_t expected_bytes);

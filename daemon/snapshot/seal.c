@@ -119,6 +119,8 @@ static void cut_take(struct snapshot_writer *w)
 			  strerror(-error));
 		return;
 	}
+	/* The size stays as it is while the cut exists. */
+	w->next->info.size_bytes = volume_size_bytes(w->volume);
 	w->next->info.created_ns = env_realtime_ns(w->env);
 	w->next->info.lsn = volume_cut_lsn(w->cut);
 	w->progress.total_bytes = volume_cut_bytes(w->cut);

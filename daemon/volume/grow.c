@@ -58,31 +58,49 @@ __attribute__((format(printf, 3, 4))) static void end_with(struct grow *g, int e
 /* ---- whether ------------------------------------------------------------------------------------ */
 
 /* Cuts that read content know the volume's end; the stream's have bits only. */
-static bool refused(struct grow *g)
+int volume_grow_check(const struct volume *v, uint64_t size_bytes, char *why, size_t why_size)
 {
-	struct volume *v = g->volume;
-	unsigned long long now = v->size_bytes, wanted = g->size_bytes;
+	unsigned long long now = v->size_bytes, wanted = size_bytes;
+	int error = -EPERM;
 
-	if (v->closing)
-		end_with(g, -ESHUTDOWN, "volume %s: shutting down", v->name);
-	else if (g->size_bytes % 4096 != 0 || g->size_bytes > INT64_MAX)
-		end_with(g, -EINVAL, "volume %s: size %llu is not a multiple of 4096", v->name,
+	why[0] = '\0';
+	if (v->closing) {
+		error = -ESHUTDOWN;
+		snprintf(why, why_size, "volume %s: shutting down", v->name);
+	} else if (size_bytes % 4096 != 0 || size_bytes > INT64_MAX) {
+		error = -EINVAL;
+		snprintf(why, why_size, "volume %s: size %llu is not a multiple of 4096", v->name,
 			 wanted);
-	else if (g->size_bytes <= v->size_bytes)
-		end_with(g, -EINVAL,
+	} else if (size_bytes <= v->size_bytes) {
+		error = -EINVAL;
+		snprintf(why, why_size,
 			 "volume %s: has %llu bytes; %llu is not more, and a volume is never made "
 			 "smaller",
 			 v->name, now, wanted);
-	else if (v->lean != VOLUME_LEAN_NO || !disk_usable(v) || v->state.applying ||
-		 v->state.disk >= VOLUME_DISK_FAILED)
-		end_with(g, -EPERM, "volume %s: its disk has failed or is being filled", v->name);
-	else if (v->cuts[VOLUME_STORE].active)
-		end_with(g, -EBUSY, "volume %s: a snapshot is being made: try again afterwards",
+	} else if (v->lean != VOLUME_LEAN_NO || !disk_usable(v) || v->state.applying ||
+		   v->state.disk >= VOLUME_DISK_FAILED) {
+		snprintf(why, why_size, "volume %s: its disk has failed, or is not whole yet",
 			 v->name);
-	else if (v->cuts[VOLUME_PEER].active && !v->cuts[VOLUME_PEER].bits_only)
-		end_with(g, -EBUSY, "volume %s: the peer is catching up: try again afterwards",
+	} else if (v->cuts[VOLUME_STORE].active) {
+		error = -EBUSY;
+		snprintf(why, why_size, "volume %s: a snapshot is being made: try again afterwards",
 			 v->name);
-	return g->step == GROW_END;
+	} else if (v->cuts[VOLUME_PEER].active && !v->cuts[VOLUME_PEER].bits_only) {
+		error = -EBUSY;
+		snprintf(why, why_size, "volume %s: the peer is catching up: try again afterwards",
+			 v->name);
+	}
+	return why[0] ? error : 0;
+}
+
+static bool refused(struct grow *g)
+{
+	char why[sizeof(g->why)];
+	int error = volume_grow_check(g->volume, g->size_bytes, why, sizeof(why));
+
+	if (error != 0)
+		end_with(g, error, "%s", why);
+	return error != 0;
 }
 
 /* ---- the backing -------------------------------------------------------------------------------- */

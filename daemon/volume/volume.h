@@ -115,6 +115,8 @@ uint64_t volume_size_bytes(const struct volume *volume);
  * not all of the content. -EBUSY and -EAGAIN pass by themselves. A crash leaves the old or the new size. */
 void volume_grow(struct volume *volume, uint64_t size_bytes,
 		 void (*done)(void *context, int error, const char *why), void *context);
+/* What it would be refused for now: 0, or -errno and why. */
+int volume_grow_check(const struct volume *volume, uint64_t size_bytes, char *why, size_t why_size);
 const char *volume_state_dir(const struct volume *volume);
 /* Why the disk is FAILED, or why FLUSH fails since an fsync did, or the first error of the disk that a
  * client was given; "" if all is well. */

@@ -392,6 +392,23 @@ static void verbs_answer_with_the_volume_or_the_reason(void **state)
 	expect_error("POST", "/v1/volumes/pgdata/demote", "{\"no_fence\":true}", 400, "body: ");
 }
 
+static void a_resize_answers_with_the_volume_or_the_reason(void **state)
+{
+	static const char where[] = "/v1/volumes/pgdata/resize";
+
+	fake.verb_error = 0;
+	json_decref(expect("POST", where, "{\"size_bytes\":8589934592}", 200));
+	assert_true(fake.resized_bytes == 8589934592 && !fake.resize_force);
+	json_decref(expect("POST", where, "{\"size_bytes\":4096,\"force\":true}", 200));
+	assert_true(fake.resized_bytes == 4096 && fake.resize_force);
+	expect_error("POST", where, "{}", 400, "body: ");
+	expect_error("POST", where, "{\"size_bytes\":\"8G\"}", 400, "body: ");
+	expect_error("POST", where, "{\"size_bytes\":-4096}", 400, "less than zero");
+	fake.verb_error = -EPERM;
+	expect_error("POST", where, "{\"size_bytes\":4096}", 409, "volume pgdata: refused");
+	fake.verb_error = 0;
+}
+
 static void what_both_changed_and_its_end(void **state)
 {
 	json_t *json = expect("GET", "/v1/volumes/pgdata/changes", NULL, 200);
@@ -741,6 +758,7 @@ int main(void)
 		TEST(oversize_is_refused_without_reading_it),
 		TEST(random_bytes_hurt_nobody),
 		TEST(verbs_answer_with_the_volume_or_the_reason),
+		TEST(a_resize_answers_with_the_volume_or_the_reason),
 		TEST(what_both_changed_and_its_end),
 		TEST(verify_is_begun_and_cancelled),
 		TEST(a_job_runs_and_is_asked_after),

@@ -86,7 +86,7 @@ static void help_is_everywhere(void **state)
 	static const char *const names[] = {"status",     "snapshot", "restore", "connect",
 					    "disconnect", "promote",  "demote",  "events",
 					    "config",     "keygen",   "verify",  "resume",
-					    "key"};
+					    "key",	  "resize"};
 	char arguments[64], usage[64];
 
 	expect("--help", 0, "Commands:");
@@ -113,6 +113,10 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("promote", 2, "VOLUME expected");
 	expect("connect pgdata --force", 2, "force");
 	expect("connect pgdata --json", 2, "only with --dry-run");
+	expect("resize", 2, "VOLUME SIZE expected");
+	expect("resize pgdata", 2, "VOLUME SIZE expected");
+	expect("resize pgdata big", 2, "SIZE big: ");
+	expect("resize pgdata 1234567", 2, "SIZE 1234567: ");
 	expect("snapshot", 2, "create, list, delete, forget, pin, unpin or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
@@ -154,6 +158,7 @@ static void no_daemon_is_exit_code_3(void **state)
 					       "disconnect v",
 					       "promote v",
 					       "demote v",
+					       "resize v 2G",
 					       "replace-disk v",
 					       "verify v",
 					       "verify v --cancel",

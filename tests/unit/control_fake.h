@@ -38,6 +38,8 @@ struct node {
 	node_done_fn pending_node;
 	void *pending_node_context;
 	void (*pending_progress)(void *context, const struct snapshot_progress *progress);
+	uint64_t resized_bytes;
+	bool resize_force;
 	int verb_error; /* of promote, demote, connect, disconnect */
 	bool split;     /* brain */
 	char keep[96];
@@ -160,6 +162,14 @@ void nbd_server_clients(const struct nbd_server *server, const struct block *blo
 {
 	text[0] = 0;
 }
+void node_resize(struct node_volume *volume, uint64_t size_bytes, bool force, node_done_fn done,
+		 void *context)
+{
+	fake.resized_bytes = size_bytes;
+	fake.resize_force = force;
+	done(context, fake.verb_error, fake.verb_error ? "volume pgdata: refused" : "");
+}
+
 int node_demote(struct node_volume *volume, char *why, size_t why_size)
 {
 	return fake_verb(why, why_size);

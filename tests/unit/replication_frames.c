@@ -68,6 +68,9 @@ static struct frame sample(enum frame_type type)
 	case FRAME_ERROR:
 		frame.payload_length = sizeof(struct frame_error_wire);
 		break;
+	case FRAME_RESIZE:
+		frame.length = 0x40001000;
+		break;
 	case FRAME_STATE:
 		frame.payload_length = sizeof(struct frame_state_wire);
 		break;
@@ -152,6 +155,33 @@ static void golden_compare_and_hashes_headers(void **state)
 				  "00000000000000000000000000100000"
 				  "000000000010000000000100deadbeef"
 				  "000000000000000000000000feb2b4ad");
+}
+
+static void golden_resize_header(void **state)
+{
+	struct frame frame = {.type = FRAME_RESIZE, .length = 0x40001000}, back;
+	struct frame_wire wire;
+	char text[2 * sizeof(wire) + 1];
+
+	frame_encode(&frame, &wire);
+	hex(&wire, sizeof(wire), text);
+	assert_string_equal(text, "4f465250001a00000000000000000000"
+				  "00000000000000000000000000000000"
+				  "00000000400010000000000000000000"
+				  "00000000000000000000000062211aed");
+	static const uint64_t bad[] = {0, 512, 4097, 1ull << 63};
+	for (unsigned i = 0; i < 4; i++) {
+		frame.length = bad[i];
+		frame_encode(&frame, &wire);
+		assert_string_equal(frame_decode(&wire, &back), "no size of a volume");
+	}
+	frame = (struct frame){.type = FRAME_RESIZE, .offset = 4096, .length = 4096};
+	frame_encode(&frame, &wire);
+	assert_non_null(frame_decode(&wire, &back));
+	frame = (struct frame){
+		.type = FRAME_RESIZE, .length = 4096, .payload_length = FRAME_ERROR_TEXT_MAX + 1};
+	frame_encode(&frame, &wire);
+	assert_non_null(frame_decode(&wire, &back));
 }
 
 static void golden_read_and_read_data_headers(void **state)
@@ -382,6 +412,7 @@ int main(void)
 		cmocka_unit_test(golden_resume),
 		cmocka_unit_test(golden_compare_and_hashes_headers),
 		cmocka_unit_test(golden_read_and_read_data_headers),
+		cmocka_unit_test(golden_resize_header),
 		cmocka_unit_test(every_type_round_trips),
 		cmocka_unit_test(every_flipped_bit_is_noticed),
 		cmocka_unit_test(bad_frames_are_refused),

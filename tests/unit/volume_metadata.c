@@ -94,9 +94,14 @@ static void round_trips(void **state)
 	uint64_t words[METADATA_PAGE_WORDS], again[METADATA_PAGE_WORDS];
 
 	(void)state;
+	super.maps = 1;
 	metadata_super_encode(&super, &wire);
+	assert_int_equal(((const uint8_t *)&wire)[71], 1);
 	assert_null(metadata_super_decode(&wire, &back));
 	assert_memory_equal(&super, &back, sizeof(super));
+	super.maps = METADATA_MAPS_FILES;
+	metadata_super_encode(&super, &wire);
+	assert_string_equal(metadata_super_decode(&wire, &back), "unknown file of maps");
 	for (unsigned i = 0; i < METADATA_PAGE_WORDS; i++)
 		words[i] = i * 0x9e3779b97f4a7c15ull;
 	metadata_page_encode(METADATA_INTENT, 3, words, &page);
