@@ -133,7 +133,8 @@ static const struct option options[] = {
 	VOLUME("backing", TYPE_PATH, backing, NULL,
 	       "the local disk or file under the volume (required)", NO_LIMITS),
 	VOLUME("size", TYPE_BLOCKS, size_bytes, "0",
-	       "size, a multiple of 4096; a missing file is made this big; 0: the backing's",
+	       "size when it is made, a multiple of 4096 (a missing file, too); 0: the "
+	       "backing's; later: offsite resize",
 	       NO_LIMITS),
 	VOLUME("role", TYPE_SECOND, primary, "secondary",
 	       "role at the first start: primary or secondary; later the last one counts",

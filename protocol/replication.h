@@ -8,10 +8,10 @@
 
 #include "protocol/wire.h"
 
-#define FRAME_MAGIC       0x4f465250u /* "OFRP" */
-#define FRAME_VERSION     2u
-#define FRAME_PAYLOAD_MAX (1024u * 1024u)
-#define FRAME_ALIGN_BYTES 512u /* every offset and length of volume content */
+#define FRAME_MAGIC            0x4f465250u /* "OFRP" */
+#define FRAME_VERSION          2u
+#define FRAME_PAYLOAD_MAX      (1024u * 1024u)
+#define FRAME_ALIGN_BYTES      512u  /* every offset and length of volume content */
 #define FRAME_SIZE_ALIGN_BYTES 4096u /* the size of a volume */
 
 enum frame_type {

@@ -19,7 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "daemon/mutate.h"
 
 #define LOOK_NS 1000000ull   /* for writes of pages to end */
 #define UNDO_NS 100000000ull /* to the next try to write the old superblock */
@@ -143,7 +142,7 @@ static void zero_next(struct grow *g)
 
 	if (refused(g))
 		return;
-	if (g->at == g->end || MUTATE(volume_grow_not_zeroed)) {
+	if (g->at == g->end) {
 		g->io.done = backing_synced;
 		env_fsync(v->env, &g->io, v->backing);
 		return;

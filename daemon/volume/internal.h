@@ -265,9 +265,9 @@ struct volume {
 	bool has_copy;
 	char *name, *backing_path, *state_dir, *super_path;
 	char *maps_paths[METADATA_MAPS_FILES];
-	unsigned maps_number; /* which of them is in use */
-	struct grow *grow;    /* grow.c: under way, or NULL */
-	bool maps_held;       /* no write of pages begins: the file is about to be another one */
+	unsigned maps_number;  /* which of them is in use */
+	struct grow *grow;     /* grow.c: under way, or NULL */
+	bool maps_held;        /* no write of pages begins: the file is about to be another one */
 	char description[200]; /* a line of the config fits */
 	char failure[256];     /* why FAILED, or why FLUSH fails; "" */
 	struct volume_config config;

@@ -280,12 +280,13 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 	int error, restored = 0;
 
 	if (v->config.size_bytes > v->size_bytes) {
-		snprintf(why, why_size,
-			 "volume %s: has %llu bytes, the configuration says %llu; it is made bigger "
-			 "with: offsite resize %s %llu",
-			 v->name, (unsigned long long)v->size_bytes,
-			 (unsigned long long)v->config.size_bytes, v->name,
-			 (unsigned long long)v->config.size_bytes);
+		snprintf(
+			why, why_size,
+			"volume %s: has %llu bytes, the configuration says %llu; it is made bigger "
+			"with: offsite resize %s %llu",
+			v->name, (unsigned long long)v->size_bytes,
+			(unsigned long long)v->config.size_bytes, v->name,
+			(unsigned long long)v->config.size_bytes);
 		return -EINVAL;
 	}
 	if (v->config.size_bytes != 0 && v->config.size_bytes < v->size_bytes)

@@ -83,10 +83,9 @@ static void expect(const char *arguments, int code, const char *part)
 
 static void help_is_everywhere(void **state)
 {
-	static const char *const names[] = {"status",     "snapshot", "restore", "connect",
-					    "disconnect", "promote",  "demote",  "events",
-					    "config",     "keygen",   "verify",  "resume",
-					    "key",	  "resize"};
+	static const char *const names[] = {
+		"status", "snapshot", "restore", "connect", "disconnect", "promote", "demote",
+		"events", "config",   "keygen",  "verify",  "resume",     "key",     "resize"};
 	char arguments[64], usage[64];
 
 	expect("--help", 0, "Commands:");
