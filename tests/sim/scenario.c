@@ -172,7 +172,9 @@ static void lose_primary_disk(struct world *world)
 
 static void lose_secondary_disk(struct world *world)
 {
-	if (world->nodes[world->primary].content_lost || world->nodes[world->primary].rolling_back)
+	if (world->nodes[world->primary].content_lost ||
+	    world->nodes[world->primary].rolling_back || world->nodes[world->primary].disk_errors ||
+	    world_leans(world, world->primary))
 		return;
 	if (world_at_peer(world->nodes[world->primary].env)) /* it was the only one left */
 		return;
