@@ -11,7 +11,6 @@
 #include <string.h>
 
 #include "daemon/hook.h"
-#include "daemon/replication/sink.h"
 
 /* A promotion that waits for its fence. */
 struct promotion {
@@ -155,17 +154,12 @@ static void tell_loss(struct node_volume *v)
 static void new_history(struct node_volume *v, struct volume_generations *generations)
 {
 	struct replication_status peer;
-	struct id128 old = generations->current;
 
-	if (!v->replication || id128_is_zero(&old))
+	if (!v->replication || id128_is_zero(&generations->current))
 		return;
 	replication_get_status(v->replication, &peer);
-	if (node_is_connected(&peer))
-		return;
-	if (id128_is_zero(&generations->base))
-		generations->base = old;
-	generations_push(generations, &old);
-	env_random(node_env(v->node), &generations->current, sizeof(generations->current));
+	if (!node_is_connected(&peer))
+		replication_begin_history(node_env(v->node), generations);
 }
 
 static int promote_now(struct node_volume *v, unsigned flags, char *why, size_t why_size)

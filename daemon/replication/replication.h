@@ -134,6 +134,10 @@ struct verify_status {
 };
 void replication_get_verify(const struct replication *replication, struct verify_status *status);
 
+/* From here on the content is a history of its own: a new current generation, the old one in the
+ * history, and the base if there was none. */
+void replication_begin_history(struct env *env, struct volume_generations *generations);
+
 struct replication_status {
 	enum replication_state state;
 	bool source; /* CATCH_UP, STREAMING: this side sends */

@@ -26,17 +26,23 @@
 
 /* ---- generations ---------------------------------------------------------------------------- */
 
+void replication_begin_history(struct env *env, struct volume_generations *generations)
+{
+	struct id128 old = generations->current;
+
+	if (id128_is_zero(&generations->base))
+		generations->base = old;
+	generations_push(generations, &old);
+	env_random(env, &generations->current, sizeof(generations->current));
+}
+
 /* Completed writes that the peer lacks make this history another than the peer's. */
 static int bump(struct source *source)
 {
 	struct volume_state state;
 
 	volume_get_state(source->volume, &state);
-	struct id128 old = state.generations.current;
-	if (id128_is_zero(&state.generations.base))
-		state.generations.base = old;
-	generations_push(&state.generations, &old);
-	env_random(source->env, &state.generations.current, sizeof(state.generations.current));
+	replication_begin_history(source->env, &state.generations);
 	return volume_set_state(source->volume, &state);
 }
 

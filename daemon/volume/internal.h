@@ -395,6 +395,10 @@ static inline uint64_t round_up(uint64_t value, uint32_t align)
 	return (value + align - 1) & ~((uint64_t)align - 1);
 }
 
+/* generation.c */
+/* What is written from now on belongs to a new generation, in memory. */
+void generation_begin(struct volume *volume);
+
 /* restored.c */
 /* 0, or -EBUSY and why: a restore onto the backing was not completed. */
 int restored_refuse(struct volume *volume, char *why, size_t why_size);

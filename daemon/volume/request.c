@@ -397,17 +397,7 @@ static bool readers_ready(struct volume *v, struct op *op)
 /* The generation of what is written from now on, where the peer does not follow. */
 static void bump(struct volume *v)
 {
-	struct volume_generations *g = &v->state.generations;
-
-	if (!id128_is_zero(&g->current)) {
-		memmove(&g->history[1], &g->history[0], sizeof(g->history) - sizeof(g->history[0]));
-		g->history[0] = g->current;
-		if (id128_is_zero(&g->base))
-			g->base = g->current;
-	}
-	do
-		env_random(v->env, &g->current, sizeof(g->current));
-	while (id128_is_zero(&g->current));
+	generation_begin(v);
 	v->bumped = true;
 	v->super.bump_sequence = v->super.sequence + 1;
 }

@@ -56,20 +56,6 @@ int restored_refuse(struct volume *v, char *why, size_t why_size)
 	return exists > 0 ? -EBUSY : exists;
 }
 
-/* As a restore in place does at its end: another history, which begins at the one before. */
-static void new_generation(struct volume *v)
-{
-	struct volume_generations *g = &v->state.generations;
-
-	if (!id128_is_zero(&g->current)) {
-		if (id128_is_zero(&g->base))
-			g->base = g->current;
-		memmove(&g->history[1], &g->history[0], sizeof(g->history) - sizeof(g->history[0]));
-		g->history[0] = g->current;
-	}
-	env_random(v->env, &g->current, sizeof(g->current));
-}
-
 int restored_look(struct volume *v, char *why, size_t why_size)
 {
 	int exists = mark_exists(v, "restored", why, why_size);
@@ -85,7 +71,7 @@ int restored_look(struct volume *v, char *why, size_t why_size)
 	v->state.applying = false;
 	v->state.disk = v->disk_recorded = VOLUME_DISK_UPTODATE;
 	v->state.outdated_ns = 0;
-	new_generation(v);
+	generation_begin(v); /* another history, which begins at the one before */
 	return 1;
 }
 
