@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A volume alone in a simulated world, opened, used, closed and crashed. Before it is included:
+ * FIXTURE_BYTES, its size, and FIXTURE_SEED, the world's where SEED is not set.
+ */
+#ifndef OFFSITE_TESTS_UNIT_VOLUME_ALONE_H
+#define OFFSITE_TESTS_UNIT_VOLUME_ALONE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+#include "daemon/volume/volume.h"
+#include "tests/sim/env_sim.h"
+
+struct fixture {
+	struct sim *sim;
+	struct env *env;
+	struct volume *volume;
+	struct volume_config config;
+	struct buf_pool *pool;
+	char why[320];
+	struct volume_state state;
+};
+
+struct wait {
+	bool done;
+	int error;
+};
+
+struct request {
+	struct block_request block;
+	struct wait wait;
+};
+
+static int setup(void **state)
+{
+	static const unsigned counts[3] = {32, 16, 16};
+	struct fixture *f = calloc(1, sizeof(*f));
+	const char *seed = getenv("SEED");
+
+	f->sim = sim_new(seed ? strtoull(seed, NULL, 10) : FIXTURE_SEED);
+	f->env = sim_node(f->sim, "a");
+	f->pool = buf_pool_new(counts);
+	env_mkdir(f->env, "/disk");
+	f->config = (struct volume_config){.name = "v",
+					   .backing = "/disk/v.img",
+					   .state_dir = "/state/v",
+					   .size_bytes = FIXTURE_BYTES,
+					   .role = VOLUME_PRIMARY};
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	buf_pool_free(f->pool);
+	sim_free(f->sim);
+	free(f);
+	return 0;
+}
+
+static int try_open(struct fixture *f)
+{
+	f->why[0] = '\0';
+	return volume_open(f->env, &f->config, &f->volume, f->why, sizeof(f->why));
+}
+
+static void open_it(struct fixture *f)
+{
+	assert_int_equal(try_open(f), 0);
+}
+
+static void set_true(void *context)
+{
+	*(bool *)context = true;
+}
+
+static void close_it(struct fixture *f)
+{
+	bool closed = false;
+
+	volume_close(f->volume, set_true, &closed);
+	assert_true(sim_run_until(f->sim, &closed, MINUTE));
+	f->volume = NULL;
+}
+
+static void crash_it(struct fixture *f, enum sim_crash mode)
+{
+	sim_crash(f->sim, f->env, mode);
+	f->env = sim_restart(f->sim, f->env);
+}
+
+static void request_done(struct block_request *block, int error)
+{
+	struct request *r = (struct request *)block;
+
+	r->wait = (struct wait){.done = true, .error = error};
+}
+
+static struct request *submit(struct fixture *f, enum block_op op, unsigned flags, uint64_t offset,
+			      uint64_t length, int fill)
+{
+	struct request *r = calloc(1, sizeof(*r));
+
+	r->block.op = op;
+	r->block.flags = flags;
+	r->block.offset_bytes = offset;
+	r->block.length_bytes = length;
+	r->block.done = request_done;
+	if (op == BLOCK_READ || op == BLOCK_WRITE) {
+		r->block.buf = buf_alloc(f->pool, (uint32_t)length);
+		memset(r->block.buf->data, fill, length);
+	}
+	volume_block(f->volume)->ops->submit(volume_block(f->volume), &r->block);
+	return r;
+}
+
+static int finish(struct fixture *f, struct request *r)
+{
+	int error;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	error = r->wait.error;
+	buf_put(r->block.buf);
+	free(r);
+	return error;
+}
+
+static int simple(struct fixture *f, enum block_op op, uint64_t offset, uint64_t length, int fill)
+{
+	return finish(f, submit(f, op, 0, offset, length, fill));
+}
+
+/* True if [offset, offset + length) reads as fill. */
+static bool reads_as(struct fixture *f, uint64_t offset, uint64_t length, int fill)
+{
+	struct request *r = submit(f, BLOCK_READ, 0, offset, length, ~fill);
+	bool same = true;
+
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	assert_int_equal(r->wait.error, 0);
+	for (uint64_t i = 0; i < length; i++)
+		same &= r->block.buf->data[i] == (uint8_t)fill;
+	finish(f, r);
+	return same;
+}
+
+#endif
