@@ -342,7 +342,8 @@ static void print_loss(const struct replication_loss *loss, FILE *out)
 	const char *name = loss->peer_name[0] ? loss->peer_name : "the peer";
 
 	if (loss->risk == REPLICATION_RISK_PEER) {
-		fprintf(out, "writes that %s has, though it is secondary, and this node has not", name);
+		fprintf(out, "writes that %s has, though it is secondary, and this node has not",
+			name);
 		return;
 	}
 	fprintf(out, "what %s wrote", name);

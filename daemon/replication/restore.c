@@ -198,7 +198,8 @@ static bool begin(struct replication *r, void (*done)(void *context, int error, 
 	}
 	if (volume_leans(r->volume)) {
 		done(context, -EBUSY,
-		     "the content is at the peer already: offsite replace-disk brings it to this disk");
+		     "the content is at the peer already: offsite replace-disk brings it to this "
+		     "disk");
 		return false;
 	}
 	session_end(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");

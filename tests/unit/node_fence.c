@@ -206,8 +206,7 @@ static void a_stop_does_not_wait_for_it(void **state)
 	node_cancel_fences(node);
 	env_run_until(env, &result.done);
 	assert_int_equal(result.error, -EPERM);
-	node_promote_start(node_find(node, "v"), 0, promoted,
-			   &result);
+	node_promote_start(node_find(node, "v"), 0, promoted, &result);
 }
 
 int main(void)
