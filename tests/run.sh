@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system), two at a time, and ends with
+# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system vm), two at a time, and ends with
 # one line: N passed, N failed, N skipped. Logs of failures are printed.
 #
 # What a test says:
@@ -212,9 +212,21 @@ run_system() {
 	done
 }
 
+# A machine keeps both processors busy: nothing beside it.
+run_vm() {
+	local script name
+	drain 0
+	for script in tests/vm/*.sh; do
+		name=$(basename "$script" .sh)
+		[[ $name =~ ^(lib|guest|image)$ ]] && continue
+		start "vm/$name" "$(limit_of "$script")" bash "$script"
+		drain 0
+	done
+}
+
 for kind in "$@"; do
 	case $kind in
-	unit | fuzz | sim | system) "run_$kind" ;;
+	unit | fuzz | sim | system | vm) "run_$kind" ;;
 	*)
 		echo "run.sh: unknown kind of test: $kind" >&2
 		exit 2
