@@ -46,6 +46,8 @@ int cmd_promote(struct cli *cli, int argc, char **argv);
 int cmd_demote(struct cli *cli, int argc, char **argv);
 int cmd_resize(struct cli *cli, int argc, char **argv);
 int cmd_resume(struct cli *cli, int argc, char **argv);
+int cmd_attach(struct cli *cli, int argc, char **argv);
+int cmd_detach(struct cli *cli, int argc, char **argv);
 int cmd_replace_disk(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
@@ -56,7 +58,7 @@ int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
 	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
 	help_resize[], help_replace_disk[], help_changes[], help_resolve[], help_set[],
-	help_config[], help_key[], help_keygen[];
+	help_config[], help_key[], help_keygen[], help_attach[], help_detach[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */
 #define CLI_OPTION_SOCKET 0x100

@@ -18,6 +18,8 @@ static const struct cli_command commands[] = {
 	{"restore", cmd_restore, "get a volume back: from the store or from the peer",
 	 help_restore},
 	{"verify", cmd_verify, "compare a volume with the peer's, and repair it", help_verify},
+	{"attach", cmd_attach, "make a volume a block device of this host", help_attach},
+	{"detach", cmd_detach, "take its block device away", help_detach},
 	{"connect", cmd_connect, "connect a volume to its peer", help_connect},
 	{"disconnect", cmd_disconnect, "leave the peer, until connect", help_disconnect},
 	{"promote", cmd_promote, "make a volume primary here", help_promote},

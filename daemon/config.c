@@ -52,6 +52,7 @@ enum option_type {
 	TYPE_LETTER,    /* char: the choice itself */
 	TYPE_SECOND,    /* bool: the second choice */
 	TYPE_BLOCKSIZE, /* unsigned: the choice itself */
+	TYPE_ATTACH,    /* int: no, yes, or a device's number */
 };
 
 struct option {
@@ -209,6 +210,18 @@ static const struct option options[] = {
 	       choices_1pri, 0, 0),
 	VOLUME("block-size", TYPE_BLOCKSIZE, block_min_bytes, "1",
 	       "smallest request of a client, in bytes: 1, 512, 4096", choices_block, 0, 0),
+	VOLUME("attach", TYPE_ATTACH, attach, "no",
+	       "while primary, a block device of this host, /dev/offsite/NAME: no, yes, or /dev/nbdN",
+	       NO_LIMITS),
+	VOLUME("attach-timeout", TYPE_NUMBER, attach_timeout_s, "120",
+	       "seconds for which I/O on the attached device waits while the daemon is away; then it fails",
+	       NULL, 1, 86400),
+	VOLUME("attach-connections", TYPE_NUMBER, attach_connections, "1",
+	       "sockets between kernel and daemon; several make the end of a daemon felt longer",
+	       NULL, 1, 16),
+	VOLUME("attach-request-timeout", TYPE_NUMBER, attach_request_s, "30",
+	       "with several: seconds after which the kernel sends a request again over another one",
+	       NULL, 1, 3600),
 	VOLUME("store", TYPE_STORE, store, NULL, "where snapshots go: s3://BUCKET/PREFIX or file:/DIRECTORY", NO_LIMITS),
 	VOLUME("store-passphrase-file", TYPE_PATH, store_passphrase_file, NULL,
 	       "encrypt what goes to the store; the first line of this file opens it", NO_LIMITS),
@@ -504,6 +517,8 @@ static const char *set_option(const struct option *option, void *base, const cha
 		return config_parse_duration(text, field);
 	case TYPE_NUMBER:
 		return config_parse_number(text, option->min, option->max, field);
+	case TYPE_ATTACH:
+		return config_parse_attach(text, field);
 	case TYPE_LEVEL:
 		wrong = config_parse_number(text, option->min, option->max, &number);
 		if (!wrong)
@@ -956,6 +971,11 @@ static void check_volumes(struct parser *p)
 		    !config->node.peer_listen)
 			complain(p, line_of(s, "on-peer-loss"), s,
 				 "on-peer-loss = suspend needs a peer");
+		if (volume->suspend_on_loss && volume->attach_connections > 1)
+			complain(p, line_of(s, "attach-connections"), s,
+				 "attach-connections = %u: the kernel would send what "
+				 "on-peer-loss = suspend holds again and again; take 1",
+				 volume->attach_connections);
 		if (volume->suspend_on_loss && volume->max_lag_action)
 			complain(p, line_of(s, "max-lag-action"), s,
 				 "max-lag-action = catch-up leaves the peer behind, which "

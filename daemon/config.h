@@ -15,6 +15,8 @@
 #include "daemon/io/rate.h"
 
 enum config_nbd_tls { CONFIG_TLS_OFF, CONFIG_TLS_ON, CONFIG_TLS_REQUIRE };
+#define CONFIG_ATTACH_NO  (-2)
+#define CONFIG_ATTACH_ANY (-1)
 enum config_io { CONFIG_IO_AUTO, CONFIG_IO_URING, CONFIG_IO_AIO };
 
 struct config_node {
@@ -64,6 +66,10 @@ struct config_volume {
 	unsigned after_sb_1pri;      /* after-sb-1pri (enum hello_after_sb_1pri) */
 	uint64_t verify_rate_bytes;  /* verify-rate, a second; 0: unlimited */
 	unsigned block_min_bytes;    /* block-size = 1|512|4096 */
+	int attach;                  /* attach = no|yes|/dev/nbdN: CONFIG_ATTACH_..., or N */
+	unsigned attach_timeout_s;   /* attach-timeout */
+	unsigned attach_connections; /* attach-connections */
+	unsigned attach_request_s;   /* attach-request-timeout */
 	char *store;                 /* store: URL, or NULL */
 	char *store_passphrase_file; /* store-passphrase-file: opens an encrypted store ... */
 	char *store_key_file;        /* store-key-file: ... or this does ... */

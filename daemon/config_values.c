@@ -240,3 +240,17 @@ const char *config_parse_choice(const char *text, const char *const *choices, un
 			return NULL;
 	return "not one of the possible values";
 }
+
+const char *config_parse_attach(const char *text, int *index)
+{
+	unsigned number;
+
+	if (!strcmp(text, "no") || !strcmp(text, "yes")) {
+		*index = *text == 'y' ? -1 : -2;
+		return NULL;
+	}
+	if (strncmp(text, "/dev/nbd", 8) || config_parse_number(text + 8, 0, 1023, &number))
+		return "neither no, yes nor /dev/nbdN with N up to 1023";
+	*index = (int)number;
+	return NULL;
+}

@@ -34,6 +34,8 @@ const char *config_parse_duration(const char *text, uint64_t *value_ns);
 /* 0, or 1.1 to 100 with up to two decimals; the value in hundredths. */
 const char *config_parse_factor(const char *text, unsigned *hundredths);
 const char *config_parse_number(const char *text, unsigned min, unsigned max, unsigned *value);
+/* no (-2), yes (-1), or /dev/nbdN (N). */
+const char *config_parse_attach(const char *text, int *index);
 /* Position of text in the NULL-terminated choices. */
 const char *config_parse_choice(const char *text, const char *const *choices, unsigned *index);
 

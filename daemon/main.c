@@ -21,6 +21,7 @@
 #include "daemon/io/env.h"
 #include "daemon/io/stream.h"
 #include "daemon/node.h"
+#include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
@@ -33,6 +34,7 @@ struct daemon {
 	struct buf_pool *pool; /* the NBD server's */
 	struct tls_context *nbd_tls;
 	struct nbd_server *nbd;
+	struct attach *attach;
 	struct control *control;
 	bool abandoned;          /* a restore was under way when the node stopped */
 	struct env_timer linger; /* between the last stop and the end of the loop */
@@ -289,10 +291,19 @@ static int start_control(struct daemon *daemon, char *why, size_t why_size)
 	struct control_config config = {
 		.node = daemon->node,
 		.nbd = daemon->nbd,
+		.attach = daemon->attach,
 		.socket_path = daemon->config->node.control,
 	};
 
 	return control_start(daemon->env, &config, &daemon->control, why, why_size);
+}
+
+/* Whoever waits for this service wants to mount what it attaches. */
+static void attach_started(void *context)
+{
+	struct daemon *daemon = context;
+
+	process_notify(daemon->env, "READY=1");
 }
 
 /* Starts in order; what was started stands in the daemon, for daemon_stop(). */
@@ -305,6 +316,10 @@ static int daemon_start(struct daemon *daemon)
 	error = node_start(daemon->env, daemon->config, &daemon->node, why, sizeof(why));
 	if (!error)
 		error = start_nbd(daemon, why, sizeof(why));
+	if (!error) {
+		daemon->attach = control_attach_new(daemon->env, daemon->node, daemon->nbd);
+		error = daemon->attach ? 0 : -ENOMEM;
+	}
 	if (!error)
 		error = start_control(daemon, why, sizeof(why));
 	if (error) {
@@ -313,7 +328,7 @@ static int daemon_start(struct daemon *daemon)
 	}
 	env_log(daemon->env, ENV_LOG_INFO, "control: listening on %s",
 		daemon->config->node.control);
-	process_notify(daemon->env, "READY=1");
+	attach_start(daemon->attach, attach_started, daemon);
 	return 0;
 }
 
@@ -387,6 +402,8 @@ static void daemon_stop(struct daemon *daemon)
 		nbd_stopped(daemon);
 		return;
 	}
+	if (daemon->attach)
+		attach_stop(daemon->attach);
 	nbd_server_stop(daemon->nbd, nbd_stopped, daemon);
 	fail_held(daemon);
 }
@@ -400,7 +417,7 @@ static void stop_call(struct env_task *task)
  * restore not even its end can be told from here. What has to be durable is. */
 static void daemon_free(struct daemon *daemon)
 {
-	if (daemon->abandoned || !control_free(daemon->control)) {
+	if (daemon->abandoned || !attach_free(daemon->attach) || !control_free(daemon->control)) {
 		env_log(daemon->env, ENV_LOG_INFO, "offsited: left a job unfinished");
 		_exit(EXIT_FINE);
 	}

@@ -103,6 +103,7 @@ struct nbd_slot {
 
 struct nbd_connection {
 	struct nbd_server *server;
+	struct nbd_adopted *adopted; /* the kernel's client; NULL: one that shook hands */
 	struct env *env;
 	struct stream *stream;
 	struct nbd_connection *previous, *next; /* server's list, oldest first */
@@ -114,7 +115,7 @@ struct nbd_connection {
 	struct env_op recv_op, send_op, tls_op;
 	bool recv_busy, send_busy, tls_busy;
 	bool recv_direct; /* the receive under way goes into filling->buf */
-	bool stopping;    /* server stops: answer ESHUTDOWN, close when idle */
+	bool stopping;    /* server stops: answer ESHUTDOWN (not to the kernel), close when idle */
 	uint32_t rx_start, rx_end;
 	uint32_t rx_limit; /* how much the next receive asks for */
 
@@ -129,7 +130,7 @@ struct nbd_connection {
 	unsigned list_index;
 	bool meta_allocation;     /* base:allocation was selected ... */
 	struct block *meta_block; /* ... for this export; compared, never used */
-	struct block *block;      /* open from TRANSMISSION until freed */
+	struct block *block; /* open from TRANSMISSION until freed (adopted: its owner opened it) */
 	struct nbd_terms terms;
 	struct block_info info;
 
@@ -207,6 +208,9 @@ void nbd_handshake_advance(struct nbd_connection *connection);
 /* The send under way has ended well. */
 void nbd_handshake_sent(struct nbd_connection *connection);
 void nbd_handshake_tls_done(struct env_op *op, int64_t result);
+/* Asks the device, and brings what it says into terms that the protocol allows. structured is what
+ * was negotiated so far. */
+void nbd_take_terms(struct block *block, struct block_info *info, struct nbd_terms *terms);
 
 /* ---- transmission.c ----------------------------------------------------------------------- */
 

@@ -109,13 +109,8 @@ static uint16_t transmission_flags(const struct block_info *info, bool structure
 	return (uint16_t)flags;
 }
 
-/* Asks the device, and brings what it says into terms that the protocol allows. structured is what
- * was negotiated so far. */
-static void take_terms(struct nbd_connection *connection, struct block *block)
+void nbd_take_terms(struct block *block, struct block_info *info, struct nbd_terms *terms)
 {
-	struct block_info *info = &connection->info;
-	struct nbd_terms *terms = &connection->terms;
-
 	memset(info, 0, sizeof(*info));
 	block->ops->info(block, info);
 	if (info->block_min_bytes == 0)
@@ -130,6 +125,13 @@ static void take_terms(struct nbd_connection *connection, struct block *block)
 	terms->size_bytes = info->size_bytes & ~((uint64_t)info->block_min_bytes - 1);
 	terms->block_min_bytes = info->block_min_bytes;
 	terms->transmission_flags = transmission_flags(info, terms->structured);
+}
+
+static void take_terms(struct nbd_connection *connection, struct block *block)
+{
+	struct nbd_terms *terms = &connection->terms;
+
+	nbd_take_terms(block, &connection->info, terms);
 	terms->allocation = connection->meta_allocation && connection->meta_block == block;
 }
 

@@ -46,12 +46,32 @@ void nbd_server_free(struct nbd_server *server); /* after stopped() */
 /* Ends all connections to one export (its volume was demoted or goes away). */
 void nbd_server_drop(struct nbd_server *server, struct block *block);
 
+/*
+ * A connected socket without a handshake: its other end is the kernel's nbd client (attach.h). The
+ * transmission phase begins at once, with simple replies. Whoever adopts has opened the block, and
+ * keeps it open until freed(). At a stop such a connection gets no errors: it is closed, and what was
+ * not answered is sent again by the kernel, to whoever comes next.
+ */
+struct nbd_adopted {
+	const char *name; /* shown among the clients */
+	/* It has ended, on either side's wish; requests of it may still be under way. */
+	void (*closed)(struct nbd_adopted *adopted);
+	/* None is any more. The last call. */
+	void (*freed)(struct nbd_adopted *adopted);
+};
+/* Takes fd over in any case. 0, or -errno (nothing is called then). */
+int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
+		     struct nbd_adopted *adopted);
+/* The block's size has changed: adopted connections go by the new one from now on. */
+void nbd_server_resized(struct nbd_server *server, struct block *block);
+
 /* The addresses of those who have the export open, separated by ", ". */
 void nbd_server_clients(const struct nbd_server *server, const struct block *block, char *text,
 			size_t size);
 
 struct nbd_server_stats {
 	unsigned connections, connections_max;
+	unsigned adopted; /* not among connections, and not limited by connections_max */
 	uint64_t accepted, refused, requests, protocol_errors;
 };
 void nbd_server_get_stats(const struct nbd_server *server, struct nbd_server_stats *stats);

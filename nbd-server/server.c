@@ -11,10 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CONNECTIONS_DEFAULT  64u
 #define HANDSHAKE_MS_DEFAULT 30000u
 #define STOP_MS              5000u       /* a stopping server waits so long for slow clients */
+#define ADOPTED_STOP_MS      500u        /* ... and for a moment of rest on the kernel's */
 #define EVICT_AGE_NS         1000000000u /* a full server ends handshakes older than that */
 #define LOG_BURST            10u         /* lines a second that clients may cause */
 #define STALL_MS_DEFAULT \
@@ -173,7 +175,9 @@ static void connection_free(struct nbd_connection *connection)
 	struct nbd_server *server = connection->server;
 
 	assert(connection->submitted == 0 && connection->held_bytes == 0);
-	if (connection->block)
+	struct nbd_adopted *adopted = connection->adopted;
+
+	if (connection->block && !adopted)
 		connection->block->ops->close(connection->block);
 	if (connection->previous)
 		connection->previous->next = connection->next;
@@ -183,8 +187,13 @@ static void connection_free(struct nbd_connection *connection)
 		connection->next->previous = connection->previous;
 	else
 		server->last = connection->previous;
-	server->stats.connections--;
+	if (adopted)
+		server->stats.adopted--;
+	else
+		server->stats.connections--;
 	free(connection);
+	if (adopted)
+		adopted->freed(adopted);
 	server_check_stopped(server);
 }
 
@@ -197,6 +206,8 @@ void nbd_connection_close(struct nbd_connection *connection)
 	stream_close(connection->stream);
 	connection->stream = NULL;
 	env_defer(connection->env, &connection->task);
+	if (connection->adopted)
+		connection->adopted->closed(connection->adopted);
 }
 
 void nbd_connection_reject(struct nbd_connection *connection, const char *reason)
@@ -314,29 +325,17 @@ static bool server_make_room(struct nbd_server *server)
 	return false;
 }
 
-static void server_accept(void *context, struct env_sock *sock)
+/* Takes sock over; in the list, and nothing under way. NULL without memory. */
+static struct nbd_connection *connection_new(struct nbd_server *server, struct env_sock *sock)
 {
-	struct nbd_server *server = context;
-	struct nbd_connection *connection;
+	struct nbd_connection *connection = calloc(1, sizeof(*connection));
 
-	/* One that makes room is freed a turn later: the table may be over by the evicted ones. */
-	if (server->stopping || (server->stats.connections >= server->stats.connections_max &&
-				 !server_make_room(server))) {
-		server->stats.refused++;
-		nbd_server_log(server, ENV_LOG_WARNING, "nbd: client %s: refused: %s",
-			       env_sock_peername(sock),
-			       server->stopping ? "stopping" : "too many connections");
-		env_sock_close(server->env, sock);
-		return;
-	}
-	connection = calloc(1, sizeof(*connection));
 	if (connection)
 		connection->stream = stream_new(server->env, sock);
 	if (!connection || !connection->stream) {
-		server->stats.refused++;
 		free(connection);
 		env_sock_close(server->env, sock);
-		return;
+		return NULL;
 	}
 	connection->server = server;
 	connection->env = server->env;
@@ -355,11 +354,63 @@ static void server_accept(void *context, struct env_sock *sock)
 	else
 		server->first = connection;
 	server->last = connection;
+	return connection;
+}
+
+static void server_accept(void *context, struct env_sock *sock)
+{
+	struct nbd_server *server = context;
+	struct nbd_connection *connection;
+
+	/* One that makes room is freed a turn later: the table may be over by the evicted ones. */
+	if (server->stopping || (server->stats.connections >= server->stats.connections_max &&
+				 !server_make_room(server))) {
+		server->stats.refused++;
+		nbd_server_log(server, ENV_LOG_WARNING, "nbd: client %s: refused: %s",
+			       env_sock_peername(sock),
+			       server->stopping ? "stopping" : "too many connections");
+		env_sock_close(server->env, sock);
+		return;
+	}
+	connection = connection_new(server, sock);
+	if (!connection) {
+		server->stats.refused++;
+		return;
+	}
 	server->stats.connections++;
 	server->stats.accepted++;
 	env_timer_start(server->env, &connection->deadline,
 			(uint64_t)server->config.handshake_timeout_ms * 1000000u);
 	nbd_handshake_start(connection);
+}
+int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
+		     struct nbd_adopted *adopted)
+{
+	struct nbd_connection *connection;
+	struct env_sock *sock;
+	int error = server->stopping ? -ESHUTDOWN : env_sock_adopt(server->env, fd, &sock);
+
+	if (error) {
+		close(fd);
+		return error;
+	}
+	connection = connection_new(server, sock);
+	if (!connection)
+		return -ENOMEM;
+	server->stats.adopted++;
+	connection->adopted = adopted;
+	connection->block = block;
+	connection->state = NBD_TRANSMISSION;
+	nbd_take_terms(block, &connection->info, &connection->terms);
+	nbd_transmission_advance(connection);
+	return 0;
+}
+
+void nbd_server_resized(struct nbd_server *server, struct block *block)
+{
+	for (struct nbd_connection *c = server->first; c; c = c->next)
+		if (c->adopted && c->block == block)
+			nbd_take_terms(block, &c->info, &c->terms);
 }
 
 /* ---- the server --------------------------------------------------------------------------- */
@@ -446,7 +497,8 @@ void nbd_server_stop(struct nbd_server *server, void (*stopped)(void *context), 
 			nbd_connection_close(c);
 		} else if (c->state != NBD_CLOSED) {
 			c->stopping = true;
-			env_timer_start(c->env, &c->deadline, STOP_MS * 1000000ull);
+			env_timer_start(c->env, &c->deadline,
+					(c->adopted ? ADOPTED_STOP_MS : STOP_MS) * 1000000ull);
 			env_defer(c->env, &c->task);
 		}
 	}
@@ -477,7 +529,7 @@ void nbd_server_clients(const struct nbd_server *server, const struct block *blo
 		if (c->block != block || !c->stream)
 			continue;
 		length = snprintf(text + used, size - used, "%s%s", used ? ", " : "",
-				  stream_peername(c->stream));
+				  c->adopted ? c->adopted->name : stream_peername(c->stream));
 		if (length < 0 || (size_t)length >= size - used) {
 			if (size - used > 4) /* no room for its name */
 				strcpy(text + used, "...");

@@ -263,6 +263,11 @@ static void slot_done(struct block_request *request, int error)
 		env_defer(connection->env, &connection->task);
 		return;
 	}
+	if (error == -ESHUTDOWN && connection->adopted) {
+		/* Not an answer for the kernel: it sends the request again, to the next daemon. */
+		nbd_connection_close(connection);
+		return;
+	}
 	if (error)
 		slot_fail(slot, error);
 	if (error || slot->request.type != NBD_CMD_READ)
@@ -417,7 +422,8 @@ static void judge_request(struct nbd_slot *slot)
 		slot->error = NBD_EOVERFLOW;
 		slot->reason = "longer than 1 MiB with the flag DF";
 	}
-	if (!slot->error && connection->stopping) {
+	/* The kernel would take any error for the disk's. */
+	if (!slot->error && connection->stopping && !connection->adopted) {
 		slot->error = NBD_ESHUTDOWN;
 		slot->reason = "the server is stopping";
 	}

@@ -126,8 +126,14 @@ static enum control_outcome get_status(struct control *control, struct control_r
 		watch_take(control->watch, i, &sample);
 		if (request->volume[0] && strcmp(request->volume, sample.volume->config->name))
 			continue;
-		json_array_append_new(volumes, render_volume(&sample, env_now_ns(control->env),
-							     env_realtime_ns(control->env)));
+		json_t *volume = render_volume(&sample, env_now_ns(control->env),
+					       env_realtime_ns(control->env));
+		const char *device = control->attach ? attach_device(control->attach,
+								     sample.volume->config->name)
+						     : NULL;
+
+		json_object_set_new(volume, "attached", device ? json_string(device) : json_null());
+		json_array_append_new(volumes, volume);
 	}
 	json_object_set_new(json, "volumes", volumes);
 	control_answer(control, request, 200, json);
@@ -515,6 +521,9 @@ static const struct route {
 	{"POST", "/v1/volumes/*/resume", roles_post_resume},
 	{"POST", "/v1/volumes/*/demote", roles_post_demote},
 	{"POST", "/v1/volumes/*/resize", resize_post},
+	{"GET", "/v1/attached", attach_get_list},
+	{"POST", "/v1/attach", attach_post},
+	{"POST", "/v1/detach", attach_post_detach},
 	{"GET", "/v1/volumes/*/changes", split_get_changes},
 	{"POST", "/v1/volumes/*/resolve", split_post_resolve},
 	{"POST", "/v1/volumes/*/verify", verify_post_start},

@@ -348,6 +348,7 @@ static struct control *new_control(struct env *env, const struct control_config 
 	control->env = env;
 	control->node = config->node;
 	control->nbd = config->nbd;
+	control->attach = config->attach;
 	control->started_ns = env_now_ns(env);
 	control->queue_tail = &control->queue;
 	control->task.call = task_call;

@@ -10,6 +10,7 @@
 #define OFFSITE_CONTROL_H
 
 #include "daemon/node.h"
+#include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 
 struct control;
@@ -17,6 +18,7 @@ struct control;
 struct control_config {
 	struct node *node;
 	struct nbd_server *nbd;  /* NULL: no NBD server */
+	struct attach *attach;   /* NULL: nothing is attached to the kernel */
 	const char *socket_path; /* made with mode 0660; a stale one is replaced */
 };
 
@@ -24,6 +26,9 @@ struct control_config {
  * on the socket). */
 int control_start(struct env *env, const struct control_config *config, struct control **control,
 		  char *why, size_t why_size);
+
+/* The exports of a node as block devices, by its configuration: for attach_start(). NULL without memory. */
+struct attach *control_attach_new(struct env *env, struct node *node, struct nbd_server *nbd);
 
 /* Answers what is asked with 503, waits for listings and deletions under way, ends the HTTP
  * threads and takes the socket away; then stopped(). Jobs that belong to the node (snapshots,

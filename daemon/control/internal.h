@@ -52,6 +52,7 @@ struct control {
 	struct env *env;
 	struct node *node;
 	struct nbd_server *nbd;
+	struct attach *attach; /* NULL: none */
 	char *socket_path;
 	uint64_t socket_inode;
 	struct MHD_Daemon *http;
@@ -109,6 +110,11 @@ enum control_outcome roles_dry_run(struct control *control, struct control_reque
 				   struct node_volume *volume);
 enum control_outcome roles_post_resume(struct control *control, struct control_request *request);
 enum control_outcome roles_post_demote(struct control *control, struct control_request *request);
+
+/* attach.c */
+enum control_outcome attach_get_list(struct control *control, struct control_request *request);
+enum control_outcome attach_post(struct control *control, struct control_request *request);
+enum control_outcome attach_post_detach(struct control *control, struct control_request *request);
 
 /* resize.c */
 enum control_outcome resize_post(struct control *control, struct control_request *request);

@@ -16,6 +16,8 @@ static void resized(void *context, int error, const char *why)
 {
 	struct resizing *z = context;
 
+	if (!error && z->control->attach)
+		attach_resized(z->control->attach, z->volume->config->name);
 	if (!error)
 		events_add(z->control->events, env_realtime_ns(z->control->env), "resize",
 			   z->volume->config->name, "has %llu bytes now, and had %llu",

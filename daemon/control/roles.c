@@ -132,6 +132,11 @@ static void send_clients_away(struct control *control, struct node_volume *volum
 		nbd_server_drop(control->nbd, volume_block(volume->volume));
 }
 
+static void detached(void *context, int error, const char *why, const char *device)
+{
+	control_wake(context);
+}
+
 static enum control_outcome demote_refused(struct control *control, struct control_request *request,
 					   const struct node_volume *volume, int error,
 					   const char *why)
@@ -141,6 +146,17 @@ static enum control_outcome demote_refused(struct control *control, struct contr
 	if (error == -EBUSY && control->nbd)
 		nbd_server_clients(control->nbd, volume_block(volume->volume), clients,
 				   sizeof(clients));
+	const char *device =
+		control->attach ? attach_device(control->attach, volume->config->name) : NULL;
+
+	if (device && error == -EBUSY) {
+		watch_compare(control->watch);
+		control_refuse(control, request, 409,
+			       "volume %s: is attached as %s: unmount it, then offsite detach %s; "
+			       "--force fails its I/O",
+			       volume->config->name, device, volume->config->name);
+		return CONTROL_ANSWERED;
+	}
 	if (!clients[0])
 		return api_answer_verb(control, request, volume, error, why);
 	watch_compare(control->watch);
@@ -160,8 +176,13 @@ enum control_outcome roles_post_demote(struct control *control, struct control_r
 	if (!request->deadline_ns)
 		request->deadline_ns = now_ns + VERB_WAIT_NS;
 	error = node_demote(volume, why, sizeof(why));
-	if (error == -EBUSY && force)
+	if (error == -EBUSY && force) {
+		/* First: a device that loses its sockets would be given new ones. */
+		if (control->attach)
+			attach_detach(control->attach, volume->config->name, true, detached,
+				      control);
 		send_clients_away(control, volume);
+	}
 	if ((error == -EAGAIN || (error == -EBUSY && force)) && now_ns < request->deadline_ns)
 		return CONTROL_WAIT;
 	if (error)

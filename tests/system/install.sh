@@ -49,6 +49,12 @@ manual_pages() {
 	ok "$current"
 }
 
-for one in installed unit manual_pages; do
+udev_rule() {
+	current=udev_rule
+	grep -q 'SYMLINK+="offsite/' "$dir/root/usr/lib/udev/rules.d/60-offsite.rules" || die "no name is made"
+	ok "$current"
+}
+
+for one in installed unit udev_rule manual_pages; do
 	part "$one"
 done

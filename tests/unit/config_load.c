@@ -65,7 +65,8 @@ static void test_all_options(void **state)
 		"peer = cloud.example.org:10810\nprotocol = A\nstaging-max = 2GiB\n"
 		"preserve-max=512m\nsend-queue-max = 1048576\nstart-wait = 2s\nafter-sb-0pri = "
 		"discard-least-changes\nafter-sb-1pri = consensus\nverify-rate = "
-		"10M\nblock-size = 4096\n"
+		"10M\nblock-size = 4096\nattach = /dev/nbd3\nattach-timeout = 300\n"
+		"attach-connections = 4\nattach-request-timeout = 7\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
 		"compression-level = 19\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
 		"catch-up\n"
@@ -115,6 +116,10 @@ static void test_all_options(void **state)
 	assert_int_equal(v->after_sb_1pri, AFTER_SB_1PRI_CONSENSUS);
 	assert_int_equal(v->verify_rate_bytes, 10u << 20);
 	assert_int_equal(v->block_min_bytes, 4096);
+	assert_int_equal(v->attach, 3);
+	assert_int_equal(v->attach_timeout_s, 300);
+	assert_int_equal(v->attach_connections, 4);
+	assert_int_equal(v->attach_request_s, 7);
 	assert_string_equal(v->store, "file:/srv/store");
 	assert_int_equal(v->snapshot_every_ns, 900000000000ull);
 	assert_int_equal(v->keep_last, 7);
@@ -224,6 +229,11 @@ static const struct bad bad[] = {
 	{NODE VOLUME "protocol = D\n", ":5: [volume v] protocol = D: not one of A, B, C"},
 	{NODE VOLUME "role = primery\n",
 	 ":5: [volume v] role = primery: not one of secondary, primary (nearest: primary)"},
+	{NODE VOLUME "attach = maybe\n", "attach = maybe: neither no, yes nor /dev/nbdN"},
+	{NODE VOLUME "attach = /dev/nbd1024\n", "attach = /dev/nbd1024: neither no, yes nor"},
+	{NODE "peer-plaintext = yes\n" VOLUME
+	      "peer = h:1\non-peer-loss = suspend\nattach-connections = 2\n",
+	 "attach-connections = 2: the kernel would send"},
 	{NODE VOLUME "block-size = 1024\n", "block-size = 1024: not one of 1, 512, 4096"},
 	{NODE VOLUME "snapshot-every = 15\nstore = file:/x\n",
 	 "snapshot-every = 15: not a duration"},

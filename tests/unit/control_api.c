@@ -91,8 +91,10 @@ static struct control *started;
 
 static void start_another(void)
 {
-	struct control_config config = {
-		.node = &fake, .nbd = (struct nbd_server *)&fake, .socket_path = path};
+	struct control_config config = {.node = &fake,
+					.nbd = (struct nbd_server *)&fake,
+					.attach = (struct attach *)&fake,
+					.socket_path = path};
 
 	start_error = control_start(env, &config, &started, start_why, sizeof(start_why));
 }
@@ -399,6 +401,7 @@ static void a_resize_answers_with_the_volume_or_the_reason(void **state)
 	fake.verb_error = 0;
 	json_decref(expect("POST", where, "{\"size_bytes\":8589934592}", 200));
 	assert_true(fake.resized_bytes == 8589934592 && !fake.resize_force);
+	assert_int_equal(fake.grown, 1); /* an attached device learns of it */
 	json_decref(expect("POST", where, "{\"size_bytes\":4096,\"force\":true}", 200));
 	assert_true(fake.resized_bytes == 4096 && fake.resize_force);
 	expect_error("POST", where, "{}", 400, "body: ");
@@ -407,6 +410,46 @@ static void a_resize_answers_with_the_volume_or_the_reason(void **state)
 	fake.verb_error = -EPERM;
 	expect_error("POST", where, "{\"size_bytes\":4096}", 409, "volume pgdata: refused");
 	fake.verb_error = 0;
+}
+
+static void devices_are_attached_listed_detached(void **state)
+{
+	json_t *json = expect("GET", "/v1/attached", NULL, 200), *one;
+
+	assert_int_equal(json_array_size(json_object_get(json, "attached")), 0);
+	json_decref(json);
+	json = expect("POST", "/v1/attach", "{\"export\":\"pgdata\",\"device\":\"/dev/nbd7\"}",
+		      200);
+	assert_string_equal(json_string_value(json_object_get(json, "device")), "/dev/nbd7");
+	assert_int_equal(fake.attach_index, 7);
+	json_decref(json);
+	json = expect("GET", "/v1/attached", NULL, 200);
+	one = json_array_get(json_object_get(json, "attached"), 0);
+	assert_string_equal(json_string_value(json_object_get(one, "export")), "pgdata");
+	assert_string_equal(json_string_value(json_object_get(one, "state")), "waiting");
+	assert_string_equal(json_string_value(json_object_get(one, "why")),
+			    "volume pgdata is secondary");
+	assert_int_equal(json_integer_value(json_object_get(one, "alive")), 1);
+	assert_true(json_is_true(json_object_get(one, "configured")));
+	json_decref(json);
+	json = expect("GET", "/v1/status?volume=pgdata", NULL, 200);
+	one = json_array_get(json_object_get(json, "volumes"), 0);
+	assert_string_equal(json_string_value(json_object_get(one, "attached")), "/dev/nbd7");
+	json_decref(json);
+	fake.verb_error = -EBUSY;
+	expect_error("POST", "/v1/volumes/pgdata/demote", "{}", 409, "offsite detach pgdata");
+	fake.verb_error = 0;
+	json_decref(expect("POST", "/v1/detach", "{\"export\":\"pgdata\",\"force\":true}", 200));
+	assert_true(fake.detach_force && !fake.attached[0]);
+	expect_error("POST", "/v1/attach", "{}", 400, "body: ");
+	expect_error("POST", "/v1/attach", "{\"export\":\"pgdata\",\"device\":\"/dev/sda\"}", 400,
+		     "is not /dev/nbdN");
+	fake.attach_error = -EBUSY;
+	expect_error("POST", "/v1/attach", "{\"export\":\"pgdata\"}", 409,
+		     "attach pgdata: no, because");
+	assert_int_equal(fake.attach_index, -1);
+	expect_error("POST", "/v1/detach", "{\"export\":\"pgdata\"}", 409,
+		     "detach pgdata: no, because");
 }
 
 static void what_both_changed_and_its_end(void **state)
@@ -759,6 +802,7 @@ int main(void)
 		TEST(random_bytes_hurt_nobody),
 		TEST(verbs_answer_with_the_volume_or_the_reason),
 		TEST(a_resize_answers_with_the_volume_or_the_reason),
+		TEST(devices_are_attached_listed_detached),
 		TEST(what_both_changed_and_its_end),
 		TEST(verify_is_begun_and_cancelled),
 		TEST(a_job_runs_and_is_asked_after),

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/node.h"
+#include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 
 typedef void (*fake_result_fn)(void *context, const struct snapshot_result *result);
@@ -55,6 +56,11 @@ struct node {
 	fake_result_fn listing_done;
 	void *listing_context;
 	bool hold_listing;
+	/* attached: one export at most */
+	char attached[64];
+	int attach_index, attach_error;
+	bool detach_force;
+	unsigned grown;
 };
 
 /* Handles are never looked into by control: the fake's address stands for all of them. */
@@ -123,6 +129,49 @@ struct node_volume *node_find(struct node *node, const char *name)
 const char *node_peer_addr(struct node *node)
 {
 	return "tcp:127.0.0.1:7788";
+}
+
+void attach_export(struct attach *attach, const char *name, int index, attach_done_fn done,
+		   void *context)
+{
+	fake.attach_index = index;
+	if (!fake.attach_error)
+		snprintf(fake.attached, sizeof(fake.attached), "%s", name);
+	done(context, fake.attach_error, fake.attach_error ? "no, because" : "",
+	     fake.attach_error ? "" : "/dev/nbd7");
+}
+void attach_detach(struct attach *attach, const char *name, bool force, attach_done_fn done,
+		   void *context)
+{
+	fake.detach_force = force;
+	if (!fake.attach_error)
+		fake.attached[0] = 0;
+	done(context, fake.attach_error, fake.attach_error ? "no, because" : "", "/dev/nbd7");
+}
+bool attach_get(const struct attach *attach, unsigned index, struct attach_info *info)
+{
+	*info = (struct attach_info){.name = fake.attached,
+				     .device = "/dev/nbd7",
+				     .state = ATTACH_WAITING,
+				     .size_bytes = 1 << 30,
+				     .connections = 2,
+				     .alive = 1,
+				     .reconnects = 3,
+				     .wanted = true,
+				     .why = "volume pgdata is secondary"};
+	return fake.attached[0] && index == 0;
+}
+const char *attach_device(const struct attach *attach, const char *name)
+{
+	return fake.attached[0] && !strcmp(fake.attached, name) ? "/dev/nbd7" : NULL;
+}
+void attach_resized(struct attach *attach, const char *name)
+{
+	fake.grown++;
+}
+const char *attach_state_name(enum attach_state state)
+{
+	return state == ATTACH_WAITING ? "waiting" : "?";
 }
 static int fake_verb(char *why, size_t why_size)
 {

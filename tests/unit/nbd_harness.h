@@ -59,6 +59,7 @@ struct harness {
 	enum nbd_tls_mode tls_mode;
 	unsigned connections_max, handshake_timeout_ms, stall_timeout_ms;
 	unsigned pool_counts[3];
+	void (*ending)(struct harness *h); /* on the loop thread, when the server has stopped */
 	/* private */
 	char folder[64], path[96], addr[104];
 	struct env *env;
@@ -224,6 +225,8 @@ static inline void *harness_thread(void *context)
 	harness_started(h);
 	sem_post(&h->ready);
 	env_run_until(h->env, &h->stopped);
+	if (h->ending)
+		h->ending(h);
 	nbd_server_free(h->server);
 	env_free(h->env);
 	return NULL;

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# `offsite attach` with a real daemon: with the kernel's nbd module the life of a device, without it the one
+# line that says so. (Filesystems on it, crashes and restarts under load: tests/vm.)
+# time limit: 60 s
+. "$(dirname "$0")/lib.sh"
+need jq
+begin
+
+config alpha <<END
+[node]
+name = alpha
+state-dir = $dir/alpha
+control = $dir/alpha.sock
+nbd-listen = unix:$dir/alpha.nbd
+[volume v]
+backing = $dir/v.img
+size = 64M
+role = primary
+END
+
+refusals() {
+	current=refusals
+	off alpha attach nothing 2>"$dir/err" && die "an export that is not there was attached"
+	grep -q '^offsite: attach nothing: ' "$dir/err" || die "$(cat "$dir/err")"
+	off alpha attach v /dev/sda 2>"$dir/err" && die "/dev/sda was attached"
+	grep -q "'/dev/sda' is not /dev/nbdN" "$dir/err" || die "$(cat "$dir/err")"
+	off alpha detach v 2>"$dir/err" && die "detached what was not attached"
+	grep -q 'it is not attached' "$dir/err" || die "$(cat "$dir/err")"
+	[ "$(off alpha attach --list --json | jq '.attached | length')" = 0 ] || die "something is attached"
+	ok "$current"
+}
+
+# One line, which says what to do; and a client less, not one for ever.
+without_the_module() {
+	current=without_the_module
+	off alpha attach v 2>"$dir/err" && die "attached without the module"
+	[ "$(wc -l <"$dir/err")" = 1 ] || die "not one line: $(cat "$dir/err")"
+	grep -qE 'modprobe nbd|CAP_SYS_ADMIN' "$dir/err" || die "$(cat "$dir/err")"
+	volume_is alpha '.clients == 0 and .attached == null' || die "the volume is still open"
+	ok "$current"
+}
+
+with_the_module() {
+	current=with_the_module
+	local device
+	device=$(off alpha attach v --json | jq -r .device) || die "not attached"
+	at_end "off alpha detach v --force >/dev/null 2>&1"
+	volume_is alpha ".clients == 1 and .attached == \"$device\"" || die "not in the status"
+	[ "$(blockdev --getsize64 "$device")" = $((64 << 20)) ] || die "size"
+	head -c 1M /dev/urandom >"$dir/data"
+	dd if="$dir/data" of="$device" bs=64k oflag=direct status=none || die "write"
+	kill9 alpha
+	start alpha
+	wait_for 10 "the device again" connected
+	cmp -n $((1 << 20)) "$dir/data" "$device" || die "the data is another one"
+	off alpha detach "$device" >/dev/null || die "detach"
+	ok "$current"
+}
+connected() { off alpha attach --list --json | jq -e '.attached[0].state == "attached"'; }
+
+start alpha
+part refusals
+if [ "$(id -u)" = 0 ] && { [ -d /sys/module/nbd ] || modprobe -q nbd 2>/dev/null; }; then
+	part with_the_module
+else
+	part without_the_module
+fi
+stop alpha
