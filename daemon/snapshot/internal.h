@@ -189,6 +189,8 @@ enum walk_result walk_next(struct walk *walk, struct walk_item *item);
 void walk_release(struct walk *walk, struct walk_page *page);
 bool walk_idle(const struct walk *walk); /* nothing is being loaded */
 void walk_end(struct walk *walk);
+/* Whether b, the next chunk of a page, lies behind a in the same pack: one request reads both. */
+bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 
 /* ---- inventory.c ---- */
 

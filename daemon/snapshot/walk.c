@@ -95,7 +95,7 @@ void walk_end(struct walk *walk)
 		free(walk->pages[i]);
 }
 
-static bool follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b)
+bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b)
 {
 	return b->stored_bytes && b->offset == a->offset + a->stored_bytes &&
 	       !snapfmt_ref_compare(&a->pack, &b->pack);
@@ -114,7 +114,7 @@ static void take(struct walk *walk, struct walk_page *slot, uint64_t end, struct
 			n++;
 	} else {
 		while (base + i + n < end && n < RUN_CHUNKS &&
-		       follows(&entries[i + n - 1], &entries[i + n]))
+		       walk_follows(&entries[i + n - 1], &entries[i + n]))
 			n++;
 		item->page = slot;
 		item->entries = &entries[i];

@@ -669,7 +669,7 @@ static struct waited create(struct env *env, struct snapshot_writer *writer, con
 	return w;
 }
 
-static struct waited verify(struct env *env, struct snapshot_repo *repo)
+static inline struct waited verify(struct env *env, struct snapshot_repo *repo)
 {
 	struct waited w = {.done = false};
 
@@ -678,7 +678,7 @@ static struct waited verify(struct env *env, struct snapshot_repo *repo)
 	return w;
 }
 
-static struct waited list(struct env *env, struct snapshot_repo *repo)
+static inline struct waited list(struct env *env, struct snapshot_repo *repo)
 {
 	struct waited w = {.done = false};
 
@@ -697,7 +697,7 @@ static inline struct waited delete (struct env *env, struct snapshot_repo *repo,
 	return w;
 }
 
-static struct waited collect(struct env *env, struct snapshot_repo *repo)
+static inline struct waited collect(struct env *env, struct snapshot_repo *repo)
 {
 	struct waited w = {.done = false};
 
