@@ -98,7 +98,7 @@ $(foreach t,$(patsubst tests/unit/%.c,%,$(unit_SRC)),$(eval $(call unit_rule,$(t
 $(BUILD)/tests/sim/sim: $(call obj,$(filter-out $(sim_SRC),$(wildcard tests/sim/*.c))) \
 		$(call archives,sim $(node_DEPS))
 	$(call say,LINK,$@)
-	$(link)
+	$(link) -Wl,--wrap=mmap,--wrap=munmap
 
 # Helper programs of the system tests and the benchmarks.
 tool_SRC := $(wildcard tests/system/*.c bench/*.c)

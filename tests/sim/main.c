@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <getopt.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/sim/memory.h"
 #include "tests/sim/mutation.h"
 #include "tests/sim/scenario.h"
 
@@ -53,16 +53,13 @@ static void run_seed(const struct options *options, uint64_t seed)
 	if (!options->trace)
 		alarm(options->seed_seconds);
 	mutation_set(options->mutation);
-	/* Nothing goes back to the kernel before the process does. */
-	mallopt(M_MMAP_THRESHOLD, 64 << 20);
-	mallopt(M_TRIM_THRESHOLD, 1 << 30);
-	mallopt(M_TOP_PAD, 16 << 20);
 	present = world_new(seed, options->trace);
 	scenario_run(present);
 	if (options->one || options->verbose)
 		printf("seed %llu: %llu steps, %.3f s simulated, %llu requests, %llu crashes, %llu "
 		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer, %llu "
-		       "changes of roles, %llu roll-backs, %llu split brains resolved\n",
+		       "changes of roles, %llu roll-backs, %llu split brains resolved, %llu disks "
+		       "filled\n",
 		       (unsigned long long)seed, (unsigned long long)present->steps,
 		       (double)sim_now_ns(present->sim) / 1e9,
 		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
@@ -70,7 +67,7 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       (unsigned long long)present->refusals, present->snapshots,
 		       (unsigned long long)present->restores, (unsigned long long)present->switches,
 		       (unsigned long long)present->roll_backs,
-		       (unsigned long long)present->resolves);
+		       (unsigned long long)present->resolves, (unsigned long long)present->fills);
 	fflush(stdout);
 }
 
@@ -190,6 +187,7 @@ int main(int argc, char **argv)
 		.first = 1, .seeds = 1000, .seed_seconds = 120, .program = argv[0]};
 	int c;
 
+	memory_prepare(argv);
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (c) {
 		case 'n':
