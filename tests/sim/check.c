@@ -17,7 +17,18 @@ struct alone {
 	struct config_volume volume;
 };
 
-static void alone_start(struct world *world, unsigned index, enum sim_crash mode,
+/* The medium spoils the redo log's header, or its first record's. */
+static void spoil_log(struct world *world, struct env *env)
+{
+	static const char path[] = WORLD_STATE "/staging";
+	uint64_t size = 0;
+
+	if (sim_file_size(env, path, &size) && size >= 192)
+		sim_file_corrupt(env, path, world_random(world, 192),
+				 (uint8_t)(1 + world_random(world, 255)));
+}
+
+static void alone_start(struct world *world, unsigned index, enum sim_crash mode, bool spoil,
 			struct alone *alone)
 {
 	struct world_node *from = &world->nodes[index];
@@ -33,6 +44,8 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 	sim_disk_get(alone->env, &disk);
 	disk.read_eio_ppm = disk.write_eio_ppm = disk.fsync_eio_ppm = 0;
 	sim_disk_set(alone->env, &disk);
+	if (spoil)
+		spoil_log(world, alone->env);
 	alone->config = from->config;
 	alone->volume = from->volume;
 	alone->volume.peer = NULL;
@@ -103,20 +116,39 @@ void check_primary(struct world *world)
 	sim_free(sim);
 }
 
+/* No power cut makes an inconsistent volume of a good one, nor does it lose its log. */
+static void check_stays_good(struct world *world, struct alone *alone)
+{
+	struct node_volume *v = world_volume(world, 1 - world->primary);
+	struct volume_state state;
+
+	if (v == NULL || v->volume == NULL || world->disk_failed || world->flipped)
+		return;
+	volume_get_state(v->volume, &state);
+	if (state.disk == VOLUME_DISK_INCONSISTENT || state.disk == VOLUME_DISK_FAILED)
+		return;
+	sim_print_log(alone->sim, stderr);
+	world_fail(world, "promise 2: the secondary is %s, powered off it is not usable any more",
+		   volume_disk_state_name(state.disk));
+}
+
 void check_secondary(struct world *world)
 {
 	struct alone alone;
 	struct node_volume *v;
 	struct volume_state state;
 	struct model_image image;
+	bool spoil = world_applies_log(world, 1 - world->primary) && world_chance(world, 20);
 	char why[1024];
 
-	alone_start(world, 1 - world->primary, any_power_cut(world), &alone);
+	alone_start(world, 1 - world->primary, any_power_cut(world), spoil, &alone);
 	v = node_find(alone.node, alone.volume.name);
 	volume_get_state(v->volume, &state);
 	world->image_checks++;
 	if (state.disk == VOLUME_DISK_INCONSISTENT || state.disk == VOLUME_DISK_FAILED) {
 		world->refusals++;
+		if (!spoil)
+			check_stays_good(world, &alone);
 		/* One that was primary when it went down still is, by its own word. */
 		if (state.role == VOLUME_SECONDARY && node_promote(v, true, why, sizeof(why)) == 0)
 			world_fail(world, "promise 2: a secondary that is %s was promoted",
@@ -175,7 +207,7 @@ static void check_peer_map(struct world *world)
 	struct alone alone;
 	bool known;
 
-	alone_start(world, 1 - world->primary, any_power_cut(world), &alone);
+	alone_start(world, 1 - world->primary, any_power_cut(world), false, &alone);
 	theirs = node_find(alone.node, alone.volume.name)->volume;
 	volume_get_state(own, &a);
 	volume_get_state(theirs, &b);

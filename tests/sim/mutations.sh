@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 # Can the simulator fail? Builds with -DOFFSITE_MUTATIONS in a folder of its own, switches each
 # deliberate fault in the engine (MUTATE(name) in daemon/) on in turn, and runs seeds until one is
-# caught. Prints "caught NAME seed S" or "MISSED NAME"; exits non-zero if one is missed.
-# usage: mutations.sh [--list] [NAME...]; environment: BUILD, SEEDS (300), SECONDS_MAX (120), JOBS
+# caught: first the seed that caught it when tests/sim/mutations.seeds was written (--update), which
+# saves time but decides nothing, then all from 1. Prints "caught NAME seed S" or "MISSED NAME";
+# exits non-zero if one is missed.
+# usage: mutations.sh [--list | --update] [NAME...]; environment: BUILD, SEEDS (300), SECONDS_MAX
+# (120), JOBS
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build}-mutations
 SEEDS=${SEEDS:-300}
 SECONDS_MAX=${SECONDS_MAX:-120}
+HINTS=tests/sim/mutations.seeds
 
 # Faults that change nothing a promise speaks of, each with the reason: NAME REASON
 equivalent() {
@@ -23,26 +27,46 @@ list() {
 		sed -E 's/.*\("?([a-z0-9_-]+)"?\)/\1/' | sort -u
 }
 
-if [ "${1:-}" = --list ]; then
+caught() { # NAME OUTPUT ARGUMENT...
+	name=$1 output=$2
+	shift 2
+	! "$BUILD/tests/sim/sim" --mutation "$name" "$@" >"$output" 2>&1
+}
+
+update=
+case ${1:-} in
+--list)
 	list
 	exit 0
-fi
+	;;
+--update)
+	update=yes
+	shift
+	;;
+esac
 names=${*:-$(list)}
 make -j"${JOBS:-2}" BUILD="$BUILD" DEFS=-DOFFSITE_MUTATIONS "$BUILD/tests/sim/sim" >/dev/null
+output=$(mktemp)
+trap 'rm -f "$output"' EXIT
 missed=0
 for name in $names; do
 	if why=$(equivalent "$name"); then
 		echo "equivalent $name: $why"
 		continue
 	fi
-	output=$(mktemp)
-	if "$BUILD/tests/sim/sim" --seeds "$SEEDS" --seconds "$SECONDS_MAX" --mutation "$name" \
-		>"$output" 2>&1; then
+	hint=$([ -n "$update" ] || sed -n "s/^$name //p" "$HINTS" 2>/dev/null)
+	if { [ -n "$hint" ] && caught "$name" "$output" --first "$hint" --seeds 1; } ||
+		caught "$name" "$output" --seeds "$SEEDS" --seconds "$SECONDS_MAX"; then
+		grep -m 1 -a -o 'FAILED: .*' "$output" | cut -c 1-150 | sed "s|^FAILED|caught $name|"
+		[ -z "$update" ] || {
+			grep -v "^$name " "$HINTS" >"$HINTS.new" || true
+			sed -n "s|.*FAILED: seed \([0-9]*\).*|$name \1|p" "$output" | head -n 1 >>"$HINTS.new"
+			sort -o "$HINTS" "$HINTS.new"
+			rm "$HINTS.new"
+		}
+	else
 		echo "MISSED $name ($(tail -n 1 "$output"))"
 		missed=$((missed + 1))
-	else
-		grep -m 1 -o 'FAILED: .*' "$output" | cut -c 1-150 | sed "s|^FAILED|caught $name|"
 	fi
-	rm -f "$output"
 done
 [ "$missed" -eq 0 ]

@@ -85,13 +85,14 @@ static void flip(struct world *world, unsigned index, bool log)
 		char path[64];
 		uint64_t size, offset;
 
-		snprintf(path, sizeof(path), "/var/offsite/v/%s", files[i]);
+		snprintf(path, sizeof(path), WORLD_STATE "/%s", files[i]);
 		if (!(i == 2 && log) && !world_chance(world, 40))
 			continue;
 		if (!sim_file_size(env, path, &size) || size == 0)
 			continue;
 		offset = world_random(world, limits[i] && limits[i] < size ? limits[i] : size);
 		sim_file_corrupt(env, path, offset, (uint8_t)(1 + world_random(world, 255)));
+		world->flipped = true;
 		sim_note(world->sim, "node %u: %s is damaged at %llu", index, path,
 			 (unsigned long long)offset);
 	}
@@ -138,7 +139,7 @@ static bool secondary_is_good(struct world *world)
 		return false;
 	world_volume_state(world, 1 - world->primary, &state);
 	/* It has asked for the other's content itself, and would give its own up. */
-	if (sim_file_size(world->nodes[1 - world->primary].env, "/var/offsite/v/wanting", &size))
+	if (sim_file_size(world->nodes[1 - world->primary].env, WORLD_STATE "/wanting", &size))
 		return false;
 	/* One that still takes itself for primary would rightly go on as such. */
 	return state.role == VOLUME_SECONDARY && state.disk == VOLUME_DISK_UPTODATE &&
@@ -269,15 +270,34 @@ static void fail_in_stream(struct world *world)
 		world_disk_errors(world, world->primary, 1000000, "volume.img");
 }
 
+/* The new disk is filled from the peer while the clients go on: to its end, if nothing comes between. */
+static void fill_under_writes(struct world *world, unsigned faults)
+{
+	unsigned index = world->primary;
+	unsigned count = world_chance(world, 50) ? 400 : (unsigned)world_random(world, 100);
+
+	for (unsigned i = 0; i < count && index == world->primary && world_leans(world, index);
+	     i++) {
+		world_submit(world);
+		run_steps(world, world_random(world, 8));
+	}
+	if (index == world->primary && world_leans(world, index) && world_chance(world, 50))
+		crash(world, faults, index);
+}
+
 /* The operator sees a failed disk, has the cause put right and starts the node again. */
-static void look_after_disks(struct world *world)
+static void look_after_disks(struct world *world, unsigned faults)
 {
 	for (unsigned i = 0; i < NODES; i++) {
 		struct world_node *n = &world->nodes[i];
 		struct volume_state state;
 
-		if (world_leans(world, i) && world_chance(world, 30))
+		if (world_leans(world, i) && world_chance(world, 30)) {
 			world_replace_disk(world, i);
+			if (i == world->primary &&
+			    (world->options.theme == THEME_DISK || world_chance(world, 50)))
+				fill_under_writes(world, faults);
+		}
 		if (n->node == NULL || !n->disk_errors)
 			continue;
 		world_volume_state(world, i, &state);
@@ -484,10 +504,11 @@ static void one_action(struct world *world, unsigned faults)
 		check_verify(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
-	if (world->options.detach && world_random(world, 150) == 0)
+	if (world->options.detach &&
+	    world_random(world, world->options.theme == THEME_DISK ? 30 : 150) == 0)
 		fail_in_stream(world);
 	if (world_chance(world, 10))
-		look_after_disks(world);
+		look_after_disks(world, faults);
 	if (world_chance(world, 1))
 		world_resume(world);
 }
@@ -522,12 +543,15 @@ static void with_faults(struct world *world)
 		faults &= ~(unsigned)(DISK_A | DISK_B);
 	if (world_chance(world, 50))
 		faults &= ~(unsigned)FLIP;
+	if (world->options.theme == THEME_DISK)
+		faults &= ~(unsigned)(BLOCK | DISK_A | DISK_B | LOSE_A | LOSE_B | FLIP | ROLL_BACK |
+				      DISCONNECT | FAIL_OVER);
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);
-	if (world_chance(world, 80))
+	if (world->options.theme != THEME_NONE || world_chance(world, 80))
 		world_start(world, B);
-	if (world_chance(world, 60)) /* many begin in sync */
+	if (world->options.theme != THEME_NONE || world_chance(world, 60)) /* many begin in sync */
 		run_time(world, 5 * WORLD_SECOND);
 	while (actions-- > 0)
 		one_action(world, faults);

@@ -50,12 +50,14 @@ static void choose_options(struct world *world)
 	struct world_options *o = &world->options;
 	static const unsigned block_min[] = {1, 512, 4096};
 
+	o->theme = (enum world_theme)world_random(world, world_chance(world, 40) ? 1 : THEMES);
 	o->size_bytes = (1 + world_random(world, world_chance(world, 20) ? 16 : 3)) << 20;
 	if (world_chance(world, 30)) /* an end that is not a multiple of a chunk or region */
 		o->size_bytes -= 4096 * world_random(world, 40);
 	o->protocol = "ABCCC"[world_random(world, 5)];
 	o->block_min_bytes = block_min[world_random(world, 3)];
-	o->partial_sectors = o->block_min_bytes == 1 && world_chance(world, 60);
+	o->partial_sectors =
+		o->theme != THEME_DISK && o->block_min_bytes == 1 && world_chance(world, 60);
 	o->queue_depth = 1 + (unsigned)world_random(world, world_chance(world, 50) ? 4 : 32);
 	o->write_max_bytes = 4096u << world_random(world, 6);
 	o->staging_max_bytes = world_chance(world, 50) ? 0 : (64 + world_random(world, 4096)) << 10;
@@ -75,7 +77,7 @@ static void choose_options(struct world *world)
 	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
 	o->strict = world_chance(world, 5);
 	o->suspend = world_chance(world, 20);
-	o->detach = world_chance(world, 40);
+	o->detach = o->theme == THEME_DISK || world_chance(world, 30);
 	o->encrypted = world->seed % 3 == 0;
 	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
@@ -169,7 +171,7 @@ struct world *world_new(uint64_t seed, bool trace)
 	new_pool(world);
 	sim_note(world->sim,
 		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
-		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u%s",
+		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u%s, theme %u",
 		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
 		 world->options.protocol, world->options.block_min_bytes,
 		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
@@ -179,7 +181,7 @@ struct world *world_new(uint64_t seed, bool trace)
 		 (unsigned long long)world->options.send_queue_max_bytes,
 		 (unsigned long long)world->options.max_lag_bytes,
 		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last,
-		 world->options.encrypted ? ", encrypted" : "");
+		 world->options.encrypted ? ", encrypted" : "", world->options.theme);
 	return world;
 }
 
@@ -226,7 +228,7 @@ bool world_at_peer(const struct env *env)
 	struct metadata_super_wire wire;
 
 	for (unsigned i = 0; i < METADATA_SUPER_SLOTS * METADATA_SUPER_COPIES; i++)
-		if (sim_file_peek(env, "/var/offsite/v/super", &wire, sizeof(wire),
+		if (sim_file_peek(env, WORLD_STATE "/super", &wire, sizeof(wire),
 				  i * METADATA_SUPER_BYTES) &&
 		    metadata_super_decode(&wire, &super) == NULL &&
 		    super.sequence > newest.sequence)
@@ -518,9 +520,21 @@ static void resolve_leaning(struct world *world)
 		world_fail(world, "promise 1, at the peer: %s", why);
 }
 
+bool world_applies_log(struct world *world, unsigned index)
+{
+	struct node_volume *v = world_volume(world, index);
+	struct replication_status status;
+
+	if (v == NULL || v->replication == NULL || !replication_applying(v->replication))
+		return false;
+	world_status(world, index, &status);
+	return status.state != REPLICATION_STREAMING;
+}
+
 bool world_step(struct world *world)
 {
 	bool more = sim_step(world->sim);
+	struct node_volume *leaning;
 
 	resolve_leaning(world);
 	world->steps++;
@@ -529,6 +543,17 @@ bool world_step(struct world *world)
 		if (!died(world, i) && world->nodes[i].node != NULL &&
 		    (world->options.strict || world->steps % 64 == 0))
 			node_check(world->nodes[i].node);
+	/* Where a log is applied, promise 2 is at stake at every step. */
+	if (world_applies_log(world, 1 - world->primary) && world_chance(world, 5))
+		world->look = true;
+	/* From here on only its own disk counts again. */
+	leaning = world_leans(world, world->primary) ? world_volume(world, world->primary) : NULL;
+	if (world->leaning != NULL && world->leaning == world_volume(world, world->primary) &&
+	    leaning == NULL) {
+		world->fills++;
+		world->look = true;
+	}
+	world->leaning = leaning;
 	if (world->look && !world->spoilt) {
 		world->look = false;
 		check_primary(world);

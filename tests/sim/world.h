@@ -15,6 +15,7 @@
 #define WORLD_CLIENTS_MAX 32
 #define WORLD_STORE       "sim:bucket"
 #define WORLD_BACKING     "/srv/volume.img"
+#define WORLD_STATE       "/var/offsite/v" /* the volume's state on a node's disk */
 #define WORLD_SECOND      UINT64_C(1000000000)
 
 enum { A, B, NODES }; /* node A is the primary by its config; roles change */
@@ -49,7 +50,15 @@ struct client {
 	bool whole; /* READ: whole sectors, to be compared */
 };
 
+/* What happens more often than by chance, so that what needs several things in a row is met. */
+enum world_theme {
+	THEME_NONE,
+	THEME_DISK, /* the primary's disk fails while the peer follows, and is replaced */
+	THEMES
+};
+
 struct world_options { /* of one seed */
+	enum world_theme theme;
 	uint64_t size_bytes;
 	char protocol;
 	unsigned block_min_bytes;
@@ -80,12 +89,14 @@ struct world {
 	struct world_node nodes[NODES];
 	struct model *model;
 	bool disk_failed;     /* some disk, at some time */
+	bool flipped;         /* the medium spoilt metadata, at some time */
 	unsigned primary;     /* whom the clients use */
 	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
 	struct block *block;  /* opened; NULL: not */
 	bool spoilt;    /* the medium changed content: not to be looked at until it is mended */
 	bool must_wait; /* its peer was in sync: nothing may complete without it (suspend) */
-	bool look;      /* something was just acknowledged as durable: look whether it is */
+	struct node_volume *leaning; /* the primary, if its content was at its peer one step ago */
+	bool look; /* something was just acknowledged as durable: look whether it is */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
@@ -97,7 +108,7 @@ struct world {
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, point_checks, resumes;
+		roll_backs, point_checks, resumes, fills;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -148,6 +159,8 @@ void world_switch(struct world *world);
 bool world_at_peer(const struct env *env);
 /* It runs so now. */
 bool world_leans(struct world *world, unsigned index);
+/* It applies what it collected beside the volume: a cut, and what was streamed behind it. */
+bool world_applies_log(struct world *world, unsigned index);
 /* The operator gives a volume that leans a good disk, if it wants one. */
 void world_replace_disk(struct world *world, unsigned index);
 /* The volume's file on a node's disk. */
