@@ -174,6 +174,8 @@ int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set)
 			.changed_bytes = client_integer(json, "changed_bytes"),
 			.stored_bytes = client_integer(json, "stored_bytes"),
 			.objects = (uint32_t)client_integer(json, "objects"),
+			.requests = (uint32_t)client_integer(json, "requests"),
+			.retention.until_ns = client_integer(json, "locked_until_ns"),
 		};
 
 		if (!id_member(json, "id", &info.id) ||

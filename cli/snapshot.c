@@ -225,11 +225,17 @@ static int snapshot_create_cmd(struct cli *cli, int argc, char **argv,
 		json_dumpf(result, stdout, JSON_INDENT(2));
 		putchar('\n');
 	} else if (!code) {
-		printf("snapshot %s of %s: %s changed, %s stored in %llu objects\n",
+		printf("snapshot %s of %s: %s changed, %s stored in %llu objects",
 		       client_text(result, "id", "?"), argv[optind],
 		       format_bytes(client_number(result, "changed_bytes")).text,
 		       format_bytes(client_number(result, "stored_bytes")).text,
 		       (unsigned long long)client_integer(result, "objects"));
+		if (client_integer(result, "requests"))
+			printf(" (%llu requests)",
+			       (unsigned long long)client_integer(result, "requests"));
+		if (client_text(result, "locked_until", NULL))
+			printf(", locked until %s", client_text(result, "locked_until", ""));
+		putchar('\n');
 	}
 	json_decref(end);
 	return code;
@@ -268,19 +274,28 @@ static int snapshot_delete_cmd(struct cli *cli, int argc, char **argv)
 
 static void print_set(const struct snapshot_set *set)
 {
+	bool locks = false;
+
 	if (!set->count)
 		return;
-	printf("%-12s  %-19s  %10s  %10s  %10s  %10s  %s\n", "ID", "CREATED", "SIZE", "DATA",
-	       "CHANGED", "STORED", "LABEL");
+	for (unsigned i = 0; i < set->count; i++)
+		locks = locks || set->infos[i].retention.until_ns;
+	printf("%-12s  %-19s  %10s  %10s  %10s  %10s  %s%s\n", "ID", "CREATED", "SIZE", "DATA",
+	       "CHANGED", "STORED", locks ? "LOCKED UNTIL         " : "", "LABEL");
 	for (unsigned i = 0; i < set->count; i++) {
 		const struct snapshot_info *info = &set->infos[i];
 		char id[ID128_TEXT_BYTES];
 
 		id128_format(&info->id, id);
-		printf("%.12s  %-19s  %10s  %10s  %10s  %10s  %s\n", id,
+		printf("%.12s  %-19s  %10s  %10s  %10s  %10s  ", id,
 		       format_time(info->created_ns).text, format_bytes(info->size_bytes).text,
 		       format_bytes(info->data_bytes).text, format_bytes(info->changed_bytes).text,
-		       format_bytes(info->stored_bytes).text, info->label);
+		       format_bytes(info->stored_bytes).text);
+		if (locks)
+			printf("%-19s  ", info->retention.until_ns
+						  ? format_time(info->retention.until_ns).text
+						  : "-");
+		puts(info->label);
 	}
 }
 
@@ -291,14 +306,21 @@ static json_t *info_json(const struct snapshot_info *info)
 
 	id128_format(&info->id, id);
 	id128_format(&info->volume, uuid);
-	return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "id",
-			 id, "sequence", (json_int_t)info->sequence, "created_ns",
-			 (json_int_t)info->created_ns, "volume", info->volume_name, "volume_uuid",
-			 uuid, "node", info->node_name, "label", info->label, "lsn",
-			 (json_int_t)info->lsn, "size_bytes", (json_int_t)info->size_bytes,
-			 "data_bytes", (json_int_t)info->data_bytes, "changed_bytes",
-			 (json_int_t)info->changed_bytes, "stored_bytes",
-			 (json_int_t)info->stored_bytes, "objects", (json_int_t)info->objects);
+	static const char *const locks[] = {NULL, "governance", "compliance"};
+
+	return json_pack(
+		"{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s?, "
+		"s:I}",
+		"id", id, "sequence", (json_int_t)info->sequence, "created_ns",
+		(json_int_t)info->created_ns, "volume", info->volume_name, "volume_uuid", uuid,
+		"node", info->node_name, "label", info->label, "lsn", (json_int_t)info->lsn,
+		"size_bytes", (json_int_t)info->size_bytes, "data_bytes",
+		(json_int_t)info->data_bytes, "changed_bytes", (json_int_t)info->changed_bytes,
+		"stored_bytes", (json_int_t)info->stored_bytes, "objects",
+		(json_int_t)info->objects, "requests",
+		info->requests ? json_integer(info->requests) : json_null(), "lock",
+		locks[info->retention.lock], "locked_until_ns",
+		(json_int_t)info->retention.until_ns);
 }
 
 static int list_by_daemon(struct cli *cli, int argc, char **argv, const struct options *options)
@@ -567,6 +589,9 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 		printf("%s: %s freed, %llu objects\n", volume->volume_name,
 		       format_bytes((double)run.result.freed_bytes).text,
 		       (unsigned long long)run.result.deleted_objects);
+	if (!code && run.result.locked_objects)
+		printf("%s: %llu objects are locked, and left for a later run\n",
+		       volume->volume_name, (unsigned long long)run.result.locked_objects);
 	snapshot_repo_free(repo);
 	return code;
 }
@@ -643,8 +668,13 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 						 c->store_key_command};
 	if (!policy_given(&options->policy))
 		options->policy = (struct retention_policy){
-			c->keep_last,    c->keep_hourly, c->keep_daily,     c->keep_weekly,
-			c->keep_monthly, c->keep_yearly, c->keep_within_ns,
+			.last = c->keep_last,
+			.hourly = c->keep_hourly,
+			.daily = c->keep_daily,
+			.weekly = c->keep_weekly,
+			.monthly = c->keep_monthly,
+			.yearly = c->keep_yearly,
+			.within_ns = c->keep_within_ns,
 		};
 	code = options->pin_id || policy_given(&options->policy)
 		       ? forget_in(volume, options)

@@ -229,6 +229,14 @@ static void print_snapshots(const json_t *snapshots)
 	if (every_s > 0)
 		printf("; every %s", format_duration(every_s).text);
 	putchar('\n');
+	if (client_text(newest, "locked_until", NULL))
+		printf("  locked      until %s (%s)\n", client_text(newest, "locked_until", ""),
+		       client_text(newest, "lock", ""));
+	if (client_integer(newest, "requests"))
+		printf("  requests    %llu for the newest; %llu since the store was opened\n",
+		       (unsigned long long)client_integer(newest, "requests"),
+		       (unsigned long long)client_integer(json_object_get(snapshots, "requests"),
+							  "total"));
 	if (failure)
 		printf("  %sfailed      %s%s\n", format_colour(stdout, FORMAT_BAD), failure,
 		       format_end(stdout));

@@ -78,6 +78,8 @@ static const char *const choices_io_error[] = {"error", "detach", NULL};
 static const char *const choices_0pri[] = {"disconnect", "discard-zero-changes",
 					   "discard-least-changes", NULL};
 static const char *const choices_1pri[] = {"disconnect", "consensus", "discard-secondary", NULL};
+static const char *const choices_lock[] = {"none", "governance", "compliance",
+					   NULL}; /* enum store_lock */
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 
 #define NODE(name, type, field, fallback, help, ...)                                           \
@@ -246,6 +248,12 @@ static const struct option options[] = {
 	VOLUME("keep-within", TYPE_DURATION, keep_within_ns, "0",
 	       "snapshots not older than this are kept; what no keep-... keeps is deleted after the "
 	       "next one; none set: all are kept",
+	       NO_LIMITS),
+	VOLUME("lock", TYPE_CHOICE, lock, "none",
+	       "object lock of snapshots (s3: only): none, governance, compliance", choices_lock, 0,
+	       0),
+	VOLUME("lock-for", TYPE_DURATION, lock_for_ns, "0",
+	       "how long from its instant on; 0: keep-within, or keep-last times snapshot-every",
 	       NO_LIMITS),
 	VOLUME("compression-level", TYPE_LEVEL, compression_level, "1",
 	       "zstd level of snapshots, 1 (fast) to 19 (small)", NULL, 1, 19),
@@ -952,6 +960,36 @@ static void check_secret(struct parser *p, const struct config_volume *volume,
 	}
 }
 
+/* For as long as a new snapshot is sure to be kept. */
+static void default_lock(struct config_volume *volume)
+{
+	if (volume->lock && !volume->lock_for_ns)
+		volume->lock_for_ns = volume->keep_within_ns;
+	if (volume->lock && !volume->lock_for_ns)
+		volume->lock_for_ns = volume->keep_last * volume->snapshot_every_ns;
+}
+
+static void check_lock(struct parser *p, struct config_volume *volume, const struct section *s)
+{
+	if (was_given(s, "lock-for") && !volume->lock)
+		complain(p, line_of(s, "lock-for"), s, "lock-for needs lock");
+	if (!volume->lock)
+		return;
+	default_lock(volume);
+	if (!volume->store && !was_given(s, "store"))
+		complain(p, line_of(s, "lock"), s, "lock needs a store");
+	else if (volume->store && strncmp(volume->store, "s3:", 3) != 0)
+		complain(p, line_of(s, "lock"), s,
+			 "lock: only a bucket (store = s3://...) can lock objects, not %s",
+			 volume->store);
+	if (!volume->lock_for_ns)
+		complain(p, line_of(s, "lock"), s,
+			 "lock: for how long? set lock-for (or keep-within, or keep-last and "
+			 "snapshot-every)");
+	else if (volume->lock_for_ns < 1000000000ull)
+		complain(p, line_of(s, "lock-for"), s, "lock-for: at least one second");
+}
+
 static void check_volumes(struct parser *p)
 {
 	const struct config *config = p->config;
@@ -981,6 +1019,7 @@ static void check_volumes(struct parser *p)
 				 "max-lag-action = catch-up leaves the peer behind, which "
 				 "on-peer-loss = suspend forbids");
 		check_secret(p, volume, s);
+		check_lock(p, &p->config->volumes[i], s);
 		if (!volume->fence_timeout_ns)
 			complain(p, line_of(s, "fence-timeout"), s,
 				 "fence-timeout = 0: no program could end in time");

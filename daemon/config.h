@@ -78,6 +78,8 @@ struct config_volume {
 	unsigned keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* keep-... */
 	uint64_t keep_within_ns;                                                  /* keep-within */
 	unsigned keep_last;    /* keep-last; 0: all */
+	unsigned lock;         /* lock = none|governance|compliance (enum store_lock) */
+	uint64_t lock_for_ns;  /* lock-for, else by the keep-... rules */
 	int compression_level; /* compression-level: zstd */
 	char *description;     /* shown to NBD clients */
 };

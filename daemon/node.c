@@ -99,6 +99,8 @@ static void open_repo(struct volume_slot *slot)
 		.zstd_level = v->config->compression_level,
 		.policy = node_policy(v->config),
 		.rate = v->config->snapshot_rate,
+		.lock = (enum store_lock)v->config->lock,
+		.lock_for_ns = v->config->lock_for_ns,
 	};
 
 	slot->repo_uuid = state.uuid;

@@ -442,6 +442,9 @@ const char *snapfmt_facts_invalid(const struct snapfmt_facts_wire *wire)
 		return "facts checksum";
 	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes are not zero";
+	if (wire->lock > SNAPFMT_LOCK_COMPLIANCE ||
+	    !wire->lock != !from_be64(wire->retain_until_ns))
+		return "bad lock";
 	if (from_be32(wire->chunk_bytes) != SNAPFMT_CHUNK_BYTES)
 		return "unknown chunk size";
 	if (!size || size > SNAPFMT_VOLUME_MAX || size % SNAPFMT_SIZE_UNIT)

@@ -194,10 +194,19 @@ struct snapfmt_facts_wire {
 	be32_t source_count;
 	be32_t object_count;
 	be32_t page_count;
-	uint8_t reserved[224];
+	be32_t requests; /* that were made to the service for it, its own put included; 0: not known */
+	be64_t retain_until_ns; /* it and all it needs is locked until then, or longer; 0: not */
+	uint8_t lock;           /* enum snapfmt_lock */
+	uint8_t reserved[211];
 	be32_t crc; /* CRC32C of the 508 bytes before */
 };
 _Static_assert(sizeof(struct snapfmt_facts_wire) == 512, "layout");
+
+enum snapfmt_lock {
+	SNAPFMT_LOCK_NONE = 0,
+	SNAPFMT_LOCK_GOVERNANCE = 1,
+	SNAPFMT_LOCK_COMPLIANCE = 2
+};
 
 /* The body: sources, objects, pages; each sorted. */
 struct snapfmt_source_wire { /* whose objects are used */

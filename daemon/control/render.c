@@ -79,6 +79,13 @@ json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_n
 			 "eta_seconds", eta);
 }
 
+static json_t *render_lock(enum store_lock lock)
+{
+	return lock == STORE_LOCK_NONE         ? json_null()
+	       : lock == STORE_LOCK_GOVERNANCE ? json_string("governance")
+					       : json_string("compliance");
+}
+
 json_t *render_snapshot(const struct snapshot_info *info)
 {
 	json_t *json = json_object();
@@ -97,6 +104,11 @@ json_t *render_snapshot(const struct snapshot_info *info)
 	json_object_set_new(json, "changed_bytes", number(info->changed_bytes));
 	json_object_set_new(json, "stored_bytes", number(info->stored_bytes));
 	json_object_set_new(json, "objects", number(info->objects));
+	json_object_set_new(json, "requests",
+			    info->requests ? number(info->requests) : json_null());
+	json_object_set_new(json, "lock", render_lock(info->retention.lock));
+	json_object_set_new(json, "locked_until", render_time(info->retention.until_ns));
+	json_object_set_new(json, "locked_until_ns", number(info->retention.until_ns));
 	return json;
 }
 
@@ -137,6 +149,7 @@ static json_t *render_result(const struct job *job)
 	json_object_set_new(json, "skipped_bytes", number(result->skipped_bytes));
 	json_object_set_new(json, "deleted_objects", number(result->deleted_objects));
 	json_object_set_new(json, "freed_bytes", number(result->freed_bytes));
+	json_object_set_new(json, "locked_objects", number(result->locked_objects));
 	json_object_set_new(json, "bad_objects", number(result->bad_objects));
 	if (job->damaged)
 		json_object_set(json, "damaged", job->damaged);
@@ -415,6 +428,19 @@ static json_t *render_replication(const struct replication_status *status,
 	return json;
 }
 
+static json_t *render_requests(const struct store_counts *counts)
+{
+	uint64_t total =
+		counts->puts + counts->gets + counts->heads + counts->lists + counts->deletes;
+
+	if (!total)
+		return json_null();
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "total", number(total), "puts",
+			 number(counts->puts), "gets", number(counts->gets), "heads",
+			 number(counts->heads), "lists", number(counts->lists), "deletes",
+			 number(counts->deletes), "retries", number(counts->retries));
+}
+
 static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_ns,
 				uint64_t realtime_ns)
 {
@@ -431,6 +457,9 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
 	json_object_set_new(json, "rate", render_text(rate_text(&config->snapshot_rate)));
 	json_object_set_new(json, "keep_last", number(config->keep_last));
+	json_object_set_new(json, "lock", render_lock((enum store_lock)config->lock));
+	json_object_set_new(json, "lock_seconds", seconds(config->lock_for_ns));
+	json_object_set_new(json, "requests", render_requests(&sample->store));
 	json_object_set_new(json, "running", json_boolean(writer->running));
 	json_object_set_new(json, "progress",
 			    writer->running ? render_progress(&writer->progress, now_ns)

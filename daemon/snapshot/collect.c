@@ -5,8 +5,12 @@
  * A manifest goes first, then what it alone needed. What a snapshot being written has put, and no
  * manifest names yet, is known by its sequence number: it is higher than that of every manifest seen.
  * If one manifest that stays cannot be read, nothing is deleted: what it needs is not known.
+ *
+ * What is locked is left, counted, and taken by a later run. All that a manifest needs is locked for at
+ * least as long as it is, so a snapshot that is left is whole.
  */
 #include "daemon/snapshot/internal.h"
+#include "daemon/snapshot/retention.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -85,7 +89,12 @@ static void delete_done(struct env_op *op, int64_t result)
 
 	d->busy = false;
 	c->busy--;
-	if (result < 0) {
+	if (result == -STORE_LOCKED) {
+		c->result.locked_objects++;
+		/* Younger snapshots are locked for longer, as a rule. */
+		if (d->object.kind == SNAPFMT_MANIFEST)
+			c->doomed_next = c->doomed_count;
+	} else if (result < 0) {
 		char what[WHY_BYTES];
 
 		why_set(what, 0, "%s: not deleted: ", d->name);
@@ -246,6 +255,11 @@ static void needed_listed(void *context, struct names *names, int error, const c
 
 static void needed_begin(struct collect *c)
 {
+	if (!id128_is_zero(&c->delete_id) && c->result.locked_objects) {
+		collect_fail(c, -EPERM, "the snapshot is locked by the service (object lock)", "");
+		collect_finish(c);
+		return;
+	}
 	c->doomed_count = 0;
 	names_list(c->repo->store, &c->repo->volume, needed_listed, c);
 }
@@ -279,11 +293,41 @@ static void manifests_next(struct collect *c)
 
 /* ---- which snapshots go ------------------------------------------------------------------------ */
 
+/* That the service would refuse: said with the time, and before anything is asked of it. */
+static void lock_looked(void *context, uint8_t *data, size_t length, int error, const char *why)
+{
+	struct collect *c = context;
+	const struct doomed *doomed = &c->doomed[0];
+	struct snapshot_info info;
+	char id[ID128_TEXT_BYTES], text[64];
+
+	(void)why; /* what cannot be read may go all the same */
+	id128_format(&c->delete_id, id);
+	if (!error &&
+	    !manifest_peek(data, length, doomed->size_bytes, &c->repo->volume, &doomed->ref,
+			   &info) &&
+	    retention_is_locked(&info, env_realtime_ns(c->repo->env), text)) {
+		char line[WHY_BYTES];
+
+		why_set(line, 0, "snapshot %.12s: %s", id, text);
+		collect_fail(c, -EPERM, line, "");
+		collect_finish(c);
+	} else {
+		delete_all(c, needed_begin);
+	}
+	free(data);
+}
+
 /* Of the one snapshot to be deleted by name. */
 static void pin_looked(struct env_op *op, int64_t result)
 {
 	struct collect *c = container_of(op, struct collect, list_op);
 
+	if (result == -ENOENT && c->repo->store->ops->retain) {
+		snapfmt_name(SNAPFMT_MANIFEST, &c->repo->volume, &c->doomed[0].ref, c->prefix);
+		fetch(c->repo->store, c->prefix, 0, SNAPFMT_MANIFEST_HEAD_BYTES, lock_looked, c);
+		return;
+	}
 	if (result == -ENOENT) {
 		delete_all(c, needed_begin);
 		return;

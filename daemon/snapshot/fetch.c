@@ -4,6 +4,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -157,11 +158,12 @@ void names_free(struct names *names)
 	*names = (struct names){NULL, NULL, 0};
 }
 
-void names_list(struct store *store, const struct id128 *volume,
-		void (*done)(void *context, struct names *names, int error, const char *why),
-		void *context)
+void names_list_since(struct store *store, const struct id128 *volume, uint64_t sequence,
+		      void (*done)(void *context, struct names *names, int error, const char *why),
+		      void *context)
 {
 	struct names_job *job = must_alloc(sizeof(*job));
+	char after[SNAPFMT_NAME_BYTES];
 
 	*job = (struct names_job){
 		.op = {.done = names_done},
@@ -170,7 +172,19 @@ void names_list(struct store *store, const struct id128 *volume,
 		.context = context,
 	};
 	snapfmt_prefix(SNAPFMT_MANIFEST, volume, job->prefix);
-	store->ops->list(store, &job->op, job->prefix, names_each, job);
+	/* Sorts before all names of that sequence, behind all of lower ones. */
+	snprintf(after, sizeof(after), "%.96s%016llx", job->prefix, (unsigned long long)sequence);
+	if (sequence)
+		store_list_after(store, &job->op, job->prefix, after, names_each, job);
+	else
+		store->ops->list(store, &job->op, job->prefix, names_each, job);
+}
+
+void names_list(struct store *store, const struct id128 *volume,
+		void (*done)(void *context, struct names *names, int error, const char *why),
+		void *context)
+{
+	names_list_since(store, volume, 0, done, context);
 }
 
 /* ---- map pages ----------------------------------------------------------------------------- */

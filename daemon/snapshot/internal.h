@@ -18,11 +18,20 @@
 _Static_assert(SNAPSHOT_CHUNK_BYTES == SNAPFMT_CHUNK_BYTES, "the dirty map counts in chunks");
 _Static_assert(SNAPSHOT_NAME_MAX == SNAPFMT_TEXT_BYTES, "texts fit");
 
+/* What a manifest said. They never change. */
+struct known_info {
+	struct snapshot_info info;
+	uint64_t size_bytes; /* of the manifest */
+};
+
 struct snapshot_repo {
 	struct store *store;
 	struct env *env;
 	struct id128 volume;
 	unsigned under_way; /* operations */
+	/* Where reading is paid for: of the last listing. */
+	struct known_info *known;
+	size_t known_count;
 };
 
 /* Writes one line and returns error. */
@@ -110,6 +119,10 @@ struct names {
 void names_list(struct store *store, const struct id128 *volume,
 		void (*done)(void *context, struct names *names, int error, const char *why),
 		void *context);
+/* Of those with at least that sequence: costs what there is of them. */
+void names_list_since(struct store *store, const struct id128 *volume, uint64_t sequence,
+		      void (*done)(void *context, struct names *names, int error, const char *why),
+		      void *context);
 void names_free(struct names *names);
 
 /* Loads one map page. error 0: page is filled. */
@@ -198,6 +211,13 @@ bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
  * something is missing or truncated; why names the first. Other errors are the store's. */
 void inventory_check(struct store *store, const struct manifest *manifest,
 		     void (*done)(void *context, int error, const char *why), void *context);
+
+/* ---- retain.c ---- */
+
+/* Locks what the manifest (kept until done) shares with older snapshots, and the volume's keys, as
+ * manifest->info.retention says. -ENOENT: of that something is missing. */
+void retain_shared(struct store *store, const struct manifest *manifest,
+		   void (*done)(void *context, int error, const char *why), void *context);
 
 /* ---- collect.c ---- */
 

@@ -15,6 +15,10 @@
 
 #define MANIFEST_LEVEL 1
 
+_Static_assert((int)STORE_LOCK_GOVERNANCE == (int)SNAPFMT_LOCK_GOVERNANCE &&
+		       (int)STORE_LOCK_COMPLIANCE == (int)SNAPFMT_LOCK_COMPLIANCE,
+	       "locks are stored as they are");
+
 void manifest_free(struct manifest *manifest)
 {
 	if (!manifest)
@@ -127,6 +131,9 @@ static void facts_encode(const struct manifest *manifest, uint64_t body_bytes,
 		.source_count = to_be32(source_count),
 		.object_count = to_be32(manifest->object_count),
 		.page_count = to_be32(manifest->page_count),
+		.requests = to_be32(info->requests),
+		.retain_until_ns = to_be64(info->retention.until_ns),
+		.lock = (uint8_t)info->retention.lock,
 	};
 	snprintf(wire->volume_name, sizeof(wire->volume_name), "%s", info->volume_name);
 	snprintf(wire->node_name, sizeof(wire->node_name), "%s", info->node_name);
@@ -198,6 +205,8 @@ static void facts_decode(const struct snapfmt_facts_wire *wire, const struct sna
 		.changed_bytes = from_be64(wire->changed_bytes),
 		.stored_bytes = from_be64(wire->stored_bytes),
 		.objects = from_be32(wire->objects),
+		.requests = from_be32(wire->requests),
+		.retention = {wire->lock, from_be64(wire->retain_until_ns)},
 	};
 	memcpy(info->volume_name, wire->volume_name, sizeof(info->volume_name));
 	memcpy(info->node_name, wire->node_name, sizeof(info->node_name));

@@ -139,7 +139,7 @@ static void pack_put_done(struct env_op *op, int64_t result)
 	done(context, error, why);
 }
 
-void pack_put(struct pack *pack, struct store *store,
+void pack_put(struct pack *pack, struct store *store, const struct store_retention *retention,
 	      void (*done)(void *context, int error, const char *why), void *context)
 {
 	struct snapfmt_header header = {
@@ -165,5 +165,5 @@ void pack_put(struct pack *pack, struct store *store,
 	pack->op.done = pack_put_done;
 	pack->done = done;
 	pack->context = context;
-	store->ops->put(store, &pack->op, pack->name, pack->parts, (unsigned)pack->part_count);
+	store_put(store, &pack->op, pack->name, pack->parts, (unsigned)pack->part_count, retention);
 }

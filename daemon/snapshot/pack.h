@@ -25,8 +25,8 @@ void pack_count_page(struct pack *pack);
 uint64_t pack_size_bytes(const struct pack *pack); /* as it would be put now */
 uint32_t pack_count(const struct pack *pack);      /* chunks or pages */
 
-/* Puts it; it is freed before done. */
-void pack_put(struct pack *pack, struct store *store,
+/* Puts it, locked for so long; it is freed before done. */
+void pack_put(struct pack *pack, struct store *store, const struct store_retention *retention,
 	      void (*done)(void *context, int error, const char *why), void *context);
 
 #endif

@@ -24,6 +24,7 @@ void snapshot_repo_free(struct snapshot_repo *repo)
 	if (!repo)
 		return;
 	assert(!repo->under_way);
+	free(repo->known);
 	free(repo);
 }
 
@@ -68,12 +69,50 @@ struct listing {
 	struct snapshot_result result;
 };
 
+/* What was told need not be read again where that is paid for. */
+static void known_keep(struct listing *listing)
+{
+	struct snapshot_repo *repo = listing->repo;
+	struct known_info *known;
+	size_t count = 0;
+
+	if (!repo->store->lists_cost)
+		return;
+	known = must_alloc((listing->unit_count + 1) * sizeof(*known));
+	for (size_t i = 0; i < listing->unit_count; i++)
+		if (listing->units[i].found)
+			known[count++] = (struct known_info){
+				listing->units[i].info,
+				listing->names[listing->units[i].at].size_bytes,
+			};
+	free(repo->known);
+	repo->known = known;
+	repo->known_count = count;
+}
+
+static bool known_find(struct listing *listing, struct unit *unit)
+{
+	const struct snapshot_repo *repo = listing->repo;
+	const struct manifest_name *name = &listing->names[unit->at];
+
+	for (size_t i = 0; repo && i < repo->known_count && !unit->found; i++) {
+		if (!id128_equal(&repo->known[i].info.id, &name->ref.snapshot) ||
+		    repo->known[i].size_bytes != name->size_bytes)
+			continue;
+		unit->info = repo->known[i].info;
+		unit->found = unit->settled = true;
+	}
+	return unit->found;
+}
+
 static void listing_finish(struct listing *listing)
 {
 	struct snapshot_result *result = &listing->result;
 
 	if (listing->repo)
 		listing->repo->under_way--;
+	if (listing->repo && !result->error)
+		known_keep(listing);
 	if (!result->error && !listing->any && listing->key_error)
 		result->error = why_set(result->why, listing->key_error, "%s", listing->key_why);
 	free(listing->names);
@@ -101,9 +140,14 @@ static void listing_pump(struct listing *listing)
 	listing_tell(listing);
 	while (listing->busy < FETCHES && listing->next < listing->unit_count &&
 	       !listing->result.error) {
+		struct unit *unit = &listing->units[listing->next++];
+
+		if (known_find(listing, unit))
+			continue;
 		listing->busy++;
-		unit_fetch(&listing->units[listing->next++]);
+		unit_fetch(unit);
 	}
+	listing_tell(listing);
 	if (!listing->busy)
 		listing_finish(listing);
 }

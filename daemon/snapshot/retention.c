@@ -3,7 +3,8 @@
  * retention. The rules are applied one by one, from the newest snapshot to the oldest; one is kept if
  * any rule keeps it. A calendar rule keeps the newest snapshot of each of the last N hours, days, weeks
  * (from Monday), months, years (UTC) that have any: periods without a snapshot do not count, so that a
- * machine that was off for a year loses nothing.
+ * machine that was off for a year loses nothing. What is locked stays whatever the rules say: the service
+ * would refuse to delete it.
  */
 #include "daemon/snapshot/retention.h"
 
@@ -66,6 +67,17 @@ static void apply(enum period period, const char *rule, unsigned most,
 	}
 }
 
+bool retention_is_locked(const struct snapshot_info *info, uint64_t now_ns, char text[64])
+{
+	time_t seconds = (time_t)(info->retention.until_ns / SECOND_NS);
+	struct tm date;
+
+	if (!info->retention.lock || info->retention.until_ns <= now_ns)
+		return false;
+	strftime(text, 64, "locked until %Y-%m-%d %H:%M:%S UTC", gmtime_r(&seconds, &date));
+	return true;
+}
+
 bool retention_is_empty(const struct retention_policy *policy)
 {
 	return !policy->last && !policy->hourly && !policy->daily && !policy->weekly &&
@@ -77,7 +89,7 @@ bool retention_is_only_last(const struct retention_policy *policy)
 	struct retention_policy others = *policy;
 
 	others.last = 0;
-	return policy->last && retention_is_empty(&others);
+	return policy->last && !policy->locks && retention_is_empty(&others);
 }
 
 void retention_decide(const struct retention_policy *policy, const struct snapshot_info *infos,
@@ -100,7 +112,12 @@ void retention_decide(const struct retention_policy *policy, const struct snapsh
 	apply(PERIOD_WEEK, "weekly", policy->weekly, infos, count, verdicts);
 	apply(PERIOD_MONTH, "monthly", policy->monthly, infos, count, verdicts);
 	apply(PERIOD_YEAR, "yearly", policy->yearly, infos, count, verdicts);
-	for (size_t i = 0; i < count; i++)
+	for (size_t i = 0; i < count; i++) {
+		char text[64];
+
 		if (policy->within_ns && infos[i].created_ns + policy->within_ns >= now_ns)
 			keep(&verdicts[i], "within", 0, 0);
+		if (retention_is_locked(&infos[i], now_ns, text))
+			keep(&verdicts[i], text, 0, 0);
+	}
 }

@@ -16,6 +16,9 @@ struct retention_verdict {
 /* No rule at all: everything is kept. */
 bool retention_is_empty(const struct retention_policy *policy);
 
+/* The service would refuse to delete it; text: until when. */
+bool retention_is_locked(const struct snapshot_info *info, uint64_t now_ns, char text[64]);
+
 /* Whether names and order of the snapshots are all that counts. */
 bool retention_is_only_last(const struct retention_policy *policy);
 

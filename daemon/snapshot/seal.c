@@ -10,6 +10,10 @@
  * to be whole: a snapshot of which the store lost an object is left aside, else all later ones would lack
  * the same.
  *
+ * Where listing is paid for (a bucket), that look is spared: what this writer confirmed last is remembered
+ * whole, and counted once a day. If another node wrote meanwhile, or the base is gone, CONFIRM sees it, by
+ * listing only what is not older than the base, and the run begins anew with a look.
+ *
  * Order at the end. The manifest is put when all it needs is in the store. Then the store is asked
  * once more (CONFIRM): with no locks, only so can it be known that no collector ran meanwhile which
  * could not see this manifest: one of another node that wrote a snapshot of its own, or one that
@@ -31,6 +35,9 @@
 
 #define PACK_BYTES     (16u << 20)
 #define PACK_BYTES_MAX (64u << 20)
+#define LOCK_SHARE     8 /* of lock-for, by which what is locked outlasts it; see retain.c */
+#define COUNT_EVERY_NS (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
+#define PRUNE_EVERY_NS (50ull * 60 * 1000000000)   /* the same */
 
 static void seal_begin(struct snapshot_writer *w);
 static void manifest_start(struct snapshot_writer *w);
@@ -145,6 +152,25 @@ static void cut_retake_full(struct snapshot_writer *w)
 
 /* ---- looking for the snapshot before -------------------------------------------------------- */
 
+/* What it shares is locked long enough already, or everything is locked for a while longer. */
+static void retention_decide_next(struct snapshot_writer *w)
+{
+	struct store_retention *next = &w->next->info.retention;
+	const struct store_retention *base = w->base ? &w->base->info.retention : NULL;
+	uint64_t until = w->next->info.created_ns + w->lock_for_ns;
+
+	*next = (struct store_retention){.lock = w->lock};
+	w->extend = false;
+	if (!w->lock)
+		return;
+	if (base && base->lock == w->lock && base->until_ns >= until) {
+		next->until_ns = base->until_ns;
+		return;
+	}
+	next->until_ns = until + w->lock_for_ns / LOCK_SHARE;
+	w->extend = true;
+}
+
 /* Takes the next sequence number; on disk before anything of it is in the store, so that it is never
  * used twice and a collector can tell what may still be under way. */
 static void data_begin(struct snapshot_writer *w)
@@ -155,11 +181,14 @@ static void data_begin(struct snapshot_writer *w)
 
 	volume_get_state(w->volume, &state);
 	sequence = state.snapshot_sequence;
+	if (w->base && w->base->info.sequence > sequence)
+		sequence = w->base->info.sequence;
 	if (w->names.count && w->names.refs[w->names.count - 1].sequence > sequence)
 		sequence = w->names.refs[w->names.count - 1].sequence;
 	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
 	if (w->base)
 		w->next->parent = w->base->info.id;
+	retention_decide_next(w);
 	error = volume_set_state(w->volume, &state);
 	if (error) {
 		seal_fail(w, error, "volume %s: state not stored: %s", volume_name(w->volume),
@@ -271,6 +300,7 @@ static void base_loaded(void *context, struct manifest *manifest, int error, con
 		return;
 	}
 	w->base = manifest;
+	w->counted_ns = env_now_ns(w->env);
 	w->waiting++;
 	inventory_check(w->repo->store, manifest, base_counted, w);
 }
@@ -336,6 +366,42 @@ static void look_listed(void *context, struct names *names, int error, const cha
 	base_look(w);
 }
 
+/* Nothing is listed: the base is what was confirmed last. */
+static bool known_take(struct snapshot_writer *w, const struct volume_state *state)
+{
+	struct manifest *known = w->known;
+
+	w->known = NULL;
+	if (!known || w->error || w->full || !id128_equal(&known->info.id, &state->snapshot) ||
+	    known->info.size_bytes != w->next->info.size_bytes ||
+	    env_now_ns(w->env) - w->counted_ns > COUNT_EVERY_NS) {
+		manifest_free(known);
+		return false;
+	}
+	w->base = known;
+	w->trusted = true;
+	return true;
+}
+
+static void known_begin(void *context)
+{
+	struct snapshot_writer *w = context;
+
+	w->waiting--;
+	if (w->error)
+		seal_advance(w);
+	else
+		data_begin(w);
+}
+
+static uint64_t requests_of(const struct snapshot_writer *w)
+{
+	struct store_counts c;
+
+	store_counts(w->repo->store, &c);
+	return c.puts + c.gets + c.heads + c.lists + c.deletes;
+}
+
 static void seal_begin(struct snapshot_writer *w)
 {
 	struct volume_state state;
@@ -343,8 +409,9 @@ static void seal_begin(struct snapshot_writer *w)
 	volume_get_state(w->volume, &state);
 	w->error = 0;
 	w->why[0] = '\0';
-	w->base_damaged = false;
+	w->base_damaged = w->trusted = w->relook = false;
 	w->manifest_sent = false;
+	w->requests_before = requests_of(w);
 	w->progress = (struct snapshot_progress){.started_ns = env_now_ns(w->env)};
 	w->full = w->retried || id128_is_zero(&state.snapshot);
 	set_phase(w, SEAL_LOOK);
@@ -366,6 +433,10 @@ static void seal_begin(struct snapshot_writer *w)
 		return;
 	}
 	w->waiting++;
+	if (known_take(w, &state)) {
+		call_later(w->env, known_begin, w);
+		return;
+	}
 	names_list(w->repo->store, &w->repo->volume, look_listed, w);
 }
 
@@ -417,6 +488,10 @@ static void pruned(void *context, const struct snapshot_result *result)
 	if (result->error)
 		env_log(w->env, ENV_LOG_WARNING, "volume %s: older snapshots stay: %s",
 			volume_name(w->volume), result->why);
+	if (result->locked_objects)
+		env_log(w->env, ENV_LOG_INFO,
+			"volume %s: %llu objects that nothing needs are locked, and left for later",
+			volume_name(w->volume), (unsigned long long)result->locked_objects);
 	w->waiting--;
 	seal_advance(w);
 }
@@ -461,24 +536,41 @@ static void leftover_counted(void *context, int error, const char *why)
 	w->repo->store->ops->delete (w->repo->store, &w->manifest_op, w->manifest_name);
 }
 
+/* Of a bucket the names seen are only the newest ones. */
+static bool prune_is_due(struct snapshot_writer *w, const struct names *names)
+{
+	uint64_t now = env_now_ns(w->env);
+
+	if (w->given_up || retention_is_empty(&w->policy))
+		return false;
+	if (!w->repo->store->lists_cost || !w->base)
+		return !retention_is_only_last(&w->policy) || names->count > w->policy.last;
+	if (w->pruned_ns && now - w->pruned_ns < PRUNE_EVERY_NS)
+		return false;
+	w->pruned_ns = now;
+	return true;
+}
+
 static void confirmed(void *context, struct names *names, int error, const char *why)
 {
 	struct snapshot_writer *w = context;
 	char reason[WHY_BYTES] = "";
 
 	w->waiting--;
-	if (error)
+	if (error) {
 		seal_fail(w, error, "%s", why);
-	else if (!was_confirmed(w, names, reason))
+	} else if (!was_confirmed(w, names, reason)) {
+		w->relook = w->trusted;
 		seal_fail(w, -ESTALE, "volume %s: %s", volume_name(w->volume), reason);
+	}
 	if (w->error) {
 		seal_advance(w);
 		return;
 	}
 	note_success(w);
+	w->next->info.requests = (uint32_t)(requests_of(w) - w->requests_before);
 	set_phase(w, SEAL_PRUNE);
-	w->prune = !w->given_up && !retention_is_empty(&w->policy) &&
-		   (!retention_is_only_last(&w->policy) || names->count > w->policy.last);
+	w->prune = prune_is_due(w, names);
 	if (w->leftover) {
 		w->waiting++;
 		inventory_check(w->repo->store, w->leftover, leftover_counted, w);
@@ -504,14 +596,15 @@ static void manifest_put_done(struct env_op *op, int64_t result)
 		map_flush(w);
 	set_phase(w, SEAL_CONFIRM);
 	w->waiting++;
-	names_list(w->repo->store, &w->repo->volume, confirmed, w);
+	names_list_since(w->repo->store, &w->repo->volume,
+			 w->base && w->repo->store->lists_cost ? w->base->info.sequence : 0,
+			 confirmed, w);
 }
 
 static void manifest_run(struct env_work *work)
 {
 	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
 
-	map_assemble(w);
 	w->manifest_error = manifest_encode(w->next, w->repo->store->encrypted, &w->manifest_data,
 					    &w->manifest_bytes);
 }
@@ -536,14 +629,58 @@ static void manifest_encoded(struct env_work *work)
 	w->manifest_op.done = manifest_put_done;
 	w->manifest_sent = true;
 	w->waiting++;
-	w->repo->store->ops->put(w->repo->store, &w->manifest_op, w->manifest_name,
-				 &w->manifest_iov, 1);
+	store_put(w->repo->store, &w->manifest_op, w->manifest_name, &w->manifest_iov, 1,
+		  &w->next->info.retention);
+}
+
+static void manifest_make(struct snapshot_writer *w)
+{
+	uint64_t requests = requests_of(w) - w->requests_before;
+
+	w->next->info.requests = requests ? (uint32_t)requests + 1 : 0; /* with its own put */
+	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
+	w->waiting++;
+	env_work_submit(w->env, &w->manifest_work);
+}
+
+static void shared_retained(void *context, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+
+	w->waiting--;
+	w->base_damaged = error == -ENOENT;
+	if (error)
+		seal_fail(w, error, "volume %s: %s", volume_name(w->volume), why);
+	if (w->error)
+		seal_advance(w);
+	else
+		manifest_make(w);
+}
+
+static void assemble_run(struct env_work *work)
+{
+	map_assemble(container_of(work, struct snapshot_writer, manifest_work));
+}
+
+static void assembled(struct env_work *work)
+{
+	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
+
+	w->waiting--;
+	if (w->error) {
+		seal_advance(w);
+	} else if (w->extend) {
+		w->waiting++;
+		retain_shared(w->repo->store, w->next, shared_retained, w);
+	} else {
+		manifest_make(w);
+	}
 }
 
 static void manifest_start(struct snapshot_writer *w)
 {
 	set_phase(w, SEAL_MANIFEST);
-	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
+	w->manifest_work = (struct env_work){.run = assemble_run, .done = assembled};
 	w->waiting++;
 	env_work_submit(w->env, &w->manifest_work);
 }
@@ -568,6 +705,7 @@ static void writer_release(void *context)
 
 	env_defer_cancel(w->env, &w->nudge);
 	env_timer_stop(w->env, &w->rate_timer);
+	manifest_free(w->known);
 	buf_pool_free(w->pool);
 	w->repo->under_way--;
 	free(w);
@@ -594,16 +732,15 @@ static void finish(struct snapshot_writer *w)
 	void (*done)(void *context, const struct snapshot_result *result) = w->done;
 
 	cut_end(w, false);
-	if (w->error && w->base_damaged && !w->retried && !w->freed) {
+	if (w->error && (w->relook || (w->base_damaged && !w->retried)) && !w->freed) {
 		char label[SNAPSHOT_NAME_MAX];
 
-		env_log(w->env, ENV_LOG_WARNING,
-			"volume %s: %s: the snapshot is taken anew, complete in itself",
-			volume_name(w->volume), w->why);
+		env_log(w->env, ENV_LOG_WARNING, "volume %s: %s: the snapshot is taken anew%s",
+			volume_name(w->volume), w->why, w->relook ? "" : ", complete in itself");
 		memcpy(label, w->next->info.label, sizeof(label));
+		w->retried = !w->relook;
 		run_free(w);
 		w->next = next_new(w, label);
-		w->retried = true;
 		seal_begin(w);
 		return;
 	}
@@ -616,6 +753,10 @@ static void finish(struct snapshot_writer *w)
 	memcpy(w->last.why, w->why, sizeof(w->last.why));
 	w->last_done_ns = env_realtime_ns(w->env);
 	w->error ? w->failed++ : w->succeeded++;
+	if (!w->error && w->repo->store->lists_cost) {
+		w->known = w->next;
+		w->next = NULL;
+	}
 	run_free(w);
 	set_phase(w, SEAL_IDLE);
 	done(w->context, &w->last);
@@ -709,6 +850,9 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 		w->pack_bytes = PACK_BYTES_MAX;
 	w->zstd_level = config->zstd_level ? config->zstd_level : 1;
 	w->policy = config->policy;
+	w->policy.locks |= config->lock != STORE_LOCK_NONE;
+	w->lock = config->lock;
+	w->lock_for_ns = config->lock_for_ns;
 	snprintf(w->node_name, sizeof(w->node_name), "%s",
 		 config->node_name ? config->node_name : "");
 	w->pool = buf_pool_new(counts);

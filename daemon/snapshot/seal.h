@@ -20,10 +20,11 @@
  *  phase     meaning                                                  allowed next
  *  IDLE      nothing under way                                        LOOK
  *  LOOK      the cut is taken; manifests are listed, the base loaded  DATA, UNDO
- *            and its objects counted
+ *            and its objects counted; or it is remembered
  *  DATA      chunks are read, compared, packed; packs are put         FLUSH, UNDO
  *  FLUSH     all content is read; the last packs and maps are put     MANIFEST, UNDO
- *  MANIFEST  everything it needs is in the store; it is being put     CONFIRM, UNDO
+ *  MANIFEST  everything it needs is in the store, and locked if it    CONFIRM, UNDO
+ *            is to be; it is being put
  *  CONFIRM   it is in the store; was another node or a delete at      PRUNE, UNDO
  *            work meanwhile?
  *  PRUNE     done and recorded; older ones are deleted                IDLE
@@ -99,6 +100,8 @@ struct snapshot_writer {
 	struct retention_policy policy;
 	struct rate_limit rate;
 	struct env_timer rate_timer; /* packs may be put again */
+	enum store_lock lock;
+	uint64_t lock_for_ns;
 
 	enum seal_phase phase;
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -110,6 +113,9 @@ struct snapshot_writer {
 	char why[WHY_BYTES];
 	bool retried;      /* this run began anew, without base */
 	bool base_damaged; /* why this run failed */
+	bool trusted;      /* the base is the one remembered: nothing was listed */
+	bool relook; /* why this run failed: something has changed that a list would have shown */
+	bool extend; /* what it shares has to be locked for longer */
 	bool manifest_sent;
 	struct env_task nudge; /* seal_advance() in a later turn */
 	unsigned waiting;      /* lists, loads, manifest put under way */
@@ -123,6 +129,11 @@ struct snapshot_writer {
 	struct manifest *leftover; /* of this node, never confirmed: not to be relied on */
 	bool prune;                /* there are some that may go */
 	struct manifest *next;     /* the one being written */
+	/* Where listing is paid for: the last one confirmed, until a run fails or a day has passed since
+	 * its objects were counted. */
+	struct manifest *known;
+	uint64_t counted_ns, pruned_ns;
+	uint64_t requests_before; /* of the store, when this run began */
 
 	uint64_t cursor; /* page number; smaller ones were opened */
 	unsigned base_cursor;

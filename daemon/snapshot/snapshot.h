@@ -38,6 +38,9 @@ struct snapshot_info {
 	uint64_t changed_bytes;              /* chunks read because they may have changed */
 	uint64_t stored_bytes;               /* put into the store for this one */
 	uint32_t objects;                    /* put into the store for this one */
+	uint32_t requests; /* to the service for this one, of any kind; 0: not known, or none */
+	/* It, and all it needs, cannot be deleted before that time (realtime), at least. */
+	struct store_retention retention;
 };
 
 /* Long work reports through this; total may grow. Called at most a few times a second. */
@@ -53,7 +56,8 @@ struct snapshot_result {
 	char why[256];
 	struct snapshot_info info; /* create, restore: which snapshot */
 	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
-	unsigned bad_objects; /* verify */
+	uint64_t locked_objects; /* delete, forget: to go, and left as they are locked */
+	unsigned bad_objects;    /* verify */
 };
 
 /* ---- repository --------------------------------------------------------------------------- */
@@ -80,7 +84,7 @@ void snapshot_list(struct snapshot_repo *repo,
 		   void (*done)(void *context, const struct snapshot_result *result),
 		   void *context);
 
-/* Deletes one snapshot (-EPERM: it is pinned), then every object that no remaining snapshot needs and that no snapshot
+/* Deletes one snapshot (-EPERM: it is pinned or locked), then every object that no remaining snapshot needs and that no snapshot
  * being written can need. May be interrupted anywhere and run again. */
 void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
 		     void (*done)(void *context, const struct snapshot_result *result),
@@ -90,13 +94,14 @@ void snapshot_delete(struct snapshot_repo *repo, const struct id128 *id,
 struct retention_policy {
 	unsigned last, hourly, daily, weekly, monthly, yearly;
 	uint64_t within_ns; /* those not older than that */
+	bool locks;         /* some may be locked, and stay for that: manifests are read to know */
 };
 
 /* Pins a snapshot: neither snapshot_forget() nor snapshot_delete() takes it away; or unpins it. */
 void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
 		  void (*done)(void *context, const struct snapshot_result *result), void *context);
 
-/* Deletes what the policy does not keep, and what nothing needs then; dry_run: only says so. each() (may
+/* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says so. each() (may
  * be NULL) is told every snapshot, oldest first, before anything is deleted. If one of those to be kept
  * cannot be read, nothing is deleted. */
 void snapshot_forget(
@@ -175,6 +180,8 @@ struct snapshot_writer_config {
 	int zstd_level;                 /* 0: 1 */
 	struct retention_policy policy; /* applied after each success */
 	struct rate_schedule rate;      /* of what is put, a pack at a time */
+	enum store_lock lock;           /* of what a snapshot needs */
+	uint64_t lock_for_ns;           /* since its instant */
 };
 
 struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,

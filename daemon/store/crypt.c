@@ -60,6 +60,7 @@ struct job {
 	/* put */
 	const struct iovec *iov;
 	unsigned iov_count;
+	struct store_retention retention;
 	uint8_t *nonces;
 	struct iovec sealed;
 	struct data_key key;
@@ -269,7 +270,7 @@ static void put_sealed(struct env_work *work)
 	struct job *job = container_of(work, struct job, work);
 
 	job->op.done = put_done;
-	job->crypt->inner->ops->put(job->crypt->inner, &job->op, job->name, &job->sealed, 1);
+	store_put(job->crypt->inner, &job->op, job->name, &job->sealed, 1, &job->retention);
 }
 
 static void put_ready(struct job *job)
@@ -288,16 +289,26 @@ static void put_ready(struct job *job)
 	env_work_submit(job->crypt->store.env, &job->work);
 }
 
-static void crypt_put(struct store *store, struct env_op *op, const char *name,
-		      const struct iovec *iov, unsigned count)
+static void crypt_put_retained(struct store *store, struct env_op *op, const char *name,
+			       const struct iovec *iov, unsigned count,
+			       const struct store_retention *retention)
 {
 	struct job *job = job_new(store, op, name);
 
+	job->retention = *retention;
 	job->iov = iov;
 	job->iov_count = count;
 	job->is_put = true;
 	job->ready = put_ready;
 	keys_need(job);
+}
+
+static void crypt_put(struct store *store, struct env_op *op, const char *name,
+		      const struct iovec *iov, unsigned count)
+{
+	static const struct store_retention none = {.lock = STORE_LOCK_NONE};
+
+	crypt_put_retained(store, op, name, iov, count, &none);
 }
 
 /* ---- get --------------------------------------------------------------------------------------- */
@@ -437,6 +448,7 @@ static void list_each(void *context, const struct store_object *object)
 	struct store_object plain = {
 		.name = object->name,
 		.size_bytes = cryptfmt_plain_bytes(object->size_bytes),
+		.archive = object->archive,
 	};
 
 	job->each(job->context, &plain);
@@ -460,6 +472,51 @@ static void crypt_list(struct store *store, struct env_op *op, const char *prefi
 	job->context = context;
 	job->op.done = list_done;
 	job->crypt->inner->ops->list(job->crypt->inner, &job->op, prefix, list_each, job);
+}
+
+static void crypt_list_after(struct store *store, struct env_op *op, const char *prefix,
+			     const char *after,
+			     void (*each)(void *context, const struct store_object *object),
+			     void *context)
+{
+	struct job *job = job_new(store, op, prefix);
+
+	job->each = each;
+	job->context = context;
+	job->op.done = list_done;
+	store_list_after(job->crypt->inner, &job->op, prefix, after, list_each, job);
+}
+
+static void crypt_retain(struct store *store, struct env_op *op, const char *name,
+			 const struct store_retention *retention)
+{
+	store_retain(crypt_of(store)->inner, op, name, retention);
+}
+
+static void crypt_thaw(struct store *store, struct env_op *op, const char *name)
+{
+	struct store *inner = crypt_of(store)->inner;
+
+	inner->ops->thaw(inner, op, name);
+}
+
+static void crypt_thawed(struct store *store, struct env_op *op, const char *name)
+{
+	struct store *inner = crypt_of(store)->inner;
+
+	inner->ops->thawed(inner, op, name);
+}
+
+static uint64_t crypt_thaw_ns(struct store *store, const char *archive)
+{
+	struct store *inner = crypt_of(store)->inner;
+
+	return inner->ops->thaw_ns(inner, archive);
+}
+
+static void crypt_counts(struct store *store, struct store_counts *counts)
+{
+	store_counts(crypt_of(store)->inner, counts);
 }
 
 static void crypt_delete(struct store *store, struct env_op *op, const char *name)
@@ -499,6 +556,13 @@ static const struct store_ops crypt_ops = {
 	.size = crypt_size,
 	.list = crypt_list,
 	.delete = crypt_delete,
+	.put_retained = crypt_put_retained,
+	.retain = crypt_retain,
+	.list_after = crypt_list_after,
+	.thaw = crypt_thaw,
+	.thawed = crypt_thawed,
+	.thaw_ns = crypt_thaw_ns,
+	.counts = crypt_counts,
 	.stop = crypt_stop,
 	.close = crypt_close,
 };
@@ -512,6 +576,7 @@ struct store *crypt_open(struct store *inner, struct secret *secret)
 		.env = inner->env,
 		.url = inner->url,
 		.encrypted = true,
+		.lists_cost = inner->lists_cost,
 	};
 	crypt->inner = inner;
 	crypt->secret = secret;

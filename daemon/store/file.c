@@ -440,7 +440,7 @@ static void task_done(struct env_work *work)
 	if (task->type == TASK_LIST && !result)
 		for (size_t i = 0; i < task->found_count; i++) {
 			struct store_object object = {task->found[i].name,
-						      task->found[i].size_bytes};
+						      task->found[i].size_bytes, NULL};
 
 			task->each(task->context, &object);
 		}

@@ -272,7 +272,8 @@ static void say(struct s3_store *s3, const struct s3_op *op)
 static void give_page(struct s3_op *op)
 {
 	for (size_t i = 0; i < op->found_count; i++) {
-		struct store_object object = {op->found[i].name, op->found[i].size_bytes};
+		struct store_object object = {op->found[i].name, op->found[i].size_bytes,
+					      op->found[i].archive};
 
 		op->each(op->context, &object);
 		free(op->found[i].name);
@@ -327,8 +328,9 @@ static void submit_named(struct s3_op *op, const char *name)
 	env_defer(op->s3->store.env, &op->finished);
 }
 
-static void s3_put(struct store *store, struct env_op *op, const char *name,
-		   const struct iovec *iov, unsigned count)
+static void s3_put_retained(struct store *store, struct env_op *op, const char *name,
+			    const struct iovec *iov, unsigned count,
+			    const struct store_retention *retention)
 {
 	struct s3_op *s3_op = op_new(store, S3_OP_PUT, op, name);
 	uint64_t random[2];
@@ -338,9 +340,18 @@ static void s3_put(struct store *store, struct env_op *op, const char *name,
 		 (unsigned long long)random[0], (unsigned long long)random[1]);
 	s3_op->iov = iov;
 	s3_op->iov_count = count;
+	s3_op->retention = *retention;
 	for (unsigned i = 0; i < count; i++)
 		s3_op->size_bytes += iov[i].iov_len;
 	submit_named(s3_op, name);
+}
+
+static void s3_put(struct store *store, struct env_op *op, const char *name,
+		   const struct iovec *iov, unsigned count)
+{
+	static const struct store_retention none = {.lock = STORE_LOCK_NONE};
+
+	s3_put_retained(store, op, name, iov, count, &none);
 }
 
 static void s3_get(struct store *store, struct env_op *op, const char *name, void *buf,
@@ -360,14 +371,18 @@ static void s3_size(struct store *store, struct env_op *op, const char *name)
 	submit_named(op_new(store, S3_OP_SIZE, op, name), name);
 }
 
-static void s3_list(struct store *store, struct env_op *op, const char *prefix,
-		    void (*each)(void *context, const struct store_object *object), void *context)
+static void s3_list_after(struct store *store, struct env_op *op, const char *prefix,
+			  const char *after,
+			  void (*each)(void *context, const struct store_object *object),
+			  void *context)
 {
 	struct s3_op *s3_op = op_new(store, S3_OP_LIST, op, prefix);
 	size_t length = strlen(prefix);
 	char *name = strdup(prefix);
 
 	assert(name);
+	if (*after && asprintf(&s3_op->from, "%s%s", s3_op->s3->url.prefix, after) < 0)
+		abort();
 	s3_op->each = each;
 	s3_op->context = context;
 	if (length && name[length - 1] == '/')
@@ -381,9 +396,43 @@ static void s3_list(struct store *store, struct env_op *op, const char *prefix,
 	free(name);
 }
 
+static void s3_list(struct store *store, struct env_op *op, const char *prefix,
+		    void (*each)(void *context, const struct store_object *object), void *context)
+{
+	s3_list_after(store, op, prefix, "", each, context);
+}
+
 static void s3_delete(struct store *store, struct env_op *op, const char *name)
 {
 	submit_named(op_new(store, S3_OP_DELETE, op, name), name);
+}
+
+static void s3_retain(struct store *store, struct env_op *op, const char *name,
+		      const struct store_retention *retention)
+{
+	struct s3_op *s3_op = op_new(store, S3_OP_RETAIN, op, name);
+
+	s3_op->retention = *retention;
+	submit_named(s3_op, name);
+}
+
+static void s3_thaw(struct store *store, struct env_op *op, const char *name)
+{
+	submit_named(op_new(store, S3_OP_THAW, op, name), name);
+}
+
+static void s3_thawed(struct store *store, struct env_op *op, const char *name)
+{
+	submit_named(op_new(store, S3_OP_THAWED, op, name), name);
+}
+
+/* What Amazon promises. */
+static uint64_t s3_thaw_ns(struct store *store, const char *archive)
+{
+	static const uint64_t minutes[2][3] = {{300, 720, 5}, {720, 2880, 720}};
+	const struct s3_store *s3 = (struct s3_store *)store;
+
+	return minutes[!strcmp(archive, "DEEP_ARCHIVE")][s3->url.tier] * 60 * 1000000000ull;
 }
 
 static void s3_free(struct s3_store *s3)
@@ -440,6 +489,12 @@ static const struct store_ops s3_ops = {
 	.size = s3_size,
 	.list = s3_list,
 	.delete = s3_delete,
+	.put_retained = s3_put_retained,
+	.retain = s3_retain,
+	.list_after = s3_list_after,
+	.thaw = s3_thaw,
+	.thawed = s3_thawed,
+	.thaw_ns = s3_thaw_ns,
 	.stop = s3_stop,
 	.counts = s3_counts,
 	.close = s3_close,
@@ -540,7 +595,8 @@ int store_s3_open(struct env *env, const char *url, struct store **store, char *
 		s3_free(s3);
 		return error;
 	}
-	s3->store = (struct store){.ops = &s3_ops, .env = env, .url = s3->url_text};
+	s3->store =
+		(struct store){.ops = &s3_ops, .env = env, .url = s3->url_text, .lists_cost = true};
 	submit(s3_op_new(s3, S3_OP_SWEEP, ""));
 	*store = &s3->store;
 	return 0;

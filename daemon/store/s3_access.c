@@ -35,8 +35,10 @@ static char *amazon_endpoint(const struct s3_url *url, const char *region)
 	int length;
 
 	if (url->accelerate)
-		return strdup("https://s3-accelerate.amazonaws.com");
-	length = asprintf(&endpoint, "https://s3.%s.amazonaws.com%s", region, china ? ".cn" : "");
+		return strdup(url->dual_stack ? "https://s3-accelerate.dualstack.amazonaws.com"
+					      : "https://s3-accelerate.amazonaws.com");
+	length = asprintf(&endpoint, "https://s3.%s%s.amazonaws.com%s",
+			  url->dual_stack ? "dualstack." : "", region, china ? ".cn" : "");
 	return length < 0 ? NULL : endpoint;
 }
 
@@ -95,7 +97,7 @@ int s3_access_init(struct s3_access *access, const struct s3_url *url, char *why
 	access->region = first_of(url->region, "AWS_REGION", "AWS_DEFAULT_REGION", url, "region");
 	if (!access->region)
 		access->region = strdup(DEFAULT_REGION);
-	if (!url->accelerate)
+	if (!url->accelerate && !url->dual_stack)
 		access->endpoint = first_of(url->endpoint, "AWS_ENDPOINT_URL_S3",
 					    "AWS_ENDPOINT_URL", url, "endpoint_url");
 	if (!access->endpoint && access->region)

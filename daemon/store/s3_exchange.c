@@ -204,6 +204,10 @@ static void take_header(struct s3_answer *a, const char *name, size_t name_lengt
 		{"x-amz-checksum-crc32c", a->checksum, sizeof(a->checksum)},
 		{"x-amz-meta-offsite-put", a->token, sizeof(a->token)},
 		{"x-amz-request-id", a->request_id, sizeof(a->request_id)},
+		{"x-amz-delete-marker", a->marker, sizeof(a->marker)},
+		{"x-amz-storage-class", a->class, sizeof(a->class)},
+		{"x-amz-restore", a->restore, sizeof(a->restore)},
+		{"x-amz-archive-status", a->archive_status, sizeof(a->archive_status)},
 		{"etag", a->etag, sizeof(a->etag)},
 		{"date", a->date, sizeof(a->date)},
 	};
@@ -213,6 +217,9 @@ static void take_header(struct s3_answer *a, const char *name, size_t name_lengt
 		if (strlen(texts[i].name) == name_length &&
 		    !strncasecmp(texts[i].name, name, name_length))
 			take(texts[i].to, texts[i].room, value, length);
+	if (name_length == 16 && !strncasecmp(name, "x-amz-version-id", 16))
+		take(a->version, sizeof(a->version), value,
+		     length < sizeof(a->version) ? length : sizeof(a->version) - 1);
 	if (name_length == 13 && !strncasecmp(name, "content-range", 13))
 		take_range(a, value, length);
 	take(number, sizeof(number), value, length);

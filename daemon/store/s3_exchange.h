@@ -51,6 +51,11 @@ struct s3_answer {
 	char curl_error[CURL_ERROR_SIZE];
 	char code[64], message[256]; /* of an error in XML */
 	char region[64], checksum[32], token[40], etag[72], request_id[64], date[40];
+	char version[8];         /* of the object: only whether it is "null", or any other (cut) */
+	char marker[8];          /* "true": a delete marker */
+	char class[32];          /* of storage; "" is standard */
+	char restore[128];       /* x-amz-restore */
+	char archive_status[32]; /* x-amz-archive-status */
 	unsigned retry_after_s;
 	uint64_t length; /* Content-Length */
 	bool ranged;     /* Content-Range was there: */

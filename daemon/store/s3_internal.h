@@ -3,6 +3,7 @@
  * s3_internal: one operation of a store in a bucket, and the store itself, between
  *   s3.c         the store's thread: which operation may run, sleep, finish
  *   s3_op.c      the steps of an operation: its next request, and what an answer means
+ *   s3_keep.c    the same of versions, locks and archives
  *   s3_access.c  how the bucket is reached: endpoint, region, credentials, keys
  */
 #ifndef OFFSITE_STORE_S3_INTERNAL_H
@@ -11,6 +12,7 @@
 #include <pthread.h>
 
 #include "daemon/store/s3_exchange.h"
+#include "daemon/store/s3_verdict.h"
 #include "daemon/store/store.h"
 
 #define S3_TOKEN_TEXT 33
@@ -22,18 +24,26 @@ enum s3_op_type {
 	S3_OP_LIST,
 	S3_OP_DELETE,
 	S3_OP_PROBE,
-	S3_OP_SWEEP
+	S3_OP_SWEEP,
+	S3_OP_RETAIN,
+	S3_OP_THAW,
+	S3_OP_THAWED
 };
 
 /*
  * state     | request                    | next
  * ----------+----------------------------+--------------------------------------------------
- * PLAIN     | the operation's only one   | end; PUT: LOOK if the name is taken; SWEEP: ABORT
+ * PLAIN     | the operation's only one   | end; PUT: LOOK if the name is taken, RETAINED; SWEEP: ABORT;
+ *           |                            | DELETE: VERSIONS if it left a delete marker
  * LOOK      | HEAD: whose object is it   | end; before the put: PLAIN, CREATE
  * CREATE    | begin a multipart upload   | PART
  * PART      | one part                   | PART, COMPLETE
- * COMPLETE  | put the parts together     | end, LOOK
+ * COMPLETE  | put the parts together     | end, LOOK, RETAIN
  * ABORT     | throw the parts away       | end with the error that led here
+ * VERSIONS  | list the object's versions | ERASE; PLAIN if the bucket has none; end
+ * ERASE     | delete one version         | ERASE, end; RETAINED if it was refused
+ * RETAIN    | lock it for so long        | end; RETAINED to see whether it is, or why it was refused
+ * RETAINED  | for how long is it locked  | end, RETAIN
  */
 enum s3_step {
 	S3_STEP_PLAIN,
@@ -42,11 +52,19 @@ enum s3_step {
 	S3_STEP_PART,
 	S3_STEP_COMPLETE,
 	S3_STEP_ABORT,
+	S3_STEP_VERSIONS,
+	S3_STEP_ERASE,
+	S3_STEP_RETAIN,
+	S3_STEP_RETAINED,
 };
+
+/* Whether a delete has to look for versions. Learned from answers. */
+enum s3_versioned { S3_VERSIONED_UNKNOWN, S3_VERSIONED_NO, S3_VERSIONED_YES };
 
 struct s3_found {
 	char *name;
 	uint64_t size_bytes;
+	const char *archive; /* static text, or NULL */
 };
 
 struct s3_part {
@@ -80,7 +98,15 @@ struct s3_op {
 	struct s3_part *parts;
 	unsigned part, part_count; /* the next one, from 0 */
 	int abort_error;           /* what the operation ends with */
-	struct iovec body;         /* of COMPLETE; base is the operation's */
+	struct iovec body;         /* of COMPLETE, RETAIN, THAW; base is the operation's */
+	/* PUT, RETAIN */
+	struct store_retention
+		retention; /* lock: also what is there already, if that cannot be changed */
+	bool retain_again; /* RETAIN was tried after a look */
+	/* DELETE */
+	bool blind; /* its versions cannot be listed */
+	int refused;
+	bool dayless; /* THAW: of a class that takes no number of days */
 	/* READ */
 	void *buf;
 	size_t length, got;
@@ -90,6 +116,7 @@ struct s3_op {
 	void *context;
 	char *more;  /* continuation token, or NULL */
 	char *after; /* last name so far */
+	char *from;  /* names up to this one are not wanted, or NULL */
 	int64_t listed;
 	struct s3_found *found;
 	size_t found_count, found_room;
@@ -119,6 +146,8 @@ struct s3_store {
 	struct s3_access access;
 	unsigned
 		plain; /* what the service does not know: 1: CRC32C (MD5 instead), 2: and conditions */
+	enum s3_versioned versioned;
+	bool lock_proven;                 /* an object was seen to be locked after it was put so */
 	struct s3_op *ready, *ready_last; /* in order */
 	struct s3_op *asleep;
 	struct s3_slot *slots;
@@ -155,5 +184,32 @@ enum s3_next {
 enum s3_next s3_op_answer(struct s3_op *op, const struct s3_answer *answer);
 /* Sets the first step. */
 void s3_op_begin(struct s3_op *op);
+
+/* For s3_keep.c. */
+enum s3_next s3_op_done(struct s3_op *op, int64_t result);
+enum s3_next s3_op_go(struct s3_op *op, enum s3_step step);
+enum s3_next s3_op_failed(struct s3_op *op, const struct s3_answer *answer, int error);
+enum s3_next s3_op_again(struct s3_op *op, const struct s3_answer *answer, int error);
+/* Sets op->query; a and b are escaped. */
+bool s3_op_query(struct s3_op *op, const char *format, const char *a, const char *b);
+/* A header; a NULL value is none. Once *ok is false the list is gone. */
+void s3_op_add(struct curl_slist **list, bool *ok, const char *name, const char *value);
+void s3_op_add_key(const struct s3_op *op, struct curl_slist **list, bool *ok);
+bool s3_op_found(struct s3_op *op, const char *name, uint64_t size_bytes, const char *archive);
+
+/* ---- s3_keep.c ---- */
+
+/* Of the steps and operations that are its own. */
+bool s3_keep_request(struct s3_op *op, struct s3_request *request);
+/* True: *next says how it goes on. False: the answer is one that s3_op.c knows what to do about. */
+bool s3_keep_answer(struct s3_op *op, const struct s3_answer *answer,
+		    const struct s3_verdict *verdict, enum s3_next *next);
+/* Headers of an object that is to be locked. */
+void s3_keep_add(const struct s3_op *op, struct curl_slist **list, bool *ok);
+/* An object was put; explicitly: whether it is locked as it should be has to be seen to. */
+enum s3_next s3_keep_put(struct s3_op *op, bool explicitly);
+/* A delete without a version was carried out. */
+enum s3_next s3_keep_deleted(struct s3_op *op, const struct s3_answer *answer);
+enum s3_versioned s3_versioned_of(const struct s3_answer *answer);
 
 #endif

@@ -62,6 +62,7 @@ void s3_op_free(struct s3_op *op)
 	free(op->body.iov_base);
 	free(op->more);
 	free(op->after);
+	free(op->from);
 	free(op);
 }
 
@@ -86,11 +87,20 @@ static void set_step(struct s3_op *op, enum s3_step step)
 	op->first_try_ms = 0;
 }
 
+static enum s3_step first_step(const struct s3_op *op)
+{
+	if (op->type == S3_OP_PUT && !op->looked)
+		return S3_STEP_LOOK;
+	if (op->type == S3_OP_DELETE && op->s3->versioned != S3_VERSIONED_NO)
+		return S3_STEP_VERSIONS;
+	return op->type == S3_OP_RETAIN ? S3_STEP_RETAIN : S3_STEP_PLAIN;
+}
+
 void s3_op_begin(struct s3_op *op)
 {
 	op->plain = op->s3->plain;
 	op->looked = op->type != S3_OP_PUT || (op->plain < 2 && !is_multipart(op));
-	set_step(op, op->looked ? S3_STEP_PLAIN : S3_STEP_LOOK);
+	set_step(op, first_step(op));
 	if (!op->begun_ms)
 		op->begun_ms = s3_now_ms();
 }
@@ -98,7 +108,7 @@ void s3_op_begin(struct s3_op *op)
 /* ---- requests ------------------------------------------------------------------------------------ */
 
 /* Takes the list along; NULL once memory is out. */
-static void add(struct curl_slist **list, bool *ok, const char *name, const char *value)
+void s3_op_add(struct curl_slist **list, bool *ok, const char *name, const char *value)
 {
 	if (!*ok || !value)
 		return;
@@ -148,15 +158,15 @@ static const char *class_of(const struct s3_op *op)
 	return NULL;
 }
 
-static void add_customer_key(const struct s3_op *op, struct curl_slist **list, bool *ok)
+void s3_op_add_key(const struct s3_op *op, struct curl_slist **list, bool *ok)
 {
 	const struct s3_access *access = &op->s3->access;
 
 	if (!access->sse_key)
 		return;
-	add(list, ok, "x-amz-server-side-encryption-customer-algorithm", "AES256");
-	add(list, ok, "x-amz-server-side-encryption-customer-key", access->sse_key);
-	add(list, ok, "x-amz-server-side-encryption-customer-key-MD5", access->sse_key_md5);
+	s3_op_add(list, ok, "x-amz-server-side-encryption-customer-algorithm", "AES256");
+	s3_op_add(list, ok, "x-amz-server-side-encryption-customer-key", access->sse_key);
+	s3_op_add(list, ok, "x-amz-server-side-encryption-customer-key-MD5", access->sse_key_md5);
 }
 
 /* Of a new object, whole or in parts. */
@@ -165,17 +175,18 @@ static void add_new(const struct s3_op *op, struct curl_slist **list, bool *ok)
 	const struct s3_url *url = &op->s3->url;
 	char *tags = url->tags ? tags_text(url->tags) : NULL;
 
-	add(list, ok, "Content-Type", "application/octet-stream");
-	add(list, ok, "x-amz-meta-offsite-put", op->token);
-	add(list, ok, "x-amz-storage-class", class_of(op));
+	s3_op_add(list, ok, "Content-Type", "application/octet-stream");
+	s3_op_add(list, ok, "x-amz-meta-offsite-put", op->token);
+	s3_op_add(list, ok, "x-amz-storage-class", class_of(op));
 	if (url->sse == S3_SSE_S3 || url->sse == S3_SSE_KMS)
-		add(list, ok, "x-amz-server-side-encryption",
-		    url->sse == S3_SSE_S3 ? "AES256" : "aws:kms");
-	add(list, ok, "x-amz-server-side-encryption-aws-kms-key-id", url->sse_key);
-	add_customer_key(op, list, ok);
+		s3_op_add(list, ok, "x-amz-server-side-encryption",
+			  url->sse == S3_SSE_S3 ? "AES256" : "aws:kms");
+	s3_op_add(list, ok, "x-amz-server-side-encryption-aws-kms-key-id", url->sse_key);
+	s3_op_add_key(op, list, ok);
 	if (url->tags && !tags)
 		*ok = false;
-	add(list, ok, "x-amz-tagging", tags);
+	s3_op_add(list, ok, "x-amz-tagging", tags);
+	s3_keep_add(op, list, ok);
 	free(tags);
 }
 
@@ -183,6 +194,9 @@ static enum s3_checksum checksum_of(const struct s3_op *op)
 {
 	enum s3_checksum wanted = op->s3->url.checksum;
 
+	/* What is to be locked has to have one. */
+	if (wanted == S3_CHECKSUM_NONE && op->retention.lock)
+		return S3_CHECKSUM_MD5;
 	return wanted == S3_CHECKSUM_CRC32C && op->plain ? S3_CHECKSUM_MD5 : wanted;
 }
 
@@ -194,18 +208,18 @@ static void add_checksum(const struct s3_op *op, const struct s3_request *r, cha
 	switch (checksum_of(op)) {
 	case S3_CHECKSUM_CRC32C:
 		s3_crc32c(r->iov, r->iov_count, r->body_offset, r->body_length, text);
-		add(list, ok, "x-amz-checksum-crc32c", text);
+		s3_op_add(list, ok, "x-amz-checksum-crc32c", text);
 		break;
 	case S3_CHECKSUM_MD5:
 		s3_md5(r->iov, r->iov_count, r->body_offset, r->body_length, text);
-		add(list, ok, "Content-MD5", text);
+		s3_op_add(list, ok, "Content-MD5", text);
 		break;
 	case S3_CHECKSUM_NONE:
 		break;
 	}
 }
 
-static bool query(struct s3_op *op, const char *format, const char *a, const char *b)
+bool s3_op_query(struct s3_op *op, const char *format, const char *a, const char *b)
 {
 	char *a_text = curl_easy_escape(NULL, a, 0), *b_text = curl_easy_escape(NULL, b, 0);
 
@@ -225,13 +239,16 @@ static bool list_request(struct s3_op *op, struct s3_request *r)
 	r->method = S3_GET;
 	r->key = NULL;
 	if (op->type == S3_OP_SWEEP)
-		ok = query(op, "prefix=%s%s&uploads=", op->key, "");
+		ok = s3_op_query(op, "prefix=%s%s&uploads=", op->key, "");
 	else if (op->type == S3_OP_PROBE)
-		ok = query(op, "list-type=2&max-keys=1&prefix=%s%s", op->key, "");
+		ok = s3_op_query(op, "list-type=2&max-keys=1&prefix=%s%s", op->key, "");
 	else if (op->more)
-		ok = query(op, "continuation-token=%s&list-type=2&prefix=%s", op->more, op->key);
+		ok = s3_op_query(op, "continuation-token=%s&list-type=2&prefix=%s", op->more,
+				 op->key);
+	else if (op->from)
+		ok = s3_op_query(op, "list-type=2&prefix=%s&start-after=%s", op->key, op->from);
 	else
-		ok = query(op, "list-type=2&prefix=%s%s", op->key, "");
+		ok = s3_op_query(op, "list-type=2&prefix=%s%s", op->key, "");
 	r->query = op->query;
 	return ok;
 }
@@ -247,7 +264,7 @@ static void put_request(struct s3_op *op, struct s3_request *r, bool *ok)
 	add_new(op, &r->headers, ok);
 	add_checksum(op, r, text, &r->headers, ok);
 	if (op->plain < 2)
-		add(&r->headers, ok, "If-None-Match", "*");
+		s3_op_add(&r->headers, ok, "If-None-Match", "*");
 }
 
 static void read_request(struct s3_op *op, struct s3_request *r, bool *ok)
@@ -260,8 +277,8 @@ static void read_request(struct s3_op *op, struct s3_request *r, bool *ok)
 	r->method = S3_GET;
 	r->sink = (char *)op->buf + op->got;
 	r->sink_room = op->length - op->got;
-	add_customer_key(op, &r->headers, ok);
-	add(&r->headers, ok, "Range", range);
+	s3_op_add_key(op, &r->headers, ok);
+	s3_op_add(&r->headers, ok, "Range", range);
 }
 
 static bool plain_request(struct s3_op *op, struct s3_request *r)
@@ -277,7 +294,7 @@ static bool plain_request(struct s3_op *op, struct s3_request *r)
 		break;
 	case S3_OP_SIZE:
 		r->method = S3_HEAD;
-		add_customer_key(op, &r->headers, &ok);
+		s3_op_add_key(op, &r->headers, &ok);
 		break;
 	case S3_OP_DELETE:
 		r->method = S3_DELETE;
@@ -286,6 +303,11 @@ static bool plain_request(struct s3_op *op, struct s3_request *r)
 	case S3_OP_PROBE:
 	case S3_OP_SWEEP:
 		ok = list_request(op, r);
+		break;
+	case S3_OP_RETAIN:
+	case S3_OP_THAW:
+	case S3_OP_THAWED:
+		ok = s3_keep_request(op, r);
 		break;
 	}
 	return ok;
@@ -298,7 +320,7 @@ static bool part_request(struct s3_op *op, struct s3_request *r)
 	bool ok;
 
 	snprintf(number, sizeof(number), "%u", op->part + 1);
-	ok = query(op, "partNumber=%s&uploadId=%s", number, op->upload);
+	ok = s3_op_query(op, "partNumber=%s&uploadId=%s", number, op->upload);
 	r->method = S3_PUT;
 	r->query = op->query;
 	r->iov = op->iov;
@@ -307,7 +329,7 @@ static bool part_request(struct s3_op *op, struct s3_request *r)
 	r->body_length = op->size_bytes - r->body_offset;
 	if (r->body_length > bytes)
 		r->body_length = bytes;
-	add_customer_key(op, &r->headers, &ok);
+	s3_op_add_key(op, &r->headers, &ok);
 	if (ok)
 		add_checksum(op, r, op->parts[op->part].checksum, &r->headers, &ok);
 	return ok;
@@ -343,16 +365,16 @@ static bool complete_body(struct s3_op *op)
 
 static bool complete_request(struct s3_op *op, struct s3_request *r)
 {
-	bool ok = complete_body(op) && query(op, "uploadId=%s%s", op->upload, "");
+	bool ok = complete_body(op) && s3_op_query(op, "uploadId=%s%s", op->upload, "");
 
 	r->method = S3_POST;
 	r->query = op->query;
 	r->iov = &op->body;
 	r->iov_count = 1;
 	r->body_length = op->body.iov_len;
-	add(&r->headers, &ok, "Content-Type", "application/xml");
+	s3_op_add(&r->headers, &ok, "Content-Type", "application/xml");
 	if (op->plain < 2)
-		add(&r->headers, &ok, "If-None-Match", "*");
+		s3_op_add(&r->headers, &ok, "If-None-Match", "*");
 	return ok;
 }
 
@@ -364,7 +386,7 @@ static bool create_request(struct s3_op *op, struct s3_request *r)
 	r->query = "uploads=";
 	add_new(op, &r->headers, &ok);
 	if (checksum_of(op) == S3_CHECKSUM_CRC32C)
-		add(&r->headers, &ok, "x-amz-checksum-algorithm", "CRC32C");
+		s3_op_add(&r->headers, &ok, "x-amz-checksum-algorithm", "CRC32C");
 	return ok;
 }
 
@@ -383,7 +405,7 @@ int s3_op_request(struct s3_op *op, struct s3_request *r)
 		break;
 	case S3_STEP_LOOK:
 		r->method = S3_HEAD;
-		add_customer_key(op, &r->headers, &ok);
+		s3_op_add_key(op, &r->headers, &ok);
 		break;
 	case S3_STEP_CREATE:
 		ok = create_request(op, r);
@@ -398,8 +420,14 @@ int s3_op_request(struct s3_op *op, struct s3_request *r)
 		r->method = S3_DELETE;
 		if (op->type == S3_OP_SWEEP)
 			r->key = op->found[op->found_count - 1].name;
-		ok = query(op, "uploadId=%s%s", op->upload, "");
+		ok = s3_op_query(op, "uploadId=%s%s", op->upload, "");
 		r->query = op->query;
+		break;
+	case S3_STEP_VERSIONS:
+	case S3_STEP_ERASE:
+	case S3_STEP_RETAIN:
+	case S3_STEP_RETAINED:
+		ok = s3_keep_request(op, r);
 		break;
 	}
 	if (ok)
@@ -414,7 +442,7 @@ static enum s3_method method_of(const struct s3_op *op)
 	case S3_STEP_LOOK:
 		return S3_HEAD;
 	case S3_STEP_PLAIN:
-		return op->type == S3_OP_SIZE ? S3_HEAD : S3_GET;
+		return op->type == S3_OP_SIZE || op->type == S3_OP_THAWED ? S3_HEAD : S3_GET;
 	default:
 		return S3_GET; /* nothing depends on which of the others */
 	}
@@ -422,7 +450,7 @@ static enum s3_method method_of(const struct s3_op *op)
 
 /* ---- answers ------------------------------------------------------------------------------------------ */
 
-static enum s3_next done(struct s3_op *op, int64_t result)
+enum s3_next s3_op_done(struct s3_op *op, int64_t result)
 {
 	op->result = result;
 	return S3_NEXT_DONE;
@@ -432,19 +460,19 @@ static enum s3_next done(struct s3_op *op, int64_t result)
 static enum s3_next give_up(struct s3_op *op, int error)
 {
 	if (op->type != S3_OP_PUT || !op->upload)
-		return done(op, error);
+		return s3_op_done(op, error);
 	op->abort_error = error;
 	set_step(op, S3_STEP_ABORT);
 	return S3_NEXT_STEP;
 }
 
-static enum s3_next go(struct s3_op *op, enum s3_step step)
+enum s3_next s3_op_go(struct s3_op *op, enum s3_step step)
 {
 	set_step(op, step);
 	return S3_NEXT_STEP;
 }
 
-static bool found_add(struct s3_op *op, const char *name, uint64_t size_bytes)
+bool s3_op_found(struct s3_op *op, const char *name, uint64_t size_bytes, const char *archive)
 {
 	if (op->found_count == op->found_room) {
 		size_t room = op->found_room ? op->found_room * 2 : 1024;
@@ -456,8 +484,23 @@ static bool found_add(struct s3_op *op, const char *name, uint64_t size_bytes)
 		op->found_room = room;
 	}
 	op->found[op->found_count].size_bytes = size_bytes;
+	op->found[op->found_count].archive = archive;
 	op->found[op->found_count].name = strdup(name);
 	return op->found[op->found_count++].name != NULL;
+}
+
+/* The classes from which an object has to be brought back. Which objects of INTELLIGENT_TIERING are
+ * archived no listing tells. */
+static const char *archive_of(struct s3_xml entry)
+{
+	static const char *const archives[] = {"GLACIER", "DEEP_ARCHIVE"};
+	char class[32];
+
+	s3_xml_text(entry, "StorageClass", class, sizeof(class));
+	for (size_t i = 0; i < sizeof(archives) / sizeof(archives[0]); i++)
+		if (!strcmp(class, archives[i]))
+			return archives[i];
+	return NULL;
 }
 
 /* One object of a listing. 0, or -errno. */
@@ -470,6 +513,8 @@ static int list_entry(struct s3_op *op, struct s3_xml entry)
 	/* No name of ours: too long, or not printable. */
 	if (!s3_xml_text(entry, "Key", key, sizeof(key)))
 		return 0;
+	if (op->from && strcmp(key, op->from) <= 0)
+		return 0; /* a service that does not know start-after */
 	if (strncmp(key, op->key, strlen(op->key)) || (op->after && strcmp(key, op->after) <= 0)) {
 		snprintf(op->message, sizeof(op->message), "the listing of %s is not in order",
 			 op->key);
@@ -487,10 +532,8 @@ static int list_entry(struct s3_op *op, struct s3_xml entry)
 	unsigned long long bytes = strtoull(size, &end, 10);
 	if (*end || errno || bytes > INT64_MAX)
 		return -EREMOTEIO;
-	return found_add(op, key + prefix, bytes) ? 0 : -ENOMEM;
+	return s3_op_found(op, key + prefix, bytes, archive_of(entry)) ? 0 : -ENOMEM;
 }
-
-static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int error);
 
 /* The whole page has to be there: one that was cut off has no end tag. */
 static enum s3_next list_page(struct s3_op *op, const struct s3_answer *a)
@@ -500,13 +543,13 @@ static enum s3_next list_page(struct s3_op *op, const struct s3_answer *a)
 	int error = 0;
 
 	if (!s3_xml_next(&page, "ListBucketResult", &page))
-		return try_again(op, a, -EREMOTEIO);
+		return s3_op_again(op, a, -EREMOTEIO);
 	s3_xml_text(page, "IsTruncated", truncated, sizeof(truncated));
 	s3_xml_text(page, "NextContinuationToken", more, sizeof(more));
 	free(op->more);
 	op->more = NULL;
 	if (op->type == S3_OP_PROBE)
-		return done(op, 0);
+		return s3_op_done(op, 0);
 	while (!error && s3_xml_next(&page, "Contents", &entry))
 		error = list_entry(op, entry);
 	if (!error && !strcmp(truncated, "true")) {
@@ -514,7 +557,7 @@ static enum s3_next list_page(struct s3_op *op, const struct s3_answer *a)
 		if (!op->more)
 			error = *more ? -ENOMEM : -EREMOTEIO;
 	}
-	return done(op, error);
+	return s3_op_done(op, error);
 }
 
 /* Uploads that were begun more than a day ago: of something that did not live to finish them. */
@@ -532,13 +575,13 @@ static bool is_stale(struct s3_xml upload)
 static enum s3_next sweep_next(struct s3_op *op)
 {
 	if (!op->found_count)
-		return done(op, 0);
+		return s3_op_done(op, 0);
 
 	const char *name = op->found[op->found_count - 1].name;
 
 	free(op->upload);
 	op->upload = strdup(name + strlen(name) + 1);
-	return op->upload ? go(op, S3_STEP_ABORT) : done(op, -ENOMEM);
+	return op->upload ? s3_op_go(op, S3_STEP_ABORT) : s3_op_done(op, -ENOMEM);
 }
 
 static enum s3_next sweep_page(struct s3_op *op, const struct s3_answer *a)
@@ -554,11 +597,11 @@ static enum s3_next sweep_page(struct s3_op *op, const struct s3_answer *a)
 		    strncmp(key, op->key, strlen(op->key)) ||
 		    !store_name_valid(key + strlen(op->key)))
 			continue;
-		if (!found_add(op, key, 0))
-			return done(op, -ENOMEM);
+		if (!s3_op_found(op, key, 0, NULL))
+			return s3_op_done(op, -ENOMEM);
 		both = realloc(op->found[op->found_count - 1].name, strlen(key) + strlen(id) + 2);
 		if (!both)
-			return done(op, -ENOMEM);
+			return s3_op_done(op, -ENOMEM);
 		memcpy(both + strlen(key) + 1, id, strlen(id) + 1);
 		op->found[op->found_count - 1].name = both;
 	}
@@ -575,15 +618,15 @@ static enum s3_next read_more(struct s3_op *op, const struct s3_answer *a)
 	if ((a->ranged ? a->range_begin : 0) != begin) {
 		snprintf(op->message, sizeof(op->message),
 			 "%s: another range came than was asked for", op->key);
-		return done(op, -EREMOTEIO);
+		return s3_op_done(op, -EREMOTEIO);
 	}
 	op->got += a->received;
 	want = total > op->offset ? total - op->offset : 0;
 	if (want > op->length)
 		want = op->length;
 	if (op->got >= want)
-		return done(op, (int64_t)op->got);
-	return a->received ? go(op, S3_STEP_PLAIN) : done(op, -EREMOTEIO);
+		return s3_op_done(op, (int64_t)op->got);
+	return a->received ? s3_op_go(op, S3_STEP_PLAIN) : s3_op_done(op, -EREMOTEIO);
 }
 
 static enum s3_next plain_fine(struct s3_op *op, const struct s3_answer *a)
@@ -592,17 +635,23 @@ static enum s3_next plain_fine(struct s3_op *op, const struct s3_answer *a)
 	case S3_OP_READ:
 		return read_more(op, a);
 	case S3_OP_SIZE:
-		return done(op, (int64_t)a->length);
+		return s3_op_done(op, (int64_t)a->length);
 	case S3_OP_LIST:
 	case S3_OP_PROBE:
 		return list_page(op, a);
 	case S3_OP_SWEEP:
 		return sweep_page(op, a);
 	case S3_OP_PUT:
+		op->s3->versioned = s3_versioned_of(a);
+		return s3_keep_put(op, false);
 	case S3_OP_DELETE:
-		break;
+		return s3_keep_deleted(op, a);
+	case S3_OP_RETAIN:
+	case S3_OP_THAW:
+	case S3_OP_THAWED:
+		break; /* s3_keep.c's */
 	}
-	return done(op, 0);
+	abort();
 }
 
 static enum s3_next look_fine(struct s3_op *op, const struct s3_answer *a)
@@ -610,7 +659,7 @@ static enum s3_next look_fine(struct s3_op *op, const struct s3_answer *a)
 	if (!strcmp(a->token, op->token) && a->length == op->size_bytes) {
 		free(op->upload); /* is no more */
 		op->upload = NULL;
-		return done(op, 0);
+		return s3_keep_put(op, true);
 	}
 	return give_up(op, -EEXIST);
 }
@@ -622,13 +671,13 @@ static enum s3_next create_fine(struct s3_op *op, const struct s3_answer *a)
 	char id[1024];
 
 	if (!s3_xml_text(text, "UploadId", id, sizeof(id)) || !*id)
-		return done(op, -EREMOTEIO);
+		return s3_op_done(op, -EREMOTEIO);
 	op->part_count = (unsigned)((op->size_bytes + bytes - 1) / bytes);
 	op->upload = strdup(id);
 	op->parts = calloc(op->part_count, sizeof(*op->parts));
 	if (!op->upload || !op->parts)
 		return give_up(op, -ENOMEM);
-	return go(op, S3_STEP_PART);
+	return s3_op_go(op, S3_STEP_PART);
 }
 
 static enum s3_next part_fine(struct s3_op *op, const struct s3_answer *a)
@@ -638,13 +687,13 @@ static enum s3_next part_fine(struct s3_op *op, const struct s3_answer *a)
 	if (!a->etag[0] || strpbrk(a->etag, "<&>"))
 		return give_up(op, -EREMOTEIO);
 	memcpy(part->etag, a->etag, sizeof(part->etag));
-	return go(op, ++op->part == op->part_count ? S3_STEP_COMPLETE : S3_STEP_PART);
+	return s3_op_go(op, ++op->part == op->part_count ? S3_STEP_COMPLETE : S3_STEP_PART);
 }
 
 static enum s3_next abort_ended(struct s3_op *op)
 {
 	if (op->type == S3_OP_PUT)
-		return done(op, op->abort_error);
+		return s3_op_done(op, op->abort_error);
 	free(op->found[--op->found_count].name);
 	return sweep_next(op);
 }
@@ -665,9 +714,14 @@ static enum s3_next fine(struct s3_op *op, const struct s3_answer *a)
 	case S3_STEP_COMPLETE:
 		free(op->upload); /* is no more */
 		op->upload = NULL;
-		return done(op, 0);
+		return s3_keep_put(op, true);
 	case S3_STEP_ABORT:
 		return abort_ended(op);
+	case S3_STEP_VERSIONS:
+	case S3_STEP_ERASE:
+	case S3_STEP_RETAIN:
+	case S3_STEP_RETAINED:
+		break; /* s3_keep.c's */
 	}
 	abort();
 }
@@ -678,24 +732,24 @@ static bool is_expected(struct s3_op *op, const struct s3_answer *a, enum s3_nex
 	bool gone = a->status == 404;
 
 	if (op->step == S3_STEP_PLAIN && op->type == S3_OP_READ && a->status == 416)
-		*next = done(op, (int64_t)op->got);
+		*next = s3_op_done(op, (int64_t)op->got);
 	else if (op->step == S3_STEP_PLAIN && op->type == S3_OP_DELETE && gone &&
 		 strcmp(a->code, "NoSuchBucket"))
-		*next = done(op, 0);
+		*next = s3_op_done(op, 0);
 	else if (op->type == S3_OP_PUT && a->status == 412)
-		*next = go(op,
-			   S3_STEP_LOOK); /* perhaps our own, put by a try whose answer was lost */
+		*next = s3_op_go(
+			op, S3_STEP_LOOK); /* perhaps our own, put by a try whose answer was lost */
 	else if (op->step == S3_STEP_COMPLETE && gone)
-		*next = go(op, S3_STEP_LOOK);
+		*next = s3_op_go(op, S3_STEP_LOOK);
 	else if (op->step == S3_STEP_LOOK && gone && !op->looked) {
 		op->looked = true;
-		*next = go(op, is_multipart(op) ? S3_STEP_CREATE : S3_STEP_PLAIN);
+		*next = s3_op_go(op, is_multipart(op) ? S3_STEP_CREATE : S3_STEP_PLAIN);
 	} else
 		return false;
 	return true;
 }
 
-static enum s3_next failed(struct s3_op *op, const struct s3_answer *a, int error)
+enum s3_next s3_op_failed(struct s3_op *op, const struct s3_answer *a, int error)
 {
 	if (op->step == S3_STEP_ABORT)
 		return abort_ended(op);
@@ -716,7 +770,7 @@ static uint64_t jitter(uint64_t limit)
 	return limit / 2 + random % (limit / 2 + 1);
 }
 
-static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int error)
+enum s3_next s3_op_again(struct s3_op *op, const struct s3_answer *a, int error)
 {
 	uint64_t now = s3_now_ms(), pause, end, limit_s = op->s3->url.retry_s;
 	unsigned doublings = op->tries > 8 ? 8 : op->tries - 1;
@@ -727,7 +781,7 @@ static enum s3_next try_again(struct s3_op *op, const struct s3_answer *a, int e
 		limit_s = ABORT_RETRY_S;
 	end = op->first_try_ms + limit_s * 1000;
 	if (now >= end)
-		return failed(op, a, error);
+		return s3_op_failed(op, a, error);
 	s3_verdict_text(a, error, op->message, sizeof(op->message));
 	pause = jitter(PAUSE_FIRST_MS << doublings);
 	if (pause > PAUSE_MAX_MS)
@@ -771,14 +825,16 @@ static enum s3_next plainer(struct s3_op *op, const struct s3_answer *a, int err
 {
 	bool put = op->type == S3_OP_PUT && op->step != S3_STEP_LOOK && op->step != S3_STEP_ABORT;
 
+	if (put && op->plain == 2 && op->retention.lock)
+		error = -STORE_CANNOT_LOCK; /* with nothing else left to be the reason */
 	if (!put || op->plain == 2 || op->step == S3_STEP_PART)
-		return failed(op, a, error);
+		return s3_op_failed(op, a, error);
 	op->plain++;
 	if (op->step == S3_STEP_PLAIN && op->plain == 2) {
 		op->looked = false;
-		return go(op, S3_STEP_LOOK);
+		return s3_op_go(op, S3_STEP_LOOK);
 	}
-	return go(op, op->step);
+	return s3_op_go(op, op->step);
 }
 
 enum s3_next s3_op_answer(struct s3_op *op, const struct s3_answer *a)
@@ -786,21 +842,22 @@ enum s3_next s3_op_answer(struct s3_op *op, const struct s3_answer *a)
 	struct s3_verdict verdict = s3_verdict(a, method_of(op));
 	enum s3_next next;
 
-	if ((a->curl == CURLE_OK || a->status >= 300) && is_expected(op, a, &next))
+	if ((a->curl == CURLE_OK || a->status >= 300) &&
+	    (s3_keep_answer(op, a, &verdict, &next) || is_expected(op, a, &next)))
 		return next;
 	switch (verdict.action) {
 	case S3_FINE:
 		return fine(op, a);
 	case S3_FAIL:
-		return failed(op, a, verdict.error);
+		return s3_op_failed(op, a, verdict.error);
 	case S3_RETRY:
 		keep_received(op, a);
-		return try_again(op, a, verdict.error);
+		return s3_op_again(op, a, verdict.error);
 	case S3_REFRESH:
 	case S3_REGION:
 		if (change(op, a, verdict.action))
 			return S3_NEXT_STEP;
-		return failed(op, a, verdict.error);
+		return s3_op_failed(op, a, verdict.error);
 	case S3_PLAIN:
 		return plainer(op, a, verdict.error);
 	}

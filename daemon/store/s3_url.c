@@ -32,6 +32,7 @@ struct option {
 static const char *const choices_style[] = {"auto", "yes", "no", NULL};
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 static const char *const choices_sse[] = {"none", "AES256", "aws:kms", "customer", NULL};
+static const char *const choices_tier[] = {"Standard", "Bulk", "Expedited", NULL};
 static const char *const choices_checksum[] = {"crc32c", "md5", "none", NULL};
 
 #define TEXT(name, type, field, help)                                           \
@@ -55,6 +56,7 @@ static const struct option options[] = {
 	       "bucket in the path (yes) or in the host name (no); auto: yes with an endpoint",
 	       choices_style),
 	CHOICE("accelerate", accelerate, "use Amazon's accelerated endpoint", choices_yesno),
+	CHOICE("dual-stack", dual_stack, "use Amazon's endpoints for IPv6 and IPv4", choices_yesno),
 	TEXT("ca-file", TYPE_FILE, ca_file, "CA (PEM) of the service; the system's by default"),
 	TEXT("proxy", TYPE_URL, proxy, "proxy; the environment's by default"),
 	TEXT("profile", TYPE_TOKEN, profile, "profile of the shared config and credentials files"),
@@ -63,6 +65,11 @@ static const struct option options[] = {
 	TEXT("storage-class", TYPE_TOKEN, class_packs, "storage class of packs (the data)"),
 	TEXT("storage-class-maps", TYPE_TOKEN, class_maps, "storage class of maps"),
 	TEXT("storage-class-snapshots", TYPE_TOKEN, class_snapshots, "storage class of manifests"),
+	CHOICE("restore-tier", tier,
+	       "how fast archived objects are brought back: Standard, Bulk, Expedited",
+	       choices_tier),
+	NUMBER("restore-days", restore_days, "days for which archived objects are brought back", 7,
+	       1, 365),
 	CHOICE("sse", sse, "encryption by the service: none, AES256, aws:kms, customer",
 	       choices_sse),
 	TEXT("sse-kms-key", TYPE_TEXT, sse_key, "key for sse=aws:kms"),
@@ -334,6 +341,8 @@ static const char *combination_invalid(const struct s3_url *url)
 		return "sse=customer would send the key in plain text: use an https:// endpoint";
 	if (url->accelerate && (url->endpoint || url->style == S3_STYLE_PATH))
 		return "accelerate=yes is Amazon's: no endpoint, no path-style";
+	if (url->dual_stack && url->endpoint)
+		return "dual-stack=yes is Amazon's: no endpoint";
 	if (url->accelerate && strchr(url->bucket, '.'))
 		return "accelerate=yes needs a bucket without '.' in its name";
 	return NULL;

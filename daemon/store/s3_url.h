@@ -17,6 +17,7 @@
 
 enum s3_style { S3_STYLE_AUTO, S3_STYLE_PATH, S3_STYLE_VIRTUAL };
 enum s3_checksum { S3_CHECKSUM_CRC32C, S3_CHECKSUM_MD5, S3_CHECKSUM_NONE };
+enum s3_tier { S3_TIER_STANDARD, S3_TIER_BULK, S3_TIER_EXPEDITED };
 enum s3_sse { S3_SSE_NONE, S3_SSE_S3, S3_SSE_KMS, S3_SSE_CUSTOMER };
 
 struct s3_url {
@@ -26,6 +27,7 @@ struct s3_url {
 	char *region;           /* or NULL */
 	enum s3_style style;    /* path-style = auto|yes|no */
 	bool accelerate;        /* accelerate = no|yes */
+	bool dual_stack;        /* dual-stack = no|yes: Amazon's endpoints for IPv6 and IPv4 */
 	char *ca_file;          /* ca-file, or NULL: the system's */
 	char *proxy;            /* proxy, or NULL: by the environment */
 	char *profile;          /* profile of the shared files, or NULL */
@@ -35,6 +37,8 @@ struct s3_url {
 	char *sse_key;                                    /* sse-kms-key, or NULL */
 	char *sse_key_file;                               /* sse-key-file: 32 bytes, for customer */
 	char *tags;                                       /* KEY:VALUE,KEY:VALUE..., or NULL */
+	enum s3_tier tier;                                /* restore-tier */
+	unsigned restore_days;                            /* restore-days: how long brought back */
 	enum s3_checksum checksum;                        /* checksum = crc32c|md5|none */
 	unsigned connections;                             /* connections: transfers at a time */
 	unsigned timeout_s;                               /* timeout: without progress */

@@ -91,6 +91,9 @@ const char *store_strerror(int error)
 		return "the store denies access";
 	case EOPNOTSUPP:
 		return "the store's file system has no hard links, which a store needs";
+	case STORE_CANNOT_LOCK:
+		return "the store does not lock objects (lock=): the bucket has to be made with "
+		       "object lock";
 	case EROFS:
 		return "the store is read-only";
 	case EIO:
@@ -120,8 +123,10 @@ const char *store_strerror(int error)
 		return "the clocks here and at the store differ by too much";
 	case EREMOTE:
 		return "the bucket is in another region";
-	case ENOMEDIUM:
-		return "the object is archived: restore it in the store first";
+	case STORE_ARCHIVED:
+		return "the object is archived: it has to be brought back first";
+	case STORE_LOCKED:
+		return "the object is locked: its retention has not ended";
 	case EFBIG:
 		return "the object is too large for the store";
 	case EAGAIN:

@@ -22,10 +22,28 @@ enum store_secret_error {
 	STORE_WRONG_SECRET = EBADE, /* what was given does not open it */
 	STORE_NO_KEYS = EBADSLT,    /* it has snapshots but no keys */
 };
+/* The same for what the service does with objects. */
+enum store_service_error {
+	STORE_LOCKED = ETXTBSY,              /* not deleted: its retention has not ended */
+	STORE_CANNOT_LOCK = EPROTONOSUPPORT, /* the service keeps nothing from being deleted here */
+	STORE_ARCHIVED = ENOMEDIUM, /* cannot be read before it is brought back; see thaw */
+};
+
+/* Who may delete an object before its time: with GOVERNANCE those to whom the service gives that right,
+ * with COMPLIANCE nobody. (As kept in manifests: numbers stay.) */
+enum store_lock { STORE_LOCK_NONE, STORE_LOCK_GOVERNANCE, STORE_LOCK_COMPLIANCE };
+
+/* How long an object cannot be deleted, whoever asks. */
+struct store_retention {
+	enum store_lock lock; /* NONE: not at all */
+	uint64_t until_ns;    /* since 1970 */
+};
 
 struct store_object {
 	const char *name; /* full name */
 	uint64_t size_bytes;
+	const char *archive; /* the class it has to be brought back from before it can be read, or
+				NULL: it can be read (or, rarely, that cannot be told here) */
 };
 
 /* What a store has asked its service for since it was opened. */
@@ -55,12 +73,35 @@ struct store_ops {
 		     void (*each)(void *context, const struct store_object *object), void *context);
 	/* Result 0 also if it is not there. */
 	void (*delete)(struct store *store, struct env_op *op, const char *name);
+	/* The rest may be NULL: such a store has nothing of the kind. */
+
+	/* put, of what cannot be deleted before its time: -STORE_CANNOT_LOCK if the service does not see
+	 * to that. retention is copied. */
+	void (*put_retained)(struct store *store, struct env_op *op, const char *name,
+			     const struct iovec *iov, unsigned count,
+			     const struct store_retention *retention);
+	/* Keeps an object at least so long; never shorter than it was. -ENOENT: there is none. What is
+	 * locked otherwise already stays locked in that way. */
+	void (*retain)(struct store *store, struct env_op *op, const char *name,
+		       const struct store_retention *retention);
+	/* As list, but only names after that one (which need not exist): its cost does not depend on what
+	 * stands before. NULL: store_list_after() makes do with list. */
+	void (*list_after)(struct store *store, struct env_op *op, const char *prefix,
+			   const char *after,
+			   void (*each)(void *context, const struct store_object *object),
+			   void *context);
+	/* Asks for an archived object to be brought back. Result: 1, it can be read; 0, it is on its
+	 * way; asking again does no harm. */
+	void (*thaw)(struct store *store, struct env_op *op, const char *name);
+	/* Result: 1, it can be read; 0, it is archived, or on its way back. */
+	void (*thawed)(struct store *store, struct env_op *op, const char *name);
+	/* How long thaw takes for an object of that class, at most, as a rule. */
+	uint64_t (*thaw_ns)(struct store *store, const char *archive);
 	/* What is under way ends soon, with an error where it would have taken long; nothing new is
-	 * begun. May be NULL: nothing there takes long. */
+	 * begun. NULL: nothing there takes long. */
 	void (*stop)(struct store *store);
-	/* May be NULL: there is no service. */
 	void (*counts)(struct store *store, struct store_counts *counts);
-	void (*close)(struct store *store); /* nothing under way */
+	void (*close)(struct store *store); /* nothing under way; never NULL */
 };
 
 struct store {
@@ -72,6 +113,9 @@ struct store {
 	bool blank;
 	/* What is put here is encrypted: writers hide sizes by padding. Set at opening. */
 	bool encrypted;
+	/* Listing is paid for, by the number of names: not to be done where it can be helped. Set at
+	 * opening. */
+	bool lists_cost;
 };
 
 /* Opens "file:/directory" (made if missing; a bare absolute path is the same) or "s3://bucket/prefix"
@@ -83,6 +127,16 @@ void store_close(struct store *store);
 
 /* All 0 where the store (may be NULL) has no service. */
 void store_counts(struct store *store, struct store_counts *counts);
+
+/* put or, if it is to be retained, put_retained: -STORE_CANNOT_LOCK where there is none. */
+void store_put(struct store *store, struct env_op *op, const char *name, const struct iovec *iov,
+	       unsigned count, const struct store_retention *retention);
+/* -STORE_CANNOT_LOCK where there is none. */
+void store_retain(struct store *store, struct env_op *op, const char *name,
+		  const struct store_retention *retention);
+void store_list_after(struct store *store, struct env_op *op, const char *prefix, const char *after,
+		      void (*each)(void *context, const struct store_object *object),
+		      void *context);
 
 bool store_name_valid(const char *name);
 /* One line for an error of a store operation: "no space left in the store", ... */

@@ -150,7 +150,7 @@ static int64_t do_list(struct store_op *o)
 			if (found == NULL)
 				abort();
 		}
-		found[count++] = (struct store_object){strdup(object->name), object->size};
+		found[count++] = (struct store_object){strdup(object->name), object->size, NULL};
 	}
 	for (size_t i = 0; i < count; i++) {
 		o->each(o->context, &found[i]);
@@ -293,7 +293,7 @@ static void op_start(struct store_op *o)
 	sim_event_add(b->sim, &o->event, sim_env_of(o->handle->store.env), delay);
 }
 
-static void store_put(struct store *store, struct env_op *op, const char *name,
+static void put_start(struct store *store, struct env_op *op, const char *name,
 		      const struct iovec *iov, unsigned count)
 {
 	struct store_op *o = op_new(store, op, STORE_SIM_PUT, name);
@@ -364,7 +364,7 @@ static void handle_close(struct store *store)
 }
 
 static const struct store_ops ops = {
-	.put = store_put,
+	.put = put_start,
 	.get = store_get,
 	.size = store_size,
 	.list = store_list,
@@ -382,6 +382,8 @@ struct store *store_sim_open(struct env *env, const char *url)
 	handle->store.ops = &ops;
 	handle->store.env = env;
 	handle->store.url = handle->bucket->url;
+	/* Half of the seeds: writers then trust what they remember. */
+	handle->store.lists_cost = handle->bucket->options.latency_max_ns / 1000 % 2;
 	return &handle->store;
 }
 

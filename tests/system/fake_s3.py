@@ -14,6 +14,10 @@ every request by itself, and misbehaves by the bucket's name:
   otherrange  with another range              broken      always 500
   expired     takes only the keys of the instance's second answer
   skewed      RequestTimeTooSkewed            readonly    AccessDenied for PUT
+  versioned   keeps versions                  blind       so, and does not list them
+  locked      so, and locks objects           dropper     so, but not those put in parts
+  faithless   takes the headers of a lock, and does not lock
+  frozen      GLACIER and DEEP_ARCHIVE are archives, from which an object comes back in a second or two
 
 Prints its port. Also the instance's and the container's credentials: /latest/..., /container."""
 
@@ -36,6 +40,13 @@ LOCK = threading.Lock()
 OBJECTS = {}  # bucket -> key -> (body, headers)
 UPLOADS = {}  # id -> (bucket, key, headers, parts, begun)
 SEEN = {}  # (bucket, method, what) -> count
+REQUESTS = {}  # bucket -> kind -> count
+VERSIONS = {}  # bucket -> key -> [Version], the newest last
+THAWED = {}  # (bucket, key) -> when it can be read
+VERSIONED = ("versioned", "blind", "locked", "dropper")
+LOCKING = ("locked", "dropper", "faithless")
+ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
+THAW_SECONDS = 1.5
 ROLE = {"answers": 0, "tokens": set()}
 
 
@@ -63,9 +74,17 @@ def sign(key, text):
 
 
 class Refused(Exception):
-    def __init__(self, status, code, headers=None):
+    def __init__(self, status, code, headers=None, message="it & that"):
         super().__init__(code)
-        self.status, self.code, self.headers = status, code, headers or {}
+        self.status, self.code, self.headers, self.message = status, code, headers or {}, message
+
+
+class Version:
+    def __init__(self, number, body, headers, lock):
+        self.id, self.body, self.headers, self.lock = "v%d+/=" % number, body, headers, lock
+
+    def is_locked(self):
+        return self.lock is not None and self.lock[1] > datetime.now(timezone.utc)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -85,7 +104,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def refuse(self, e):
-        text = "<?xml version='1.0'?><Error><Code>%s</Code><Message>it &amp; that</Message></Error>" % e.code
+        text = "<?xml version='1.0'?><Error><Code>%s</Code><Message>%s</Message></Error>" % (
+            e.code, e.message.replace("&", "&amp;"))
         self.answer(e.status, b"" if self.command == "HEAD" else text.encode(), e.headers)
 
     def drop(self):
@@ -142,6 +162,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def role(self, path):
         if path.startswith("/latest/uploads/"):  # how many there are: for tests
             return self.answer(200, b"%d" % sum(u[0] == path[16:] for u in UPLOADS.values()))
+        if path.startswith("/latest/versions/"):
+            return self.answer(200, b"%d" % sum(map(len, VERSIONS.get(path[17:], {}).values())))
+        if path.startswith("/latest/requests/"):
+            return self.answer(200, json.dumps(REQUESTS.get(path[17:], {})).encode())
         if path == "/container":
             if self.headers.get("Authorization") != "let me in":
                 return self.answer(401)
@@ -176,6 +200,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             self.check_signature(path, query, body)
             self.check_body(body)
+            self.count()
             self.misbehave()
             self.serve(body)
         except Refused as e:
@@ -188,6 +213,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             place = (self.bucket, self.command, what)
             SEEN[place] = SEEN.get(place, 0) + 1
             return SEEN[place]
+
+    def count(self):
+        kind = "LIST" if self.command == "GET" and not self.key else self.command
+        with LOCK:
+            counts = REQUESTS.setdefault(self.bucket, {})
+            counts[kind] = counts.get(kind, 0) + 1
 
     def misbehave(self):
         bucket = self.bucket
@@ -216,7 +247,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.bucket == "missing":
             raise Refused(404, "NoSuchBucket")
         if not self.key:
+            if "versions" in self.query:
+                return self.versions(objects)
             return self.uploads() if "uploads" in self.query else self.list(objects)
+        if "retention" in self.query:
+            return self.retention(objects, body.decode())
+        if "restore" in self.query:
+            return self.thaw(objects, body.decode())
         if self.command == "PUT":
             return self.put_part(body) if "uploadId" in self.query else self.put(objects, body)
         if self.command == "POST":
@@ -226,30 +263,145 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 if self.bucket == "forgetful" and self.seen("abort") == 1:
                     raise Refused(403, "AccessDenied")
                 UPLOADS.pop(self.query["uploadId"], None)
+            elif self.bucket in VERSIONED:
+                return self.delete_version(objects)
             else:
                 objects.pop(self.key, None)
             return self.answer(204)
         return self.get(objects)
 
-    def store(self, objects, key, body, headers, condition):
+    # ---- versions, locks, archives -----------------------------------------------------------
+
+    def lock_wanted(self, headers):
+        mode, date = (headers.get("x-amz-object-lock-" + what) for what in ("mode", "retain-until-date"))
+        if not mode:
+            return None
+        if self.bucket not in LOCKING or not date:
+            raise Refused(400, "InvalidRequest")
+        return (mode, datetime.strptime(date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc))
+
+    def show(self, objects, key):
+        """What a plain request sees of the versions."""
+        versions = VERSIONS.setdefault(self.bucket, {}).setdefault(key, [])
+        if versions and versions[-1].body is not None:
+            objects[key] = (versions[-1].body, dict(versions[-1].headers, **{"x-amz-version-id": versions[-1].id}))
+        else:
+            objects.pop(key, None)
+
+    def add_version(self, objects, key, body, headers, lock):
+        SEEN["version"] = SEEN.get("version", 0) + 1
+        version = Version(SEEN["version"], body, headers, lock)
+        VERSIONS.setdefault(self.bucket, {}).setdefault(key, []).append(version)
+        self.show(objects, key)
+        return version
+
+    def delete_version(self, objects):
         with LOCK:
-            if condition and self.bucket != "ignorant" and key in objects:
+            if "versionId" not in self.query:
+                marker = self.add_version(objects, self.key, None, {}, None)
+                return self.answer(204, b"", {"x-amz-delete-marker": "true", "x-amz-version-id": marker.id})
+            for version in VERSIONS.get(self.bucket, {}).get(self.key, []):
+                if version.id != self.query["versionId"]:
+                    continue
+                if version.is_locked():
+                    raise Refused(403, "AccessDenied")  # some say why, some do not
+                VERSIONS[self.bucket][self.key].remove(version)
+                self.show(objects, self.key)
+                return self.answer(204)
+            raise Refused(404, "NoSuchVersion")
+
+    def versions(self, objects):
+        prefix, text = self.query.get("prefix", ""), ""
+        if self.bucket == "blind":
+            raise Refused(403, "AccessDenied")
+        if self.bucket not in VERSIONED:
+            text = "".join("<Version><Key>%s</Key><VersionId>null</VersionId></Version>" % key
+                           for key in sorted(objects) if key.startswith(prefix))
+        for key, versions in sorted(VERSIONS.get(self.bucket, {}).items()):
+            for version in reversed(versions if key.startswith(prefix) else []):
+                what = "DeleteMarker" if version.body is None else "Version"
+                text += "<%s><Key>%s</Key><VersionId>%s</VersionId></%s>" % (what, key, version.id, what)
+        return self.answer(200, ("<ListVersionsResult>%s</ListVersionsResult>" % text).encode())
+
+    def retention(self, objects, body):
+        if self.bucket not in LOCKING:
+            raise Refused(400, "InvalidRequest", message="bucket object lock not configured")
+        if self.key not in objects:
+            raise Refused(404, "NoSuchKey")
+        if self.bucket == "faithless":
+            if self.command == "PUT":
+                return self.answer(200)
+            raise Refused(404, "NoSuchObjectLockConfiguration")
+        versions = VERSIONS[self.bucket][self.key]
+        wanted = self.query.get("versionId", versions[-1].id)
+        version = [v for v in versions if v.id == wanted][0]
+        if self.command == "GET":
+            if version.lock is None:
+                raise Refused(404, "NoSuchObjectLockConfiguration")
+            return self.answer(200, ("<Retention><Mode>%s</Mode><RetainUntilDate>%s</RetainUntilDate></Retention>" % (
+                version.lock[0], version.lock[1].strftime("%Y-%m-%dT%H:%M:%S.000000000Z"))).encode())
+        if "md5" not in self.sums:
+            raise Refused(400, "InvalidRequest", message="Content-MD5 is missing")
+        mode, date = (re.search("<%s>(.*?)</" % what, body).group(1) for what in ("Mode", "RetainUntilDate"))
+        lock = self.lock_wanted({"x-amz-object-lock-mode": mode, "x-amz-object-lock-retain-until-date": date})
+        if version.is_locked() and (lock[0] != version.lock[0] or lock[1] < version.lock[1]):
+            raise Refused(403, "AccessDenied")
+        version.lock = lock
+        return self.answer(200)
+
+    def is_archived(self, headers):
+        return self.bucket == "frozen" and headers.get("x-amz-storage-class") in ARCHIVES
+
+    def restore_header(self):
+        when = THAWED.get((self.bucket, self.key))
+        if when is None:
+            return {}
+        return {"x-amz-restore": 'ongoing-request="true"' if when > time.time() else
+                'ongoing-request="false", expiry-date="Fri, 01 Jan 2100 00:00:00 GMT"'}
+
+    def thaw(self, objects, body):
+        if self.key not in objects:
+            raise Refused(404, "NoSuchKey")
+        if self.bucket != "frozen":
+            raise Refused(400, "InvalidArgument")  # as a service that has no archives
+        if not self.is_archived(objects[self.key][1]):
+            raise Refused(403, "InvalidObjectState")
+        if not re.search(r"<Days>\d+</Days>.*<Tier>(Standard|Bulk|Expedited)</Tier>", body):
+            raise Refused(400, "MalformedXML")
+        when = THAWED.get((self.bucket, self.key))
+        if when is not None and when > time.time():
+            raise Refused(409, "RestoreAlreadyInProgress")
+        THAWED.setdefault((self.bucket, self.key), time.time() + THAW_SECONDS)
+        return self.answer(202 if when is None else 200)
+
+    # ---- puts --------------------------------------------------------------------------------
+
+    def store(self, objects, key, body, headers, condition, lock=None):
+        with LOCK:
+            if condition and self.bucket not in ("ignorant", *VERSIONED) and key in objects:
                 raise Refused(412, "PreconditionFailed")
+            if self.bucket in VERSIONED:
+                return {"x-amz-version-id": self.add_version(objects, key, body, headers, lock).id}
             objects[key] = (body, headers)
+            return {}
 
     def kept(self):
         return {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-")
                 and ("meta" in name or "class" in name or "tagging" in name or "encryption" in name)}
 
     def put(self, objects, body):
-        self.store(objects, self.key, body, self.kept(), self.headers.get("If-None-Match"))
+        lock = self.lock_wanted(self.headers)
+        if lock and not self.sums:
+            raise Refused(400, "InvalidRequest", message="a checksum is missing")
+        version = self.store(objects, self.key, body, self.kept(), self.headers.get("If-None-Match"), lock)
         if self.bucket == "resets" and self.seen(self.key) == 1:
             return self.drop()
-        return self.answer(200, b"", {"ETag": '"%s"' % hashlib.md5(body).hexdigest()})
+        return self.answer(200, b"", dict(version, ETag='"%s"' % hashlib.md5(body).hexdigest()))
 
     def create(self):
         name = "id-%d+/=" % (len(UPLOADS) + 1)
-        UPLOADS[name] = (self.bucket, self.key, self.kept(), {}, "2020-01-01T00:00:00.000Z"
+        lock = self.lock_wanted(self.headers) if self.bucket != "dropper" else None
+        UPLOADS[name] = (self.bucket, self.key, dict(self.kept(), lock=lock), {}, "2020-01-01T00:00:00.000Z"
                          if "stale" in self.key else time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()))
         text = "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>" % name
         return self.answer(200, text.encode())
@@ -276,8 +428,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                            r"(?:<ChecksumCRC32C>(.*?)</ChecksumCRC32C>)?</Part>", body.decode())
         if [(int(n), e, c or None) for n, e, c in given] != [(n, p[0], p[2]) for n, p in sorted(parts.items())]:
             raise Refused(400, "InvalidPart")
+        headers = dict(headers)
+        lock = headers.pop("lock")
         self.store(objects, key, b"".join(p[1] for _, p in sorted(parts.items())), headers,
-                   self.headers.get("If-None-Match"))
+                   self.headers.get("If-None-Match"), lock)
         UPLOADS.pop(self.query["uploadId"])
         if self.bucket == "resets" and self.seen(key) == 1:
             return self.drop()
@@ -293,6 +447,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.key not in objects:
             raise Refused(404, "NoSuchKey")
         body, headers = objects[self.key]
+        thawed = self.restore_header()
+        headers = dict(headers, **thawed)
+        if self.command == "GET" and self.is_archived(headers) and "false" not in thawed.get("x-amz-restore", ""):
+            raise Refused(403, "InvalidObjectState")
         if self.command == "HEAD":
             return self.answer(200, b"", dict(headers, **{"Content-Length": str(len(body))}))
         begin, end = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers["Range"]).groups())
@@ -315,13 +473,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(206, part, headers)
 
     def list(self, objects):
-        prefix, after = self.query.get("prefix", ""), self.query.get("continuation-token", "")
-        names = sorted(name for name in list(objects) if name.startswith(prefix) and name > after[3:])
+        prefix, after = self.query.get("prefix", ""), self.query.get("continuation-token", "")[3:]
+        after = max(after, self.query.get("start-after", ""))
+        names = sorted(name for name in list(objects) if name.startswith(prefix) and name > after)
         page = names[:int(self.query.get("max-keys", 3))]
         if self.bucket == "disordered":
             page.reverse()
-        text = "".join("<Contents><Key>%s</Key><Size>%d</Size></Contents>" %
-                       (name.replace("&", "&amp;"), len(objects[name][0])) for name in page)
+        text = "".join("<Contents><Key>%s</Key><Size>%d</Size><StorageClass>%s</StorageClass></Contents>" %
+                       (name.replace("&", "&amp;"), len(objects[name][0]),
+                        objects[name][1].get("x-amz-storage-class", "STANDARD")) for name in page)
         more = len(page) < len(names)
         text = ("<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
                 "<IsTruncated>%s</IsTruncated>%s%s</ListBucketResult>" %

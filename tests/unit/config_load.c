@@ -182,6 +182,26 @@ static void test_names_of_peers(void **state)
 	config_free(load_good(NODE CERTIFICATES "nbd-tls = on\nnbd-verify-client = yes\n" VOLUME));
 }
 
+/* For as long as a new snapshot is sure to be kept, where nothing else is said. */
+static void test_lock_for(void **state)
+{
+	struct config *config = load_good(
+		NODE VOLUME "store = s3://bucket\nlock = compliance\nlock-for = 30d\n"
+			    "[volume w]\nbacking = /w\nstore = s3://bucket\nlock = governance\n"
+			    "keep-within = 7d\nkeep-last = 3\nsnapshot-every = 1h\n"
+			    "[volume x]\nbacking = /x\nstore = s3://bucket\nlock = governance\n"
+			    "keep-last = 48\nsnapshot-every = 1h\n"
+			    "[volume y]\nbacking = /y\nstore = file:/s\nlock = none\n");
+
+	assert_int_equal(config->volumes[0].lock, 2);
+	assert_int_equal(config->volumes[0].lock_for_ns, 30 * 86400 * 1000000000ull);
+	assert_int_equal(config->volumes[1].lock, 1);
+	assert_int_equal(config->volumes[1].lock_for_ns, 7 * 86400 * 1000000000ull);
+	assert_int_equal(config->volumes[2].lock_for_ns, 48 * 3600 * 1000000000ull);
+	assert_int_equal(config->volumes[3].lock, 0);
+	config_free(config);
+}
+
 static void test_example(void **state)
 {
 	char *errors = NULL;
@@ -243,6 +263,13 @@ static const struct bad bad[] = {
 	{NODE VOLUME "snapshot-every = 1h\n", ":5: [volume v] snapshot-every needs a store"},
 	{NODE VOLUME "compression-level = 20\n",
 	 ":5: [volume v] compression-level = 20: out of range (1 to 19)"},
+	{NODE VOLUME "lock = compliance\nlock-for = 1d\n", ":5: [volume v] lock needs a store"},
+	{NODE VOLUME "store = file:/s\nlock = governance\nlock-for = 1d\n",
+	 ":6: [volume v] lock: only a bucket (store = s3://...) can lock objects, not file:/s"},
+	{NODE VOLUME "store = s3://bucket\nlock = governance\n",
+	 ":6: [volume v] lock: for how long? set lock-for (or keep-within, or keep-last and "
+	 "snapshot-every)"},
+	{NODE VOLUME "store = s3://bucket\nlock-for = 1d\n", ":6: [volume v] lock-for needs lock"},
 	{NODE VOLUME "keep-last = few\n", "keep-last = few: not a number (0 to 1000000)"},
 	{NODE VOLUME "store = /srv\n", "store = /srv: not the address of a store"},
 	{NODE VOLUME "store = s3:bucket\n", "store = s3:bucket: must be s3://BUCKET/PREFIX"},
@@ -442,6 +469,7 @@ int main(void)
 		cmocka_unit_test(test_all_options),
 		cmocka_unit_test(test_defaults),
 		cmocka_unit_test(test_names_of_peers),
+		cmocka_unit_test(test_lock_for),
 		cmocka_unit_test(test_example),
 		cmocka_unit_test(test_bad),
 		cmocka_unit_test(test_all_errors_are_collected),

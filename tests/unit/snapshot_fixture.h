@@ -552,7 +552,7 @@ static void memory_list(struct store *store, struct env_op *op, const char *pref
 		return;
 	}
 	for (unsigned i = 0; i < m->count; i++) {
-		struct store_object object = {m->objects[i].name, m->objects[i].size};
+		struct store_object object = {m->objects[i].name, m->objects[i].size, NULL};
 
 		if (strncmp(object.name, prefix, strlen(prefix)))
 			continue;

@@ -42,6 +42,26 @@ static const char *kept(const struct retention_policy *policy, const unsigned *h
 	} while (0)
 #define POLICY(...) ((struct retention_policy){__VA_ARGS__})
 
+/* What the service would refuse to delete stays, and says why. */
+static void locked_ones_stay(void **state)
+{
+	struct snapshot_info infos[4] = {{.created_ns = NOW - 40 * HOUR},
+					 {.created_ns = NOW - 30 * HOUR},
+					 {.created_ns = NOW - 20 * HOUR},
+					 {.created_ns = NOW - 10 * HOUR}};
+	struct retention_verdict verdicts[4];
+	struct retention_policy policy = {.last = 1, .locks = true};
+
+	infos[0].retention = (struct store_retention){STORE_LOCK_GOVERNANCE, NOW};
+	infos[1].retention = (struct store_retention){STORE_LOCK_COMPLIANCE, NOW + DAY};
+	retention_decide(&policy, infos, NULL, 4, NOW, verdicts);
+	assert_false(verdicts[0].keep);
+	assert_string_equal(verdicts[1].why, "locked until 2026-01-02 00:00:00 UTC");
+	assert_false(verdicts[2].keep);
+	assert_string_equal(verdicts[3].why, "newest, last 1 of 1");
+	assert_false(retention_is_only_last(&policy));
+}
+
 static void rules(void **state)
 {
 	KEPT("5 4 3 2 1", POLICY(.last = 0), 5, 4, 3, 2, 1);
@@ -175,6 +195,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rules),
+		cmocka_unit_test(locked_ones_stay),
 		cmocka_unit_test(reasons_are_told),
 		ON_BOTH(what_is_not_kept_goes),
 		ON_BOTH(pinned_ones_stay),

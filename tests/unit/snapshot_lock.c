@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Snapshots in a store that locks objects and whose lists cost: what a snapshot needs is locked for as
+ * long as it is, what is locked is left and told, and nothing is listed that can be remembered.
+ */
+#include "tests/unit/snapshot_fixture.h"
+#include "daemon/io/env_ops.h"
+
+#include <fcntl.h>
+
+#include "daemon/snapshot/seal.h"
+
+#define HOUR_NS 3600000000000ull
+
+/* ---- the store in memory, with locks ----------------------------------------------------------- */
+
+struct lock {
+	char name[128];
+	struct store_retention retention;
+};
+
+struct locks {
+	struct store_ops ops;
+	const struct store_ops *plain;
+	struct lock table[2048];
+	unsigned count, retains;
+	bool off; /* as if all had ended */
+};
+
+static struct locks *locks;
+
+static struct lock *lock_of(const char *name)
+{
+	for (unsigned i = 0; i < locks->count; i++)
+		if (!strcmp(locks->table[i].name, name))
+			return &locks->table[i];
+	return NULL;
+}
+
+static void lock_set(const char *name, const struct store_retention *retention)
+{
+	struct lock *lock = lock_of(name);
+
+	if (!lock) {
+		assert_true(locks->count < 2048);
+		lock = &locks->table[locks->count++];
+		snprintf(lock->name, sizeof(lock->name), "%s", name);
+	}
+	if (lock->retention.until_ns < retention->until_ns)
+		lock->retention = *retention;
+}
+
+static void locked_put(struct store *store, struct env_op *op, const char *name,
+		       const struct iovec *iov, unsigned count,
+		       const struct store_retention *retention)
+{
+	lock_set(name, retention);
+	locks->plain->put(store, op, name, iov, count);
+}
+
+static void locked_retain(struct store *store, struct env_op *op, const char *name,
+			  const struct store_retention *retention)
+{
+	struct memory_store *m = (struct memory_store *)store;
+	bool fail = fails(m, OP_PUT);
+	bool there = memory_find(m, name) >= 0;
+
+	locks->retains++;
+	if (there && (!fail || m->fail_effect))
+		lock_set(name, retention);
+	complete(store->env, op, fail ? m->fail_error : there ? 0 : -ENOENT);
+}
+
+static void locked_delete(struct store *store, struct env_op *op, const char *name)
+{
+	const struct lock *lock = lock_of(name);
+
+	if (lock && !locks->off && lock->retention.until_ns > env_realtime_ns(store->env))
+		complete(store->env, op, -STORE_LOCKED);
+	else
+		locks->plain->delete (store, op, name);
+}
+
+static void writer_new(struct world *w, enum store_lock lock, uint64_t lock_for_ns,
+		       const char *node)
+{
+	struct snapshot_writer_config config = {.node_name = node,
+						.pack_bytes = 128 << 10,
+						.lock = lock,
+						.lock_for_ns = lock_for_ns};
+
+	if (w->writer)
+		writer_free(w->env, w->writer);
+	w->writer = snapshot_writer_new(w->v, w->repo, &config);
+}
+
+static void locks_begin(struct world *w, enum store_lock lock, uint64_t lock_for_ns)
+{
+	world_volume(w, 8 << 20, 0, 128 << 10);
+	locks = calloc(1, sizeof(*locks));
+	locks->plain = w->m->store.ops;
+	locks->ops = *locks->plain;
+	locks->ops.put_retained = locked_put;
+	locks->ops.retain = locked_retain;
+	locks->ops.delete = locked_delete;
+	w->m->store.ops = &locks->ops;
+	w->m->store.lists_cost = true;
+	writer_new(w, lock, lock_for_ns, "node");
+}
+
+static void locks_end(struct world *w)
+{
+	w->m->store.ops = locks->plain;
+	world_drop(w);
+	free(locks);
+	locks = NULL;
+}
+
+static void fill(struct world *w, unsigned count, uint64_t seed)
+{
+	for (unsigned i = 0; i < count; i++)
+		fake_fill(w->v, (seed * 7919 + i * 13) % w->v->chunks, seed * 1000 + i);
+}
+
+/* ---- what has to hold ------------------------------------------------------------------------------ */
+
+struct loaded {
+	bool done;
+	struct manifest *manifest;
+};
+
+static void loaded_done(void *context, struct manifest *manifest, int error, const char *why)
+{
+	struct loaded *loaded = context;
+
+	assert_int_equal(error, 0);
+	loaded->manifest = manifest;
+	loaded->done = true;
+}
+
+static void assert_locked(const char *name, uint64_t until_ns)
+{
+	const struct lock *lock = lock_of(name);
+
+	if (!lock || lock->retention.until_ns < until_ns)
+		fail_msg("%s: is not locked for long enough", name);
+}
+
+/* All that a listed snapshot needs is locked for at least as long as it says. */
+static void assert_locks_hold(struct world *w, uint64_t lock_for_ns)
+{
+	struct waited l = list(w->env, w->repo);
+
+	for (unsigned i = 0; i < l.listed; i++) {
+		const struct snapshot_info *info = &l.infos[i];
+		struct snapfmt_ref ref = {info->id, info->sequence, 0};
+		struct loaded loaded = {.done = false};
+		char name[SNAPFMT_NAME_BYTES];
+
+		assert_true(info->retention.until_ns >= info->created_ns + lock_for_ns);
+		snapfmt_name(SNAPFMT_MANIFEST, &info->volume, &ref, name);
+		assert_locked(name, info->retention.until_ns);
+		manifest_load(&w->m->store, &info->volume, &ref, loaded_done, &loaded);
+		env_run_until(w->env, &loaded.done);
+		for (unsigned o = 0; o < loaded.manifest->object_count; o++) {
+			const struct manifest_object *object = &loaded.manifest->objects[o];
+
+			snapfmt_name(object->kind, &info->volume, &object->ref, name);
+			assert_locked(name, info->retention.until_ns);
+		}
+		manifest_free(loaded.manifest);
+	}
+}
+
+static void assert_all_is_well(struct world *w)
+{
+	struct waited v = verify(w->env, w->repo);
+	uint8_t data[CHUNK];
+	char path[128];
+	int fd;
+
+	if (v.bad)
+		fail_msg("%s: %s", v.object, v.why);
+	snprintf(path, sizeof(path), "%s/check", w->dir);
+	assert_string_equal(restore_file(w->env, w->repo, NULL, path, false).result.why, "");
+	fd = open(path, O_RDONLY);
+	for (uint64_t i = 0; i < w->v->chunks; i++) {
+		assert_int_equal(pread(fd, data, CHUNK, (off_t)(i * CHUNK)), CHUNK);
+		assert_memory_equal(data, w->v->data[i] ? w->v->data[i] : zero_chunk, CHUNK);
+	}
+	close(fd);
+	unlink(path);
+}
+
+/* ---- locks ------------------------------------------------------------------------------------------- */
+
+static void what_is_shared_is_locked_as_long(void **state)
+{
+	struct world *w = world_of(state);
+
+	locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+	for (unsigned s = 0; s < 3; s++) {
+		fill(w, 20, s);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	}
+	assert_locks_hold(w, HOUR_NS);
+	/* They share what the first one locked for a while longer than it had to. */
+	assert_int_equal(locks->retains, 0);
+	writer_new(w, STORE_LOCK_COMPLIANCE, 4 * HOUR_NS, "node");
+	fill(w, 3, 9);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_true(locks->retains > 3);
+	assert_locks_hold(w, HOUR_NS);
+	assert_all_is_well(w);
+	/* The other way to lock: everything again. */
+	locks->retains = 0;
+	writer_new(w, STORE_LOCK_GOVERNANCE, HOUR_NS, "node");
+	fill(w, 3, 10);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_true(locks->retains > 3);
+	locks_end(w);
+}
+
+struct verdicts {
+	struct waited waited; /* first */
+	unsigned kept, gone, locked;
+};
+
+static void verdict_each(void *context, const struct snapshot_info *info, bool keep,
+			 const char *why)
+{
+	struct verdicts *v = context;
+
+	keep ? v->kept++ : v->gone++;
+	v->locked += strstr(why, "locked until ") != NULL;
+}
+
+static struct verdicts forget(struct world *w, unsigned last, bool told)
+{
+	struct verdicts v = {.waited.done = false};
+	struct retention_policy policy = {.last = last};
+
+	snapshot_forget(w->repo, &policy, false, told ? verdict_each : NULL, waited_done, &v);
+	env_run_until(w->env, &v.waited.done);
+	return v;
+}
+
+static void what_is_locked_is_left_and_said(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited first, d;
+	struct verdicts v;
+	unsigned count;
+
+	locks_begin(w, STORE_LOCK_GOVERNANCE, 2000000000ull);
+	fill(w, 20, 0);
+	first = create(w->env, w->writer, "");
+	for (unsigned s = 1; s < 4; s++) {
+		fill(w, 20, s);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	}
+	count = w->m->count;
+	v = forget(w, 1, true);
+	assert_int_equal(v.waited.result.error, 0);
+	assert_int_equal(v.locked, 4);
+	assert_int_equal(v.gone, 0);
+	assert_int_equal(w->m->count, count);
+	/* By names alone nobody knows: the service refuses, and that is no failure. */
+	v = forget(w, 1, false);
+	assert_string_equal(v.waited.result.why, "");
+	assert_true(v.waited.result.locked_objects > 0);
+	assert_int_equal(w->m->count, count);
+	d = delete (w->env, w->repo, &first.result.info.id);
+	assert_int_equal(d.result.error, -EPERM);
+	assert_non_null(strstr(d.result.why, "locked until "));
+	assert_all_is_well(w);
+	/* A later run takes it. */
+	for (unsigned i = 0; forget(w, 1, true).kept > 1; i++) {
+		assert_true(i < 100);
+		usleep(100000);
+	}
+	assert_int_equal(list(w->env, w->repo).listed, 1);
+	assert_true(w->m->count < count);
+	assert_all_is_well(w);
+	locks_end(w);
+}
+
+static void what_went_missing_is_noticed_when_locking(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapfmt_ref ref;
+	char name[SNAPFMT_NAME_BYTES];
+	struct waited first;
+	int i;
+
+	locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+	fill(w, 20, 0);
+	first = create(w->env, w->writer, "");
+	fill(w, 3, 1);
+	for (i = 0; !strstr(w->m->objects[i].name, "/packs/"); i++)
+		;
+	/* Behind the back of a writer that counted it just now. */
+	memory_remove(w->m, (unsigned)i);
+	/* What is known is not counted again; but locking it for longer finds out. */
+	w->writer->lock_for_ns = 4 * HOUR_NS;
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	/* The new one shares nothing with what is damaged. */
+	ref = (struct snapfmt_ref){first.result.info.id, first.result.info.sequence, 0};
+	snapfmt_name(SNAPFMT_MANIFEST, &first.result.info.volume, &ref, name);
+	memory_remove(w->m, (unsigned)memory_find(w->m, name));
+	locks->off = true;
+	assert_int_equal(collect(w->env, w->repo).result.error, 0);
+	assert_all_is_well(w);
+	locks_end(w);
+}
+
+static void without_a_lock_it_is_an_error(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited c;
+
+	locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+	locks->ops.put_retained = NULL;
+	fill(w, 20, 0);
+	c = create(w->env, w->writer, "");
+	assert_int_equal(c.result.error, -STORE_CANNOT_LOCK);
+	assert_int_equal(list(w->env, w->repo).listed, 0);
+	locks_end(w);
+}
+
+/* ---- lists ---------------------------------------------------------------------------------------------- */
+
+static void nothing_is_listed_twice(void **state)
+{
+	struct world *w = world_of(state);
+	unsigned lists, gets;
+
+	locks_begin(w, STORE_LOCK_NONE, 0);
+	for (unsigned s = 0; s < 2; s++) {
+		fill(w, 20, s);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	}
+	for (unsigned s = 2; s < 6; s++) {
+		lists = w->m->lists;
+		gets = w->m->gets;
+		fill(w, 20, s);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		assert_int_equal(w->m->lists - lists, 1); /* what is newer than the base */
+		assert_int_equal(w->m->gets - gets, 1);   /* the one map page there is */
+	}
+	assert_int_equal(list(w->env, w->repo).listed, 6);
+	gets = w->m->gets;
+	assert_int_equal(list(w->env, w->repo).listed, 6);
+	assert_int_equal(w->m->gets, gets);
+	assert_all_is_well(w);
+	locks_end(w);
+}
+
+/* What is remembered may have been overtaken: seen in the end, and done anew. */
+static void another_writer_is_noticed(void **state)
+{
+	struct world *w = world_of(state);
+	struct snapshot_writer *mine;
+	struct volume_state before, now;
+
+	locks_begin(w, STORE_LOCK_NONE, 0);
+	fill(w, 20, 0);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	mine = w->writer;
+	w->writer = NULL;
+	before = w->v->state;
+	writer_new(w, STORE_LOCK_NONE, 0, "other");
+	fill(w, 5, 1);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	writer_free(w->env, w->writer);
+	w->writer = mine;
+	now = w->v->state;
+	w->v->state.snapshot = before.snapshot; /* this node knows nothing of it */
+	w->v->state.snapshot_sequence = before.snapshot_sequence;
+	fill(w, 5, 2);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_true(w->v->state.snapshot_sequence > now.snapshot_sequence);
+	assert_int_equal(list(w->env, w->repo).listed, 3);
+	assert_all_is_well(w);
+	locks_end(w);
+}
+
+static void a_base_that_is_gone_is_noticed(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited first;
+
+	locks_begin(w, STORE_LOCK_NONE, 0);
+	fill(w, 20, 0);
+	first = create(w->env, w->writer, "");
+	assert_int_equal(delete (w->env, w->repo, &first.result.info.id).result.error, 0);
+	fill(w, 5, 1);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_int_equal(list(w->env, w->repo).listed, 1);
+	assert_all_is_well(w);
+	locks_end(w);
+}
+
+static void create_fails_at_every_operation(void **state)
+{
+	struct world *w = world_of(state);
+	bool failed = true;
+
+	for (unsigned k = 1; failed; k++) {
+		struct waited v;
+
+		locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+		for (unsigned s = 0; s < 2; s++) {
+			fill(w, 20, s);
+			assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		}
+		if (k % 3) /* everything is locked anew */
+			w->writer->lock_for_ns = 4 * HOUR_NS;
+		fill(w, 20, 2);
+		w->m->fail_types = OP_ALL;
+		w->m->fail_at = (k + 2) / 3;
+		w->m->fail_error = -EIO;
+		w->m->fail_effect = k % 2;
+		w->m->failed = false;
+		create(w->env, w->writer, "");
+		failed = w->m->failed;
+		w->m->fail_at = 0;
+		v = verify(w->env, w->repo);
+		if (v.bad)
+			fail_msg("after failure %u: %s: %s", k, v.object, v.why);
+		fill(w, 3, 33);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		assert_locks_hold(w, HOUR_NS);
+		assert_all_is_well(w);
+		locks_end(w);
+		assert_true(k < 500);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		ON_BOTH(what_is_shared_is_locked_as_long),
+		ON_BOTH(what_is_locked_is_left_and_said),
+		ON_BOTH(what_went_missing_is_noticed_when_locking),
+		ON_BOTH(without_a_lock_it_is_an_error),
+		ON_BOTH(nothing_is_listed_twice),
+		ON_BOTH(another_writer_is_noticed),
+		ON_BOTH(a_base_that_is_gone_is_noticed),
+		ON_BOTH(create_fails_at_every_operation),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
