@@ -206,6 +206,8 @@ int client_follow_job(struct cli *cli, json_t *job, const char *what, json_t **e
 		if (code)
 			break;
 		now = json_object_get(job, "progress");
+		format_progress_archive(&progress, client_integer(now, "archived_objects"),
+					client_number(now, "archive_seconds"));
 		format_progress_show(&progress, client_number(now, "done_bytes"),
 				     client_number(now, "total_bytes"),
 				     client_number(now, "elapsed_seconds"));

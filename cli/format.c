@@ -111,6 +111,20 @@ void format_progress_show(struct format_progress *progress, double done, double 
 	progress->shown = progress->terminal;
 }
 
+void format_progress_archive(struct format_progress *progress, unsigned long long objects,
+			     double seconds)
+{
+	if (objects && !progress->archive)
+		fprintf(stderr,
+			"%llu objects are archived and have been asked for: as a rule that takes "
+			"up to "
+			"%s; waiting\n",
+			objects, format_duration(seconds).text);
+	if (!objects && progress->archive)
+		fputs("they are there\n", stderr);
+	progress->archive = objects;
+}
+
 void format_progress_end(struct format_progress *progress)
 {
 	if (progress->shown)

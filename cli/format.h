@@ -30,10 +30,14 @@ struct format_progress {
 	const char *what;
 	bool terminal, shown;
 	unsigned last_tenth;
+	unsigned long long archive; /* objects waited for */
 };
 void format_progress_begin(struct format_progress *progress, const char *what);
 void format_progress_show(struct format_progress *progress, double done, double total,
 			  double elapsed_s);
+/* What is waited for before there is any progress: said once, and when it is there. */
+void format_progress_archive(struct format_progress *progress, unsigned long long objects,
+			     double seconds);
 /* Ends the bar's line, if one was drawn. */
 void format_progress_end(struct format_progress *progress);
 /* "[####......]" of width cells. */

@@ -68,6 +68,8 @@ static void restore_progress(void *context, const struct snapshot_progress *prog
 {
 	struct restoring *restoring = context;
 
+	format_progress_archive(&restoring->progress, progress->archived_objects,
+				(double)progress->archive_ns / 1e9);
 	format_progress_show(&restoring->progress, (double)progress->done_bytes,
 			     (double)progress->total_bytes,
 			     (double)(env_now_ns(restoring->env) - progress->started_ns) / 1e9);

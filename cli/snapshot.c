@@ -431,8 +431,11 @@ static int list_by_store(int argc, char **argv, const struct options *options)
 
 /* ---- verify ------------------------------------------------------------------------------------- */
 
-static void print_verified(const char *volume, double checked, unsigned long long bad)
+static void print_verified(const char *volume, double checked, unsigned long long bad,
+			   unsigned long long archived)
 {
+	if (archived)
+		printf("%s: %llu objects are archived, and were not read\n", volume, archived);
 	if (bad)
 		printf("%s: %llu damaged or missing objects, %s checked\n", volume, bad,
 		       format_bytes(checked).text);
@@ -472,7 +475,8 @@ static int verify_by_daemon(struct cli *cli, int argc, char **argv, const struct
 		       client_text(object, "why", "?"), client_text(object, "snapshot", "?"));
 	if (!code || code == CLI_DAMAGED)
 		print_verified(argv[optind], client_number(result, "checked_bytes"),
-			       client_integer(result, "bad_objects"));
+			       client_integer(result, "bad_objects"),
+			       client_integer(result, "archived_objects"));
 	json_decref(end);
 	return code;
 }
@@ -531,7 +535,8 @@ static int verify_volume(struct local *local, const struct snapshot_info *volume
 	code = local_wait(local, &verification->run);
 	format_progress_end(&verification->progress);
 	print_verified(volume->volume_name, (double)verification->run.result.checked_bytes,
-		       verification->run.result.bad_objects);
+		       verification->run.result.bad_objects,
+		       verification->run.result.archived_objects);
 	if ((!code || code == CLI_FAILED) &&
 	    (verification->run.result.bad_objects || (unreadable && !found)))
 		code = CLI_DAMAGED;

@@ -74,9 +74,11 @@ json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_n
 	json_t *eta =
 		rate > 0 && total >= done ? json_real((double)(total - done) / rate) : json_null();
 
-	return json_pack("{s:o, s:o, s:f, s:f, s:o}", "done_bytes", number(done), "total_bytes",
-			 number(total), "elapsed_seconds", elapsed_s, "rate_bytes", rate,
-			 "eta_seconds", eta);
+	return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o}", "done_bytes", number(done),
+			 "total_bytes", number(total), "elapsed_seconds", elapsed_s, "rate_bytes",
+			 rate, "eta_seconds", eta, "archived_objects",
+			 number(progress->archived_objects), "archive_seconds",
+			 seconds(progress->archive_ns));
 }
 
 static json_t *render_lock(enum store_lock lock)
@@ -150,6 +152,7 @@ static json_t *render_result(const struct job *job)
 	json_object_set_new(json, "deleted_objects", number(result->deleted_objects));
 	json_object_set_new(json, "freed_bytes", number(result->freed_bytes));
 	json_object_set_new(json, "locked_objects", number(result->locked_objects));
+	json_object_set_new(json, "archived_objects", number(result->archived_objects));
 	json_object_set_new(json, "bad_objects", number(result->bad_objects));
 	if (job->damaged)
 		json_object_set(json, "damaged", job->damaged);

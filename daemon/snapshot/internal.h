@@ -212,6 +212,27 @@ bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 void inventory_check(struct store *store, const struct manifest *manifest,
 		     void (*done)(void *context, int error, const char *why), void *context);
 
+/* What of a snapshot's objects has to be brought back from an archive before it can be read. */
+struct inventory_archive {
+	unsigned *objects; /* indexes in the manifest's; free() */
+	size_t count, room;
+	uint64_t bytes;
+	uint64_t takes_ns; /* of the slowest, as a rule */
+	const char *class; /* of it; NULL: there is none */
+};
+/* The same, and fills *archive (all zero before). */
+void inventory_look(struct store *store, const struct manifest *manifest,
+		    struct inventory_archive *archive,
+		    void (*done)(void *context, int error, const char *why), void *context);
+
+/* ---- thaw.c ---- */
+
+/* Asks for what is archived, and waits until all of it can be read, however long that takes. waiting is told
+ * how many objects are not there yet, each time after a look. manifest and archive are kept until done. */
+void thaw(struct store *store, const struct manifest *manifest,
+	  const struct inventory_archive *archive, void (*waiting)(void *context, size_t left),
+	  void (*done)(void *context, int error, const char *why), void *context);
+
 /* ---- retain.c ---- */
 
 /* Locks what the manifest (kept until done) shares with older snapshots, and the volume's keys, as

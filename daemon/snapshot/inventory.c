@@ -11,6 +11,7 @@ struct inventory {
 	struct store *store;
 	const struct manifest *manifest;
 	uint64_t *sizes; /* by the manifest's objects; 0: not seen (no object is that small) */
+	struct inventory_archive *archive; /* or NULL */
 	enum snapfmt_kind listing;
 	char prefix[SNAPFMT_NAME_BYTES];
 	void (*done)(void *context, int error, const char *why);
@@ -26,6 +27,21 @@ static void inventory_finish(struct inventory *i, int error, const char *why)
 	free(i);
 }
 
+static void archive_add(struct inventory *i, unsigned index, const struct store_object *object)
+{
+	struct inventory_archive *archive = i->archive;
+	uint64_t takes_ns = i->store->ops->thaw_ns(i->store, object->archive);
+	unsigned *added = array_add((void **)&archive->objects, &archive->count, &archive->room,
+				    sizeof(*added));
+
+	*added = index;
+	archive->bytes += object->size_bytes;
+	if (takes_ns > archive->takes_ns) {
+		archive->takes_ns = takes_ns;
+		archive->class = object->archive;
+	}
+}
+
 static void inventory_each(void *context, const struct store_object *object)
 {
 	struct inventory *i = context;
@@ -38,8 +54,11 @@ static void inventory_each(void *context, const struct store_object *object)
 	    !id128_equal(&volume, &i->manifest->info.volume))
 		return;
 	found = manifest_find(i->manifest, kind, &ref);
-	if (found)
-		i->sizes[found - i->manifest->objects] = object->size_bytes;
+	if (!found)
+		return;
+	i->sizes[found - i->manifest->objects] = object->size_bytes;
+	if (object->archive && i->archive)
+		archive_add(i, (unsigned)(found - i->manifest->objects), object);
 }
 
 static void inventory_compare(struct inventory *i)
@@ -91,14 +110,16 @@ static void inventory_no_memory(void *context)
 	inventory_finish(context, -ENOMEM, "manifest: too many objects for this machine's memory");
 }
 
-void inventory_check(struct store *store, const struct manifest *manifest,
-		     void (*done)(void *context, int error, const char *why), void *context)
+void inventory_look(struct store *store, const struct manifest *manifest,
+		    struct inventory_archive *archive,
+		    void (*done)(void *context, int error, const char *why), void *context)
 {
 	struct inventory *i = must_alloc(sizeof(*i));
 
 	*i = (struct inventory){
 		.store = store,
 		.manifest = manifest,
+		.archive = archive,
 		.sizes = calloc(manifest->object_count + 1, sizeof(*i->sizes)),
 		.done = done,
 		.context = context,
@@ -107,4 +128,10 @@ void inventory_check(struct store *store, const struct manifest *manifest,
 		inventory_list(i, SNAPFMT_PACK);
 	else
 		call_later(store->env, inventory_no_memory, i);
+}
+
+void inventory_check(struct store *store, const struct manifest *manifest,
+		     void (*done)(void *context, int error, const char *why), void *context)
+{
+	inventory_look(store, manifest, NULL, done, context);
 }

@@ -28,6 +28,7 @@ struct restore_slot {
 	struct env_work work;
 	uint64_t offset, length;
 	bool is_zero;
+	bool parked; /* its run met an archived object, and waits for it */
 };
 
 struct restore {
@@ -40,6 +41,10 @@ struct restore {
 	struct id128 id; /* wanted; zero: the newest */
 	struct names names;
 	size_t candidate;
+	struct inventory_archive archive;
+	unsigned parked; /* slots */
+	bool thawing;    /* they are being waited for */
+	bool thawed_all; /* everything was asked for: an archived object now is an error */
 	struct restore_slot slots[SLOTS];
 	unsigned busy;
 	uint64_t zero_at, zero_end; /* what is left of a range of zeroes */
@@ -66,6 +71,7 @@ static void restore_end(struct restore *r)
 	if (!r->result.error && r->progress_fn)
 		r->progress_fn(r->context, &r->progress);
 	manifest_free(r->manifest);
+	free(r->archive.objects);
 	r->repo->under_way--;
 	r->target->free(r->target);
 	r->done(r->context, &r->result);
@@ -127,6 +133,12 @@ static void slot_checked(struct run *run)
 	struct restore_slot *slot = container_of(run, struct restore_slot, run);
 	struct restore *r = slot->restore;
 
+	if (run->error == -STORE_ARCHIVED && !r->thawed_all && !r->result.error) {
+		slot->parked = true;
+		r->parked++;
+		pump(r);
+		return;
+	}
 	if (run->error) {
 		restore_fail(r, run->error, run->why);
 	} else {
@@ -353,13 +365,78 @@ static bool start_items(struct restore *r)
 	return r->result.error != 0;
 }
 
+/* ---- archives ---------------------------------------------------------------------------------- */
+
+/* Not said of what a service only calls an archive. */
+static void archive_waiting(void *context, size_t left)
+{
+	struct restore *r = context;
+
+	if (!r->progress.archived_objects)
+		env_log(r->repo->env, ENV_LOG_INFO,
+			"restore: %zu of %u objects are archived (%s) and have been asked for: as "
+			"a "
+			"rule that takes up to %.1f hours",
+			left, r->manifest->object_count, r->archive.class,
+			(double)r->archive.takes_ns / 3600e9);
+	r->progress.archived_objects = left;
+	r->progress.archive_ns = r->archive.takes_ns;
+	if (r->progress_fn)
+		r->progress_fn(r->context, &r->progress);
+}
+
+static void archive_all_thawed(void *context, int error, const char *why)
+{
+	struct restore *r = context;
+
+	r->thawing = false;
+	r->thawed_all = true;
+	r->parked = 0;
+	r->progress.archived_objects = r->progress.archive_ns = 0;
+	r->result.archived_objects = r->archive.count;
+	if (error)
+		restore_fail(r, error, why);
+	for (unsigned i = 0; i < SLOTS; i++) {
+		struct restore_slot *slot = &r->slots[i];
+
+		if (!slot->parked)
+			continue;
+		slot->parked = false;
+		run_start(&slot->run);
+	}
+}
+
+/* A list does not tell of every archive (INTELLIGENT_TIERING): one object that is met there, and all are asked
+ * for, instead of one after the other. */
+static void archive_ask_all(struct restore *r)
+{
+	struct inventory_archive *archive = &r->archive;
+
+	free(archive->objects);
+	*archive = (struct inventory_archive){
+		.objects = must_alloc(r->manifest->object_count * sizeof(*archive->objects)),
+		.count = r->manifest->object_count,
+		.class = "DEEP_ARCHIVE",
+	};
+	for (unsigned i = 0; i < r->manifest->object_count; i++)
+		archive->objects[i] = i;
+	archive->takes_ns = r->repo->store->ops->thaw_ns(r->repo->store, archive->class);
+	r->thawing = true;
+	thaw(r->repo->store, r->manifest, archive, archive_waiting, archive_all_thawed, r);
+}
+
 static void pump(struct restore *r)
 {
 	bool over;
 
-	if (r->finishing)
+	if (r->finishing || r->thawing)
 		return;
 	tell(r);
+	if (r->parked) { /* nothing new until they go on */
+		if (r->parked == r->busy)
+			archive_ask_all(r);
+		return;
+	}
 	over = start_items(r);
 	if (!over || r->busy || !walk_idle(&r->walk))
 		return;
@@ -397,12 +474,31 @@ static void restore_begin(struct restore *r)
 	pump(r);
 }
 
+static void archive_thawed(void *context, int error, const char *why)
+{
+	struct restore *r = context;
+
+	r->progress.archived_objects = r->progress.archive_ns = 0;
+	r->progress.started_ns = env_now_ns(r->repo->env);
+	r->result.archived_objects = r->archive.count;
+	if (!error) {
+		restore_begin(r);
+		return;
+	}
+	restore_fail(r, error, why);
+	restore_end(r);
+}
+
 /* Before the target is touched: what it holds may be the last copy there is. */
 static void restore_counted(void *context, int error, const char *why)
 {
 	struct restore *r = context;
 	char line[WHY_BYTES];
 
+	if (!error && r->archive.count) {
+		thaw(r->repo->store, r->manifest, &r->archive, archive_waiting, archive_thawed, r);
+		return;
+	}
 	if (!error) {
 		restore_begin(r);
 		return;
@@ -427,7 +523,7 @@ static void restore_loaded(void *context, struct manifest *manifest, int error, 
 	}
 	r->manifest = manifest;
 	r->result.info = manifest->info;
-	inventory_check(r->repo->store, manifest, restore_counted, r);
+	inventory_look(r->repo->store, manifest, &r->archive, restore_counted, r);
 }
 
 static void restore_listed(void *context, struct names *names, int error, const char *why)

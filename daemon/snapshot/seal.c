@@ -637,7 +637,8 @@ static void manifest_make(struct snapshot_writer *w)
 {
 	uint64_t requests = requests_of(w) - w->requests_before;
 
-	w->next->info.requests = requests ? (uint32_t)requests + 1 : 0; /* with its own put */
+	w->next->info.requests =
+		requests ? (uint32_t)requests + 2 : 0; /* its own put, and the list behind it */
 	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
 	w->waiting++;
 	env_work_submit(w->env, &w->manifest_work);

@@ -47,6 +47,9 @@ struct snapshot_info {
 struct snapshot_progress {
 	uint64_t done_bytes, total_bytes;
 	uint64_t started_ns; /* env_now_ns() */
+	/* restore: it waits for so many objects to be brought back from an archive, which takes that long as
+	 * a rule. 0: it does not. */
+	uint64_t archived_objects, archive_ns;
 };
 
 /* What a finished operation says. error: 0 or -errno; why: one line naming the object and the
@@ -56,8 +59,9 @@ struct snapshot_result {
 	char why[256];
 	struct snapshot_info info; /* create, restore: which snapshot */
 	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
-	uint64_t locked_objects; /* delete, forget: to go, and left as they are locked */
-	unsigned bad_objects;    /* verify */
+	uint64_t locked_objects;   /* delete, forget: to go, and left as they are locked */
+	uint64_t archived_objects; /* verify: not read; restore: brought back */
+	unsigned bad_objects;      /* verify */
 };
 
 /* ---- repository --------------------------------------------------------------------------- */

@@ -24,6 +24,7 @@ _Static_assert(sizeof(struct snapfmt_page_wire) >= PAGE_MARK, "pages have marks 
 struct checked {
 	struct manifest_object object; /* its counts: of the first manifest that named it */
 	bool examined, bad;            /* bad: all of it */
+	bool archived;                 /* cannot be read now; that is no damage */
 	bool counted;                  /* in bad_objects */
 	uint64_t reported;             /* number of the snapshot that it was last reported for */
 	uint8_t *seen, *tainted;       /* bits; tainted: bad, or leads to something bad */
@@ -276,6 +277,9 @@ static bool settled(struct verify *v, const struct walk_item *item)
 	struct checked *page = page_object(v, item->page->pointer);
 	bool all_seen = true;
 
+	if (c && c->archived)
+		return true;
+
 	if (!c || !manifest_find(v->manifest, SNAPFMT_PACK, &item->entries[0].pack)) {
 		taint_page(v, item->page->pointer);
 		report(v, page, "leads to a pack that the manifest does not know");
@@ -343,7 +347,7 @@ static bool page_wanted(struct walk *walk, const struct manifest_page *pointer)
 	struct verify *v = container_of(walk, struct verify, walk);
 	const struct checked *c = page_object(v, pointer);
 
-	if (c->bad)
+	if (c->bad || c->archived)
 		return false; /* reported, and there is no reading it */
 	if (pointer->offset >= c->object.size_bytes)
 		return true;
@@ -440,6 +444,15 @@ static void examined(struct verify *v, const char *why)
 	examine_next(v);
 }
 
+static void examined_archived(struct verify *v)
+{
+	checked_find(v, v->manifest->objects[v->examine].kind,
+		     &v->manifest->objects[v->examine].ref)
+		->archived = true;
+	v->result.archived_objects++;
+	examined(v, NULL);
+}
+
 /* The end of the object: a pack's index; zeroes, if it is padded. */
 static const char *tail_invalid(const struct snapfmt_header *header, const uint8_t *data,
 				size_t length)
@@ -470,6 +483,11 @@ static void header_fetched(void *context, uint8_t *data, size_t length, int erro
 	const struct manifest_object *object = &v->manifest->objects[v->examine];
 	const char *reason = why;
 	uint64_t tail;
+
+	if (error == -STORE_ARCHIVED) {
+		examined_archived(v);
+		return;
+	}
 
 	if (!error) {
 		reason = snapfmt_header_decode((const void *)data, object->kind, &v->repo->volume,

@@ -18,6 +18,7 @@ every request by itself, and misbehaves by the bucket's name:
   locked      so, and locks objects           dropper     so, but not those put in parts
   faithless   takes the headers of a lock, and does not lock
   frozen      GLACIER and DEEP_ARCHIVE are archives, from which an object comes back in a second or two
+  tiered      INTELLIGENT_TIERING is one, which no list tells
 
 Prints its port. Also the instance's and the container's credentials: /latest/..., /container."""
 
@@ -350,7 +351,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200)
 
     def is_archived(self, headers):
-        return self.bucket == "frozen" and headers.get("x-amz-storage-class") in ARCHIVES
+        kind = headers.get("x-amz-storage-class")
+        return kind in ARCHIVES if self.bucket == "frozen" else self.bucket == "tiered" and kind == "INTELLIGENT_TIERING"
 
     def restore_header(self):
         when = THAWED.get((self.bucket, self.key))
@@ -362,11 +364,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def thaw(self, objects, body):
         if self.key not in objects:
             raise Refused(404, "NoSuchKey")
-        if self.bucket != "frozen":
+        if self.bucket not in ("frozen", "tiered"):
             raise Refused(400, "InvalidArgument")  # as a service that has no archives
         if not self.is_archived(objects[self.key][1]):
             raise Refused(403, "InvalidObjectState")
-        if not re.search(r"<Days>\d+</Days>.*<Tier>(Standard|Bulk|Expedited)</Tier>", body):
+        days = r"<Days>\d+</Days>" if self.bucket == "frozen" else r"<RestoreRequest[^>]*>"
+        if not re.search(days + r"<GlacierJobParameters><Tier>(Standard|Bulk|Expedited)</Tier>", body):
             raise Refused(400, "MalformedXML")
         when = THAWED.get((self.bucket, self.key))
         if when is not None and when > time.time():
@@ -449,6 +452,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body, headers = objects[self.key]
         thawed = self.restore_header()
         headers = dict(headers, **thawed)
+        if self.bucket == "tiered" and self.is_archived(headers) and "false" not in thawed.get("x-amz-restore", ""):
+            headers["x-amz-archive-status"] = "ARCHIVE_ACCESS"
         if self.command == "GET" and self.is_archived(headers) and "false" not in thawed.get("x-amz-restore", ""):
             raise Refused(403, "InvalidObjectState")
         if self.command == "HEAD":

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# What radosgw does not have, of a fake service: archives that packs have to be brought back from; how many
+# requests a snapshot costs.
+# time limit: 120 s
+. "$(dirname "$0")/lib.sh"
+need python3 qemu-io curl
+begin
+export AWS_ACCESS_KEY_ID=AKIAFAKE AWS_SECRET_ACCESS_KEY=fakesecret AWS_EC2_METADATA_DISABLED=true
+unset AWS_SESSION_TOKEN AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
+
+# It ends when its input does: with this test.
+mkfifo "$dir/fake.input"
+python3 "$(dirname "$0")/fake_s3.py" <"$dir/fake.input" >"$dir/fake.port" 2>"$dir/fake.err" &
+exec 9>"$dir/fake.input"
+port_known() { [ -s "$dir/fake.port" ]; }
+wait_for 20 "the fake" port_known
+endpoint=http://127.0.0.1:$(cat "$dir/fake.port")
+requests() { curl -s "$endpoint/latest/requests/$1" | jq -r "$2 // 0"; } # BUCKET KIND
+
+node() { # STORE [SIZE]
+	rm -rf "$dir"/a.*
+	config a <<-END
+		[node]
+		name = a
+		state-dir = $dir/a.state
+		control = $dir/a.sock
+		nbd-listen = unix:$dir/a.nbd
+		[volume v]
+		backing = $dir/a.img
+		size = ${2:-8M}
+		role = primary
+		store = $1
+	END
+}
+
+archived_packs() {
+	local store="s3://frozen/db?endpoint=$endpoint&checksum=none&storage-class=GLACIER"
+	node "$store&restore-tier=Expedited"
+	head -c 8M /dev/urandom >"$dir/a.img"
+	start a
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	qemu-io -f raw -c 'write -P 0x33 1M 1M' "$(uri a)" >/dev/null || die "cannot write"
+	off a snapshot create v >"$dir/out" 2>&1 || die "second: $(cat "$dir/out")"
+	cp "$dir/a.img" "$dir/want.img"
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	grep -q '2 objects are archived' "$dir/out" || die "verify says: $(cat "$dir/out")"
+	ok archived_is_not_damaged
+
+	"$build/offsite" restore --store "$store&restore-tier=Bulk" --to "$dir/back.img" >"$dir/out" 2>&1 ||
+		die "restore: $(cat "$dir/out")"
+	grep -q '^2 objects are archived .* up to 12 h.*waiting' "$dir/out" &&
+		grep -q '^they are there' "$dir/out" || die "restore says: $(cat "$dir/out")"
+	cmp "$dir/want.img" "$dir/back.img" || die "restored otherwise than it was"
+	[ "$(requests frozen .POST)" = 2 ] || die "$(requests frozen .POST) times asked for 2 objects"
+	ok restore_waits_for_an_archive
+
+	# In place, and while it can still be read: no waiting.
+	qemu-io -f raw -c 'write -P 0x44 0 4M' "$(uri a)" >/dev/null || die "cannot write"
+	off a restore v >"$dir/out" 2>&1 || die "in place: $(cat "$dir/out")"
+	grep -q waiting "$dir/out" && die "waited for what is there: $(cat "$dir/out")"
+	stop a
+	cmp "$dir/want.img" "$dir/a.img" || die "restored otherwise than it was"
+	ok restore_in_place
+}
+
+# One of which no list tells, met on the way.
+hidden_archive() {
+	local store="s3://tiered/db?endpoint=$endpoint&checksum=none&storage-class=INTELLIGENT_TIERING"
+	node "$store" 40M
+	head -c 40M /dev/urandom >"$dir/a.img"
+	start a
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	stop a
+	"$build/offsite" restore --store "$store" --to "$dir/tiered.img" >"$dir/out" 2>&1 ||
+		die "restore: $(cat "$dir/out")"
+	grep -q 'objects are archived .*waiting' "$dir/out" || die "restore says: $(cat "$dir/out")"
+	cmp "$dir/a.img" "$dir/tiered.img" || die "restored otherwise than it was"
+	ok restore_meets_an_archive_on_its_way
+}
+
+# The third snapshot of a volume: a few puts, one small list, and no list of packs or maps.
+few_requests() {
+	local before lists i
+	node "s3://count/db?endpoint=$endpoint&checksum=none" 96M
+	start a
+	for i in 1 2 3; do
+		qemu-io -f raw -c "write -P $i 1M 64k" -c "write -P $i 70M 64k" "$(uri a)" >/dev/null ||
+			die "cannot write"
+		before=$(requests count '[.[]] | add') lists=$(requests count .LIST)
+		off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	done
+	# A pack, the maps, the manifest; two pages of the map; what is newer than the snapshot before.
+	[ $(($(requests count '[.[]] | add') - before)) = 6 ] || die "not 6 requests: $(requests count .)"
+	[ $(($(requests count .LIST) - lists)) = 1 ] || die "$(requests count .LIST) lists"
+	grep -q '(6 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
+	off a status | grep -q 'requests  *6 for the newest' || die "status: $(off a status)"
+	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 6 ] ||
+		die "list: $(off a snapshot list v --json)"
+	[ "$("$build/offsite" snapshot list --store "s3://count/db?endpoint=$endpoint" --json |
+		jq '.snapshots[2].requests')" = 6 ] || die "list without a daemon"
+	stop a
+	ok few_requests
+}
+
+part archived_packs
+part hidden_archive
+part few_requests
+exec 9>&-
