@@ -111,6 +111,11 @@ static void delete_pump(struct collect *c)
 	for (unsigned i = 0; i < DELETES_MAX; i++) {
 		struct delete_op *d = &c->deletes[i];
 
+		/* Opened since it was decided: it stays, and what it needs is looked for anew. */
+		while (c->doomed_next < c->doomed_count &&
+		       c->doomed[c->doomed_next].kind == SNAPFMT_MANIFEST &&
+		       !repo_may_delete(c->repo, &c->doomed[c->doomed_next].ref.snapshot))
+			c->doomed_next++;
 		if (d->busy || c->doomed_next == c->doomed_count || c->result.error)
 			continue;
 		d->busy = true;
@@ -363,6 +368,13 @@ static void first_listed(void *context, struct names *names, int error, const ch
 	for (size_t i = 0; i < c->names.count; i++)
 		if (id128_equal(&c->names.refs[i].snapshot, &c->delete_id))
 			doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
+	if (c->doomed_count && snapshot_is_held(c->repo, &c->delete_id)) {
+		id128_format(&c->delete_id, id);
+		collect_fail(c, -EBUSY, id,
+			     ": the snapshot is open as an export; close that first");
+		collect_finish(c);
+		return;
+	}
 	if (!id128_is_zero(&c->delete_id) && !c->doomed_count) {
 		id128_format(&c->delete_id, id);
 		collect_fail(c, -ENOENT, id, ": no such snapshot in the store");

@@ -65,6 +65,10 @@ static void forget_decide(struct forget *f)
 	retention_decide(&f->policy, f->infos, f->pinned, f->count, env_realtime_ns(f->repo->env),
 			 verdicts);
 	for (size_t i = 0; i < f->count; i++) {
+		if (!verdicts[i].keep && snapshot_is_held(f->repo, &f->infos[i].id)) {
+			verdicts[i].keep = true;
+			strcpy(verdicts[i].why, "open as an export");
+		}
 		if (f->each)
 			f->each(f->context, &f->infos[i], verdicts[i].keep, verdicts[i].why);
 		if (!verdicts[i].keep)

@@ -32,7 +32,14 @@ struct snapshot_repo {
 	/* Where reading is paid for: of the last listing. */
 	struct known_info *known;
 	size_t known_count;
+	struct repo_hold *holds;
+	size_t hold_count, hold_room;
+	struct id128 deleted[64]; /* manifests that a deletion was begun of; the last of them */
+	unsigned deleted_next;
 };
+
+/* holds.c. False: somebody has it open. Else it cannot be opened any more. */
+bool repo_may_delete(struct snapshot_repo *repo, const struct id128 *id);
 
 /* Writes one line and returns error. */
 int why_set(char why[WHY_BYTES], int error, const char *format, ...)

@@ -25,6 +25,8 @@ void snapshot_repo_free(struct snapshot_repo *repo)
 		return;
 	assert(!repo->under_way);
 	free(repo->known);
+	assert(!repo->hold_count);
+	free(repo->holds);
 	free(repo);
 }
 

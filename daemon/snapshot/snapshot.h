@@ -72,6 +72,12 @@ struct snapshot_repo;
 struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume);
 void snapshot_repo_free(struct snapshot_repo *repo); /* nothing under way */
 
+/* While a snapshot is held nothing of this repo deletes it: snapshot_delete() is refused (-EBUSY),
+ * snapshot_forget() keeps it. Counted. False: it is being deleted. */
+bool snapshot_hold(struct snapshot_repo *repo, const struct id128 *id);
+void snapshot_unhold(struct snapshot_repo *repo, const struct id128 *id); /* zero: nothing */
+bool snapshot_is_held(const struct snapshot_repo *repo, const struct id128 *id);
+
 /* The volumes in a store: each() is called with the newest readable snapshot of each, then done. A
  * damaged manifest met on the way to it is told to damaged() (may be NULL) by its object name. */
 void snapshot_volumes(struct store *store,

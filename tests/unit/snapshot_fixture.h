@@ -180,6 +180,24 @@ uint64_t volume_size_bytes(const struct volume *volume)
 	return volume->size;
 }
 
+bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
+		       uint64_t *start, uint64_t *length)
+{
+	const struct volume *v = volume;
+	uint64_t i = offset / CHUNK;
+
+	assert_int_equal(consumer, VOLUME_STORE);
+	while (i < v->chunks && !bit(v->dirty, i) && !(v->cut && bit(v->sealed, i)))
+		i++;
+	if (i == v->chunks)
+		return false;
+	*start = i * CHUNK < offset ? offset : i * CHUNK;
+	while (i < v->chunks && (bit(v->dirty, i) || (v->cut && bit(v->sealed, i))))
+		i++;
+	*length = (i == v->chunks ? v->size : i * CHUNK) - *start;
+	return true;
+}
+
 const char *volume_disk_state_name(enum volume_disk_state state)
 {
 	return state == VOLUME_DISK_UPTODATE ? "uptodate" : "not uptodate";

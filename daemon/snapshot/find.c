@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* find: snapshots by what people call them. */
+#include "daemon/snapshot/diff.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/snapshot/internal.h"
+
+struct find {
+	struct snapshot_repo *repo;
+	char text[ID128_TEXT_BYTES];
+	void (*found)(void *context, const struct snapshot_info *found, int error, const char *why);
+	unsigned max;
+	void (*ids)(void *context, const struct snapshot_info *found, unsigned count, int error,
+		    const char *why);
+	void *context;
+};
+
+/* 0, or -errno and why: which of the names is meant. */
+static int choose(const struct find *f, const struct names *names, const struct snapfmt_ref **ref,
+		  char why[WHY_BYTES])
+{
+	const size_t length = strlen(f->text);
+	unsigned matches = 0;
+
+	if (!names->count)
+		return why_set(why, -ENOENT, "the store holds no snapshot of this volume");
+	if (!strcmp(f->text, "latest")) {
+		*ref = &names->refs[names->count - 1];
+		return 0;
+	}
+	for (size_t i = 0; length && i < names->count; i++) {
+		char id[ID128_TEXT_BYTES];
+
+		id128_format(&names->refs[i].snapshot, id);
+		if (strncmp(id, f->text, length))
+			continue;
+		*ref = &names->refs[i];
+		matches++;
+	}
+	if (matches == 1)
+		return 0;
+	if (matches)
+		return why_set(why, -EINVAL, "snapshot '%s': %u ids begin so; give more digits",
+			       f->text, matches);
+	return why_set(why, -ENOENT, "snapshot '%s': there is none whose id begins so", f->text);
+}
+
+static struct snapshot_info info_of(const struct snapshot_repo *repo, const struct snapfmt_ref *ref)
+{
+	return (struct snapshot_info){
+		.id = ref->snapshot,
+		.sequence = ref->sequence,
+		.volume = repo->volume,
+	};
+}
+
+static void find_listed(void *context, struct names *names, int error, const char *why)
+{
+	struct find *f = context;
+	struct snapshot_info info = {.sequence = 0};
+	const struct snapfmt_ref *ref = NULL;
+	char line[WHY_BYTES];
+
+	if (!error) {
+		error = choose(f, names, &ref, line);
+		why = error ? line : "";
+	}
+	if (!error)
+		info = info_of(f->repo, ref);
+	f->repo->under_way--;
+	f->found(f->context, error ? NULL : &info, error, why);
+	free(f);
+}
+
+void snapshot_find(struct snapshot_repo *repo, const char *text,
+		   void (*done)(void *context, const struct snapshot_info *found, int error,
+				const char *why),
+		   void *context)
+{
+	struct find *f = must_alloc(sizeof(*f));
+
+	/* What is longer than an id names none, cut or not. */
+	f->repo = repo;
+	strncpy(f->text, text, sizeof(f->text) - 1);
+	if (strlen(text) >= sizeof(f->text))
+		f->text[0] = '-';
+	f->found = done;
+	f->context = context;
+	repo->under_way++;
+	names_list(repo->store, &repo->volume, find_listed, f);
+}
+
+static void ids_listed(void *context, struct names *names, int error, const char *why)
+{
+	struct find *f = context;
+	unsigned count = names->count < f->max ? (unsigned)names->count : f->max;
+	struct snapshot_info *infos = must_alloc(count * sizeof(*infos));
+
+	for (unsigned i = 0; i < count; i++)
+		infos[i] = info_of(f->repo, &names->refs[names->count - 1 - i]);
+	f->repo->under_way--;
+	f->ids(f->context, infos, error ? 0 : count, error, why);
+	free(infos);
+	free(f);
+}
+
+void snapshot_ids(struct snapshot_repo *repo, unsigned max,
+		  void (*done)(void *context, const struct snapshot_info *found, unsigned count,
+			       int error, const char *why),
+		  void *context)
+{
+	struct find *f = must_alloc(sizeof(*f));
+
+	f->repo = repo;
+	f->max = max;
+	f->ids = done;
+	f->context = context;
+	repo->under_way++;
+	names_list(repo->store, &repo->volume, ids_listed, f);
+}
