@@ -46,6 +46,8 @@ struct snapshot_set {
 };
 int local_volumes(struct local *local, struct snapshot_set *set);
 int local_snapshots(struct local *local, const struct id128 *volume, struct snapshot_set *set);
+/* The same members as the API's; snapshot.c. */
+json_t *snapshot_info_json(const struct snapshot_info *info);
 /* From the API's answer to GET .../snapshots. */
 int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set);
 void snapshot_set_free(struct snapshot_set *set);
@@ -55,6 +57,11 @@ int snapshot_set_find(const struct snapshot_set *set, const char *text,
 /* The volume of a set made by local_volumes(), by name or uuid (or its beginning); NULL: the only one. */
 int snapshot_set_find_volume(const struct snapshot_set *set, const char *text,
 			     const struct snapshot_info **found);
+
+/* diff.c: offsite snapshot diff. */
+struct cli;
+int snapshot_diff_cmd(struct cli *cli, int argc, char **argv, const char *store,
+		      const struct secret_source *secret, bool json);
 
 /* What an asynchronous operation left behind; run the loop with local_wait(). */
 struct local_run {

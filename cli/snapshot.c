@@ -22,6 +22,8 @@ const char help_snapshot[] =
 	"       offsite snapshot forget --store URL VOLUME --keep-... N [--dry-run]\n"
 	"       offsite snapshot pin|unpin VOLUME ID (with --config FILE or --store URL, as "
 	"forget)\n"
+	"       offsite snapshot diff VOLUME A [B] [--json]\n"
+	"       offsite snapshot diff --store URL VOLUME A B [--json]\n"
 	"       offsite snapshot verify VOLUME [ID] [--sample N%]\n"
 	"       offsite snapshot verify --store URL [VOLUME [ID]] [--sample N%]\n"
 	"\n"
@@ -36,6 +38,8 @@ const char help_snapshot[] =
 	"        each snapshot, unless a --keep option is given. Safe while the daemon works.\n"
 	"pin     keeps a snapshot: neither forget, nor the daemon, nor delete takes it away\n"
 	"unpin   lets it go again\n"
+	"diff    shows what changed from snapshot A to snapshot B, or until now, by chunks of\n"
+	"        64 KiB: offset and length in bytes, and whether it is data or zeroes\n"
 	"verify  reads back and checks every byte of a snapshot, or of all; exit code 5 if\n"
 	"        anything is damaged or missing\n"
 	"\n"
@@ -299,8 +303,7 @@ static void print_set(const struct snapshot_set *set)
 	}
 }
 
-/* The same members as the API's. */
-static json_t *info_json(const struct snapshot_info *info)
+json_t *snapshot_info_json(const struct snapshot_info *info)
 {
 	char id[ID128_TEXT_BYTES], uuid[ID128_TEXT_BYTES];
 
@@ -360,7 +363,7 @@ static int list_volume(struct local *local, const struct snapshot_info *volume, 
 		print_set(&set);
 	}
 	for (unsigned i = 0; !code && json && i < set.count; i++)
-		json_array_append_new(json, info_json(&set.infos[i]));
+		json_array_append_new(json, snapshot_info_json(&set.infos[i]));
 	if (!code && set.damaged)
 		code = CLI_DAMAGED;
 	snapshot_set_free(&set);
@@ -717,9 +720,8 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (code >= 0)
 		return code;
 	if (optind == argc)
-		return cli_fail(
-			CLI_USAGE,
-			"create, list, delete, forget, pin, unpin or verify expected; try --help");
+		return cli_fail(CLI_USAGE, "create, list, delete, forget, pin, unpin, diff or "
+					   "verify expected; try --help");
 	verb = argv[optind++];
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
@@ -727,6 +729,9 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (!strcmp(verb, "verify"))
 		return options.store ? verify_by_store(argc, argv, &options)
 				     : verify_by_daemon(cli, argc, argv, &options);
+	if (!strcmp(verb, "diff"))
+		return snapshot_diff_cmd(cli, argc, argv, options.store, &options.secret,
+					 options.json);
 	if (!strcmp(verb, "forget") || !strcmp(verb, "pin") || !strcmp(verb, "unpin"))
 		return snapshot_forget_cmd(cli, argc, argv, &options);
 	if (options.store)
@@ -737,6 +742,7 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 		return snapshot_delete_cmd(cli, argc, argv);
 	return cli_fail(
 		CLI_USAGE,
-		"snapshot %s: unknown; create, list, delete, forget, pin, unpin or verify expected",
+		"snapshot %s: unknown; create, list, delete, forget, pin, unpin, diff or verify "
+		"expected",
 		verb);
 }

@@ -348,9 +348,8 @@ static bool parse_id(struct control *control, struct control_request *request, c
 	return false;
 }
 
-/* True while the request should wait: the volume's store is being opened, as it is after a start. */
-static bool store_awaited(struct control *control, struct control_request *request,
-			  const struct node_volume *volume)
+bool api_store_awaited(struct control *control, struct control_request *request,
+		       const struct node_volume *volume)
 {
 	if (!volume->store_opening)
 		return false;
@@ -372,7 +371,7 @@ static enum control_outcome post_snapshot(struct control *control, struct contro
 			       SNAPSHOT_NAME_MAX - 1);
 		return CONTROL_ANSWERED;
 	}
-	if (store_awaited(control, request, order.volume))
+	if (api_store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
 	order.label = label;
 	return api_start_job(control, request, &order);
@@ -387,7 +386,7 @@ static enum control_outcome delete_snapshot(struct control *control,
 	if (!order.volume || !BODY_UNPACK(control, request, "{}") ||
 	    !parse_id(control, request, request->params[1], &order.snapshot))
 		return CONTROL_ANSWERED;
-	if (store_awaited(control, request, order.volume))
+	if (api_store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
 	return api_start_job(control, request, &order);
 }
@@ -411,7 +410,7 @@ static enum control_outcome post_verify_snapshots(struct control *control,
 	order.sample_percent = (unsigned)percent;
 	if (!parse_id(control, request, id, &order.snapshot))
 		return CONTROL_ANSWERED;
-	if (store_awaited(control, request, order.volume))
+	if (api_store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
 	return api_start_job(control, request, &order);
 }
@@ -452,7 +451,7 @@ static enum control_outcome post_restore(struct control *control, struct control
 		order.type = JOB_RESTORE_FROM_PEER;
 	if (!parse_id(control, request, id, &order.snapshot))
 		return CONTROL_ANSWERED;
-	if (order.type == JOB_RESTORE && store_awaited(control, request, order.volume))
+	if (order.type == JOB_RESTORE && api_store_awaited(control, request, order.volume))
 		return CONTROL_WAIT;
 	return api_start_job(control, request, &order);
 }
@@ -495,7 +494,7 @@ static enum control_outcome get_snapshots(struct control *control, struct contro
 
 	if (!volume)
 		return CONTROL_ANSWERED;
-	if (store_awaited(control, request, volume))
+	if (api_store_awaited(control, request, volume))
 		return CONTROL_WAIT;
 	error = listing_start(control, volume_index(control, volume), request, why, sizeof(why));
 	if (!error)
@@ -533,6 +532,7 @@ static const struct route {
 	{"POST", "/v1/volumes/*/snapshots", post_snapshot},
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},
 	{"POST", "/v1/volumes/*/verify-snapshots", post_verify_snapshots},
+	{"POST", "/v1/volumes/*/diff", diff_post},
 	{"POST", "/v1/volumes/*/restore", post_restore},
 	{"POST", "/v1/volumes/*/replace-disk", post_replace_disk},
 	{"GET", "/metrics", get_metrics},

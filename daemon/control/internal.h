@@ -95,6 +95,9 @@ bool api_body_unpack(struct control *control, struct control_request *request, c
 /* The open volume of the path, or one with a peer; NULL after answering. */
 struct node_volume *api_find_open(struct control *control, struct control_request *request);
 struct node_volume *api_find_replicated(struct control *control, struct control_request *request);
+/* True while the request should wait: the volume's store is being opened, as it is after a start. */
+bool api_store_awaited(struct control *control, struct control_request *request,
+		       const struct node_volume *volume);
 /* The answer to a verb: what the volume looks like afterwards, or the reason it was refused. */
 enum control_outcome api_answer_verb(struct control *control, struct control_request *request,
 				     const struct node_volume *volume, int error, const char *why);
@@ -115,6 +118,8 @@ enum control_outcome roles_post_demote(struct control *control, struct control_r
 enum control_outcome attach_get_list(struct control *control, struct control_request *request);
 enum control_outcome attach_post(struct control *control, struct control_request *request);
 enum control_outcome attach_post_detach(struct control *control, struct control_request *request);
+/* diff.c */
+enum control_outcome diff_post(struct control *control, struct control_request *request);
 
 /* resize.c */
 enum control_outcome resize_post(struct control *control, struct control_request *request);
