@@ -43,8 +43,27 @@ struct block_request {
 /* A run of the device with one allocation status. */
 struct block_extent {
 	uint64_t length_bytes;
-	bool hole; /* not allocated */
-	bool zero; /* reads as zeroes */
+	bool hole;      /* not allocated */
+	bool zero;      /* reads as zeroes */
+	uint32_t flags; /* of a block_map instead: what it says, in numbers of its own */
+};
+
+/* A question for extents whose answer may take time. The asker's until done: once, on the loop thread,
+ * possibly from inside. */
+struct block_status {
+	uint64_t offset_bytes, length_bytes; /* within the device; length >= 1 */
+	struct block_extent *extents;        /* room for max >= 1 */
+	unsigned max;
+	unsigned
+		count; /* filled, >= 1 without an error: from the offset on, as far as it was easy */
+	void (*done)(struct block_status *status, int error);
+	uint64_t priv[48]; /* the answerer's own */
+};
+
+/* What is known of a device's parts beside their allocation. Made by whoever knows it, for one client. */
+struct block_map {
+	void (*status)(struct block_map *map, struct block_status *status);
+	void (*close)(struct block_map *map); /* with no question under way */
 };
 
 struct block_info {
@@ -66,12 +85,30 @@ struct block_ops {
 	 * most length_bytes; returns how many. Quick: no I/O beyond lseek. */
 	unsigned (*extents)(struct block *block, uint64_t offset_bytes, uint64_t length_bytes,
 			    struct block_extent *extents, unsigned count);
+	/* The same where it cannot be quick; extents is NULL then, else this. */
+	void (*status)(struct block *block, struct block_status *status);
 };
 
 struct block {
 	const struct block_ops *ops;
 	const char *name;        /* the export's name; owned by the device */
 	const char *description; /* one line for clients */
+};
+
+/* What it takes to find a device that is not there yet. The asker's until done: once, on the loop thread,
+ * possibly from inside. block: held for the asker until it releases it; NULL: -errno (-ENOENT: there is no such) and one line. */
+struct block_lookup {
+	void (*done)(struct block_lookup *lookup, struct block *block, int error, const char *why);
+};
+
+/* As a lookup: a map by its full name; NULL: there is no such. */
+struct block_map_open {
+	void (*done)(struct block_map_open *open, struct block_map *map);
+};
+
+/* As a lookup: the names of the maps that a device has; not necessarily all. */
+struct block_map_list {
+	void (*done)(struct block_map_list *list, const char *const *names, unsigned count);
 };
 
 #endif

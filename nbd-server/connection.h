@@ -4,6 +4,7 @@
  *
  *   server.c        listeners, the table of connections, their birth and death, receiving
  *   handshake.c     greeting, option haggling, STARTTLS
+ *   meta.c          metadata contexts: listing, selecting, BLOCK_STATUS
  *   transmission.c  requests: parsing, payloads, handing them to the block device
  *   reply.c         replies: collecting those that are done and sending them in batches
  *
@@ -31,20 +32,22 @@
 #define NBD_IOV           512u           /* of one batch */
 #define NBD_BATCH_BYTES   (2u * 1024u * 1024u) /* data of one batch, so that replies keep flowing */
 #define NBD_OPTIONS_MAX   256u                 /* options that one client may send */
-#define NBD_EXTENTS_MAX   256u                 /* descriptors of one BLOCK_STATUS reply */
+#define NBD_EXTENTS_MAX   256u                 /* descriptors of one BLOCK_STATUS chunk */
+#define NBD_CONTEXTS_MAX  8u                   /* metadata contexts that one client may select */
 
 _Static_assert(NBD_OPTION_DATA_MAX + sizeof(struct nbd_option_header) <= NBD_RX_BYTES,
 	       "an option fits the receive buffer");
 _Static_assert(sizeof(struct nbd_chunk_error) + NBD_MESSAGE_MAX <= NBD_TX_HEADER_MAX,
 	       "every header fits");
 _Static_assert(NBD_TX_BYTES > 4 * NBD_STRING_MAX, "an option's reply fits");
-_Static_assert(NBD_EXTENTS_MAX * sizeof(struct nbd_status_extent) <= 8192, "smallest buffer class");
+_Static_assert(NBD_EXTENTS_MAX * sizeof(struct block_extent) <= 8192, "smallest buffer class");
+_Static_assert(sizeof(struct nbd_status_extent) <= sizeof(struct block_extent), "turned in place");
 
 /*
  *  state         what holds                                          next
  *  GREETING      greeting sent, 4 bytes of client flags awaited      OPTION, CLOSED
  *  OPTION        an option's header or data is awaited               REPLY, CLOSED
- *  REPLY         a reply is being sent, nothing is received          OPTION, TLS, TRANSMISSION, CLOSED
+ *  REPLY         a reply is made or sent, nothing is received        OPTION, TLS, TRANSMISSION, CLOSED
  *  TLS           TLS handshake under way, nothing received or sent   OPTION, CLOSED
  *  TRANSMISSION  block is open, terms are fixed                      DRAINING, CLOSED
  *  DRAINING      DISC came: nothing is read, replies go out          CLOSED
@@ -83,7 +86,10 @@ struct nbd_connection;
 
 /* One request under way, or one part of a split one. */
 struct nbd_slot {
-	struct block_request block;
+	union {
+		struct block_request block;
+		struct block_status status; /* BLOCK_STATUS */
+	};
 	struct nbd_connection *connection;
 	struct nbd_slot *next;   /* in free list, reply queue, or list of those being sent */
 	struct nbd_slot *parent; /* part of a split request; else NULL */
@@ -93,12 +99,19 @@ struct nbd_slot {
 	enum nbd_error error;
 	const char *reason; /* static text beside error, or NULL */
 	unsigned parts;     /* parent: parts under way */
-	uint32_t issued;    /* parent: bytes given to parts */
+	uint32_t issued;    /* parent: bytes, of BLOCK_STATUS contexts, given to parts */
 	uint32_t filled;    /* WRITE: payload bytes in buf */
 	uint32_t extents;   /* BLOCK_STATUS: descriptors in buf */
+	uint32_t context;   /* BLOCK_STATUS: which of the contexts selected */
 	bool submitted;     /* under way in the block device, which uses buf */
 	bool last;          /* part: completes the reply */
 	bool started;       /* parent in simple mode: its header is in the queue */
+};
+
+/* A metadata context that was selected. */
+struct nbd_context {
+	uint32_t id;
+	struct block_map *map; /* NULL: base:allocation */
 };
 
 struct nbd_connection {
@@ -128,9 +141,25 @@ struct nbd_connection {
 	enum nbd_state after;  /* REPLY: where to go when it is sent */
 	bool listing;          /* LIST: more exports to be told from list_index on */
 	unsigned list_index;
-	bool meta_allocation;     /* base:allocation was selected ... */
-	struct block *meta_block; /* ... for this export; compared, never used */
+	/* What goes on when an export was looked up, or a map; data: the option's, in rx[]. */
+	bool looking; /* one of the three is under way */
+	struct block_lookup lookup;
+	struct block_map_open map_open;
+	struct block_map_list map_list;
+	void (*found)(struct nbd_connection *connection, struct block *block, bool held, int error,
+		      const char *why);
+	const uint8_t *option_data;
+	struct nbd_meta_request meta_request; /* SET: what is still to be selected */
+	const char *meta_query;
+	size_t meta_query_length;
+	struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* selected ... */
+	unsigned context_count;
+	struct block *meta_block; /* ... for this export */
+	bool meta_held;           /* ... which is held until they are dropped */
+	struct block *list_block; /* LIST: until its maps were listed */
+	bool list_held;
 	struct block *block; /* open from TRANSMISSION until freed (adopted: its owner opened it) */
+	bool block_held;
 	struct nbd_terms terms;
 	struct block_info info;
 
@@ -212,6 +241,27 @@ void nbd_handshake_tls_done(struct env_op *op, int64_t result);
  * was negotiated so far. */
 void nbd_take_terms(struct block *block, struct block_info *info, struct nbd_terms *terms);
 
+/* Building the answer to an option in tx[], and sending it; after: the state when all of it is out. */
+void nbd_option_bytes(struct nbd_connection *connection, const void *bytes, size_t length);
+void nbd_option_reply(struct nbd_connection *connection, uint32_t type, size_t length);
+void nbd_option_error(struct nbd_connection *connection, uint32_t type, const char *message);
+void nbd_option_send(struct nbd_connection *connection, enum nbd_state after);
+/* Looks the export up, and calls found() with it: from inside, or when it was found. */
+void nbd_option_find(struct nbd_connection *connection, const char *name, size_t length,
+		     void (*found)(struct nbd_connection *connection, struct block *block,
+				   bool held, int error, const char *why));
+/* The error to answer with where found() got one. */
+uint32_t nbd_option_error_of(int error);
+
+/* ---- meta.c ------------------------------------------------------------------------------- */
+
+/* LIST_META_CONTEXT and SET_META_CONTEXT. */
+void nbd_meta_option(struct nbd_connection *connection, const uint8_t *data, uint32_t length);
+/* What was selected is so no more. */
+void nbd_meta_drop(struct nbd_connection *connection);
+/* Asks for one context's extents; the slot is then answered by nbd_status_answered(). */
+void nbd_meta_status(struct nbd_slot *slot);
+
 /* ---- transmission.c ----------------------------------------------------------------------- */
 
 /* Parses and submits what rx[] holds, then receives or becomes blocked. */
@@ -224,6 +274,8 @@ void nbd_transmission_abandon(struct nbd_connection *connection);
 /* Gives slot and buffer back, and lets a blocked parser go on. */
 void nbd_slot_release(struct nbd_slot *slot);
 void nbd_slot_drop_buffer(struct nbd_slot *slot);
+/* A BLOCK_STATUS has its descriptors, or an error. */
+void nbd_status_answered(struct nbd_slot *slot, int error);
 
 /* ---- reply.c ------------------------------------------------------------------------------ */
 

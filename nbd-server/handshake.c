@@ -14,11 +14,9 @@
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define META_ID 1u /* of base:allocation */
-
 /* ---- building and sending replies --------------------------------------------------------- */
 
-static void put_bytes(struct nbd_connection *connection, const void *bytes, size_t length)
+void nbd_option_bytes(struct nbd_connection *connection, const void *bytes, size_t length)
 {
 	assert(length <= NBD_TX_BYTES - connection->tx_used);
 	if (length > 0)
@@ -26,7 +24,7 @@ static void put_bytes(struct nbd_connection *connection, const void *bytes, size
 	connection->tx_used += (unsigned)length;
 }
 
-static void put_reply(struct nbd_connection *connection, uint32_t type, size_t length)
+void nbd_option_reply(struct nbd_connection *connection, uint32_t type, size_t length)
 {
 	assert(sizeof(struct nbd_option_reply) + length <= NBD_TX_BYTES - connection->tx_used);
 	connection->tx_used += (unsigned)nbd_put_option_reply(
@@ -35,22 +33,22 @@ static void put_reply(struct nbd_connection *connection, uint32_t type, size_t l
 
 static void put_ack(struct nbd_connection *connection)
 {
-	put_reply(connection, NBD_REP_ACK, 0);
+	nbd_option_reply(connection, NBD_REP_ACK, 0);
 }
 
-static void put_error(struct nbd_connection *connection, uint32_t type, const char *message)
+void nbd_option_error(struct nbd_connection *connection, uint32_t type, const char *message)
 {
 	size_t length = strnlen(message, 1024);
 
 	nbd_server_log(connection->server, ENV_LOG_DEBUG, "nbd: client %s: option %s refused: %s",
 		       stream_peername(connection->stream), nbd_option_name(connection->option),
 		       message);
-	put_reply(connection, type, length);
-	put_bytes(connection, message, length);
+	nbd_option_reply(connection, type, length);
+	nbd_option_bytes(connection, message, length);
 }
 
 /* Sends tx[]; after: the state when all of it is out. */
-static void send_reply(struct nbd_connection *connection, enum nbd_state after)
+void nbd_option_send(struct nbd_connection *connection, enum nbd_state after)
 {
 	assert(!connection->send_busy && connection->tx_used > 0);
 	connection->after = after;
@@ -68,22 +66,63 @@ void nbd_handshake_start(struct nbd_connection *connection)
 		.flags = to_be16(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES),
 	};
 
-	put_bytes(connection, &greeting, sizeof(greeting));
-	send_reply(connection, NBD_GREETING);
+	nbd_option_bytes(connection, &greeting, sizeof(greeting));
+	nbd_option_send(connection, NBD_GREETING);
 	nbd_connection_receive(connection);
 }
 
 /* ---- exports ------------------------------------------------------------------------------ */
 
-static struct block *find_export(struct nbd_connection *connection, const char *name, size_t length)
+static void lookup_done(struct block_lookup *lookup, struct block *block, int error,
+			const char *why)
+{
+	struct nbd_connection *connection = container_of(lookup, struct nbd_connection, lookup);
+	const struct nbd_server_config *config = &connection->server->config;
+
+	connection->looking = false;
+	if (connection->state != NBD_CLOSED) {
+		connection->found(connection, block, block != NULL, error, why);
+		return;
+	}
+	if (block)
+		config->release(config->context, block);
+	env_defer(connection->env, &connection->task);
+}
+
+void nbd_option_find(struct nbd_connection *connection, const char *name, size_t length,
+		     void (*found)(struct nbd_connection *connection, struct block *block,
+				   bool held, int error, const char *why))
 {
 	const struct nbd_server_config *config = &connection->server->config;
-	char text[NBD_STRING_MAX + 1];
+	char text[NBD_STRING_MAX + 1], why[256], printable[NBD_PRINTABLE_BYTES];
+	struct block *block;
 
 	assert(length <= NBD_STRING_MAX);
 	memcpy(text, name, length);
 	text[length] = '\0';
-	return config->find(config->context, text);
+	block = config->find(config->context, text);
+	if (!block && config->look_up) {
+		connection->found = found;
+		connection->looking = true;
+		connection->lookup.done = lookup_done;
+		config->look_up(config->context, text, &connection->lookup);
+		return;
+	}
+	snprintf(why, sizeof(why), "no export of the name \"%s\"",
+		 nbd_printable(printable, name, length));
+	found(connection, block, false, block ? 0 : -ENOENT, why);
+}
+
+uint32_t nbd_option_error_of(int error)
+{
+	switch (error) {
+	case -ENOENT:
+		return NBD_REP_ERR_UNKNOWN;
+	case -ESHUTDOWN:
+		return NBD_REP_ERR_SHUTDOWN;
+	default:
+		return NBD_REP_ERR_POLICY;
+	}
 }
 
 static uint16_t transmission_flags(const struct block_info *info, bool structured)
@@ -132,75 +171,85 @@ static void take_terms(struct nbd_connection *connection, struct block *block)
 	struct nbd_terms *terms = &connection->terms;
 
 	nbd_take_terms(block, &connection->info, terms);
-	terms->allocation = connection->meta_allocation && connection->meta_block == block;
+	terms->contexts = connection->context_count > 0 && connection->meta_block == block;
 }
 
-/* The device of that name, opened, or NULL, and the error to answer with. */
-static struct block *open_export(struct nbd_connection *connection, const char *name, size_t length,
-				 uint32_t *type, char why[256])
+/* Opens the device that was found; false: type and why to answer with. */
+static bool open_export(struct nbd_connection *connection, struct block *block, uint32_t *type,
+			char why[256])
 {
-	struct block *block = find_export(connection, name, length);
-	char text[NBD_PRINTABLE_BYTES];
 	int error;
 
-	if (!block) {
-		*type = NBD_REP_ERR_UNKNOWN;
-		snprintf(why, 256, "no export of the name \"%s\"",
-			 nbd_printable(text, name, length));
-		return NULL;
-	}
 	why[0] = '\0';
 	error = block->ops->open(block, why, 256);
-	if (error) {
-		*type = error == -ESHUTDOWN ? NBD_REP_ERR_SHUTDOWN : NBD_REP_ERR_POLICY;
-		if (!why[0])
-			snprintf(why, 256, "export %s cannot be opened: %s", block->name,
-				 strerror(-error));
-		return NULL;
-	}
-	return block;
+	if (!error)
+		return true;
+	*type = error == -ESHUTDOWN ? NBD_REP_ERR_SHUTDOWN : NBD_REP_ERR_POLICY;
+	if (!why[0])
+		snprintf(why, 256, "export %s cannot be opened: %s", block->name, strerror(-error));
+	return false;
 }
 
-static void enter_transmission(struct nbd_connection *connection, struct block *block)
+static void release_export(struct nbd_connection *connection, struct block *block, bool held)
+{
+	const struct nbd_server_config *config = &connection->server->config;
+
+	if (held)
+		config->release(config->context, block);
+}
+
+static void enter_transmission(struct nbd_connection *connection, struct block *block, bool held)
 {
 	connection->block = block;
-	send_reply(connection, NBD_TRANSMISSION);
+	connection->block_held = held;
+	if (!connection->terms.contexts)
+		nbd_meta_drop(connection); /* they were of another export */
+	nbd_option_send(connection, NBD_TRANSMISSION);
 }
 
 /* ---- the options -------------------------------------------------------------------------- */
 
-static void option_export_name(struct nbd_connection *connection, const uint8_t *data,
-			       uint32_t length)
+static void export_name_found(struct nbd_connection *connection, struct block *block, bool held,
+			      int error, const char *why)
 {
 	struct nbd_export_name_reply reply = {0};
-	const char *reason = nbd_name_invalid((const char *)data, length);
-	struct block *block;
-	char why[256];
+	char text[256];
 	uint32_t type;
 
-	/* This option has no error reply: the connection is all there is to refuse with. */
-	if (reason) {
-		nbd_connection_reject(connection, reason);
-		return;
-	}
-	block = open_export(connection, (const char *)data, length, &type, why);
 	if (!block) {
 		nbd_connection_reject(connection, why);
+		return;
+	}
+	if (!open_export(connection, block, &type, text)) {
+		release_export(connection, block, held);
+		nbd_connection_reject(connection, text);
 		return;
 	}
 	take_terms(connection, block);
 	reply.size = to_be64(connection->terms.size_bytes);
 	reply.flags = to_be16(connection->terms.transmission_flags);
-	put_bytes(connection, &reply,
-		  connection->client_flags & NBD_FLAG_NO_ZEROES ? NBD_EXPORT_NAME_REPLY_SHORT
-								: sizeof(reply));
-	enter_transmission(connection, block);
+	nbd_option_bytes(connection, &reply,
+			 connection->client_flags & NBD_FLAG_NO_ZEROES ? NBD_EXPORT_NAME_REPLY_SHORT
+								       : sizeof(reply));
+	enter_transmission(connection, block, held);
+}
+
+static void option_export_name(struct nbd_connection *connection, const uint8_t *data,
+			       uint32_t length)
+{
+	const char *reason = nbd_name_invalid((const char *)data, length);
+
+	/* This option has no error reply: the connection is all there is to refuse with. */
+	if (reason)
+		nbd_connection_reject(connection, reason);
+	else
+		nbd_option_find(connection, (const char *)data, length, export_name_found);
 }
 
 static void option_abort(struct nbd_connection *connection, const uint8_t *data, uint32_t length)
 {
 	put_ack(connection);
-	send_reply(connection, NBD_CLOSED);
+	nbd_option_send(connection, NBD_CLOSED);
 }
 
 /* As many exports as tx[] takes; nbd_handshake_sent() comes back for the others. */
@@ -223,21 +272,21 @@ static void list_some(struct nbd_connection *connection)
 		assert(name_length <= NBD_STRING_MAX);
 		description_length =
 			block->description ? strnlen(block->description, NBD_STRING_MAX) : 0;
-		put_reply(connection, NBD_REP_SERVER,
-			  sizeof(be) + name_length + description_length);
+		nbd_option_reply(connection, NBD_REP_SERVER,
+				 sizeof(be) + name_length + description_length);
 		be = to_be32((uint32_t)name_length);
-		put_bytes(connection, &be, sizeof(be));
-		put_bytes(connection, block->name, name_length);
-		put_bytes(connection, block->description, description_length);
+		nbd_option_bytes(connection, &be, sizeof(be));
+		nbd_option_bytes(connection, block->name, name_length);
+		nbd_option_bytes(connection, block->description, description_length);
 	}
-	send_reply(connection, NBD_OPTION);
+	nbd_option_send(connection, NBD_OPTION);
 }
 
 static void option_list(struct nbd_connection *connection, const uint8_t *data, uint32_t length)
 {
 	if (length > 0) {
-		put_error(connection, NBD_REP_ERR_INVALID, "LIST takes no data");
-		send_reply(connection, NBD_OPTION);
+		nbd_option_error(connection, NBD_REP_ERR_INVALID, "LIST takes no data");
+		nbd_option_send(connection, NBD_OPTION);
 		return;
 	}
 	connection->listing = true;
@@ -248,11 +297,11 @@ static void option_list(struct nbd_connection *connection, const uint8_t *data, 
 static void option_starttls(struct nbd_connection *connection, const uint8_t *data, uint32_t length)
 {
 	if (connection->server->config.tls_mode == NBD_TLS_OFF) {
-		put_error(connection, NBD_REP_ERR_POLICY, "TLS is not configured");
+		nbd_option_error(connection, NBD_REP_ERR_POLICY, "TLS is not configured");
 	} else if (length > 0) {
-		put_error(connection, NBD_REP_ERR_INVALID, "STARTTLS takes no data");
+		nbd_option_error(connection, NBD_REP_ERR_INVALID, "STARTTLS takes no data");
 	} else if (stream_is_tls(connection->stream)) {
-		put_error(connection, NBD_REP_ERR_INVALID, "TLS is in use already");
+		nbd_option_error(connection, NBD_REP_ERR_INVALID, "TLS is in use already");
 	} else if (connection->rx_start != connection->rx_end) {
 		/* Whoever sits between the client and us could have put plaintext there, to be
 		 * taken later for what the client said under TLS. */
@@ -260,10 +309,10 @@ static void option_starttls(struct nbd_connection *connection, const uint8_t *da
 		return;
 	} else {
 		put_ack(connection);
-		send_reply(connection, NBD_TLS);
+		nbd_option_send(connection, NBD_TLS);
 		return;
 	}
-	send_reply(connection, NBD_OPTION);
+	nbd_option_send(connection, NBD_OPTION);
 }
 
 static void put_infos(struct nbd_connection *connection, const struct block *block,
@@ -282,27 +331,58 @@ static void put_infos(struct nbd_connection *connection, const struct block *blo
 	};
 	be16_t type;
 
-	put_reply(connection, NBD_REP_INFO, sizeof(export));
-	put_bytes(connection, &export, sizeof(export));
+	nbd_option_reply(connection, NBD_REP_INFO, sizeof(export));
+	nbd_option_bytes(connection, &export, sizeof(export));
 	if (nbd_info_wanted(request, NBD_INFO_NAME)) {
 		size_t length = strnlen(block->name, NBD_STRING_MAX);
 
 		type = to_be16(NBD_INFO_NAME);
-		put_reply(connection, NBD_REP_INFO, sizeof(type) + length);
-		put_bytes(connection, &type, sizeof(type));
-		put_bytes(connection, block->name, length);
+		nbd_option_reply(connection, NBD_REP_INFO, sizeof(type) + length);
+		nbd_option_bytes(connection, &type, sizeof(type));
+		nbd_option_bytes(connection, block->name, length);
 	}
 	if (nbd_info_wanted(request, NBD_INFO_DESCRIPTION) && block->description) {
 		size_t length = strnlen(block->description, NBD_STRING_MAX);
 
 		type = to_be16(NBD_INFO_DESCRIPTION);
-		put_reply(connection, NBD_REP_INFO, sizeof(type) + length);
-		put_bytes(connection, &type, sizeof(type));
-		put_bytes(connection, block->description, length);
+		nbd_option_reply(connection, NBD_REP_INFO, sizeof(type) + length);
+		nbd_option_bytes(connection, &type, sizeof(type));
+		nbd_option_bytes(connection, block->description, length);
 	}
 	/* Told unasked too: a minimum is enforced whether or not the client knows it. */
-	put_reply(connection, NBD_REP_INFO, sizeof(size));
-	put_bytes(connection, &size, sizeof(size));
+	nbd_option_reply(connection, NBD_REP_INFO, sizeof(size));
+	nbd_option_bytes(connection, &size, sizeof(size));
+}
+
+static void info_found(struct nbd_connection *connection, struct block *block, bool held, int error,
+		       const char *why)
+{
+	struct nbd_info_request request;
+	uint32_t type = nbd_option_error_of(error);
+	char text[256];
+
+	if (block && !open_export(connection, block, &type, text)) {
+		release_export(connection, block, held);
+		block = NULL;
+		why = text;
+	}
+	if (!block) {
+		nbd_option_error(connection, type, why);
+		nbd_option_send(connection, NBD_OPTION);
+		return;
+	}
+	/* It was looked at before, and stays in rx[] as nothing is received meanwhile. */
+	nbd_info_request_parse(connection->option_data, connection->option_length, &request);
+	take_terms(connection, block);
+	put_infos(connection, block, &request);
+	put_ack(connection);
+	if (connection->option == NBD_OPT_GO) {
+		enter_transmission(connection, block, held);
+	} else {
+		block->ops->close(block);
+		release_export(connection, block, held);
+		nbd_option_send(connection, NBD_OPTION);
+	}
 }
 
 /* INFO and GO. */
@@ -310,94 +390,25 @@ static void option_info(struct nbd_connection *connection, const uint8_t *data, 
 {
 	struct nbd_info_request request;
 	const char *reason = nbd_info_request_parse(data, length, &request);
-	struct block *block;
-	char why[256];
-	uint32_t type;
 
 	if (reason) {
-		put_error(connection, NBD_REP_ERR_INVALID, reason);
-		send_reply(connection, NBD_OPTION);
+		nbd_option_error(connection, NBD_REP_ERR_INVALID, reason);
+		nbd_option_send(connection, NBD_OPTION);
 		return;
 	}
-	block = open_export(connection, request.name, request.name_length, &type, why);
-	if (!block) {
-		put_error(connection, type, why);
-		send_reply(connection, NBD_OPTION);
-		return;
-	}
-	take_terms(connection, block);
-	put_infos(connection, block, &request);
-	put_ack(connection);
-	if (connection->option == NBD_OPT_GO) {
-		enter_transmission(connection, block);
-	} else {
-		block->ops->close(block);
-		send_reply(connection, NBD_OPTION);
-	}
+	nbd_option_find(connection, request.name, request.name_length, info_found);
 }
 
 static void option_structured_reply(struct nbd_connection *connection, const uint8_t *data,
 				    uint32_t length)
 {
 	if (length > 0) {
-		put_error(connection, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY takes no data");
+		nbd_option_error(connection, NBD_REP_ERR_INVALID, "STRUCTURED_REPLY takes no data");
 	} else {
 		connection->terms.structured = true;
 		put_ack(connection);
 	}
-	send_reply(connection, NBD_OPTION);
-}
-
-static void put_meta_context(struct nbd_connection *connection, uint32_t id)
-{
-	be32_t be = to_be32(id);
-
-	put_reply(connection, NBD_REP_META_CONTEXT, sizeof(be) + sizeof(NBD_META_ALLOCATION) - 1);
-	put_bytes(connection, &be, sizeof(be));
-	put_bytes(connection, NBD_META_ALLOCATION, sizeof(NBD_META_ALLOCATION) - 1);
-}
-
-/* LIST_META_CONTEXT and SET_META_CONTEXT. */
-static void option_meta_context(struct nbd_connection *connection, const uint8_t *data,
-				uint32_t length)
-{
-	bool set = connection->option == NBD_OPT_SET_META_CONTEXT;
-	struct nbd_meta_request request;
-	const char *reason = nbd_meta_request_parse(data, length, &request);
-	uint32_t type = NBD_REP_ERR_INVALID;
-	struct block *block = NULL;
-	const char *query;
-	size_t query_length;
-	bool match;
-
-	/* Whatever comes of it, the earlier selection is gone. */
-	if (set)
-		connection->meta_allocation = false;
-	if (!connection->terms.structured)
-		reason = "structured replies come first";
-	if (!reason) {
-		block = find_export(connection, request.name, request.name_length);
-		if (!block) {
-			type = NBD_REP_ERR_UNKNOWN;
-			reason = "no such export";
-		}
-	}
-	if (reason) {
-		put_error(connection, type, reason);
-		send_reply(connection, NBD_OPTION);
-		return;
-	}
-	match = !set && request.count == 0;
-	while (nbd_meta_query_next(&request, &query, &query_length))
-		match = match || nbd_meta_query_is_allocation(query, query_length, !set);
-	if (match)
-		put_meta_context(connection, set ? META_ID : 0);
-	if (match && set) {
-		connection->meta_allocation = true;
-		connection->meta_block = block;
-	}
-	put_ack(connection);
-	send_reply(connection, NBD_OPTION);
+	nbd_option_send(connection, NBD_OPTION);
 }
 
 struct option_rule {
@@ -413,8 +424,8 @@ static const struct option_rule option_rules[] = {
 	[NBD_OPT_INFO] = {option_info, false},
 	[NBD_OPT_GO] = {option_info, false},
 	[NBD_OPT_STRUCTURED_REPLY] = {option_structured_reply, false},
-	[NBD_OPT_LIST_META_CONTEXT] = {option_meta_context, false},
-	[NBD_OPT_SET_META_CONTEXT] = {option_meta_context, false},
+	[NBD_OPT_LIST_META_CONTEXT] = {nbd_meta_option, false},
+	[NBD_OPT_SET_META_CONTEXT] = {nbd_meta_option, false},
 };
 
 static const struct option_rule *option_rule(uint32_t option)
@@ -439,19 +450,20 @@ static void handle_option(struct nbd_connection *connection, const uint8_t *data
 			nbd_connection_reject(connection, "EXPORT_NAME without TLS");
 			return;
 		}
-		put_error(connection, NBD_REP_ERR_TLS_REQD, "TLS is required here");
-		send_reply(connection, NBD_OPTION);
+		nbd_option_error(connection, NBD_REP_ERR_TLS_REQD, "TLS is required here");
+		nbd_option_send(connection, NBD_OPTION);
 	} else if (!rule) {
-		put_error(connection, NBD_REP_ERR_UNSUP, "option not known here");
-		send_reply(connection, NBD_OPTION);
+		nbd_option_error(connection, NBD_REP_ERR_UNSUP, "option not known here");
+		nbd_option_send(connection, NBD_OPTION);
 	} else if (!data) {
 		if (connection->option == NBD_OPT_EXPORT_NAME) {
 			nbd_connection_reject(connection, "option data too long");
 			return;
 		}
-		put_error(connection, NBD_REP_ERR_TOO_BIG, "option data longer than 64 KiB");
-		send_reply(connection, NBD_OPTION);
+		nbd_option_error(connection, NBD_REP_ERR_TOO_BIG, "option data longer than 64 KiB");
+		nbd_option_send(connection, NBD_OPTION);
 	} else {
+		connection->option_data = data;
 		rule->handle(connection, data, connection->option_length);
 	}
 }
@@ -616,8 +628,7 @@ void nbd_handshake_tls_done(struct env_op *op, int64_t result)
 	}
 	/* Nothing agreed in the clear counts any more. */
 	memset(&connection->terms, 0, sizeof(connection->terms));
-	connection->meta_allocation = false;
-	connection->meta_block = NULL;
+	nbd_meta_drop(connection);
 	assert(connection->rx_start == connection->rx_end);
 	nbd_connection_set_state(connection, NBD_OPTION);
 	nbd_handshake_advance(connection);

@@ -29,8 +29,15 @@ struct nbd_server_config {
 	                                  dropped */
 	/* The export of that name; "" asks for the default. NULL: no such export. */
 	struct block *(*find)(void *context, const char *name);
-	/* For LIST: export number index (0...), NULL after the last. */
+	/* For LIST: export number index (0...), NULL after the last. Only its name and description are
+	 * looked at. */
 	struct block *(*list)(void *context, unsigned index);
+	/* These may be NULL. An export is held while a map of it is open. */
+	void (*look_up)(void *context, const char *name, struct block_lookup *lookup);
+	void (*release)(void *context, struct block *block); /* with look_up */
+	void (*map_open)(void *context, struct block *block, const char *name,
+			 struct block_map_open *open);
+	void (*map_list)(void *context, struct block *block, struct block_map_list *list);
 	void *context;
 };
 

@@ -90,7 +90,9 @@ static size_t append_reply(struct nbd_connection *connection, struct nbd_slot *s
 		break;
 	case NBD_REPLY_EXTENTS:
 		append_header(connection,
-			      nbd_put_chunk_status(at, request->cookie, 1, slot->extents));
+			      nbd_put_chunk_status(
+				      at, slot->last ? NBD_CHUNK_FLAG_DONE : 0, request->cookie,
+				      connection->contexts[slot->context].id, slot->extents));
 		length = slot->extents * sizeof(struct nbd_status_extent);
 		break;
 	case NBD_REPLY_MORE:

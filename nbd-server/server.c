@@ -177,8 +177,11 @@ static void connection_free(struct nbd_connection *connection)
 	assert(connection->submitted == 0 && connection->held_bytes == 0);
 	struct nbd_adopted *adopted = connection->adopted;
 
+	nbd_meta_drop(connection);
 	if (connection->block && !adopted)
 		connection->block->ops->close(connection->block);
+	if (connection->block_held)
+		server->config.release(server->config.context, connection->block);
 	if (connection->previous)
 		connection->previous->next = connection->next;
 	else
@@ -231,7 +234,8 @@ static void connection_task(struct env_task *task)
 	struct nbd_connection *connection = container_of(task, struct nbd_connection, task);
 
 	if (connection->state == NBD_CLOSED) {
-		if (connection->send_busy || connection->recv_busy || connection->tls_busy)
+		if (connection->send_busy || connection->recv_busy || connection->tls_busy ||
+		    connection->looking)
 			return;
 		nbd_transmission_abandon(connection);
 		if (connection->submitted == 0)

@@ -24,6 +24,7 @@ enum step {
 };
 
 static void slot_done(struct block_request *request, int error);
+static void slot_ended(struct nbd_slot *slot);
 
 /* ---- slots and buffers -------------------------------------------------------------------- */
 
@@ -36,7 +37,6 @@ static struct nbd_slot *slot_take(struct nbd_connection *connection)
 	} else if (connection->slots_fresh < NBD_SLOTS) {
 		slot = &connection->slots[connection->slots_fresh++];
 		slot->connection = connection;
-		slot->block.done = slot_done;
 	} else {
 		connection->blocked = true;
 		return NULL;
@@ -48,7 +48,7 @@ static struct nbd_slot *slot_take(struct nbd_connection *connection)
 	slot->error = NBD_OK;
 	slot->reason = NULL;
 	slot->parts = 0;
-	slot->issued = slot->filled = 0;
+	slot->issued = slot->filled = slot->context = 0;
 	slot->last = slot->started = false;
 	return slot;
 }
@@ -155,6 +155,7 @@ static void slot_submit(struct nbd_slot *slot)
 
 	block->op = block_ops[request->type];
 	block->flags = 0;
+	block->done = slot_done;
 	/* FUA is allowed on all commands, and means something to those that change the content. */
 	if ((request->flags & NBD_CMD_FLAG_FUA) &&
 	    (block->op == BLOCK_WRITE || block->op == BLOCK_TRIM || block->op == BLOCK_ZERO))
@@ -185,6 +186,14 @@ static void slot_fail(struct nbd_slot *slot, int error)
 		       nbd_command_name(request->type), request->length,
 		       (unsigned long long)request->offset,
 		       slot->reason ? slot->reason : "unknown error");
+}
+
+/* All of a split request was given to parts. */
+static bool all_issued(const struct nbd_slot *parent)
+{
+	if (parent->request.type == NBD_CMD_BLOCK_STATUS)
+		return parent->issued == parent->connection->context_count;
+	return parent->issued == parent->request.length;
 }
 
 /* A part of a READ for a client without structured replies. */
@@ -228,15 +237,16 @@ static void part_done(struct nbd_slot *part)
 
 	assert(parent->parts > 0);
 	parent->parts--;
-	complete = parent->parts == 0 && parent->issued == parent->request.length;
+	complete = parent->parts == 0 && all_issued(parent);
 	if (part->error && !parent->error) {
 		parent->error = part->error;
 		parent->reason = part->reason;
 	}
 	if (part->request.type == NBD_CMD_READ && !connection->terms.structured) {
 		part_done_simple(part);
-	} else if (part->request.type == NBD_CMD_READ && !parent->error) {
-		part->reply = NBD_REPLY_PART;
+	} else if (part->request.type != NBD_CMD_WRITE && !parent->error) {
+		if (part->request.type == NBD_CMD_READ)
+			part->reply = NBD_REPLY_PART;
 		part->last = complete;
 		nbd_reply_queue(part);
 		if (complete)
@@ -248,6 +258,14 @@ static void part_done(struct nbd_slot *part)
 	}
 	if (connection->blocked)
 		env_defer(connection->env, &connection->task);
+}
+
+static void slot_ended(struct nbd_slot *slot)
+{
+	if (slot->parent)
+		part_done(slot);
+	else
+		nbd_reply_queue(slot);
 }
 
 static void slot_done(struct block_request *request, int error)
@@ -272,63 +290,39 @@ static void slot_done(struct block_request *request, int error)
 		slot_fail(slot, error);
 	if (error || slot->request.type != NBD_CMD_READ)
 		nbd_slot_drop_buffer(slot);
-	if (slot->parent)
-		part_done(slot);
-	else
-		nbd_reply_queue(slot);
+	slot_ended(slot);
 }
 
 /* ---- BLOCK_STATUS ------------------------------------------------------------------------- */
 
-/* Fills slot->buf with descriptors of the range, or of its beginning. */
-static void fill_extents(struct nbd_slot *slot)
+static void start_split(struct nbd_slot *slot)
 {
-	struct block *block = slot->connection->block;
-	struct nbd_status_extent *to = (struct nbd_status_extent *)slot->buf->data;
-	const struct nbd_request *request = &slot->request;
-	unsigned count_max = request->flags & NBD_CMD_FLAG_REQ_ONE ? 1 : NBD_EXTENTS_MAX;
-	uint64_t offset = request->offset, left = request->length;
-	struct block_extent extents[64];
-	unsigned count = 0;
-	uint32_t flags = 0, run = 0;
-
-	/* The number of questions is limited, too: a device may answer with equal neighbours. */
-	for (unsigned round = 0; round < 8 && left > 0; round++) {
-		unsigned n = block->ops->extents(block, offset, left, extents, 64);
-
-		assert(n > 0 && n <= 64);
-		for (unsigned i = 0; i < n; i++) {
-			uint32_t length = (uint32_t)extents[i].length_bytes;
-			uint32_t now = (extents[i].hole ? NBD_STATE_HOLE : 0) |
-				       (extents[i].zero ? NBD_STATE_ZERO : 0);
-
-			assert(extents[i].length_bytes > 0 && extents[i].length_bytes <= left);
-			if (run == 0 || now != flags) {
-				if (count == count_max) {
-					slot->extents = count;
-					return;
-				}
-				count++;
-				flags = now;
-				run = 0;
-			}
-			run += length;
-			to[count - 1].length = to_be32(run);
-			to[count - 1].flags = to_be32(flags);
-			offset += length;
-			left -= length;
-		}
-	}
-	slot->extents = count;
+	slot->connection->split = slot;
+	slot->connection->parse = NBD_PARSE_SPLIT;
 }
 
+void nbd_status_answered(struct nbd_slot *slot, int error)
+{
+	if (error) {
+		slot_fail(slot, error);
+		nbd_slot_drop_buffer(slot);
+	}
+	slot->reply = NBD_REPLY_EXTENTS;
+	slot->last = !slot->parent;
+	slot_ended(slot);
+}
+
+/* With several contexts each is a part of its own: a chunk of the one reply. */
 static bool start_block_status(struct nbd_slot *slot)
 {
-	if (!slot_take_buffer(slot, NBD_EXTENTS_MAX * sizeof(struct nbd_status_extent)))
+	assert(slot->connection->context_count > 0);
+	if (slot->connection->context_count > 1) {
+		start_split(slot);
+		return true;
+	}
+	if (!slot_take_buffer(slot, NBD_EXTENTS_MAX * sizeof(struct block_extent)))
 		return false;
-	fill_extents(slot);
-	slot->reply = NBD_REPLY_EXTENTS;
-	nbd_reply_queue(slot);
+	nbd_meta_status(slot);
 	return true;
 }
 
@@ -346,12 +340,6 @@ static void start_payload(struct nbd_slot *slot)
 	connection->filling = slot;
 	connection->received_ns = env_now_ns(connection->env);
 	connection->parse = NBD_PARSE_PAYLOAD;
-}
-
-static void start_split(struct nbd_slot *slot)
-{
-	slot->connection->split = slot;
-	slot->connection->parse = NBD_PARSE_SPLIT;
 }
 
 /* A request that was found to be in order. False: blocked, nothing has happened. */
@@ -514,6 +502,29 @@ static bool simple_part_may_start(const struct nbd_connection *connection,
 	return parent->parts == 0;
 }
 
+/* The next of the contexts of a BLOCK_STATUS. */
+static enum step step_split_status(struct nbd_connection *connection)
+{
+	struct nbd_slot *parent = connection->split, *part = slot_take(connection);
+
+	if (!part)
+		return STEP_WAIT;
+	if (!slot_take_buffer(part, NBD_EXTENTS_MAX * sizeof(struct block_extent))) {
+		slot_untake(part);
+		return STEP_WAIT;
+	}
+	part->parent = parent;
+	part->request = parent->request;
+	part->context = parent->issued++;
+	parent->parts++;
+	if (all_issued(parent)) {
+		connection->split = NULL;
+		connection->parse = NBD_PARSE_REQUEST;
+	}
+	nbd_meta_status(part);
+	return STEP_MORE;
+}
+
 static enum step step_split(struct nbd_connection *connection)
 {
 	struct nbd_slot *parent = connection->split, *part;
@@ -521,6 +532,8 @@ static enum step step_split(struct nbd_connection *connection)
 	bool is_simple = is_read && !connection->terms.structured;
 	uint32_t length = parent->request.length - parent->issued;
 
+	if (parent->request.type == NBD_CMD_BLOCK_STATUS)
+		return step_split_status(connection);
 	if (length > BUF_SIZE_MAX)
 		length = BUF_SIZE_MAX;
 	if (is_simple && !simple_part_may_start(connection, parent)) {

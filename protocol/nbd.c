@@ -129,14 +129,14 @@ bool nbd_meta_query_next(struct nbd_meta_request *request, const char **query, s
 	return true;
 }
 
-bool nbd_meta_query_is_allocation(const char *query, size_t length, bool namespace_too)
+bool nbd_meta_query_names(const char *query, size_t length, const char *name, bool prefix_too)
 {
-	static const char base[] = "base:";
+	size_t name_length = strlen(name);
 
-	if (namespace_too && length == sizeof(base) - 1 && memcmp(query, base, length) == 0)
-		return true;
-	return length == sizeof(NBD_META_ALLOCATION) - 1 &&
-	       memcmp(query, NBD_META_ALLOCATION, length) == 0;
+	if (length > name_length || memcmp(query, name, length) != 0)
+		return false;
+	return length == name_length ||
+	       (prefix_too && (query[length - 1] == ':' || query[length - 1] == '='));
 }
 
 /* ---- transmission ------------------------------------------------------------------------- */
@@ -236,7 +236,7 @@ enum nbd_error nbd_request_check(const struct nbd_request *request, const struct
 		*reason = "command not offered by this export";
 		return NBD_EINVAL;
 	}
-	if (request->type == NBD_CMD_BLOCK_STATUS && !terms->allocation) {
+	if (request->type == NBD_CMD_BLOCK_STATUS && !terms->contexts) {
 		*reason = "no metadata context was selected";
 		return NBD_EINVAL;
 	}
@@ -361,13 +361,14 @@ size_t nbd_put_chunk_data(void *to, uint16_t flags, uint64_t cookie, uint64_t of
 	return n + sizeof(be);
 }
 
-size_t nbd_put_chunk_status(void *to, uint64_t cookie, uint32_t context_id, uint32_t count)
+size_t nbd_put_chunk_status(void *to, uint16_t flags, uint64_t cookie, uint32_t context_id,
+			    uint32_t count)
 {
 	be32_t be = to_be32(context_id);
 	size_t n;
 
 	assert(count > 0);
-	n = nbd_put_chunk(to, NBD_CHUNK_FLAG_DONE, NBD_CHUNK_BLOCK_STATUS, cookie,
+	n = nbd_put_chunk(to, flags, NBD_CHUNK_BLOCK_STATUS, cookie,
 			  (uint32_t)(sizeof(be) + count * sizeof(struct nbd_status_extent)));
 	memcpy((uint8_t *)to + n, &be, sizeof(be));
 	return n + sizeof(be);

@@ -141,10 +141,15 @@ const char *nbd_meta_request_parse(const void *data, size_t length,
 				   struct nbd_meta_request *request);
 /* Steps through the queries: false after the last. */
 bool nbd_meta_query_next(struct nbd_meta_request *request, const char **query, size_t *length);
-/* Does the query name base:allocation? namespace_too: "base:" alone does as well (LIST). */
-bool nbd_meta_query_is_allocation(const char *query, size_t length, bool namespace_too);
+/* Does the query (not empty) name this context? prefix_too: a beginning of it that ends with ':' or '=' does
+ * as well (LIST). */
+bool nbd_meta_query_names(const char *query, size_t length, const char *name, bool prefix_too);
 
 #define NBD_META_ALLOCATION "base:allocation"
+/* What changed since a snapshot: nbd.md, section 6. */
+#define NBD_META_CHANGED      "offsite:changed-since="
+#define NBD_META_DIRTY_BITMAP "qemu:dirty-bitmap:"
+enum nbd_changed_flags { NBD_STATE_CHANGED = 1, NBD_STATE_CHANGED_ZERO = 2 };
 
 /* ---- transmission ------------------------------------------------------------------------- */
 
@@ -275,7 +280,7 @@ struct nbd_terms {
 	uint32_t block_min_bytes;
 	uint16_t transmission_flags;
 	bool structured;
-	bool allocation; /* base:allocation selected */
+	bool contexts; /* at least one metadata context is selected */
 };
 
 /* False if the magic number is wrong: then nothing of the stream can be trusted any more. */
@@ -297,7 +302,8 @@ size_t nbd_put_chunk(void *to, uint16_t flags, uint16_t type, uint64_t cookie, u
 size_t nbd_put_chunk_data(void *to, uint16_t flags, uint64_t cookie, uint64_t offset,
 			  uint32_t length);
 /* Followed by count struct nbd_status_extent. */
-size_t nbd_put_chunk_status(void *to, uint64_t cookie, uint32_t context_id, uint32_t count);
+size_t nbd_put_chunk_status(void *to, uint16_t flags, uint64_t cookie, uint32_t context_id,
+			    uint32_t count);
 /* With the message's bytes, at most NBD_MESSAGE_MAX of them. */
 size_t nbd_put_chunk_error(void *to, uint64_t cookie, enum nbd_error error, const char *message);
 #define NBD_MESSAGE_MAX 96u

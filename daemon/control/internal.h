@@ -118,6 +118,7 @@ enum control_outcome roles_post_demote(struct control *control, struct control_r
 enum control_outcome attach_get_list(struct control *control, struct control_request *request);
 enum control_outcome attach_post(struct control *control, struct control_request *request);
 enum control_outcome attach_post_detach(struct control *control, struct control_request *request);
+
 /* diff.c */
 enum control_outcome diff_post(struct control *control, struct control_request *request);
 

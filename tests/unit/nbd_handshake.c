@@ -208,6 +208,7 @@ static void meta_contexts(void **state)
 	static const char all[] = "\0\0\0\3vol\0\0\0\0";
 	static const char space[] = "\0\0\0\3vol\0\0\0\1\0\0\0\5base:";
 	static const char other[] = "\0\0\0\3vol\0\0\0\1\0\0\0\6x-no:a";
+	static const char begun[] = "\0\0\0\3vol\0\0\0\2\0\0\0\4x:od\0\0\0\6x:odd=";
 	static const char nowhere[] = "\0\0\0\2no\0\0\0\1\0\0\0\17base:allocation";
 	const uint32_t list = NBD_OPT_LIST_META_CONTEXT, set = NBD_OPT_SET_META_CONTEXT;
 	struct harness *h = start();
@@ -224,6 +225,14 @@ static void meta_contexts(void **state)
 	client_option(fd, list, LITERAL(all));
 	assert_int_equal(client_reply(fd, list, data, &length), NBD_REP_META_CONTEXT);
 	assert_memory_equal(data, "\0\0\0\0base:allocation", length);
+	assert_int_equal(client_reply(fd, list, data, &length), NBD_REP_META_CONTEXT);
+	assert_memory_equal(data, "\0\0\0\0x:odd=1", length);
+	expect_reply(fd, list, NBD_REP_META_CONTEXT);
+	expect_reply(fd, list, NBD_REP_META_CONTEXT);
+	expect_reply(fd, list, NBD_REP_ACK);
+	client_option(fd, list, LITERAL(begun));
+	expect_reply(fd, list, NBD_REP_META_CONTEXT);
+	expect_reply(fd, list, NBD_REP_META_CONTEXT);
 	expect_reply(fd, list, NBD_REP_ACK);
 	client_option(fd, list, LITERAL(space));
 	expect_reply(fd, list, NBD_REP_META_CONTEXT);
@@ -246,6 +255,137 @@ static void meta_contexts(void **state)
 	expect_error_chunk(fd, 5, NBD_EINVAL);
 	client_disconnect(fd);
 	harness_end(h);
+}
+
+static void call_hold_all(struct harness *h, void *argument)
+{
+	h->hold = true;
+}
+
+static void call_counts(struct harness *h, void *argument)
+{
+	unsigned *counts = argument;
+
+	counts[0] = h->snap_holds;
+	counts[1] = h->maps_open;
+	counts[2] = h->later_count;
+	counts[3] = h->device.opened;
+}
+
+static void await_counts(struct harness *h, unsigned holds, unsigned maps, unsigned later)
+{
+	unsigned counts[4];
+
+	for (unsigned i = 0; i < 2000; i++) {
+		harness_call(h, call_counts, counts);
+		if (counts[0] == holds && counts[1] == maps && counts[2] == later)
+			return;
+		usleep(5000);
+	}
+	fail_msg("%u holds, %u maps, %u calls", counts[0], counts[1], counts[2]);
+}
+
+static const char go_snap[] = "\0\0\0\4snap\0\0";
+static const char set_snap[] = "\0\0\0\4snap\0\0\0\3\0\0\0\7x:odd=1"
+			       "\0\0\0\17base:allocation\0\0\0\7x:odd=2";
+
+/* Held from the lookup on as long as it is needed, and no longer. */
+static void exports_that_are_looked_up(void **state)
+{
+	struct harness *h = start();
+	int fd = greeted(h), other = greeted(h);
+	uint8_t data[65536];
+	uint32_t length;
+
+	client_option(fd, NBD_OPT_GO, LITERAL("\0\0\0\4none\0\0"));
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_ERR_UNKNOWN);
+	harness_call(h, call_hold_all, NULL);
+	client_option(fd, NBD_OPT_INFO, LITERAL(go_snap));
+	await_counts(h, 0, 0, 1);
+	/* Nobody else waits for it. */
+	client_option(other, NBD_OPT_GO, LITERAL(go_vol));
+	expect_reply(other, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(other, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(other, NBD_OPT_GO, NBD_REP_ACK);
+	expect_alive(other);
+	harness_call(h, harness_release, NULL);
+	expect_reply(fd, NBD_OPT_INFO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_INFO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_INFO, NBD_REP_ACK);
+	await_counts(h, 0, 0, 0);
+	h->lookup_error = -EIO;
+	client_option(fd, NBD_OPT_GO, LITERAL(go_snap));
+	assert_int_equal(client_reply(fd, NBD_OPT_GO, data, &length), NBD_REP_ERR_POLICY);
+	assert_memory_equal(data, "store: no answer", length);
+	h->lookup_error = 0;
+	client_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	expect_reply(fd, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+	client_option(fd, NBD_OPT_SET_META_CONTEXT, LITERAL(set_snap));
+	assert_int_equal(client_reply(fd, NBD_OPT_SET_META_CONTEXT, data, &length),
+			 NBD_REP_META_CONTEXT);
+	assert_memory_equal(data, "\0\0\0\1x:odd=1", length);
+	assert_int_equal(client_reply(fd, NBD_OPT_SET_META_CONTEXT, data, &length),
+			 NBD_REP_META_CONTEXT);
+	assert_memory_equal(data, "\0\0\0\2base:allocation", length);
+	expect_reply(fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_META_CONTEXT);
+	expect_reply(fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK);
+	await_counts(h, 1, 2, 0);
+	client_option(fd, NBD_OPT_LIST_META_CONTEXT, LITERAL("\0\0\0\4snap\0\0\0\1\0\0\0\2y:"));
+	expect_reply(fd, NBD_OPT_LIST_META_CONTEXT, NBD_REP_META_CONTEXT);
+	expect_reply(fd, NBD_OPT_LIST_META_CONTEXT, NBD_REP_ACK);
+	await_counts(h, 1, 2, 0); /* the selection stays */
+	client_option(fd, NBD_OPT_GO, LITERAL(go_snap));
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_ACK);
+	await_counts(h, 2, 2, 0);
+	client_disconnect(fd);
+	await_counts(h, 0, 0, 0);
+	client_disconnect(other);
+	harness_end(h);
+}
+
+/* Clients that go, and a server that stops, while something is looked up. */
+static void gone_during_a_lookup(void **state)
+{
+	struct harness *h = start();
+	int fd;
+
+	h->handshake_timeout_ms = 0;
+	for (unsigned i = 0; i < 3; i++) {
+		fd = greeted(h);
+		client_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+		expect_reply(fd, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+		if (i == 1) {
+			client_option(fd, NBD_OPT_SET_META_CONTEXT, LITERAL(set_snap));
+			for (unsigned n = 0; n < 4; n++)
+				expect_reply(fd, NBD_OPT_SET_META_CONTEXT,
+					     n < 3 ? NBD_REP_META_CONTEXT : NBD_REP_ACK);
+			/* Selected for another export: nothing is. */
+			client_option(fd, NBD_OPT_GO, LITERAL(go_vol));
+			expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+			expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+			expect_reply(fd, NBD_OPT_GO, NBD_REP_ACK);
+			await_counts(h, 0, 0, 0);
+			client_disconnect(fd);
+			continue;
+		}
+		harness_call(h, call_hold_all, NULL);
+		client_option(fd, i ? NBD_OPT_SET_META_CONTEXT : NBD_OPT_GO, i ? set_snap : go_snap,
+			      i ? sizeof(set_snap) - 1 : sizeof(go_snap) - 1);
+		await_counts(h, 0, 0, 1);
+		close(fd);
+		harness_call(h, harness_release, NULL);
+		await_counts(h, 0, 0, 0);
+	}
+	fd = greeted(h);
+	harness_call(h, call_hold_all, NULL);
+	client_option(fd, NBD_OPT_GO, LITERAL(go_snap));
+	await_counts(h, 0, 0, 1);
+	harness_call(h, call_stop, NULL);
+	harness_call(h, harness_release, NULL);
+	close(fd);
+	harness_join(h);
 }
 
 static void options_byte_by_byte(void **state)
@@ -448,6 +588,8 @@ int main(void)
 		cmocka_unit_test(unknown_options_are_unsupported),
 		cmocka_unit_test(oversized_options),
 		cmocka_unit_test(meta_contexts),
+		cmocka_unit_test(exports_that_are_looked_up),
+		cmocka_unit_test(gone_during_a_lookup),
 		cmocka_unit_test(options_byte_by_byte),
 		cmocka_unit_test(without_fixed_newstyle_only_export_name),
 		cmocka_unit_test(endless_options_end),

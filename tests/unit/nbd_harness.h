@@ -53,7 +53,20 @@ struct device {
 	uint64_t length_last;
 };
 
+struct harness;
+struct harness_later {
+	void (*call)(struct harness *h, void *argument);
+	void *argument;
+};
+
 struct harness {
+	/* changed as the device is */
+	bool hold; /* lookups, maps and their answers wait for harness_release() */
+	int lookup_error, status_error;
+	struct harness_later later[16];
+	unsigned later_count, snap_holds, maps_open;
+	struct block snap;
+	struct block_map map;
 	/* set-up, before harness_start() */
 	struct device device;
 	enum nbd_tls_mode tls_mode;
@@ -165,7 +178,7 @@ static inline unsigned device_extents(struct block *block, uint64_t offset, uint
 
 		if (run > length)
 			run = length;
-		extents[n++] = (struct block_extent){run, hole, hole};
+		extents[n++] = (struct block_extent){run, hole, hole, 0};
 		offset += run;
 		length -= run;
 	}
@@ -173,8 +186,149 @@ static inline unsigned device_extents(struct block *block, uint64_t offset, uint
 }
 
 static const struct block_ops device_ops = {
-	device_open, device_close, device_info, device_submit, device_extents,
+	device_open, device_close, device_info, device_submit, device_extents, NULL,
 };
+
+/* ---- an export that has to be looked up, and maps ------------------------------------------------ */
+
+/* "snap": the device again, with extents that take their time. Everything waits while h->hold. */
+static inline void harness_later(struct harness *h, void (*call)(struct harness *h, void *argument),
+				 void *argument)
+{
+	if (!h->hold) {
+		call(h, argument);
+		return;
+	}
+	assert_true(h->later_count < 16);
+	h->later[h->later_count].call = call;
+	h->later[h->later_count++].argument = argument;
+}
+
+/* On the loop thread. */
+static inline void harness_release(struct harness *h, void *argument)
+{
+	h->hold = false;
+	for (unsigned i = 0; i < h->later_count; i++)
+		h->later[i].call(h, h->later[i].argument);
+	h->later_count = 0;
+}
+
+static inline void lookup_now(struct harness *h, void *argument)
+{
+	struct block_lookup *lookup = argument;
+
+	if (h->lookup_error) {
+		lookup->done(lookup, NULL, h->lookup_error, "store: no answer");
+		return;
+	}
+	h->snap_holds++;
+	lookup->done(lookup, &h->snap, 0, "");
+}
+
+static inline void harness_look_up(void *context, const char *name, struct block_lookup *lookup)
+{
+	struct harness *h = context;
+
+	if (strcmp(name, "snap") == 0)
+		harness_later(h, lookup_now, lookup);
+	else
+		lookup->done(lookup, NULL, -ENOENT, "no such snapshot");
+}
+
+static inline void harness_let_go(void *context, struct block *block)
+{
+	struct harness *h = context;
+
+	assert_true(block == &h->snap && h->snap_holds > 0);
+	h->snap_holds--;
+}
+
+static inline int snap_open(struct block *block, char *why, size_t why_size)
+{
+	return device_open(&harness_of(block, struct harness, snap)->device.block, why, why_size);
+}
+
+static inline void snap_close(struct block *block)
+{
+	device_close(&harness_of(block, struct harness, snap)->device.block);
+}
+
+static inline void snap_info(struct block *block, struct block_info *info)
+{
+	*info = harness_of(block, struct harness, snap)->device.info;
+	info->read_only = true;
+}
+
+static inline void snap_submit(struct block *block, struct block_request *request)
+{
+	device_submit(&harness_of(block, struct harness, snap)->device.block, request);
+}
+
+/* Flag 1 for the odd 64 KiB; the device's own holes for the allocation. */
+static inline void status_now(struct harness *h, void *argument)
+{
+	struct block_status *status = argument;
+
+	if (h->status_error) {
+		status->done(status, h->status_error);
+		return;
+	}
+	status->count = device_extents(&h->device.block, status->offset_bytes, status->length_bytes,
+				       status->extents, status->max);
+	for (unsigned i = 0; i < status->count; i++)
+		status->extents[i].flags = status->extents[i].hole;
+	status->done(status, 0);
+}
+
+static inline void snap_status(struct block *block, struct block_status *status)
+{
+	harness_later(harness_of(block, struct harness, snap), status_now, status);
+}
+
+static const struct block_ops snap_ops = {
+	snap_open, snap_close, snap_info, snap_submit, NULL, snap_status,
+};
+
+static inline void map_status(struct block_map *map, struct block_status *status)
+{
+	struct harness *h = harness_of(map, struct harness, map);
+
+	assert_true(h->maps_open > 0);
+	harness_later(h, status_now, status);
+}
+
+static inline void map_close(struct block_map *map)
+{
+	struct harness *h = harness_of(map, struct harness, map);
+
+	assert_true(h->maps_open > 0);
+	h->maps_open--;
+}
+
+static inline void map_now(struct harness *h, void *argument)
+{
+	struct block_map_open *open = argument;
+
+	h->map = (struct block_map){map_status, map_close};
+	h->maps_open++;
+	open->done(open, &h->map);
+}
+
+static inline void harness_map_open(void *context, struct block *block, const char *name,
+				    struct block_map_open *open)
+{
+	if (strncmp(name, "x:odd=", 6) == 0)
+		harness_later(context, map_now, open);
+	else
+		open->done(open, NULL);
+}
+
+static inline void harness_map_list(void *context, struct block *block, struct block_map_list *list)
+{
+	static const char *const names[] = {"x:odd=1", "x:odd=2", "y:none"};
+
+	list->done(list, names, 3);
+}
 
 /* ---- the server's thread ------------------------------------------------------------------------ */
 
@@ -201,6 +355,10 @@ static inline void harness_started(struct harness *h)
 		.stall_timeout_ms = h->stall_timeout_ms,
 		.find = harness_find,
 		.list = harness_list,
+		.look_up = harness_look_up,
+		.release = harness_let_go,
+		.map_open = harness_map_open,
+		.map_list = harness_map_list,
 		.context = h,
 	};
 	char why[256];
@@ -238,6 +396,7 @@ static inline struct harness *harness_new(void)
 
 	assert_non_null(h);
 	h->device.block = (struct block){&device_ops, "vol", "a volume"};
+	h->snap = (struct block){&snap_ops, "snap", "a snapshot"};
 	h->device.memory = calloc(1, DEVICE_BYTES);
 	assert_non_null(h->device.memory);
 	h->device.info = (struct block_info){
@@ -383,12 +542,13 @@ static inline void harness_wait(struct harness *h, bool (*holds)(struct harness 
 }
 
 /* Stops, frees, and checks that nothing is left. */
-static inline void harness_end(struct harness *h)
+/* After call_stop(). */
+static inline void harness_join(struct harness *h)
 {
-	harness_call(h, call_release, NULL);
-	harness_call(h, call_stop, NULL);
 	pthread_join(h->thread, NULL);
 	assert_int_equal(h->device.opened, 0);
+	assert_int_equal(h->snap_holds, 0);
+	assert_int_equal(h->maps_open, 0);
 	assert_int_equal(buf_pool_used_bytes(h->pool), 0);
 	buf_pool_free(h->pool);
 	tls_context_free(h->tls);
@@ -397,6 +557,13 @@ static inline void harness_end(struct harness *h)
 	assert_int_equal(rmdir(h->folder), 0);
 	free(h->device.memory);
 	free(h);
+}
+
+static inline void harness_end(struct harness *h)
+{
+	harness_call(h, call_release, NULL);
+	harness_call(h, call_stop, NULL);
+	harness_join(h);
 }
 
 /* ---- the client ------------------------------------------------------------------------------- */

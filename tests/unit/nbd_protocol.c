@@ -64,18 +64,18 @@ static void meta_requests(void **state)
 	assert_null(nbd_meta_request_parse(good, sizeof(good) - 1, &request));
 	assert_int_equal(request.count, 2);
 	assert_true(nbd_meta_query_next(&request, &query, &length));
-	assert_true(nbd_meta_query_is_allocation(query, length, true));
-	assert_false(nbd_meta_query_is_allocation(query, length, false));
+	assert_true(nbd_meta_query_names(query, length, NBD_META_ALLOCATION, true));
+	assert_false(nbd_meta_query_names(query, length, NBD_META_ALLOCATION, false));
 	assert_true(nbd_meta_query_next(&request, &query, &length));
 	assert_int_equal(length, 3);
-	assert_false(nbd_meta_query_is_allocation(query, length, true));
+	assert_false(nbd_meta_query_names(query, length, NBD_META_ALLOCATION, true));
 	assert_false(nbd_meta_query_next(&request, &query, &length));
 	for (size_t n = 0; n < sizeof(good) - 1; n++)
 		assert_non_null(nbd_meta_request_parse(good, n, &request));
 	assert_non_null(nbd_meta_request_parse(good, sizeof(good), &request));
 	assert_non_null(nbd_meta_request_parse(bare, sizeof(bare) - 1, &request));
-	assert_true(nbd_meta_query_is_allocation("base:allocation", 15, false));
-	assert_false(nbd_meta_query_is_allocation("base:allocatioN", 15, true));
+	assert_true(nbd_meta_query_names("base:allocation", 15, NBD_META_ALLOCATION, false));
+	assert_false(nbd_meta_query_names("base:allocatioN", 15, NBD_META_ALLOCATION, true));
 }
 
 struct check_case {
@@ -207,7 +207,7 @@ static void golden_bytes(void **state)
 	assert_int_equal(nbd_put_chunk_error(to, 1, NBD_EINVAL, "no"), 28);
 	assert_memory_equal(
 		to, "\x66\x8e\x33\xef\0\1\x80\1\0\0\0\0\0\0\0\1\0\0\0\10\0\0\0\x16\0\2no", 28);
-	assert_int_equal(nbd_put_chunk_status(to, 1, 1, 2), 24);
+	assert_int_equal(nbd_put_chunk_status(to, NBD_CHUNK_FLAG_DONE, 1, 1, 2), 24);
 	assert_memory_equal(to, "\x66\x8e\x33\xef\0\1\0\5\0\0\0\0\0\0\0\1\0\0\0\x14\0\0\0\1", 24);
 	assert_int_equal(nbd_put_option_reply(to, 7, NBD_REP_ERR_UNKNOWN, 3), 20);
 	assert_memory_equal(to, "\0\3\xe8\x89\4\x55\x65\xa9\0\0\0\7\x80\0\0\6\0\0\0\3", 20);

@@ -233,6 +233,91 @@ static void block_status(void **state)
 	harness_end(h);
 }
 
+/* One chunk: its context, its first extent. */
+static uint32_t status_chunk(int fd, uint64_t cookie, uint32_t *flags, bool *last)
+{
+	struct nbd_status_extent extents[256];
+	struct nbd_chunk chunk = client_chunk(fd, cookie);
+	be32_t context;
+
+	assert_int_equal(from_be16(chunk.type), NBD_CHUNK_BLOCK_STATUS);
+	client_recv(fd, &context, sizeof(context));
+	client_recv(fd, extents, from_be32(chunk.length) - 4);
+	assert_int_equal(from_be32(extents[0].length), 65536);
+	*flags = from_be32(extents[0].flags);
+	*last = from_be16(chunk.flags) & NBD_CHUNK_FLAG_DONE;
+	return from_be32(context);
+}
+
+static void set_hold(struct harness *h, void *argument)
+{
+	h->hold = true;
+}
+
+static void set_status_error(struct harness *h, void *argument)
+{
+	h->status_error = -EIO;
+}
+
+/* A chunk for each context, the last of them with DONE; other requests do not wait for them. */
+static void block_status_of_several_contexts(void **state)
+{
+	static const char set[] = "\0\0\0\4snap\0\0\0\3\0\0\0\7x:odd=1"
+				  "\0\0\0\17base:allocation\0\0\0\7x:odd=2";
+	struct harness *h = start();
+	int fd = client_connect(h);
+	unsigned seen = 0;
+	uint32_t flags, context;
+	uint8_t data[4096];
+	bool last;
+
+	client_greet(fd, 3);
+	client_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	expect_reply(fd, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+	client_option(fd, NBD_OPT_SET_META_CONTEXT, set, sizeof(set) - 1);
+	for (unsigned n = 0; n < 4; n++)
+		expect_reply(fd, NBD_OPT_SET_META_CONTEXT,
+			     n < 3 ? NBD_REP_META_CONTEXT : NBD_REP_ACK);
+	client_option(fd, NBD_OPT_GO, "\0\0\0\4snap\0\0", 10);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_ACK);
+	for (unsigned round = 0; round < 2; round++) {
+		if (round)
+			harness_call(h, set_hold, NULL);
+		seen = 0;
+		client_request(fd, NBD_CMD_BLOCK_STATUS, 0, 7, 65536, 1 << 20);
+		if (round) {
+			struct nbd_chunk chunk;
+
+			client_request(fd, NBD_CMD_READ, 0, 8, 0, sizeof(data));
+			chunk = client_chunk(fd, 8);
+			assert_int_equal(from_be16(chunk.type), NBD_CHUNK_OFFSET_DATA);
+			client_recv(fd, data, 8);
+			client_recv(fd, data, sizeof(data));
+			harness_call(h, harness_release, NULL);
+		}
+		for (unsigned n = 0; n < 3; n++) {
+			context = status_chunk(fd, 7, &flags, &last);
+			assert_int_equal(last, n == 2);
+			assert_int_equal(flags, context == 2 ? NBD_STATE_HOLE | NBD_STATE_ZERO : 1);
+			seen |= 1u << context;
+		}
+		assert_int_equal(seen, 14);
+	}
+	harness_call(h, set_status_error, NULL);
+	client_request(fd, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, 9, 0, 1 << 20);
+	expect_error_chunk(fd, 9, NBD_EIO);
+	/* Many more than there are slots. */
+	h->status_error = 0;
+	for (unsigned i = 0; i < 300; i++)
+		client_request(fd, NBD_CMD_BLOCK_STATUS, NBD_CMD_FLAG_REQ_ONE, 10, 0, 1 << 20);
+	for (unsigned i = 0; i < 900; i++)
+		status_chunk(fd, 10, &flags, &last);
+	client_disconnect(fd);
+	harness_end(h);
+}
+
 struct bad {
 	uint16_t type, flags;
 	uint64_t offset;
@@ -514,6 +599,7 @@ int main(void)
 		cmocka_unit_test(too_long),
 		cmocka_unit_test(commands_and_flags_reach_the_device),
 		cmocka_unit_test(block_status),
+		cmocka_unit_test(block_status_of_several_contexts),
 		cmocka_unit_test(bad_requests_are_answered_in_place),
 		cmocka_unit_test(minimum_block_is_enforced),
 		cmocka_unit_test(read_only_is_read_only),
