@@ -20,6 +20,7 @@
 #include "daemon/io/buf.h"
 #include "daemon/io/env.h"
 #include "daemon/io/stream.h"
+#include "daemon/exports.h"
 #include "daemon/node.h"
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
@@ -216,18 +217,32 @@ static int take_lock(struct daemon *daemon)
 	return error;
 }
 
-/* For LIST: the index-th volume that is open. */
+/* ---- exports: what the NBD server asks for with the node as its context ------------------------- */
+
 static struct block *list_block(void *context, unsigned index)
 {
-	struct node *node = context;
+	return exports_list(node_exports(context), index);
+}
 
-	for (unsigned i = 0; i < node_volume_count(node); i++) {
-		struct volume *volume = node_volume(node, i)->volume;
+static void look_up(void *context, const char *name, struct block_lookup *lookup)
+{
+	exports_look_up(node_exports(context), name, lookup);
+}
 
-		if (volume && !index--)
-			return volume_block(volume);
-	}
-	return NULL;
+static void release(void *context, struct block *block)
+{
+	exports_release(node_exports(context), block);
+}
+
+static void map_open(void *context, struct block *block, const char *name,
+		     struct block_map_open *open)
+{
+	exports_map_open(node_exports(context), block, name, open);
+}
+
+static void map_list(void *context, struct block *block, struct block_map_list *list)
+{
+	exports_map_list(node_exports(context), block, list);
 }
 
 static int make_nbd_tls(struct daemon *daemon, char *why, size_t why_size)
@@ -260,6 +275,10 @@ static int start_nbd(struct daemon *daemon, char *why, size_t why_size)
 		.tls_mode = modes[node->nbd_tls],
 		.find = node_find_block,
 		.list = list_block,
+		.look_up = look_up,
+		.release = release,
+		.map_open = map_open,
+		.map_list = map_list,
 		.context = daemon->node,
 	};
 	int error = make_nbd_tls(daemon, why, why_size);
@@ -405,7 +424,10 @@ static void daemon_stop(struct daemon *daemon)
 	if (daemon->attach)
 		attach_stop(daemon->attach);
 	nbd_server_stop(daemon->nbd, nbd_stopped, daemon);
-	fail_held(daemon);
+	if (daemon->node) {
+		exports_stop(node_exports(daemon->node));
+		fail_held(daemon);
+	}
 }
 
 static void stop_call(struct env_task *task)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "daemon/exports.h"
 #include "daemon/node_internal.h"
 
 #include <assert.h>
@@ -35,6 +36,7 @@ struct node {
 	const struct config *config;
 	struct tls_context *tls_server;
 	struct replication_listener *listener;
+	struct exports *exports;
 	struct volume_slot *slots;
 	unsigned count;
 	bool stopping;
@@ -423,9 +425,12 @@ static void free_node(struct node *node)
 		tls_context_free(node->slots[i].tls_client);
 	}
 	tls_context_free(node->tls_server);
+	exports_free(node->exports);
 	free(node->slots);
 	free(node);
 }
+
+static void exports_gone(void *context);
 
 static int make_slots(struct node *node)
 {
@@ -433,6 +438,9 @@ static int make_slots(struct node *node)
 
 	node->slots = calloc(config->volume_count ? config->volume_count : 1, sizeof(*node->slots));
 	if (!node->slots)
+		return -ENOMEM;
+	node->exports = exports_new(node, exports_gone, node);
+	if (!node->exports)
 		return -ENOMEM;
 	node->count = config->volume_count;
 	for (unsigned i = 0; i < node->count; i++) {
@@ -539,12 +547,15 @@ static void finish_stop(struct node *node)
 	stopped(context);
 }
 
-/* Top down: the writer's cut, then the link, then the volume itself. */
+/* Top down: what reads snapshots, the writer's cut, then the link, then the volume itself. */
 static void stop_next(struct volume_slot *slot)
 {
 	struct node_volume *v = &slot->pub;
 
-	if (v->promotion) {
+	if (!exports_idle(v->node->exports)) {
+		if (v->store)
+			store_stop(v->store);
+	} else if (v->promotion) {
 		roles_cancel(v);
 	} else if (!slot->writer_gone) {
 		store_stop(v->store);
@@ -569,9 +580,22 @@ static void stop_next(struct volume_slot *slot)
 	}
 }
 
+static void exports_gone(void *context)
+{
+	struct node *node = context;
+	struct volume_slot *slots = node->slots;
+	unsigned count = node->count;
+
+	/* The last slot's stop may free the node. */
+	for (unsigned i = 0; node->stopping && i < count; i++)
+		if (!slots[i].volume_gone)
+			stop_next(&slots[i]);
+}
+
 bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 {
 	node->stopping = true;
+	exports_stop(node->exports);
 	node->stopped = stopped;
 	node->stopped_context = context;
 	if (node->listener)
@@ -618,6 +642,11 @@ void node_stop_go_on(struct node_volume *v)
 }
 
 /* ---- finding -------------------------------------------------------------------------------- */
+
+struct exports *node_exports(struct node *node)
+{
+	return node->exports;
+}
 
 struct env *node_env(struct node *node)
 {

@@ -60,6 +60,8 @@ const struct config *node_config(struct node *node);
 unsigned node_volume_count(struct node *node);
 struct node_volume *node_volume(struct node *node, unsigned index);
 struct node_volume *node_find(struct node *node, const char *name); /* NULL: none */
+/* Snapshots and maps for the NBD server: exports.h. */
+struct exports *node_exports(struct node *node);
 /* The exports for the NBD server: the volume's block of that name ("" is the only volume there is). */
 struct block *node_find_block(void *node, const char *export_name);
 /* peer-listen's real address, or NULL. */

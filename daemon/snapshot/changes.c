@@ -9,8 +9,8 @@
 
 #include "daemon/volume/bits.h"
 
-#define KEPT_PAGES 1024u /* 272 KiB; a slot by its page's number */
-#define LOADS_MAX  8u    /* at a time; each holds two unpacked pages of about 90 KiB */
+#define KEPT_PAGES 256u /* 68 KiB; a slot by the page's number */
+#define LOADS_MAX  8u   /* at a time; each holds two unpacked pages of about 90 KiB */
 #define NO_PAGE    UINT32_MAX
 #define PAGE_WORDS BITS_WORDS(SNAPFMT_PAGE_CHUNKS)
 

@@ -212,6 +212,12 @@ void walk_end(struct walk *walk);
 /* Whether b, the next chunk of a page, lies behind a in the same pack: one request reads both. */
 bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 
+/* ---- reader.c ---- */
+
+/* Of what it reads; the reader's. */
+struct snapshot_reader;
+const struct manifest *snapshot_reader_manifest(const struct snapshot_reader *reader);
+
 /* ---- inventory.c ---- */
 
 /* Lists packs and maps, and compares with what the manifest (kept until done) needs. -EBADMSG: of that

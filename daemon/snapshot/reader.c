@@ -573,6 +573,11 @@ const struct snapshot_info *snapshot_reader_info(const struct snapshot_reader *r
 	return &r->manifest->info;
 }
 
+const struct manifest *snapshot_reader_manifest(const struct snapshot_reader *r)
+{
+	return r->manifest;
+}
+
 const char *snapshot_reader_why(const struct snapshot_reader *r)
 {
 	return r->why;

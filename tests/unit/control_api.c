@@ -631,6 +631,52 @@ static void restore_takes_an_id_or_the_newest(void **state)
 	on_loop(finish_restore);
 }
 
+/* In parts, each of which goes on where the one before ended, without a gap or anything twice. */
+static void what_changed_comes_in_parts(void **state)
+{
+	uint64_t at = 0, seen = 0, zero = 0;
+	unsigned parts = 0;
+
+	for (bool more = true; more; parts++) {
+		const json_t *extent, *listed;
+		char body[128];
+		json_t *json;
+		size_t i;
+
+		snprintf(body, sizeof(body),
+			 "{\"from\":\"a0a0\",\"to\":\"latest\",\"offset\":%llu}",
+			 (unsigned long long)at);
+		json = expect("POST", "/v1/volumes/pgdata/diff", body, 200);
+		listed = json_object_get(json, "extents");
+		assert_true(json_array_size(listed) <= 8192);
+		json_array_foreach(listed, i, extent)
+		{
+			assert_int_equal(json_integer_value(json_object_get(extent, "offset")),
+					 seen * 131072);
+			zero += json_is_true(json_object_get(extent, "zero"));
+			seen++;
+		}
+		more = json_is_integer(json_object_get(json, "next_offset"));
+		at = (uint64_t)json_integer_value(json_object_get(json, "next_offset"));
+		json_decref(json);
+	}
+	assert_true(parts > 3);
+	assert_int_equal(seen, 32768);
+	assert_int_equal(zero, 16384);
+	fake.diff_error = -EBADMSG;
+	expect_error("POST", "/v1/volumes/pgdata/diff", "{\"from\":\"latest\",\"to\":\"a0\"}", 500,
+		     "maps/1: damaged");
+	fake.diff_error = 0;
+	expect_error("POST", "/v1/volumes/pgdata/diff", "{\"from\":\"b\",\"to\":\"a0\"}", 404,
+		     "begins so");
+	expect_error("POST", "/v1/volumes/pgdata/diff", "{\"to\":\"a0\"}", 400, "from");
+	expect_error("POST", "/v1/volumes/pgdata/diff",
+		     "{\"from\":\"a0\",\"to\":\"a1\",\"offset\":99999999999}", 400, "offset");
+	fake.state.snapshot = (struct id128){.bytes = {0}};
+	expect_error("POST", "/v1/volumes/pgdata/diff", "{\"from\":\"a0\"}", 409, "map of changes");
+	assert_int_equal(fake.diffs_open, 0);
+}
+
 static void snapshots_are_listed_and_the_newest_is_known(void **state)
 {
 	json_t *json = expect("GET", "/v1/volumes/pgdata/snapshots", NULL, 200);
@@ -809,6 +855,7 @@ int main(void)
 		TEST(a_failed_job_says_why),
 		TEST(verification_tells_what_is_damaged),
 		TEST(restore_takes_an_id_or_the_newest),
+		TEST(what_changed_comes_in_parts),
 		TEST(snapshots_are_listed_and_the_newest_is_known),
 		TEST(changes_become_events),
 		TEST(metrics_are_prometheus_text),

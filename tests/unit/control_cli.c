@@ -116,7 +116,7 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("resize pgdata", 2, "VOLUME SIZE expected");
 	expect("resize pgdata big", 2, "SIZE big: ");
 	expect("resize pgdata 1234567", 2, "SIZE 1234567: ");
-	expect("snapshot", 2, "create, list, delete, forget, pin, unpin or verify expected");
+	expect("snapshot", 2, "create, list, delete, forget, pin, unpin, diff or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
 	expect("snapshot delete pgdata", 2, "VOLUME ID expected");

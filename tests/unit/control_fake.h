@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "daemon/node.h"
+#include "daemon/snapshot/diff.h"
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 
@@ -28,6 +29,8 @@ struct node {
 	struct replication_loss loss;
 	struct verify_status verify;
 	char repair_from[64];
+	int diff_error;
+	int diffs_open;
 	uint64_t verify_rate;
 	char options[128]; /* of the last set */
 	struct snapshot_writer_status writer;
@@ -396,6 +399,57 @@ void snapshot_list(struct snapshot_repo *repo,
 	fake.listing_task.call = fake_listing;
 	if (!fake.hold_listing)
 		env_defer(fake.env, &fake.listing_task);
+}
+/* Every second chunk differs, the odd ones of those are zero. */
+void snapshot_find(struct snapshot_repo *repo, const char *text,
+		   void (*done)(void *context, const struct snapshot_info *found, int error,
+				const char *why),
+		   void *context)
+{
+	unsigned i = strcmp(text, "latest") == 0 ? 1 : 0;
+	bool known = i || !strncmp(text, "a0", 2) || !strncmp(text, "a1", 2);
+
+	if (!strncmp(text, "a1", 2))
+		i = 1;
+	done(context, known ? &fake.snapshots[i] : NULL, known ? 0 : -ENOENT,
+	     known ? "" : "there is none whose id begins so");
+}
+static struct snapshot_diff_ends fake_ends;
+void snapshot_diff_open(struct snapshot_repo *repo, const struct id128 *from,
+			const struct id128 *to, struct volume *volume,
+			void (*done)(void *context, struct snapshot_diff *diff, int error,
+				     const char *why),
+			void *context)
+{
+	fake_ends =
+		(struct snapshot_diff_ends){.from = fake.snapshots[0], .size_bytes = 4ull << 30};
+	fake_ends.from.id = *from;
+	if (to)
+		fake_ends.to.id = *to;
+	fake.diffs_open++;
+	done(context, (struct snapshot_diff *)&fake, 0, "");
+}
+void snapshot_diff_close(struct snapshot_diff *diff, void (*closed)(void *context), void *context)
+{
+	fake.diffs_open--;
+	closed(context);
+}
+const struct snapshot_diff_ends *snapshot_diff_ends(const struct snapshot_diff *diff)
+{
+	return &fake_ends;
+}
+void snapshot_diff_ask(struct snapshot_diff *diff, struct snapshot_diff_ask *ask)
+{
+	uint64_t at = ask->offset_bytes, end = at + ask->length_bytes;
+
+	if (fake.diff_error) {
+		ask->done(ask, fake.diff_error, "maps/1: damaged");
+		return;
+	}
+	for (ask->count = 0; ask->count < ask->max && at < end; at += 65536)
+		ask->extents[ask->count++] = (struct snapshot_extent){
+			at, 65536, at / 65536 % 2 == 0, at / 65536 % 4 == 0};
+	ask->done(ask, 0, "");
 }
 struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume)
 {
