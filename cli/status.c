@@ -240,6 +240,9 @@ static void print_snapshots(const json_t *snapshots)
 	if (failure)
 		printf("  %sfailed      %s%s\n", format_colour(stdout, FORMAT_BAD), failure,
 		       format_end(stdout));
+	const char *command = client_text(snapshots, "command_failure", NULL);
+	if (command)
+		printf("  command     %s\n", command);
 	if (json_is_true(json_object_get(snapshots, "running"))) {
 		printf("  sealing     ");
 		print_progress(json_object_get(snapshots, "progress"));

@@ -80,6 +80,8 @@ static const char *const choices_0pri[] = {"disconnect", "discard-zero-changes",
 static const char *const choices_1pri[] = {"disconnect", "consensus", "discard-secondary", NULL};
 static const char *const choices_lock[] = {"none", "governance", "compliance",
 					   NULL}; /* enum store_lock */
+static const char *const choices_role_from[] = {"primary", "secondary", NULL};
+static const char *const choices_failure[] = {"abort", "continue", NULL};
 static const char *const choices_yesno[] = {"no", "yes", NULL};
 
 #define NODE(name, type, field, fallback, help, ...)                                           \
@@ -233,6 +235,19 @@ static const struct option options[] = {
 	       "the same with a shell command that wraps and unwraps the key (KMS, vault)", NO_LIMITS),
 	VOLUME("snapshot-every", TYPE_DURATION, snapshot_every_ns, "0",
 	       "interval of automatic snapshots; 0: none", NO_LIMITS),
+	VOLUME("snapshot-from", TYPE_SECOND, snapshot_from_secondary, "primary",
+	       "which node takes the automatic ones: primary; secondary (what it has needs not cross the WAN "
+	       "again; the primary steps in where it does not). The same on both nodes",
+	       choices_role_from, 0, 0),
+	VOLUME("snapshot-before-command", TYPE_PATH, snapshot_before_command, NULL,
+	       "program that runs before a snapshot's cut: a checkpoint, fsfreeze", NO_LIMITS),
+	VOLUME("snapshot-after-command", TYPE_PATH, snapshot_after_command, NULL,
+	       "program that runs right after the cut, whenever the one before it was begun", NO_LIMITS),
+	VOLUME("snapshot-command-timeout", TYPE_DURATION, snapshot_command_timeout_ns, "30s",
+	       "how long each of the two may take; then it is killed and has failed", NO_LIMITS),
+	VOLUME("snapshot-on-command-failure", TYPE_SECOND, snapshot_command_continue, "abort",
+	       "when snapshot-before-command fails: abort (no snapshot), continue (take it and say so)",
+	       choices_failure, 0, 0),
 	VOLUME("keep-last", TYPE_NUMBER, keep_last, "0",
 	       "so many of the newest snapshots are kept", NULL, 0, 1000000),
 	VOLUME("keep-hourly", TYPE_NUMBER, keep_hourly, "0",
@@ -990,6 +1005,27 @@ static void check_lock(struct parser *p, struct config_volume *volume, const str
 		complain(p, line_of(s, "lock-for"), s, "lock-for: at least one second");
 }
 
+/* What is of no use without a store, and what is missing. */
+static void check_snapshots(struct parser *p, const struct config_volume *volume,
+			    const struct section *s)
+{
+	static const char *const needing[] = {"snapshot-every", "snapshot-from",
+					      "snapshot-before-command", "snapshot-after-command"};
+
+	for (unsigned i = 0; i < sizeof(needing) / sizeof(needing[0]); i++) {
+		const struct option *option = find_option(SECTION_VOLUME, needing[i]);
+		/* Durations: 0 asks for nothing. */
+		bool asked = option->type != TYPE_DURATION ||
+			     *(const uint64_t *)((const char *)volume + option->offset);
+
+		if (was_given(s, needing[i]) && asked && !volume->store && !was_given(s, "store"))
+			complain(p, line_of(s, needing[i]), s, "%s needs a store", needing[i]);
+	}
+	if (!volume->snapshot_command_timeout_ns)
+		complain(p, line_of(s, "snapshot-command-timeout"), s,
+			 "snapshot-command-timeout = 0: no program could end in time");
+}
+
 static void check_volumes(struct parser *p)
 {
 	const struct config *config = p->config;
@@ -1002,9 +1038,7 @@ static void check_volumes(struct parser *p)
 
 		if (!volume->backing && !was_given(s, "backing"))
 			complain(p, s->line, s, "option 'backing' is missing");
-		if (volume->snapshot_every_ns && !volume->store && !was_given(s, "store"))
-			complain(p, line_of(s, "snapshot-every"), s,
-				 "snapshot-every needs a store");
+		check_snapshots(p, volume, s);
 		if (volume->suspend_on_loss && !volume->peer && !was_given(s, "peer") &&
 		    !config->node.peer_listen)
 			complain(p, line_of(s, "on-peer-loss"), s,

@@ -75,6 +75,13 @@ struct config_volume {
 	char *store_key_file;        /* store-key-file: ... or this does ... */
 	char *store_key_command;     /* store-key-command: ... or this; at most one is set */
 	uint64_t snapshot_every_ns;  /* snapshot-every; 0: never */
+
+	/* snapshot-from = primary|secondary; commands: NULL: none */
+	bool snapshot_from_secondary;
+	char *snapshot_before_command, *snapshot_after_command;
+	uint64_t snapshot_command_timeout_ns;
+	bool snapshot_command_continue; /* snapshot-on-command-failure = abort|continue */
+
 	unsigned keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* keep-... */
 	uint64_t keep_within_ns;                                                  /* keep-within */
 	unsigned keep_last;    /* keep-last; 0: all */

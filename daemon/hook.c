@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -106,9 +107,8 @@ static void follow(struct hook *hook, int fd, pid_t pid)
 	hook->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static void run(struct env_work *work)
+static void run(struct hook *hook)
 {
-	struct hook *hook = (struct hook *)((char *)work - offsetof(struct hook, work));
 	int pipe_fds[2];
 	pid_t pid;
 
@@ -123,11 +123,38 @@ static void run(struct env_work *work)
 	close(pipe_fds[0]);
 }
 
-static void ran(struct env_work *work)
+static void *run_thread(void *context)
 {
-	struct hook *hook = (struct hook *)((char *)work - offsetof(struct hook, work));
+	struct hook *hook = context;
 
+	run(hook);
+	env_post(hook->env, &hook->ran);
+	return NULL;
+}
+
+static void ran(struct env_task *task)
+{
+	struct hook *hook = (struct hook *)((char *)task - offsetof(struct hook, ran));
+
+	if (hook->has_thread)
+		pthread_join(hook->thread, NULL);
 	hook->done(hook);
+}
+
+/* Signals are for the main thread. */
+static void start(struct hook *hook)
+{
+	sigset_t all, before;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&hook->thread, NULL, run_thread, hook);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	hook->has_thread = !error;
+	if (!error)
+		return;
+	hook->error = -error;
+	env_defer(hook->env, &hook->ran);
 }
 
 void hook_run(struct env *env, struct hook *hook)
@@ -136,16 +163,34 @@ void hook_run(struct env *env, struct hook *hook)
 
 	hook->error = hook->status = 0;
 	hook->output[0] = 0;
-	hook->work = (struct env_work){.run = run, .done = ran};
+	hook->env = env;
+	hook->ran = (struct env_task){.call = ran};
 	atomic_store(&hook->cancelled, false);
 	snprintf(hook->path, sizeof(hook->path), "PATH=%s",
 		 path && strlen(path) < sizeof(hook->path) - 5
 			 ? path
 			 : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-	env_work_submit(env, &hook->work);
+	start(hook);
 }
 
 void hook_cancel(struct hook *hook)
 {
 	atomic_store(&hook->cancelled, true);
+}
+
+int hook_result(const struct hook *hook, const char *limit, char *why, size_t why_size)
+{
+	const char *colon = hook->output[0] ? ": " : "";
+
+	if (!hook->error && hook->status == 0)
+		return 0;
+	if (hook->error == -ETIMEDOUT)
+		snprintf(why, why_size, "%s took longer than %s%s%s", hook->command, limit, colon,
+			 hook->output);
+	else if (hook->error)
+		snprintf(why, why_size, "%s: %s", hook->command, strerror(-hook->error));
+	else
+		snprintf(why, why_size, "%s ended with %d%s%s", hook->command, hook->status, colon,
+			 hook->output);
+	return hook->error ? hook->error : -EPERM;
 }

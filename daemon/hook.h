@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * hook: a program of the operator's, run on a helper thread with a time limit: exit status and the
- * last line of what it said.
+ * hook: a program of the operator's, run with a time limit: exit status and the last line of what it
+ * said. On a thread of its own: it may take as long as it likes without keeping the helpers from their
+ * work, and they do not keep it waiting.
  */
 #ifndef OFFSITE_HOOK_H
 #define OFFSITE_HOOK_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #include "daemon/io/env.h"
@@ -24,7 +26,10 @@ struct hook {
 	int status;       /* exit status; 128 + signal if one ended it */
 	char output[200]; /* last line of stdout and stderr, printable; "" */
 	/* private */
-	struct env_work work;
+	struct env *env;
+	struct env_task ran;
+	pthread_t thread;
+	bool has_thread;
 	atomic_bool cancelled;
 	char path[1024];
 };
@@ -32,5 +37,7 @@ struct hook {
 void hook_run(struct env *env, struct hook *hook);
 /* It is killed soon; done() follows as always. */
 void hook_cancel(struct hook *hook);
+/* 0: it ran and succeeded; else -errno and why not; limit: the option that sets timeout_ns. */
+int hook_result(const struct hook *hook, const char *limit, char *why, size_t why_size);
 
 #endif

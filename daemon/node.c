@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/moment.h"
+
 #define NS_PER_S        1000000000ull
 #define WATCH_PERIOD_NS (5 * NS_PER_S)
 
@@ -18,6 +20,8 @@ struct volume_slot {
 	struct config_volume config;      /* as now; its texts are the given config's */
 	struct id128 repo_uuid;           /* the volume's uuid when repo was made */
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
+	struct id128 newest;              /* snapshot known here ... */
+	uint64_t newest_at_ns;            /* ... since; or since the start */
 	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
 	struct env_work opening; /* under way while pub.store_opening */
 	struct store *opened;    /* what it came to: a store, or NULL ... */
@@ -103,6 +107,8 @@ static void open_repo(struct volume_slot *slot)
 		.rate = v->config->snapshot_rate,
 		.lock = (enum store_lock)v->config->lock,
 		.lock_for_ns = v->config->lock_for_ns,
+		.prepare = v->moment ? moment_prepare : NULL,
+		.prepare_context = v->moment,
 	};
 
 	slot->repo_uuid = state.uuid;
@@ -177,6 +183,18 @@ static void open_store(struct volume_slot *slot)
 	env_work_submit(v->node->env, &slot->opening);
 }
 
+/* Whoever writes it, its id becomes known here. */
+static void look_for_newer(struct volume_slot *slot)
+{
+	struct volume_state state;
+
+	volume_get_state(slot->pub.volume, &state);
+	if (id128_equal(&state.snapshot, &slot->newest))
+		return;
+	slot->newest = state.snapshot;
+	slot->newest_at_ns = env_now_ns(slot->pub.node->env);
+}
+
 static void watch_fire(struct env_timer *timer)
 {
 	struct volume_slot *slot =
@@ -190,6 +208,7 @@ static void watch_fire(struct env_timer *timer)
 			v->store_error);
 	}
 	open_store(slot);
+	look_for_newer(slot);
 	env_timer_start(v->node->env, timer, WATCH_PERIOD_NS);
 }
 
@@ -203,14 +222,41 @@ static void scheduled_done(void *context, const struct snapshot_result *result)
 			v->config->name, result->why);
 }
 
+/* Whether the automatic snapshot is this node's to take. A primary whose secondary should, but did not
+ * within two intervals, steps in. */
+static bool is_due_here(struct volume_slot *slot)
+{
+	const struct node_volume *v = &slot->pub;
+	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct volume_state state;
+
+	look_for_newer(slot);
+	volume_get_state(v->volume, &state);
+	if (state.disk != VOLUME_DISK_UPTODATE || v->busy)
+		return false;
+	if (v->replication)
+		replication_get_status(v->replication, &peer);
+	if (state.role != VOLUME_PRIMARY)
+		return v->config->snapshot_from_secondary && peer.state == REPLICATION_STREAMING;
+	if (!v->config->snapshot_from_secondary)
+		return true;
+	if (env_now_ns(v->node->env) - slot->newest_at_ns <
+	    v->config->snapshot_every_ns * 3 / 2 + WATCH_PERIOD_NS)
+		return false;
+	env_log(v->node->env, ENV_LOG_WARNING,
+		"volume %s: no snapshot from the secondary for two intervals: taken here",
+		v->config->name);
+	return true;
+}
+
 static void schedule_fire(struct env_timer *timer)
 {
 	struct node_volume *v =
 		(struct node_volume *)((char *)timer - offsetof(struct node_volume, schedule));
-	struct volume_state state;
 
-	volume_get_state(v->volume, &state);
-	if (state.role == VOLUME_PRIMARY && state.disk == VOLUME_DISK_UPTODATE && !v->busy) {
+	if (is_due_here(slot_of(v))) {
+		open_store(
+			slot_of(v)); /* the uuid may have been taken over from the peer just now */
 		if (v->writer)
 			snapshot_create(v->writer, "", scheduled_done, slot_of(v));
 		else
@@ -352,6 +398,7 @@ static void open_volume(struct volume_slot *slot)
 		.preserve_max_bytes = c->preserve_max_bytes,
 		.detach_on_error = c->detach_on_error,
 		.hydrate_max_bytes_per_second = c->hydrate_rate_bytes,
+		.store_follows = c->store != NULL,
 	};
 	int error = volume_open(node->env, &config, &v->volume, v->error, sizeof(v->error));
 
@@ -370,6 +417,9 @@ static void open_volume(struct volume_slot *slot)
 			v->error);
 		return;
 	}
+	v->moment = moment_new(v);
+	look_for_newer(slot);
+	slot->newest_at_ns = env_now_ns(node->env);
 	open_store(slot);
 	slot->watch.fire = watch_fire;
 	v->schedule.fire = schedule_fire;
@@ -557,6 +607,8 @@ static void stop_next(struct volume_slot *slot)
 			store_stop(v->store);
 	} else if (v->promotion) {
 		roles_cancel(v);
+	} else if (!moment_stop(v->moment)) {
+		return; /* it comes here again */
 	} else if (!slot->writer_gone) {
 		store_stop(v->store);
 		if (v->writer)
@@ -571,6 +623,8 @@ static void stop_next(struct volume_slot *slot)
 			replication_freed(slot);
 	} else if (!slot->volume_gone) {
 		close_store(slot);
+		moment_free(v->moment);
+		v->moment = NULL;
 		if (v->volume)
 			volume_close(v->volume, volume_closed, slot);
 		else

@@ -25,6 +25,7 @@ struct node_volume {
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
 	struct env_timer schedule;       /* snapshot-every */
+	struct moment *moment;           /* what is done around a snapshot's cut */
 	struct replacement *replacement; /* of its disk, waiting; see node_disk.c */
 	const char *busy;                /* a long job has the volume: "restore"; NULL: none */
 	struct promotion *promotion;     /* one waits for its fence; NULL: none */
@@ -32,7 +33,10 @@ struct node_volume {
 	char lost[320];          /* what the last of them gave up, else "" */
 	struct resolve *resolve; /* under way: the end of a split brain; resolve.c */
 	char kept[512];          /* where the last resolve kept what was given up, else "" */
-	char error[256];         /* why volume is NULL, else "" */
+	unsigned
+		command_failures; /* of snapshot-before-command, snapshot-after-command since start */
+	char command_failure[400]; /* the last of them, else "" */
+	char error[256];           /* why volume is NULL, else "" */
 	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 };
 

@@ -12,7 +12,7 @@ int node_fail(int error, char *why, size_t why_size, const char *format, ...)
 int node_check_usable(struct node_volume *volume, char *why, size_t why_size);
 bool node_is_applying(const struct node_volume *volume); /* staged data of an earlier run, too */
 void node_open_store(struct node_volume *volume);
-/* The promotion that a stop waited for has ended. */
+/* The promotion, or the command of a snapshot, that a stop waited for has ended. */
 void node_stop_go_on(struct node_volume *volume);
 
 /* node_disk.c */

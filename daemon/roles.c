@@ -204,22 +204,13 @@ int node_promote(struct node_volume *v, bool force, char *why, size_t why_size)
 
 static int fence_result(const struct promotion *p, char *why, size_t why_size)
 {
-	const struct hook *hook = &p->hook;
-	const char *name = p->volume->config->name;
+	char reason[400];
 
-	if (!hook->error && hook->status == 0)
+	if (!hook_result(&p->hook, "fence-timeout", reason, sizeof(reason)))
 		return 0;
-	if (hook->error == -ETIMEDOUT)
-		return node_fail(-EPERM, why, why_size,
-				 "volume %s: not promoted: %s took longer than fence-timeout%s%s",
-				 name, hook->command, hook->output[0] ? ": " : "", hook->output);
-	if (hook->error)
-		return node_fail(-EPERM, why, why_size, "volume %s: not promoted: %s: %s", name,
-				 hook->command, strerror(-hook->error));
-	return node_fail(-EPERM, why, why_size,
-			 "volume %s: not promoted: the peer is not fenced: %s ended with %d%s%s",
-			 name, hook->command, hook->status, hook->output[0] ? ": " : "",
-			 hook->output);
+	return node_fail(-EPERM, why, why_size, "volume %s: not promoted: %s%s",
+			 p->volume->config->name, p->hook.error ? "" : "the peer is not fenced: ",
+			 reason);
 }
 
 static void end_promotion(struct promotion *p, int error, const char *why)

@@ -41,7 +41,9 @@ enum metadata_flags {
 	METADATA_HYDRATING = 256, /* the file "missing" names the blocks that the disk lacks */
 	METADATA_APPLYING =
 		512, /* a committed cut goes to the backing: a mixture until it is whole */
-	METADATA_FLAGS_ALL = 1023,
+	METADATA_INTENT_APPLIED =
+		1024, /* a secondary: intent bits stand for what it applied, not for own writes */
+	METADATA_FLAGS_ALL = 2047,
 };
 
 enum metadata_role { METADATA_SECONDARY, METADATA_PRIMARY, METADATA_ROLES };

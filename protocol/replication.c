@@ -2,6 +2,7 @@
 /* Replication frames: encoding and validation. See replication.h and replication.md. */
 #include "protocol/replication.h"
 
+#include <assert.h>
 #include <string.h>
 
 enum shape {
@@ -48,6 +49,8 @@ static const struct {
 	[FRAME_RESIZE] = {"RESIZE", 0, FRAME_ERROR_TEXT_MAX, 0, 0},
 	[FRAME_STATE] = {"STATE", sizeof(struct frame_state_wire), sizeof(struct frame_state_wire),
 			 0, NO_POSITION},
+	[FRAME_SNAPSHOT] = {"SNAPSHOT", 0, sizeof(struct frame_snapshot_wire), FRAME_ASK,
+			    PAIRS | NO_POSITION},
 	[FRAME_RESUME] = {"RESUME", 16, 16, 0, 0},
 	[FRAME_CHANGES] = {"CHANGES", 0, 16 * FRAME_RANGES_MAX, 0, PAIRS},
 };
@@ -155,6 +158,9 @@ static const char *shape_invalid(const struct frame *frame)
 		return "no size of a volume";
 	if (shape & STREAM && frame->id == 0)
 		return "sequence zero";
+	if (frame->type == FRAME_SNAPSHOT &&
+	    (frame->payload_length == 16 || (frame->flags & FRAME_ASK && frame->payload_length)))
+		return "payload of another length";
 	if (frame->payload_length == 0 && frame->payload_crc)
 		return "checksum of no payload";
 	const char *invalid = shape & RANGE ? range_shape_invalid(frame) : NULL;
@@ -193,6 +199,27 @@ const char *frame_range_invalid(const struct frame *frame, uint64_t volume_size_
 		return NULL;
 	if (frame->offset > volume_size_bytes || frame->length > volume_size_bytes - frame->offset)
 		return "beyond the end of the volume";
+	return NULL;
+}
+
+const char *frame_snapshot_invalid(const void *payload, size_t length)
+{
+	struct frame_snapshot_wire wire;
+	uint64_t end = 0;
+
+	assert(length >= frame_snapshot_bytes(0) && length <= sizeof(wire));
+	memcpy(&wire, payload, length);
+	if (!bytes_are_zero(wire.reserved, sizeof(wire.reserved)))
+		return "SNAPSHOT: reserved bytes not zero";
+	for (size_t i = 0; i < (length - frame_snapshot_bytes(0)) / 16; i++) {
+		uint64_t offset = from_be64(wire.runs[i].first);
+		uint64_t run = from_be64(wire.runs[i].second);
+
+		if (!run || offset + run < offset || offset < end ||
+		    offset % FRAME_SNAPSHOT_CHUNK_BYTES)
+			return "SNAPSHOT: bad run";
+		end = offset + run;
+	}
 	return NULL;
 }
 

@@ -41,7 +41,8 @@ enum frame_type {
 	FRAME_READ_DATA,   /* target: id; of the same range */
 	FRAME_RESIZE = 26, /* source: make it length bytes big; target: it is length bytes big */
 	FRAME_STATE = 27,  /* how far I am; not part of the order of other frames */
-	FRAME_CHANGES, /* split brain: id extents, length bytes changed here; the first of them */
+	FRAME_CHANGES,  /* split brain: id extents, length bytes changed here; the first of them */
+	FRAME_SNAPSHOT, /* which snapshot the store's map is relative to, and the map */
 	FRAME_TYPES,
 };
 
@@ -56,6 +57,7 @@ enum frame_flags {
 	FRAME_HOLE = 128,       /* COMPARE: it reads as zeroes here; HASHES: here too; READ_DATA */
 	FRAME_LATER = 256,      /* HASHES: cannot tell now, ask again */
 	FRAME_UNREADABLE = 512, /* HASHES, READ_DATA: the disk fails there */
+	FRAME_ASK = 1024,       /* SNAPSHOT: what is yours? */
 };
 
 /* The header: the same for all frames. */
@@ -126,7 +128,10 @@ enum hello_after_sb_1pri {
 };
 
 /* Features the sender can use; those unknown to the receiver are ignored. */
-#define HELLO_FEATURES 0u
+enum hello_features {
+	HELLO_SNAPSHOTS = 1, /* SNAPSHOT */
+};
+#define HELLO_FEATURES HELLO_SNAPSHOTS
 
 struct hello_wire {
 	be32_t version;
@@ -226,6 +231,27 @@ struct frame_range_wire {
 	be64_t second;
 };
 #define FRAME_RANGES_MAX 500u /* in one frame */
+
+/* SNAPSHOT. Runs: offset and length, ascending, of whole chunks but for the volume's end. */
+#define FRAME_SNAPSHOT_RUNS_MAX    498u
+#define FRAME_SNAPSHOT_CHUNK_BYTES 65536u
+struct frame_snapshot_wire {
+	struct id128 snapshot; /* zero: none */
+	be64_t sequence;       /* the highest used in the store, as far as the sender knows */
+	uint8_t reserved[8];
+	struct frame_range_wire runs[FRAME_SNAPSHOT_RUNS_MAX];
+};
+_Static_assert(sizeof(struct frame_snapshot_wire) == 16 * FRAME_RANGES_MAX, "layout");
+static inline uint32_t frame_snapshot_bytes(unsigned runs)
+{
+	return 32 + 16 * runs;
+}
+static inline unsigned frame_snapshot_runs(const struct frame *frame)
+{
+	return frame->payload_length ? (frame->payload_length - 32) / 16 : 0;
+}
+/* NULL, or why a payload that is not empty is invalid. */
+const char *frame_snapshot_invalid(const void *payload, size_t length);
 
 /* HASHES: the first 16 bytes of each block's SHA-256, or 16 zero bytes for a block of zeroes. */
 #define COMPARE_BLOCK_BYTES      (64u * 1024)

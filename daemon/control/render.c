@@ -463,6 +463,14 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "lock", render_lock((enum store_lock)config->lock));
 	json_object_set_new(json, "lock_seconds", seconds(config->lock_for_ns));
 	json_object_set_new(json, "requests", render_requests(&sample->store));
+	json_object_set_new(json, "from",
+			    json_string(config->snapshot_from_secondary ? "secondary" : "primary"));
+	json_object_set_new(json, "relative_to", render_id(&sample->state.snapshot));
+	json_object_set_new(json, "command_failures", number(sample->volume->command_failures));
+	json_object_set_new(json, "command_failure",
+			    sample->volume->command_failure[0]
+				    ? render_text(sample->volume->command_failure)
+				    : json_null());
 	json_object_set_new(json, "running", json_boolean(writer->running));
 	json_object_set_new(json, "progress",
 			    writer->running ? render_progress(&writer->progress, now_ns)

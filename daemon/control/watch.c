@@ -26,6 +26,7 @@ struct seen {
 	uint64_t stepped_down_ns, rolled_back_ns;
 	char kept[512];
 	uint64_t snapshots, snapshots_failed;
+	unsigned command_failures;
 	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
 	struct snapshot_info newest;
 };
@@ -90,6 +91,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		take_risk(nv, sample);
 	}
 	sample->store_up = nv->store != NULL;
+	sample->command_failures = nv->command_failures;
 	store_counts(nv->store, &sample->store);
 	if (nv->writer) {
 		sample->stored = true;
@@ -134,6 +136,9 @@ static void tell_snapshots(struct watch *watch, const struct seen *old,
 			   (unsigned long long)last->info.changed_bytes,
 			   (unsigned long long)last->info.stored_bytes);
 	}
+	if (now->volume->command_failures > old->command_failures)
+		events_add(watch->events, when_ns, "snapshot", name, "%s",
+			   now->volume->command_failure);
 	if (now->writer.failed > old->snapshots_failed)
 		events_add(watch->events, when_ns, "snapshot", name, "snapshot failed: %s",
 			   last->why[0] ? last->why : strerror(-last->error));
@@ -293,6 +298,7 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	}
 	seen->snapshots = now->writer.succeeded;
 	seen->snapshots_failed = now->writer.failed;
+	seen->command_failures = now->volume->command_failures;
 }
 
 void watch_compare(struct watch *watch)

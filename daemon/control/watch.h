@@ -27,6 +27,7 @@ struct watch_sample {
 	struct replication_status replication;
 	struct verify_status verify; /* likewise */
 	char risk[320];              /* secondary: what its promotion now would lose; "" nothing */
+	uint64_t command_failures; /* around snapshots' cuts */
 	struct snapshot_writer_status writer;
 	struct snapshot_info
 		newest; /* newest snapshot known in the store; sequence 0: none known */

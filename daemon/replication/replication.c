@@ -44,6 +44,7 @@ void replication_set_state(struct replication *r, enum replication_state state)
 	env_log(r->env, ENV_LOG_DEBUG, "replication: volume %s: %s -> %s", volume_name(r->volume),
 		states[r->state].name, states[state].name);
 	r->state = state;
+	reference_state_changed(r);
 }
 
 /* ---- connecting ----------------------------------------------------------------------------- */
@@ -280,6 +281,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	contact_init(r);
 	split_init(r);
 	resize_init(r);
+	reference_init(r);
 	env_random(r->env, &r->instance, sizeof(r->instance));
 	int error = make_parts(r, why, why_size);
 	if (error) {
@@ -408,6 +410,12 @@ void replication_set_pace(struct replication *r, const struct pace_options *pace
 bool replication_applying(const struct replication *r)
 {
 	return r->recovering || sink_is_applying(r->sink);
+}
+
+void replication_at_rest(struct replication *r, void (*rest)(void *context, int error),
+			 void *context)
+{
+	sink_at_rest(r->sink, rest, context);
 }
 
 void replication_read(struct replication *r, struct volume_origin_read *read)

@@ -93,6 +93,13 @@ void replication_set_pace(struct replication *replication, const struct pace_opt
 void replication_role_changed(struct replication *replication);
 /* True while staged data is being applied: promotion waits. */
 bool replication_applying(const struct replication *replication);
+/* Calls back, never from inside, once, when the volume's content is one instant of the primary's write order:
+ * on a secondary nothing is half applied, for the length of the call. -EIO: it never will be. rest NULL:
+ * who waits is told -ECANCELED soon. */
+void replication_at_rest(struct replication *replication, void (*rest)(void *context, int error),
+			 void *context);
+/* A snapshot is about to be taken here: a cut of the store's map that waits for the peer's word is given up. */
+void replication_yield_store(struct replication *replication);
 /* The volume's content is to come from the peer (its disk was lost or replaced): connects, and marks
  * it INCONSISTENT and wanting; content that is good not before the peer has said that it has some to
  * give (else -EPERM, and nothing is changed). done is called when it is UPTODATE again, or on failure

@@ -73,6 +73,21 @@ struct replication {
 	enum volume_role seen_role;
 	enum volume_disk_state seen_disk;
 
+	/* reference.c */
+	struct reference {
+		struct env_timer timer;
+		struct volume_run runs[FRAME_SNAPSHOT_RUNS_MAX];
+		struct frame_snapshot_wire wire;
+		struct volume_cut *cut; /* of the store's map: bits only */
+		/* source */
+		bool heard; /* what the peer knows, and has been told since */
+		struct id128 peer;
+		uint64_t peer_sequence, question;
+		/* target */
+		bool said;
+		struct id128 said_snapshot;
+	} reference;
+
 	/* plan.c */
 	uint64_t rate_bytes; /* a second; of the last large cut; 0: unknown */
 	struct plan {
@@ -176,6 +191,12 @@ enum frame_error session_peer_invalid(const struct replication *r, const struct 
 /* The next ranges that are marked here, from *offset on; how many. */
 unsigned session_map(struct replication *r, uint64_t *offset,
 		     struct frame_range_wire wire[FRAME_RANGES_MAX], bool *more);
+
+/* reference.c */
+void reference_init(struct replication *r);
+void reference_state_changed(struct replication *r);
+bool reference_admit(struct replication *r); /* FRAME_SNAPSHOT, in source or sink */
+void reference_frame(struct replication *r, const struct frame *frame, const void *payload);
 
 /* plan.c */
 void plan_note_rate(struct replication *r, uint64_t bytes, uint64_t started_ns);

@@ -386,6 +386,9 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 		return true;
 	if (frame->type == FRAME_RESIZE && r->session >= SESSION_SOURCE)
 		return true;
+	if (frame->type == FRAME_SNAPSHOT &&
+	    (r->session == SESSION_SOURCE || r->session == SESSION_SINK))
+		return reference_admit(r);
 	switch (r->session) {
 	case SESSION_HELLO:
 		if (frame->type == FRAME_HELLO)
@@ -450,6 +453,10 @@ static void session_frame(void *owner, const struct frame *frame, const void *pa
 	}
 	if (frame->type == FRAME_RESIZE) {
 		resize_frame(r, frame, payload);
+		return;
+	}
+	if (frame->type == FRAME_SNAPSHOT) {
+		reference_frame(r, frame, payload);
 		return;
 	}
 	switch (r->session) {

@@ -367,6 +367,43 @@ static void step_stream(struct sink *sink)
 		sink_adopt_synced(sink);
 }
 
+bool sink_is_at_rest(const struct sink *sink)
+{
+	return !sink->in_flight && !sink->flush_waiting && !sink->in_place &&
+	       (sink->log == SINK_LOG_NONE || sink->log == SINK_LOG_COLLECT);
+}
+
+bool sink_is_still(const struct sink *sink)
+{
+	return sink->phase == SINK_STREAM && sink->log == SINK_LOG_NONE &&
+	       (sink_is_at_rest(sink) || MUTATE(replication_reference_early));
+}
+
+void sink_at_rest(struct sink *sink, void (*rest)(void *context, int error), void *context)
+{
+	assert(!rest || !sink->rest);
+	sink->rest_cancelled = !rest;
+	if (rest) {
+		sink->rest = rest;
+		sink->rest_context = context;
+	}
+	sink_step_later(sink);
+}
+
+static void step_rest(struct sink *sink)
+{
+	void (*rest)(void *context, int error) = sink->rest;
+	int error = sink->rest_cancelled || sink->stopping ? -ECANCELED
+		    : sink->log == SINK_LOG_STUCK          ? -EIO
+							   : 0;
+
+	if (!rest || (!error && !sink_is_at_rest(sink)))
+		return;
+	sink->rest = NULL;
+	sink->rest_cancelled = false;
+	rest(sink->rest_context, error);
+}
+
 static void step(struct env_task *task)
 {
 	struct sink *sink = container_of(task, struct sink, step_task);
@@ -379,6 +416,7 @@ static void step(struct env_task *task)
 		step_in_place(sink);
 	else if (sink->log == SINK_LOG_NONE && sink->link)
 		step_stream(sink);
+	step_rest(sink);
 	if (sink->link && sink->phase != SINK_OFF)
 		link_resume(sink->link);
 	if (!sink->link && (sink_is_idle(sink) || sink_is_stuck(sink)))
@@ -899,7 +937,7 @@ bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf)
 		return false;
 	if (!stream && !cut)
 		return frame->type != FRAME_SYNCED || !sink->have_synced;
-	if (sink->hold && stream)
+	if ((sink->hold || sink->rest) && stream)
 		return false;
 	if (sink->in_place || sink->log == SINK_LOG_NONE) {
 		if (!sink->free_applies || sink->barrier || sink->have_synced)

@@ -95,6 +95,16 @@ bool sink_is_stuck(const struct sink *sink);
 /* Committed content is not on the volume yet. */
 bool sink_is_applying(const struct sink *sink);
 
+/* Calls back, never from inside, as soon as the volume's content is one instant of the source's order:
+ * nothing of the stream or of a cut is half applied. It stays so for the length of the call only. Until then
+ * no more of the stream is taken. -EIO: staged data cannot be applied. rest NULL: who waits is told
+ * -ECANCELED soon. */
+void sink_at_rest(struct sink *sink, void (*rest)(void *context, int error), void *context);
+/* In the stream, with nothing before this point of it to be applied yet. If not, the link is resumed when
+ * it may be. */
+bool sink_is_still(const struct sink *sink);
+bool sink_is_at_rest(const struct sink *sink);
+
 bool sink_admit(struct sink *sink, const struct frame *frame, struct buf **buf);
 void sink_frame(struct sink *sink, const struct frame *frame, const void *payload, struct buf *buf);
 void sink_sent(struct sink *sink);

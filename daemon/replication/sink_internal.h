@@ -71,6 +71,11 @@ struct sink {
 	bool have_synced; /* SYNCED came; to be carried out when all before is applied */
 	struct id128 synced_generation;
 
+	/* sink_at_rest(): who waits for the volume to be still */
+	void (*rest)(void *context, int error);
+	void *rest_context;
+	bool rest_cancelled;
+
 	/* acknowledgements */
 	uint64_t streamed_bytes; /* of WRITE and ZERO received on this link */
 	uint64_t received_sequence, received_lsn, durable_lsn, sent_received;

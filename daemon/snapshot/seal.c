@@ -2,6 +2,10 @@
 /*
  * seal: the course of one snapshot, from the cut to the manifest. Phases: seal.h.
  *
+ * The cut comes last before the data: what it is compared with is known by then, so that the cut is taken
+ * once, at a moment that the owner may prepare (prepare: a database at rest, a stream at a barrier) and
+ * that is over when snapshot_cut() returns.
+ *
  * What is compared with. volume_state.snapshot names the snapshot that the volume's STORE map is
  * relative to. If it is the newest in the store, only what the map marks can differ from it: the others'
  * entries are taken over unseen. In every other case (none, another node wrote one, the newest was
@@ -47,7 +51,8 @@ static void set_phase(struct snapshot_writer *w, enum seal_phase phase)
 {
 	static const unsigned allowed[SEAL_PHASES] = {
 		[SEAL_IDLE] = 1u << SEAL_LOOK,
-		[SEAL_LOOK] = 1u << SEAL_DATA | 1u << SEAL_UNDO,
+		[SEAL_LOOK] = 1u << SEAL_READY | 1u << SEAL_UNDO,
+		[SEAL_READY] = 1u << SEAL_DATA | 1u << SEAL_UNDO,
 		[SEAL_DATA] = 1u << SEAL_FLUSH | 1u << SEAL_UNDO,
 		[SEAL_FLUSH] = 1u << SEAL_MANIFEST | 1u << SEAL_UNDO,
 		[SEAL_MANIFEST] = 1u << SEAL_CONFIRM | 1u << SEAL_UNDO,
@@ -111,11 +116,44 @@ static void cut_lost(void *context, int error)
 	env_defer(w->env, &w->nudge);
 }
 
+/* 0, or the error: no snapshot is to be had of the volume as it is now. */
+static int check_volume(struct snapshot_writer *w)
+{
+	struct volume_state state;
+
+	volume_get_state(w->volume, &state);
+	if (!id128_equal(&state.uuid, &w->repo->volume))
+		seal_fail(w, -ESTALE, "volume %s: has another uuid than the repository",
+			  volume_name(w->volume));
+	else if (state.role != VOLUME_PRIMARY && !w->given_up && !w->prepare)
+		seal_fail(w, -EPERM, "volume %s: is secondary here", volume_name(w->volume));
+	else if (state.disk != VOLUME_DISK_UPTODATE &&
+		 !(w->given_up && state.disk == VOLUME_DISK_OUTDATED))
+		seal_fail(w, -EPERM, "volume %s: its disk is %s", volume_name(w->volume),
+			  volume_disk_state_name(state.disk));
+	return w->error;
+}
+
+/* Without the map's being relative to the base, all that is allocated is in the cut. */
 static void cut_take(struct snapshot_writer *w)
 {
+	struct volume_state state;
 	int error = 0;
 
 	assert(!w->cut);
+	volume_get_state(w->volume, &state);
+	/* Its link may be down: the newest in the store is not to be older than the one before. */
+	if (w->base && state.role != VOLUME_PRIMARY && !w->given_up &&
+	    w->base->info.lsn > state.lsn) {
+		seal_fail(w, -ESTALE,
+			  "volume %s: the newest snapshot is of later content than this secondary "
+			  "has (LSN %llu, here %llu)",
+			  volume_name(w->volume), (unsigned long long)w->base->info.lsn,
+			  (unsigned long long)state.lsn);
+		return;
+	}
+	w->full = w->retried || !w->base || !id128_equal(&w->base->info.id, &state.snapshot) ||
+		  w->base->info.size_bytes != volume_size_bytes(w->volume);
 	if (w->full)
 		error = volume_mark_all(w->volume, VOLUME_STORE, true);
 	if (!error)
@@ -138,16 +176,6 @@ static void cut_end(struct snapshot_writer *w, bool consumed)
 	if (w->cut)
 		volume_cut_finish(w->cut, consumed);
 	w->cut = NULL;
-}
-
-/* The map is not relative to the base: the cut is taken anew, of all that is allocated. */
-static void cut_retake_full(struct snapshot_writer *w)
-{
-	if (w->full || w->error)
-		return;
-	cut_end(w, false);
-	w->full = true;
-	cut_take(w);
 }
 
 /* ---- looking for the snapshot before -------------------------------------------------------- */
@@ -201,6 +229,37 @@ static void data_begin(struct snapshot_writer *w)
 	seal_advance(w);
 }
 
+/* All is known that the cut needs: whoever prepares for it is asked to. */
+static void cut_ask(struct snapshot_writer *w)
+{
+	set_phase(w, SEAL_READY);
+	w->waiting++;
+	w->asked = true;
+	if (w->prepare && !w->given_up)
+		w->prepare(w->prepare_context, w);
+	else
+		snapshot_cut(w, 0, "");
+}
+
+int snapshot_cut(struct snapshot_writer *w, int error, const char *why)
+{
+	assert(w->phase == SEAL_READY || w->phase == SEAL_UNDO);
+	assert(w->asked && !w->cut);
+	w->asked = false;
+	w->waiting--;
+	if (error)
+		seal_fail(w, error, "%s", why);
+	if (!w->error && !check_volume(w))
+		cut_take(w);
+	env_defer(w->env, &w->nudge);
+	return w->error;
+}
+
+const struct id128 *snapshot_writer_id(const struct snapshot_writer *writer)
+{
+	return &writer->next->info.id;
+}
+
 static void base_look(struct snapshot_writer *w);
 
 /* The newest one cannot be relied on: the one before it is tried, and everything compared. */
@@ -209,7 +268,6 @@ static void base_leave(struct snapshot_writer *w, const char *why)
 	env_log(w->env, ENV_LOG_WARNING, "volume %s: snapshot to compare with: %s",
 		volume_name(w->volume), why);
 	w->candidate--;
-	cut_retake_full(w);
 	base_look(w);
 }
 
@@ -260,12 +318,7 @@ static void base_counted(void *context, int error, const char *why)
 		base_leave(w, why);
 		return;
 	}
-	if (w->base->info.size_bytes != volume_size_bytes(w->volume))
-		cut_retake_full(w);
-	if (w->error)
-		seal_advance(w);
-	else
-		data_begin(w);
+	cut_ask(w);
 }
 
 static void base_loaded(void *context, struct manifest *manifest, int error, const char *why)
@@ -285,11 +338,7 @@ static void base_loaded(void *context, struct manifest *manifest, int error, con
 	}
 	if (manifest->info.size_bytes > volume_size_bytes(w->volume)) {
 		manifest_free(manifest); /* not this volume any more, whatever its uuid says */
-		cut_retake_full(w);
-		if (w->error)
-			seal_advance(w);
-		else
-			data_begin(w);
+		cut_ask(w);
 		return;
 	}
 	/* As in was_confirmed(), late: what it shares with one that is gone may go any moment. */
@@ -313,11 +362,7 @@ static void base_look(struct snapshot_writer *w)
 		return;
 	}
 	if (!w->candidate) {
-		cut_retake_full(w);
-		if (w->error)
-			seal_advance(w);
-		else
-			data_begin(w);
+		cut_ask(w);
 		return;
 	}
 	w->waiting++;
@@ -359,9 +404,6 @@ static void look_listed(void *context, struct names *names, int error, const cha
 		seal_advance(w);
 		return;
 	}
-	if (!w->names.count ||
-	    !id128_equal(&w->names.refs[w->names.count - 1].snapshot, &state.snapshot))
-		cut_retake_full(w);
 	w->candidate = w->retried ? 0 : w->names.count;
 	base_look(w);
 }
@@ -372,8 +414,8 @@ static bool known_take(struct snapshot_writer *w, const struct volume_state *sta
 	struct manifest *known = w->known;
 
 	w->known = NULL;
-	if (!known || w->error || w->full || !id128_equal(&known->info.id, &state->snapshot) ||
-	    known->info.size_bytes != w->next->info.size_bytes ||
+	if (!known || w->retried || !id128_equal(&known->info.id, &state->snapshot) ||
+	    known->info.size_bytes != volume_size_bytes(w->volume) ||
 	    env_now_ns(w->env) - w->counted_ns > COUNT_EVERY_NS) {
 		manifest_free(known);
 		return false;
@@ -391,7 +433,7 @@ static void known_begin(void *context)
 	if (w->error)
 		seal_advance(w);
 	else
-		data_begin(w);
+		cut_ask(w);
 }
 
 static uint64_t requests_of(const struct snapshot_writer *w)
@@ -406,33 +448,20 @@ static void seal_begin(struct snapshot_writer *w)
 {
 	struct volume_state state;
 
-	volume_get_state(w->volume, &state);
 	w->error = 0;
 	w->why[0] = '\0';
 	w->base_damaged = w->trusted = w->relook = false;
 	w->manifest_sent = false;
 	w->requests_before = requests_of(w);
+	w->full = false;
 	w->progress = (struct snapshot_progress){.started_ns = env_now_ns(w->env)};
-	w->full = w->retried || id128_is_zero(&state.snapshot);
 	set_phase(w, SEAL_LOOK);
-	if (!id128_equal(&state.uuid, &w->repo->volume))
-		seal_fail(w, -ESTALE, "volume %s: has another uuid than the repository",
-			  volume_name(w->volume));
-	else if (state.role != VOLUME_PRIMARY && !w->given_up)
-		seal_fail(w, -EPERM,
-			  "volume %s: is secondary here; snapshots are taken on the primary",
-			  volume_name(w->volume));
-	else if (state.disk != VOLUME_DISK_UPTODATE &&
-		 !(w->given_up && state.disk == VOLUME_DISK_OUTDATED))
-		seal_fail(w, -EPERM, "volume %s: its disk is %s", volume_name(w->volume),
-			  volume_disk_state_name(state.disk));
-	else
-		cut_take(w);
-	if (w->error) {
+	if (check_volume(w)) {
 		env_defer(w->env, &w->nudge);
 		return;
 	}
 	w->waiting++;
+	volume_get_state(w->volume, &state);
 	if (known_take(w, &state)) {
 		call_later(w->env, known_begin, w);
 		return;
@@ -796,6 +825,10 @@ void seal_advance(struct snapshot_writer *w)
 	if (w->error && w->phase != SEAL_UNDO && w->phase != SEAL_PRUNE)
 		set_phase(w, SEAL_UNDO);
 	switch (w->phase) {
+	case SEAL_READY:
+		if (w->cut)
+			data_begin(w);
+		return;
 	case SEAL_DATA:
 		map_pump(w);
 		if (w->error) {
@@ -854,6 +887,8 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	w->policy.locks |= config->lock != STORE_LOCK_NONE;
 	w->lock = config->lock;
 	w->lock_for_ns = config->lock_for_ns;
+	w->prepare = config->prepare;
+	w->prepare_context = config->prepare_context;
 	snprintf(w->node_name, sizeof(w->node_name), "%s",
 		 config->node_name ? config->node_name : "");
 	w->pool = buf_pool_new(counts);
@@ -955,6 +990,7 @@ void snapshot_check(const struct snapshot_writer *writer)
 	assert(running == (w->next != NULL));
 	assert(running || (!w->cut && !w->waiting && !w->puts && !w->base && !w->pack && !w->maps));
 	assert(w->phase != SEAL_DATA || w->cut || w->error);
+	assert(!w->asked || w->waiting);
 	assert(w->puts <= SEAL_PUTS_MAX + 2);
 	for (unsigned i = 0; i < SEAL_BATCHES; i++)
 		assert(!w->batches[i].page || (w->batches[i].buf && w->batches[i].page->pending));

@@ -19,8 +19,9 @@
 /*
  *  phase     meaning                                                  allowed next
  *  IDLE      nothing under way                                        LOOK
- *  LOOK      the cut is taken; manifests are listed, the base loaded  DATA, UNDO
- *            and its objects counted; or it is remembered
+ *  LOOK      manifests are listed, the base loaded and its objects    READY, UNDO
+ *            counted; or it is remembered
+ *  READY     the owner prepares for the cut; it is taken              DATA, UNDO
  *  DATA      chunks are read, compared, packed; packs are put         FLUSH, UNDO
  *  FLUSH     all content is read; the last packs and maps are put     MANIFEST, UNDO
  *  MANIFEST  everything it needs is in the store, and locked if it    CONFIRM, UNDO
@@ -34,6 +35,7 @@
 enum seal_phase {
 	SEAL_IDLE,
 	SEAL_LOOK,
+	SEAL_READY,
 	SEAL_DATA,
 	SEAL_FLUSH,
 	SEAL_MANIFEST,
@@ -111,6 +113,9 @@ struct snapshot_writer {
 
 	int error; /* the first of this run */
 	char why[WHY_BYTES];
+	void (*prepare)(void *context, struct snapshot_writer *writer);
+	void *prepare_context;
+	bool asked;        /* the owner owes a snapshot_cut() */
 	bool retried;      /* this run began anew, without base */
 	bool base_damaged; /* why this run failed */
 	bool trusted;      /* the base is the one remembered: nothing was listed */

@@ -192,6 +192,10 @@ struct snapshot_writer_config {
 	struct rate_schedule rate;      /* of what is put, a pack at a time */
 	enum store_lock lock;           /* of what a snapshot needs */
 	uint64_t lock_for_ns;           /* since its instant */
+	/* The cut is about to be taken: to be answered by one snapshot_cut(), from inside or later, when all
+	 * is as it should be for it. NULL: it is taken at once. Not called for what is given up. */
+	void (*prepare)(void *context, struct snapshot_writer *writer);
+	void *prepare_context;
 };
 
 struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,
@@ -201,7 +205,12 @@ void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *co
 			  void *context);
 
 void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_schedule *rate);
-/* Takes a cut now and stores it. -EBUSY through done if one is under way. On an error of the store
+/* The answer to prepare(). Takes the cut inside the call, or with an error gives the snapshot up for it.
+ * 0: the cut is taken; else there is none. */
+int snapshot_cut(struct snapshot_writer *writer, int error, const char *why);
+/* Of the one under way. */
+const struct id128 *snapshot_writer_id(const struct snapshot_writer *writer);
+/* Looks for what is there already, takes a cut and stores it. -EBUSY through done if one is under way. On an error of the store
  * the cut is merged back and the next snapshot takes all of it. If the store's newest snapshot is not
  * the one the volume's map is relative to (another node wrote it, maps lost), every allocated chunk
  * is read and compared by hash. Afterwards volume_state.snapshot is the new id. */

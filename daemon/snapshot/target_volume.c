@@ -60,7 +60,7 @@ static int volume_begin(struct snapshot_target *target, const struct snapshot_in
 		state.generations.base = state.generations.current;
 	error = volume_set_state(v->volume, &state);
 	if (!error)
-		error = volume_begin_applying(v->volume);
+		error = volume_begin_replacing(v->volume);
 	/* Nobody knows how a mixture differs from what the peer has. */
 	if (!error && mixture)
 		error = volume_mark_all(v->volume, VOLUME_PEER, false);

@@ -94,7 +94,8 @@ bool intent_ready(struct volume *v, struct op *op)
 	if (bits_all(intent->active, first, count) && bits_all(intent->disk, first, count))
 		return true;
 	if (!bits_all(intent->active, first, count)) {
-		if (intent->count >= hard_limit(v) && op->owner == OWNER_CLIENT &&
+		if (intent->count >= hard_limit(v) &&
+		    (op->owner == OWNER_CLIENT || op->owner == OWNER_APPLY) &&
 		    v->checkpoint.step != CHECKPOINT_IDLE && count < v->config.intent_max_regions) {
 			queue_push(&v->wait_checkpoint, op);
 			return false;
@@ -237,7 +238,8 @@ void intent_mark_active(struct volume *v)
 		if (!bits_test(intent->disk, r))
 			continue; /* on its way to the disk: nothing was issued there yet */
 		for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
-			maps_mark(v, (enum volume_consumer)c, offset, length, true);
+			if (c == VOLUME_STORE || !v->applied_only)
+				maps_mark(v, (enum volume_consumer)c, offset, length, true);
 	}
 }
 
@@ -331,6 +333,19 @@ static void retire(struct volume *v)
 	}
 }
 
+/* A secondary whose own writes all have their marks stored: from now on an intent bit is for what is
+ * applied, which its peer has. */
+static void note_applied_only(struct volume *v)
+{
+	const struct consumer *peer = &v->consumers[VOLUME_PEER];
+
+	if (v->applied_only || v->state.role != VOLUME_SECONDARY || !volume_store_follows(v) ||
+	    bits_next(peer->uncovered, 0, v->intent.regions) < v->intent.regions)
+		return;
+	v->applied_only = true;
+	super_store_later(v);
+}
+
 /* The superblock's flags may go once no page is left to be stored. */
 static void drop_all_dirty(struct volume *v)
 {
@@ -361,6 +376,7 @@ static void checkpoint_finish(struct volume *v, int error)
 		if (checkpoint->retire)
 			retire(v);
 		drop_all_dirty(v);
+		note_applied_only(v);
 	}
 	memset(v->intent.candidate, 0, BITS_WORDS(v->intent.regions) * 8);
 	checkpoint_want(v);

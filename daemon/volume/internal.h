@@ -277,6 +277,7 @@ struct volume {
 	struct volume_state state;            /* lsn included */
 	enum volume_disk_state disk_recorded; /* in the superblock while state.disk is FAILED */
 	bool detached;                        /* see METADATA_STORE_DETACHED */
+	bool applied_only;                    /* see METADATA_INTENT_APPLIED */
 	bool in_sync, bumped;
 	bool closing, crashed;
 	unsigned suspended; /* by whom: enum volume_suspender */

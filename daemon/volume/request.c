@@ -426,6 +426,12 @@ static bool super_ready(struct volume *v, struct op *op)
 	return false;
 }
 
+/* Its regions need intent bits. */
+static bool op_is_marked(const struct op *op)
+{
+	return op_is_own(op) || (op->owner == OWNER_APPLY && volume_store_follows(op->volume));
+}
+
 static bool tap_ready(struct volume *v, struct op *op)
 {
 	if (v->tap == NULL || !op_is_own(op))
@@ -621,6 +627,11 @@ static void issue(struct op *op)
 		op->lsn = apply_of(op)->mutation.lsn;
 		if (op->lsn > v->state.lsn)
 			v->state.lsn = op->lsn;
+		if (op->kind != OP_FLUSH && volume_store_follows(v) &&
+		    !MUTATE(volume_applied_unmarked)) {
+			intent_touch(v, op->piece_offset, op->piece_length);
+			maps_mark(v, VOLUME_STORE, op->piece_offset, op->piece_length, true);
+		}
 	} else {
 		op->lsn = ++v->state.lsn;
 		op->remote = leaning(v);
@@ -662,7 +673,7 @@ void op_gate(struct op *op)
 	}
 	if (!super_ready(v, op))
 		return;
-	if (op->kind != OP_FLUSH && op_is_own(op) && v->lean != VOLUME_LEAN_DISKLESS &&
+	if (op->kind != OP_FLUSH && op_is_marked(op) && v->lean != VOLUME_LEAN_DISKLESS &&
 	    !intent_ready(v, op))
 		return;
 	if (!tap_ready(v, op))
@@ -791,7 +802,7 @@ static void piece_done(struct op *op, int error)
 
 	assert(op->issued);
 	op->issued = false;
-	if (op_is_own(op))
+	if (op_is_marked(op))
 		intent_touch(v, start, op->piece_length);
 	if (error != 0)
 		landed_badly(op, error);

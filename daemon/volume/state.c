@@ -32,7 +32,7 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 {
 	struct volume_state old = v->state;
 	enum volume_disk_state old_recorded = v->disk_recorded;
-	bool old_detached = v->detached;
+	bool old_detached = v->detached, old_applied_only = v->applied_only;
 	enum volume_lean old_lean = v->lean;
 	bool leave = leaning(v) && state->role == VOLUME_SECONDARY;
 	int error;
@@ -64,12 +64,13 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->disk_recorded = state->disk;
 	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */
 	if (state->role == VOLUME_PRIMARY)
-		v->detached = false;
+		v->detached = v->applied_only = false;
 	error = super_store(v, 0);
 	if (error != 0) {
 		v->state = old;
 		v->disk_recorded = old_recorded;
 		v->detached = old_detached;
+		v->applied_only = old_applied_only;
 		v->lean = old_lean;
 		return error;
 	}
@@ -168,7 +169,70 @@ int volume_clear_all(struct volume *v, enum volume_consumer c)
 	return 0;
 }
 
+/* Everything is marked; what is marked by another's hand from now on stays so after that is consumed. */
+static int attach(struct volume *v)
+{
+	if (!v->detached)
+		return 0;
+	v->detached = false;
+	int error = super_store(v, 0);
+	if (error != 0)
+		v->detached = true;
+	else
+		checkpoint_want(v);
+	return error;
+}
+
 int volume_begin_applying(struct volume *v)
+{
+	return v->config.store_follows ? attach(v) : volume_begin_replacing(v);
+}
+
+bool volume_store_follows(const struct volume *v)
+{
+	return !v->detached && v->config.store_follows;
+}
+
+/* Whether all of it is marked, active or sealed. */
+static bool is_marked(const struct volume *v, const struct volume_run *run)
+{
+	uint64_t start, length;
+
+	return volume_dirty_next(v, VOLUME_STORE, run->offset_bytes, &start, &length) &&
+	       start == run->offset_bytes && length >= run->length_bytes;
+}
+
+int volume_adopt_snapshot(struct volume *v, const struct id128 *snapshot, uint64_t sequence,
+			  const struct volume_run *runs, unsigned count)
+{
+	struct volume_state old = v->state;
+	int error = 0;
+
+	assert(volume_store_follows(v));
+	for (unsigned i = 0; i < count && error == 0; i++) {
+		/* What is marked is covered on the disk already. */
+		if (!is_marked(v, &runs[i]))
+			error = distrust_stored(v, VOLUME_STORE);
+		if (error == 0)
+			maps_mark(v, VOLUME_STORE, runs[i].offset_bytes, runs[i].length_bytes,
+				  false);
+	}
+	if (error != 0)
+		return error;
+	/* There this side has something else than the one whose map it is. */
+	if (v->failed_start != v->failed_end)
+		maps_mark(v, VOLUME_STORE, v->failed_start, v->failed_end - v->failed_start, false);
+	v->state.snapshot = *snapshot;
+	if (sequence > v->state.snapshot_sequence)
+		v->state.snapshot_sequence = sequence;
+	error = super_store(v, 0);
+	if (error != 0)
+		v->state = old;
+	checkpoint_want(v);
+	return error;
+}
+
+int volume_begin_replacing(struct volume *v)
 {
 	struct id128 snapshot = v->state.snapshot;
 	bool all_dirty = v->consumers[VOLUME_STORE].all_dirty;
@@ -194,6 +258,7 @@ int volume_replace_backing(struct volume *v, char *why, size_t why_size)
 {
 	struct env_file *old = v->backing;
 	enum volume_disk_state disk = v->state.disk, recorded = v->disk_recorded;
+	bool all_dirty = v->consumers[VOLUME_STORE].all_dirty;
 	int error;
 
 	if (old != NULL &&
@@ -205,8 +270,14 @@ int volume_replace_backing(struct volume *v, char *why, size_t why_size)
 	/* INCONSISTENT first: from here on nobody takes the content for anything. */
 	v->state.disk = v->disk_recorded = VOLUME_DISK_INCONSISTENT;
 	v->state.applying = false;
+	/* Nothing of the old one's content is known of the new one. */
+	v->consumers[VOLUME_STORE].all_dirty = true;
 	error = super_store(v, 0);
-	if (error != 0) {
+	if (error == 0) {
+		maps_mark(v, VOLUME_STORE, 0, v->size_bytes, false);
+		checkpoint_want(v);
+	} else {
+		v->consumers[VOLUME_STORE].all_dirty = all_dirty;
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->super_path,
 			 strerror(-error));
 		v->state.disk = disk;

@@ -28,6 +28,7 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 			 (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
 			 (contact->streaming ? METADATA_HEARD_STREAMING : 0) |
 			 (v->detached ? METADATA_STORE_DETACHED : 0) |
+			 (v->applied_only ? METADATA_INTENT_APPLIED : 0) |
 			 (v->consumers[VOLUME_PEER].all_dirty ? METADATA_PEER_ALL : 0) |
 			 (v->consumers[VOLUME_STORE].all_dirty ? METADATA_STORE_ALL : 0),
 		.sequence = sequence,
@@ -201,6 +202,7 @@ static void take(struct volume *v, const struct metadata_super *super)
 	v->size_bytes = super->size_bytes;
 	v->maps_number = super->maps;
 	v->detached = super->flags & METADATA_STORE_DETACHED;
+	v->applied_only = super->flags & METADATA_INTENT_APPLIED;
 	v->consumers[VOLUME_PEER].all_dirty = super->flags & METADATA_PEER_ALL;
 	v->consumers[VOLUME_STORE].all_dirty = super->flags & METADATA_STORE_ALL;
 	v->state = (struct volume_state){

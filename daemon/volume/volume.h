@@ -84,6 +84,7 @@ struct volume_config {
 	uint64_t preserve_max_bytes; /* per cut; at the limit the cut is given up. 0: 1 GiB */
 	uint32_t intent_max_regions; /* regions with an intent bit at a time; 0: 4096 */
 	bool detach_on_error;        /* on-io-error = detach */
+	bool store_follows;          /* what volume_apply() changes is marked for the store, too */
 	uint64_t hydrate_max_bytes_per_second; /* filling in the background; 0: no limit */
 };
 
@@ -146,7 +147,8 @@ struct volume_state {
 	uint64_t lsn;          /* last issued (primary) or applied (secondary) */
 	uint64_t outdated_ns;  /* realtime; since when OUTDATED, else 0 */
 	struct id128 snapshot; /* the newest snapshot the STORE map is relative to; zero: none */
-	uint64_t snapshot_sequence; /* highest sequence number ever used in the store */
+	uint64_t
+		snapshot_sequence; /* highest sequence number ever used in the store, as far as known */
 	struct volume_contact contact;
 	/* Primary: clients wait while the peer does not stream (on-peer-loss = suspend). */
 	bool peer_needed;
@@ -354,8 +356,8 @@ void volume_cut_finish(struct volume_cut *cut, bool consumed);
 /* ---- the secondary's side -------------------------------------------------------------------- */
 
 /* Applies a mutation that came from the peer, or from staging, or from a restore: same ordering
- * and overlap rules, no role check, no intent, no tap; marks nothing in the maps but see
- * volume_begin_applying(). Lengths and offsets are multiples of 512. */
+ * and overlap rules, no role check, no tap; marks nothing for the peer, and for the store only where
+ * it follows: volume_begin_applying(). Lengths and offsets are multiples of 512. */
 struct volume_apply {
 	struct volume_mutation mutation; /* buf with a reference of the caller's */
 	void (*done)(struct volume_apply *apply, int error);
@@ -363,8 +365,22 @@ struct volume_apply {
 };
 void volume_apply(struct volume *volume, struct volume_apply *apply);
 /* To be called once before a series of volume_apply(): from now on the content changes by another's
- * hand, so the STORE map no longer follows; durable. The next snapshot from here compares by hash. */
+ * hand. With store_follows all of it is marked for the store, as a client's writes are. Else the STORE map
+ * no longer follows, durably, and the next snapshot from here compares by hash. */
 int volume_begin_applying(struct volume *volume);
+/* The same, where all the content is replaced: the STORE map does not follow in any case. */
+int volume_begin_replacing(struct volume *volume);
+/* Whether the STORE map covers all that differs from volume_state.snapshot, whoever changed it. */
+bool volume_store_follows(const struct volume *volume);
+/* The STORE map's reference is from now on this snapshot of the content's history; the map covers what
+ * differs from it: what is marked already, and these runs (multiples of the block, the volume's end
+ * aside). To be followed, if the map before is not to count any more, by volume_cut_finish(cut, true) of a
+ * BITS_ONLY cut that was begun at the same point of the write order. Durable before it returns. */
+struct volume_run {
+	uint64_t offset_bytes, length_bytes;
+};
+int volume_adopt_snapshot(struct volume *volume, const struct id128 *snapshot, uint64_t sequence,
+			  const struct volume_run *runs, unsigned count);
 /* Reads content through the same ordering (verification, reverse sync). done never from inside. */
 void volume_read(struct volume *volume, struct block_request *request);
 

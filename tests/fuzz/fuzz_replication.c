@@ -57,6 +57,20 @@ static void fuzz_staging(const uint8_t *data, size_t size)
 	(void)staging_header_decode(&header, 1 << 30, &id, &generation, &transfer);
 }
 
+static void fuzz_snapshot(const uint8_t *data, size_t size)
+{
+	struct frame_snapshot_wire wire = {};
+	size_t length = size < sizeof(wire) ? size : sizeof(wire);
+
+	length -= length % 16;
+	if (length < frame_snapshot_bytes(0))
+		return;
+	memcpy(&wire, data, length);
+	(void)frame_snapshot_invalid(&wire, length);
+	memset(wire.reserved, 0, sizeof(wire.reserved));
+	(void)frame_snapshot_invalid(&wire, length);
+}
+
 static void fuzz_state(const uint8_t *data, size_t size)
 {
 	struct frame_state_wire wire, again;
@@ -109,7 +123,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size == 0)
 		return 0;
-	switch (data[0] % 7) {
+	switch (data[0] % 8) {
+	case 7:
+		fuzz_snapshot(data + 1, size - 1);
+		break;
 	case 0:
 		fuzz_frame(data + 1, size - 1);
 		break;

@@ -28,8 +28,8 @@ static void spoil_log(struct world *world, struct env *env)
 				 (uint8_t)(1 + world_random(world, 255)));
 }
 
-static void alone_start(struct world *world, unsigned index, enum sim_crash mode, bool spoil,
-			struct alone *alone)
+static void alone_start_with(struct world *world, unsigned index, enum sim_crash mode, bool spoil,
+			     const char *store, struct alone *alone)
 {
 	struct world_node *from = &world->nodes[index];
 	struct sim_disk_options disk;
@@ -49,7 +49,7 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 	alone->config = from->config;
 	alone->volume = from->volume;
 	alone->volume.peer = NULL;
-	alone->volume.store = NULL;
+	alone->volume.store = (char *)(uintptr_t)store;
 	alone->config.volumes = &alone->volume;
 	env_mkdir(alone->env, "/srv");
 	error = node_start(alone->env, &alone->config, &alone->node, why, sizeof(why));
@@ -65,6 +65,12 @@ static void alone_start(struct world *world, unsigned index, enum sim_crash mode
 			sim_print_log(alone->sim, stderr);
 			world_fail(world, "a copy of node %u does not end its recovery", index);
 		}
+}
+
+static void alone_start(struct world *world, unsigned index, enum sim_crash mode, bool spoil,
+			struct alone *alone)
+{
+	alone_start_with(world, index, mode, spoil, NULL, alone);
 }
 
 static void set_flag(void *context)
@@ -390,19 +396,19 @@ void check_rolled_back(struct world *world)
 	sim_free(sim);
 }
 
-static void check_store_map(struct world *world)
+/* own: a volume on env's disk. */
+static void check_store_map_of(struct world *world, struct volume *own, struct env *disk)
 {
-	struct volume *own = world_volume(world, world->primary)->volume;
 	struct volume_state state;
 	struct restore restore;
 	struct env *env;
 	struct sim *sim;
 
 	volume_get_state(own, &state);
-	if (id128_is_zero(&state.snapshot))
+	if (id128_is_zero(&state.snapshot) || state.disk == VOLUME_DISK_FAILED)
 		return;
 	sim = restore_snapshot(world, &state.uuid, &state.snapshot, false, &env, &restore);
-	if (restore.error == -ENOENT && world->switches > 0) {
+	if (restore.error == -ENOENT) {
 		/* The other node wrote newer ones meanwhile and deleted it: everything counts. */
 		sim_free(sim);
 		return;
@@ -411,8 +417,7 @@ static void check_store_map(struct world *world)
 		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
 			   restore.error, restore.why);
 	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
-					       at / 4096),
+		if (!pages_equal(sim_file_page(disk, WORLD_BACKING, at / 4096),
 				 sim_file_page(env, RESTORED, at / 4096), 4096) &&
 		    !marked(own, VOLUME_STORE, at))
 			world_fail(
@@ -423,11 +428,30 @@ static void check_store_map(struct world *world)
 	sim_free(sim);
 }
 
+static void check_store_map(struct world *world)
+{
+	check_store_map_of(world, world_volume(world, world->primary)->volume,
+			   world->nodes[world->primary].env);
+}
+
+/* The secondary's, as a crash leaves it: what is applied there is marked, too. */
+static void check_secondary_store_map(struct world *world)
+{
+	struct alone alone;
+
+	alone_start_with(world, 1 - world->primary, any_power_cut(world), false, WORLD_STORE,
+			 &alone);
+	check_store_map_of(world, node_find(alone.node, alone.volume.name)->volume, alone.env);
+	alone_end(world, &alone);
+}
+
 void check_maps(struct world *world)
 {
 	check_peer_map(world);
 	if (world_chance(world, 50))
 		check_store_map(world);
+	if (world_chance(world, 50))
+		check_secondary_store_map(world);
 }
 
 /* ---- the end ------------------------------------------------------------------------------------------------ */

@@ -391,6 +391,39 @@ static bool verify_ended(struct world *world)
 	return status.record.state != VERIFY_RUNNING;
 }
 
+static bool secondary_took_one(struct world *world)
+{
+	struct node_volume *v = world_volume(world, 1 - world->primary);
+	struct snapshot_writer_status status;
+
+	if (v == NULL || v->writer == NULL)
+		return false;
+	snapshot_writer_status(v->writer, &status);
+	return !status.running;
+}
+
+/* Nothing is under way any more and both are equal: so it is exactly that. */
+static void must_snapshot_secondary(struct world *world)
+{
+	struct node_volume *v = world_volume(world, 1 - world->primary);
+	struct snapshot_writer_status status;
+	unsigned before;
+
+	run_time(world, 6 * WORLD_SECOND); /* the repository of a uuid that was taken over */
+	if (!world_wait(world, secondary_took_one, 600 * WORLD_SECOND))
+		world_fail(world,
+			   "liveness: the secondary has no writer, or one that does not end");
+	before = world->secondary_snapshots;
+	world_snapshot_secondary(world);
+	if (!world_wait(world, secondary_took_one, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: a snapshot on the secondary does not end");
+	snapshot_writer_status(v->writer, &status);
+	if (world->secondary_snapshots == before)
+		world_fail(world, "liveness: no snapshot on the secondary: %s", status.last.why);
+	check_snapshot(world, &status.last.info.id, model_tick(world->model),
+		       model_tick(world->model));
+}
+
 static void must_be_equal(struct world *world);
 
 /* Nothing is marked for the peer: it has all of it durably. */
@@ -463,7 +496,7 @@ static void one_action(struct world *world, unsigned faults)
 	} else if (what < 955 && (faults & (CUT | BLOCK))) {
 		net_trouble(world, faults);
 	} else if (what < 970 && (faults & SNAPSHOTS)) {
-		world_snapshot(world);
+		world_chance(world, 40) ? world_snapshot_secondary(world) : world_snapshot(world);
 	} else if (what < 980) {
 		check_primary(world);
 		check_secondary(world);
@@ -678,6 +711,7 @@ static void without_faults(struct world *world)
 	if (world_chance(world, 50))
 		must_repair(world);
 	must_snapshot(world);
+	must_snapshot_secondary(world);
 	check_all_snapshots(world);
 	check_secondary(world);
 	/* A clean restart of both forgets nothing and finds nothing to do. */

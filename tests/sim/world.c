@@ -929,8 +929,12 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 	if (!ticket_take(context, &ticket))
 		return;
 	world = ticket.world;
-	if (ticket.index != world->primary)
+	if (ticket.index != world->primary) {
+		world->secondary_snapshots += !result->error;
+		sim_note(world->sim, "snapshot of node %u: %d %s", ticket.index, result->error,
+			 result->why);
 		return;
+	}
 	world->snapshot_running = false;
 	world->snapshot_error = result->error;
 	sim_note(world->sim, "snapshot: %d %s", result->error, result->why);
@@ -953,6 +957,18 @@ void world_snapshot(struct world *world)
 	sim_note(world->sim, "snapshot begins at ordinal %u", world->snapshot_from);
 	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world, world->primary));
 	died(world, world->primary);
+}
+
+void world_snapshot_secondary(struct world *world)
+{
+	unsigned index = 1 - world->primary;
+	struct node_volume *v = world_volume(world, index);
+
+	if (v == NULL || v->writer == NULL || world->nodes[index].restoring)
+		return;
+	sim_note(world->sim, "snapshot of node %u begins", index);
+	snapshot_create(v->writer, "sim, secondary", snapshot_created, ticket_new(world, index));
+	died(world, index);
 }
 
 /* The content of node index becomes what the clients go on with; the other's disk does not count. */

@@ -103,7 +103,7 @@ struct world {
 	/* the snapshot under way */
 	bool snapshot_running;
 	uint32_t snapshot_from;
-	unsigned snapshots;
+	unsigned snapshots, secondary_snapshots;
 	int snapshot_error;
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
@@ -143,6 +143,8 @@ void world_submit(struct world *world);
 void world_flush(struct world *world);
 bool world_idle(struct world *world); /* no request under way */
 void world_snapshot(struct world *world);
+/* By the node that the clients do not use. */
+void world_snapshot_secondary(struct world *world);
 void world_restore_from_peer(struct world *world, unsigned index);
 /* Split brain: the node's changes are given up for the other's content. False: there is none. */
 bool world_resolve(struct world *world, unsigned index);

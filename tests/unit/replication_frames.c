@@ -57,6 +57,35 @@ static void golden_resume(void **state)
 				  "b23aca39");
 }
 
+static void golden_snapshot(void **state)
+{
+	struct frame_snapshot_wire wire = {
+		.snapshot = {{0xaa, 0xbb}},
+		.sequence = to_be64(7),
+		.runs = {{to_be64(0x10000), to_be64(0x20000)}, {to_be64(0x40000), to_be64(0x1000)}},
+	};
+	char text[2 * 64 + 1];
+
+	hex(&wire, frame_snapshot_bytes(2), text);
+	assert_string_equal(text, "aabb0000000000000000000000000000"
+				  "00000000000000070000000000000000"
+				  "00000000000100000000000000020000"
+				  "00000000000400000000000000001000");
+	assert_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(2)));
+	assert_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(0)));
+	wire.reserved[7] = 1;
+	assert_non_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(0)));
+	wire.reserved[7] = 0;
+	wire.runs[1].first = to_be64(0x20000); /* overlap */
+	assert_non_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(2)));
+	wire.runs[1].first = to_be64(0x41000); /* no chunk */
+	assert_non_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(2)));
+	wire.runs[1] = (struct frame_range_wire){to_be64(0x40000), to_be64(0)};
+	assert_non_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(2)));
+	wire.runs[1].second = to_be64(UINT64_MAX); /* wraps */
+	assert_non_null(frame_snapshot_invalid(&wire, frame_snapshot_bytes(2)));
+}
+
 static struct frame sample(enum frame_type type)
 {
 	struct frame frame = {.type = type, .id = 7};
@@ -410,6 +439,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(golden_write_header),
 		cmocka_unit_test(golden_resume),
+		cmocka_unit_test(golden_snapshot),
 		cmocka_unit_test(golden_compare_and_hashes_headers),
 		cmocka_unit_test(golden_read_and_read_data_headers),
 		cmocka_unit_test(golden_resize_header),

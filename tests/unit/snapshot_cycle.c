@@ -116,26 +116,40 @@ static void overwrite_now(struct memory_store *m, const char *name)
 		fake_fill(o->v, i, 5000 + i);
 }
 
-/* What is written during the snapshot is not in it, and is in the next. */
+/* What was written up to the cut is in it, what comes behind it is not. */
+static void write_around_cut(void *context, struct snapshot_writer *writer)
+{
+	struct world *w = context;
+
+	for (unsigned i = 0; i < 64; i += 2)
+		fake_fill(w->v, i, 500 + i);
+	assert_int_equal(snapshot_cut(writer, 0, ""), 0);
+	for (unsigned i = 0; i < 64; i += 2)
+		fake_fill(w->v, i, 1000 + i);
+}
+
 static void a_snapshot_is_one_instant(void **state)
 {
 	struct world *w = world_of(state);
-	struct waited first = {.done = false};
+	struct snapshot_writer_config config = {
+		.pack_bytes = 128 << 10, .prepare = write_around_cut, .prepare_context = w};
 	struct id128 id;
 
 	world_volume(w, 64 * CHUNK, 0, 128 << 10);
 	for (unsigned i = 0; i < 64; i++)
 		fake_fill(w->v, i, i);
-	snapshot_create(w->writer, "", waited_done, &first);
-	for (unsigned i = 0; i < 64; i += 2)
-		fake_fill(w->v, i, 1000 + i);
-	env_run_until(w->env, &first.done);
+	writer_free(w->env, w->writer);
+	w->writer = snapshot_writer_new(w->v, w->repo, &config);
+	struct waited first = create(w->env, w->writer, "");
 	assert_int_equal(first.result.error, 0);
 	id = first.result.info.id;
+	writer_free(w->env, w->writer);
+	w->writer = snapshot_writer_new(w->v, w->repo,
+					&(struct snapshot_writer_config){.pack_bytes = 128 << 10});
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 	check_restore(w, NULL, "new");
 	for (unsigned i = 0; i < 64; i += 2)
-		fake_fill(w->v, i, i);
+		fake_fill(w->v, i, 500 + i);
 	check_restore(w, &id, "old");
 	/* Again, with the writes in the middle. */
 	w->m->context = &(struct overwriter){.v = w->v};
@@ -144,7 +158,79 @@ static void a_snapshot_is_one_instant(void **state)
 	w->m->on_put = NULL;
 	for (unsigned i = 0; i < 64; i++)
 		fake_fill(w->v, i, i);
+	for (unsigned i = 0; i < 64; i += 2)
+		fake_fill(w->v, i, 500 + i);
 	check_restore(w, NULL, "middle");
+}
+
+struct asked {
+	struct snapshot_writer *writer;
+	bool done;
+};
+
+static void prepare_later(void *context, struct snapshot_writer *writer)
+{
+	*(struct asked *)context = (struct asked){writer, true};
+}
+
+static struct snapshot_writer *create_up_to_cut(struct world *w, struct asked *asked,
+						struct waited *waited)
+{
+	*asked = (struct asked){.done = false};
+	*waited = (struct waited){.done = false};
+	snapshot_create(w->writer, "", waited_done, waited);
+	env_run_until(w->env, &asked->done);
+	return asked->writer;
+}
+
+static void set_done(struct env_timer *timer)
+{
+	*(bool *)(timer + 1) = true;
+}
+
+/* Who prepares may refuse, and may take his time while the writer is stopped. */
+static void what_prepares_for_the_cut(void **state)
+{
+	struct world *w = world_of(state);
+	struct asked asked;
+	struct snapshot_writer_config config = {.prepare = prepare_later,
+						.prepare_context = &asked};
+	struct snapshot_writer *writer;
+	struct waited first, freed = {.done = false};
+	struct {
+		struct env_timer timer;
+		bool done;
+	} pause = {.timer.fire = set_done};
+
+	world_volume(w, 16 << 20, 0, 0);
+	fill_some(w, 20, 1);
+	writer_free(w->env, w->writer);
+	w->writer = snapshot_writer_new(w->v, w->repo, &config);
+	writer = create_up_to_cut(w, &asked, &first);
+	fill_some(w, 40, 2);
+	assert_int_equal(snapshot_cut(writer, -EPERM, "not now"), -EPERM);
+	env_run_until(w->env, &first.done);
+	assert_int_equal(first.result.error, -EPERM);
+	assert_string_equal(first.result.why, "not now");
+	assert_int_equal(list(w->env, w->repo).listed, 0);
+	/* The disk is not what it was when it began. */
+	writer = create_up_to_cut(w, &asked, &first);
+	w->v->state.disk = VOLUME_DISK_INCONSISTENT;
+	assert_int_equal(snapshot_cut(writer, 0, ""), -EPERM);
+	env_run_until(w->env, &first.done);
+	w->v->state.disk = VOLUME_DISK_UPTODATE;
+	/* Stopped meanwhile. */
+	writer = create_up_to_cut(w, &asked, &first);
+	snapshot_writer_free(w->writer, waited_freed, &freed);
+	env_timer_start(w->env, &pause.timer, 5000000);
+	env_run_until(w->env, &pause.done);
+	assert_false(freed.done);
+	assert_int_equal(snapshot_cut(writer, 0, ""), -ECANCELED);
+	env_run_until(w->env, &freed.done);
+	assert_int_equal(first.result.error, -ECANCELED);
+	w->writer = snapshot_writer_new(w->v, w->repo, &(struct snapshot_writer_config){0});
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	check_restore(w, NULL, "then");
 }
 
 static void huge_volume_small_change(void **state)
@@ -585,6 +671,7 @@ int main(void)
 		ON_BOTH(empty_volume),
 		ON_BOTH(only_changes_are_stored),
 		ON_BOTH(a_snapshot_is_one_instant),
+		ON_BOTH(what_prepares_for_the_cut),
 		ON_BOTH(huge_volume_small_change),
 		ON_BOTH(many_changes_few_objects),
 		ON_BOTH(delete_gives_space_back),

@@ -359,7 +359,7 @@ void volume_get_stats(const struct volume *volume, struct volume_stats *stats)
 	*stats = volume->stats;
 }
 
-int volume_begin_applying(struct volume *volume)
+int volume_begin_replacing(struct volume *volume)
 {
 	memset(&volume->state.snapshot, 0, sizeof(volume->state.snapshot));
 	return 0;

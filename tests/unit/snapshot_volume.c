@@ -34,6 +34,8 @@ struct world {
 	struct snapshot_writer *writer;
 	uint8_t *model; /* what the volume must hold */
 	uint64_t size;
+	bool cut_later;
+	struct snapshot_writer *asked;
 };
 
 struct waited {
@@ -110,6 +112,17 @@ static void write_now(struct world *w, uint64_t offset, uint32_t length, uint64_
 	write_end(w, &io);
 }
 
+/* A test may take the cut itself. */
+static void prepare(void *context, struct snapshot_writer *writer)
+{
+	struct world *w = context;
+
+	if (w->cut_later)
+		w->asked = writer;
+	else
+		snapshot_cut(writer, 0, "");
+}
+
 static void world_open(struct world *w)
 {
 	char backing[96], state_dir[96], url[96], why[256] = "";
@@ -128,7 +141,9 @@ static void world_open(struct world *w)
 		fail_msg("%s", why);
 	volume_get_state(w->volume, &state);
 	w->repo = snapshot_repo_new(w->store, &state.uuid);
-	w->writer = snapshot_writer_new(w->volume, w->repo, &(struct snapshot_writer_config){0});
+	w->writer = snapshot_writer_new(
+		w->volume, w->repo,
+		&(struct snapshot_writer_config){.prepare = prepare, .prepare_context = w});
 }
 
 static void world_close(struct world *w)
@@ -225,7 +240,7 @@ static void restore_file(struct world *w, const struct id128 *id, const uint8_t 
 	unlink(path);
 }
 
-/* Each snapshot taken under a busy writer is the image at its beginning. */
+/* Each snapshot taken under a busy writer is the image at its cut. */
 static void under_a_writer(void **state)
 {
 	struct world *w = world_of(state);
@@ -239,7 +254,7 @@ static void under_a_writer(void **state)
 		uint64_t n = 0;
 
 		write_now(w, 7 * 4096 + round * MIB, 8192, round);
-		memcpy(image, w->model, w->size);
+		w->cut_later = true;
 		snapshot_create(w->writer, "", waited_done, &c);
 		while (!c.done) {
 			struct io io[8];
@@ -249,11 +264,17 @@ static void under_a_writer(void **state)
 					    4096, n + round * 1000000);
 			for (unsigned i = 0; i < 8; i++)
 				write_end(w, &io[i]);
+			if (w->asked) {
+				memcpy(image, w->model, w->size);
+				assert_int_equal(snapshot_cut(w->asked, 0, ""), 0);
+				w->asked = NULL;
+			}
 			volume_check(w->volume);
 			snapshot_check(w->writer);
 		}
 		assert_string_equal(c.result.why, "");
 		info = c.result.info;
+		w->cut_later = false;
 		restore_file(w, &info.id, image);
 	}
 	free(image);
