@@ -593,8 +593,9 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 	snapshot_forget(repo, &options->policy, options->dry_run, forget_each, local_run_done,
 			&run);
 	code = local_wait(local, &run);
-	if (!code && !options->dry_run)
-		printf("%s: %s freed, %llu objects\n", volume->volume_name,
+	if (!code)
+		printf("%s: %s%s freed, %llu objects\n", volume->volume_name,
+		       options->dry_run ? "would be " : "",
 		       format_bytes((double)run.result.freed_bytes).text,
 		       (unsigned long long)run.result.deleted_objects);
 	if (!code && run.result.locked_objects)

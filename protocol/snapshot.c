@@ -70,6 +70,34 @@ void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
 		 (unsigned long long)ref->sequence, id);
 }
 
+#define MARK_SUFFIX "-deleted"
+
+void snapfmt_mark_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+		       char name[SNAPFMT_NAME_BYTES])
+{
+	size_t used;
+
+	snapfmt_name(SNAPFMT_MANIFEST, volume, ref, name);
+	used = strlen(name);
+	snprintf(name + used, SNAPFMT_NAME_BYTES - used, "%s", MARK_SUFFIX);
+}
+
+void snapfmt_claim_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+			const struct id128 *base, char name[SNAPFMT_NAME_BYTES])
+{
+	char uuid[ID128_TEXT_BYTES], id[ID128_TEXT_BYTES], base_id[ID128_TEXT_BYTES];
+
+	id128_format(volume, uuid);
+	if (!ref) {
+		snprintf(name, SNAPFMT_NAME_BYTES, "%s/claims/", uuid);
+		return;
+	}
+	id128_format(&ref->snapshot, id);
+	id128_format(base, base_id);
+	snprintf(name, SNAPFMT_NAME_BYTES, "%s/claims/%016llx-%s-%s", uuid,
+		 (unsigned long long)ref->sequence, id, base_id);
+}
+
 static bool parse_hex(const char *text, unsigned digits, uint64_t *value)
 {
 	*value = 0;
@@ -118,6 +146,68 @@ bool snapfmt_name_parse(const char *name, enum snapfmt_kind *kind, struct id128 
 		return false;
 	ref->number = (uint32_t)number;
 	return true;
+}
+
+bool snapfmt_mark_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref)
+{
+	size_t length = strlen(name), suffix = strlen(MARK_SUFFIX);
+	char manifest[SNAPFMT_NAME_BYTES];
+	enum snapfmt_kind kind;
+
+	if (length <= suffix || length >= sizeof(manifest) ||
+	    strcmp(name + length - suffix, MARK_SUFFIX))
+		return false;
+	memcpy(manifest, name, length - suffix);
+	manifest[length - suffix] = '\0';
+	return snapfmt_name_parse(manifest, &kind, volume, ref) && kind == SNAPFMT_MANIFEST;
+}
+
+bool snapfmt_claim_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
+			 struct id128 *base)
+{
+	const size_t id_digits = ID128_TEXT_BYTES - 1;
+	const char folder[] = "/claims/";
+	const char *at = name + id_digits;
+
+	*ref = (struct snapfmt_ref){.number = 0};
+	if (strlen(name) != id_digits + strlen(folder) + HEX_SEQUENCE + 2 * (1 + id_digits) ||
+	    !id128_parse(name, id_digits, volume) || strncmp(at, folder, strlen(folder)))
+		return false;
+	at += strlen(folder);
+	if (!parse_hex(at, HEX_SEQUENCE, &ref->sequence) || at[HEX_SEQUENCE] != '-')
+		return false;
+	at += HEX_SEQUENCE + 1;
+	return id128_parse(at, id_digits, &ref->snapshot) && at[id_digits] == '-' &&
+	       id128_parse(at + id_digits + 1, id_digits, base);
+}
+
+/* ---- claim -------------------------------------------------------------------------------- */
+
+void snapfmt_claim_encode(uint64_t created_ns, const char *node_name,
+			  struct snapfmt_claim_wire *wire)
+{
+	*wire = (struct snapfmt_claim_wire){
+		.magic = to_be32(SNAPFMT_CLAIM_MAGIC),
+		.version = to_be16(SNAPFMT_VERSION),
+		.created_ns = to_be64(created_ns),
+	};
+	snprintf(wire->node_name, sizeof(wire->node_name), "%s", node_name);
+	wire->crc = to_be32(crc32c(0, wire, offsetof(struct snapfmt_claim_wire, crc)));
+}
+
+const char *snapfmt_claim_invalid(const struct snapfmt_claim_wire *wire)
+{
+	if (from_be32(wire->magic) != SNAPFMT_CLAIM_MAGIC)
+		return "bad magic";
+	if (from_be32(wire->crc) != crc32c(0, wire, offsetof(struct snapfmt_claim_wire, crc)))
+		return "checksum";
+	if (from_be16(wire->version) != SNAPFMT_VERSION)
+		return "unknown version";
+	if (from_be16(wire->reserved) || !bytes_are_zero(wire->reserved2, sizeof(wire->reserved2)))
+		return "reserved bytes are not zero";
+	if (wire->node_name[sizeof(wire->node_name) - 1])
+		return "name is not ended";
+	return NULL;
 }
 
 /* ---- header ------------------------------------------------------------------------------- */

@@ -10,9 +10,10 @@
 
 #include "protocol/wire.h"
 
-#define SNAPFMT_MAGIC      0x4f46534eu /* "OFSN" */
-#define SNAPFMT_PAGE_MAGIC 0x4f465047u /* "OFPG" */
-#define SNAPFMT_VERSION    1u
+#define SNAPFMT_MAGIC       0x4f46534eu /* "OFSN" */
+#define SNAPFMT_PAGE_MAGIC  0x4f465047u /* "OFPG" */
+#define SNAPFMT_CLAIM_MAGIC 0x4f465343u /* "OFSC" */
+#define SNAPFMT_VERSION     1u
 
 #define SNAPFMT_CHUNK_BYTES 65536u
 #define SNAPFMT_PAGE_CHUNKS 1024u
@@ -47,6 +48,16 @@ void snapfmt_prefix(enum snapfmt_kind kind, const struct id128 *volume,
 /* The object whose being there keeps a snapshot: "VOLUME/pins/SEQUENCE-SNAPSHOT"; ref NULL: the prefix. */
 void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
 		      char name[SNAPFMT_NAME_BYTES]);
+/* The object whose being there says that a snapshot is deleted: "VOLUME/snapshots/SEQUENCE-SNAPSHOT-deleted". */
+void snapfmt_mark_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+		       char name[SNAPFMT_NAME_BYTES]);
+bool snapfmt_mark_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref);
+/* The object that stands while a snapshot is written, which shares with base (zero: with none):
+ * "VOLUME/claims/SEQUENCE-SNAPSHOT-BASE"; ref NULL: the prefix. */
+void snapfmt_claim_name(const struct id128 *volume, const struct snapfmt_ref *ref,
+			const struct id128 *base, char name[SNAPFMT_NAME_BYTES]);
+bool snapfmt_claim_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
+			 struct id128 *base);
 /* False: not a name of ours. */
 bool snapfmt_name_parse(const char *name, enum snapfmt_kind *kind, struct id128 *volume,
 			struct snapfmt_ref *ref);
@@ -87,6 +98,24 @@ void snapfmt_header_encode(const struct snapfmt_header *header, struct snapfmt_h
 const char *snapfmt_header_decode(const struct snapfmt_header_wire *wire, enum snapfmt_kind kind,
 				  const struct id128 *volume, const struct snapfmt_ref *ref,
 				  struct snapfmt_header *header);
+
+/* ---- claim: who writes, since when ---- */
+
+struct snapfmt_claim_wire {
+	be32_t magic; /* "OFSC" */
+	be16_t version;
+	be16_t reserved;
+	be64_t created_ns; /* realtime */
+	char node_name[SNAPFMT_TEXT_BYTES];
+	uint8_t reserved2[44];
+	be32_t crc; /* CRC32C of the 124 bytes before */
+};
+_Static_assert(sizeof(struct snapfmt_claim_wire) == 128, "layout");
+
+void snapfmt_claim_encode(uint64_t created_ns, const char *node_name,
+			  struct snapfmt_claim_wire *wire);
+/* NULL, or why it is none. */
+const char *snapfmt_claim_invalid(const struct snapfmt_claim_wire *wire);
 
 /* ---- pack: header, stored chunks back to back, index ---- */
 

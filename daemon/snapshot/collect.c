@@ -2,12 +2,15 @@
 /*
  * collect: deletes snapshots, and what no snapshot needs any more. Only manifests are read.
  *
- * A manifest goes first, then what it alone needed. What a snapshot being written has put, and no
- * manifest names yet, is known by its sequence number: it is higher than that of every manifest seen.
- * If one manifest that stays cannot be read, nothing is deleted: what it needs is not known.
+ * No locks, any number at once, beside any number of writers: protocol/snapshot.md, section 7, says why
+ * this order is safe wherever it is interrupted. A snapshot is deleted by a mark. Then objects are listed,
+ * then claims, then manifests. Marked ones that no claim protects are closed: nobody can begin to share
+ * with them any more, and who did has its manifest among those listed last. They go, and then every object
+ * listed that no other manifest needs and that is not of an attempt under way. If one manifest that stays
+ * cannot be read, nothing is deleted: what it needs is not known.
  *
  * What is locked is left, counted, and taken by a later run. All that a manifest needs is locked for at
- * least as long as it is, so a snapshot that is left is whole.
+ * least as long as it is, so a snapshot that is left is whole; it is looked at before it is marked.
  */
 #include "daemon/snapshot/internal.h"
 #include "daemon/snapshot/retention.h"
@@ -17,55 +20,76 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define DELETES_MAX 8
+#define SLOTS      8
+#define ROUNDS_MAX 5
 
-struct doomed {
+struct thing {
 	enum snapfmt_kind kind;
 	struct snapfmt_ref ref;
 	uint64_t size_bytes;
+	bool closed; /* of those marked: nobody can begin to share with it any more; who does is listed */
+};
+
+struct things {
+	struct thing *list;
+	size_t count, room;
 };
 
 struct collect;
 
-struct delete_op {
+struct slot {
 	struct env_op op;
 	struct collect *collect;
-	struct doomed object;
+	struct thing thing;
 	char name[SNAPFMT_NAME_BYTES];
 	bool busy;
 };
+
+enum action { ACTION_MARK, ACTION_DELETE, ACTION_UNMARK };
 
 struct collect {
 	struct snapshot_repo *repo;
 	struct id128 delete_id; /* zero: none */
 	struct id128 *forget;   /* those to go if all others can be read; NULL: none */
 	size_t forget_count;
+	bool dry_run;
 	void (*done)(void *context, const struct snapshot_result *result);
 	void *context;
 	struct snapshot_result result;
-	void (*deleted)(struct collect *c); /* what follows when all of doomed is gone */
 
-	uint64_t sequence_max; /* unreferenced objects up to it are garbage */
+	enum action action; /* what is done to all of todo; then follows next_step */
+	void (*next_step)(struct collect *c);
+	struct things todo;
+	size_t todo_next;
+	struct slot slots[SLOTS];
+	unsigned busy;
+
 	struct names names;
-	size_t next;   /* manifest to load */
-	size_t stop;   /* the first that is none of those to load */
-	bool checking; /* loading those that a prune keeps; else all, for what they need */
-	struct doomed *doomed;
-	size_t doomed_count, doomed_room, doomed_next;
+	size_t next; /* manifest to load */
+	struct snapfmt_ref loading;
+	bool checking; /* loading those that a prune keeps; else all that stay, for what they need */
+	bool manifest_stays;   /* it is locked, though it does not say so */
+	struct things marked;  /* manifests: known as marked before the claims are listed */
+	struct things objects; /* packs and maps, listed before the claims */
+	struct claims claims;
+	unsigned rounds;
 	struct manifest_object *needed; /* sorted */
 	size_t needed_count, needed_room;
 	struct env_op list_op;
+	struct env_timer lag_timer;
 	enum snapfmt_kind listing;
 	char prefix[SNAPFMT_NAME_BYTES];
-	struct delete_op deletes[DELETES_MAX];
-	unsigned busy;
 };
 
 static void collect_finish(struct collect *c)
 {
 	c->repo->under_way--;
+	env_timer_stop(c->repo->env, &c->lag_timer);
 	names_free(&c->names);
-	free(c->doomed);
+	free(c->todo.list);
+	free(c->marked.list);
+	free(c->objects.list);
+	free(c->claims.list);
 	free(c->forget);
 	free(c->needed);
 	c->done(c->context, &c->result);
@@ -78,127 +102,164 @@ static void collect_fail(struct collect *c, int error, const char *what, const c
 		c->result.error = why_set(c->result.why, error, "%s%s", what, why);
 }
 
-/* ---- deleting -------------------------------------------------------------------------------- */
-
-static void delete_pump(struct collect *c);
-
-static void delete_done(struct env_op *op, int64_t result)
+static void things_add(struct things *things, enum snapfmt_kind kind, const struct snapfmt_ref *ref,
+		       uint64_t size_bytes)
 {
-	struct delete_op *d = container_of(op, struct delete_op, op);
-	struct collect *c = d->collect;
+	struct thing *thing =
+		array_add((void **)&things->list, &things->count, &things->room, sizeof(*thing));
 
-	d->busy = false;
+	*thing = (struct thing){.kind = kind, .ref = *ref, .size_bytes = size_bytes};
+}
+
+/* ---- marking, deleting ------------------------------------------------------------------------- */
+
+static void pump(struct collect *c);
+
+static void slot_done(struct env_op *op, int64_t result)
+{
+	struct slot *slot = container_of(op, struct slot, op);
+	struct collect *c = slot->collect;
+	char what[WHY_BYTES];
+
+	slot->busy = false;
 	c->busy--;
 	if (result == -STORE_LOCKED) {
 		c->result.locked_objects++;
-		/* Younger snapshots are locked for longer, as a rule. */
-		if (d->object.kind == SNAPFMT_MANIFEST)
-			c->doomed_next = c->doomed_count;
-	} else if (result < 0) {
-		char what[WHY_BYTES];
-
-		why_set(what, 0, "%s: not deleted: ", d->name);
+		c->manifest_stays |= slot->thing.kind == SNAPFMT_MANIFEST;
+	} else if (result < 0 && !(c->action == ACTION_MARK && result == -EEXIST)) {
+		why_set(what, 0, "%s: %s: ", slot->name,
+			c->action == ACTION_MARK ? "cannot be put" : "not deleted");
 		collect_fail(c, (int)result, what, store_strerror((int)result));
-	} else {
+	} else if (c->action == ACTION_DELETE) {
 		c->result.deleted_objects++;
-		c->result.freed_bytes += d->object.size_bytes;
+		c->result.freed_bytes += slot->thing.size_bytes;
 	}
-	delete_pump(c);
+	pump(c);
 }
 
-static void delete_pump(struct collect *c)
+static void slot_start(struct collect *c, struct slot *slot)
 {
-	for (unsigned i = 0; i < DELETES_MAX; i++) {
-		struct delete_op *d = &c->deletes[i];
+	static const char content[] = "deleted\n";
+	static const struct iovec iov = {(void *)(uintptr_t)content, sizeof(content) - 1};
+	struct store *store = c->repo->store;
 
-		/* Opened since it was decided: it stays, and what it needs is looked for anew. */
-		while (c->doomed_next < c->doomed_count &&
-		       c->doomed[c->doomed_next].kind == SNAPFMT_MANIFEST &&
-		       !repo_may_delete(c->repo, &c->doomed[c->doomed_next].ref.snapshot))
-			c->doomed_next++;
-		if (d->busy || c->doomed_next == c->doomed_count || c->result.error)
-			continue;
-		d->busy = true;
-		d->collect = c;
-		d->object = c->doomed[c->doomed_next++];
-		d->op.done = delete_done;
-		snapfmt_name(d->object.kind, &c->repo->volume, &d->object.ref, d->name);
-		c->busy++;
-		c->repo->store->ops->delete (c->repo->store, &d->op, d->name);
-	}
+	slot->busy = true;
+	slot->collect = c;
+	slot->thing = c->todo.list[c->todo_next++];
+	slot->op.done = slot_done;
+	c->busy++;
+	if (c->action == ACTION_DELETE)
+		snapfmt_name(slot->thing.kind, &c->repo->volume, &slot->thing.ref, slot->name);
+	else
+		snapfmt_mark_name(&c->repo->volume, &slot->thing.ref, slot->name);
+	if (c->action == ACTION_MARK)
+		store->ops->put(store, &slot->op, slot->name, &iov, 1);
+	else
+		store->ops->delete (store, &slot->op, slot->name);
+}
+
+static void pump(struct collect *c)
+{
+	for (unsigned i = 0; i < SLOTS; i++)
+		if (!c->slots[i].busy && c->todo_next < c->todo.count && !c->result.error)
+			slot_start(c, &c->slots[i]);
 	if (c->busy)
 		return;
 	if (c->result.error)
 		collect_finish(c);
 	else
-		c->deleted(c);
+		c->next_step(c);
 }
 
-static void delete_all(struct collect *c, void (*deleted)(struct collect *c))
+static void do_all(struct collect *c, enum action action, void (*next_step)(struct collect *c))
 {
-	c->deleted = deleted;
-	c->doomed_next = 0;
-	delete_pump(c);
+	c->action = action;
+	c->next_step = next_step;
+	c->todo_next = 0;
+	if (c->dry_run) {
+		for (size_t i = 0; action == ACTION_DELETE && i < c->todo.count; i++) {
+			c->result.deleted_objects++;
+			c->result.freed_bytes += c->todo.list[i].size_bytes;
+		}
+		c->todo_next = c->todo.count;
+	}
+	pump(c);
 }
 
-static void doom(struct collect *c, enum snapfmt_kind kind, const struct snapfmt_ref *ref,
-		 uint64_t size_bytes)
-{
-	struct doomed *doomed =
-		array_add((void **)&c->doomed, &c->doomed_count, &c->doomed_room, sizeof(*doomed));
+/* ---- what goes --------------------------------------------------------------------------------- */
 
-	*doomed = (struct doomed){kind, *ref, size_bytes};
+static bool is_closed(const struct collect *c, const struct snapfmt_ref *ref)
+{
+	for (size_t i = 0; i < c->marked.count; i++)
+		if (!snapfmt_ref_compare(&c->marked.list[i].ref, ref))
+			return c->marked.list[i].closed;
+	return false;
 }
 
-/* ---- what nothing needs ------------------------------------------------------------------------ */
-
-static void garbage_list(struct collect *c, enum snapfmt_kind kind);
-
-static void garbage_each(void *context, const struct store_object *object)
+/* By the claims there are. What is open here stays; else it cannot be opened any more. */
+static void close_marked(struct collect *c)
 {
-	struct collect *c = context;
-	enum snapfmt_kind kind;
-	struct id128 volume;
-	struct manifest_object want = {.live_count = 0};
+	for (size_t i = 0; i < c->marked.count; i++) {
+		struct thing *thing = &c->marked.list[i];
+		const struct id128 *id = &thing->ref.snapshot;
 
-	if (!snapfmt_name_parse(object->name, &kind, &volume, &want.ref) || kind != c->listing ||
-	    !id128_equal(&volume, &c->repo->volume) || want.ref.sequence > c->sequence_max)
-		return;
-	want.kind = kind;
-	if (c->needed_count &&
-	    bsearch(&want, c->needed, c->needed_count, sizeof(want), manifest_object_compare))
-		return;
-	doom(c, kind, &want.ref, object->size_bytes);
+		thing->closed = !claims_protect(&c->claims, id) &&
+				(c->dry_run ? !snapshot_is_held(c->repo, id)
+					    : repo_may_delete(c->repo, id));
+	}
 }
 
-static void garbage_listed(struct env_op *op, int64_t result)
+/* Marks without a manifest go too. */
+static void unmark(struct collect *c)
 {
-	struct collect *c = container_of(op, struct collect, list_op);
-	char what[WHY_BYTES];
+	c->todo.count = 0;
+	for (size_t i = 0; i < c->marked.count; i++)
+		if (c->marked.list[i].closed)
+			things_add(&c->todo, SNAPFMT_MANIFEST, &c->marked.list[i].ref, 0);
+	do_all(c, ACTION_UNMARK, collect_finish);
+}
 
-	if (result < 0) {
-		why_set(what, 0, "%s: cannot be listed: ", c->prefix);
-		collect_fail(c, (int)result, what, store_strerror((int)result));
+static void delete_objects(struct collect *c)
+{
+	if (c->manifest_stays) { /* and with it what it needs */
+		if (!id128_is_zero(&c->delete_id))
+			collect_fail(c, -EPERM,
+				     "the snapshot is locked by the service (object lock)", "");
 		collect_finish(c);
 		return;
 	}
-	if (c->listing == SNAPFMT_PACK)
-		garbage_list(c, SNAPFMT_MAPS);
-	else
-		delete_all(c, collect_finish);
+	c->todo.count = 0;
+	for (size_t i = 0; i < c->objects.count; i++) {
+		const struct thing *thing = &c->objects.list[i];
+		struct manifest_object want = {.kind = thing->kind, .ref = thing->ref};
+
+		if (claims_protect_own(&c->claims, &thing->ref.snapshot) ||
+		    (c->needed_count && bsearch(&want, c->needed, c->needed_count, sizeof(want),
+						manifest_object_compare)))
+			continue;
+		things_add(&c->todo, thing->kind, &thing->ref, thing->size_bytes);
+	}
+	do_all(c, ACTION_DELETE, unmark);
 }
 
-static void garbage_list(struct collect *c, enum snapfmt_kind kind)
+static void delete_manifests(struct collect *c)
 {
-	c->listing = kind;
-	c->list_op.done = garbage_listed;
-	snapfmt_prefix(kind, &c->repo->volume, c->prefix);
-	c->repo->store->ops->list(c->repo->store, &c->list_op, c->prefix, garbage_each, c);
+	c->todo.count = 0;
+	for (size_t i = 0; i < c->names.gone_count; i++)
+		if (is_closed(c, &c->names.gone[i]))
+			things_add(&c->todo, SNAPFMT_MANIFEST, &c->names.gone[i],
+				   c->names.gone_sizes[i]);
+	for (size_t i = 0; c->dry_run && i < c->names.count; i++)
+		if (is_closed(c, &c->names.refs[i]))
+			things_add(&c->todo, SNAPFMT_MANIFEST, &c->names.refs[i],
+				   c->names.sizes[i]);
+	do_all(c, ACTION_DELETE, delete_objects);
 }
 
 /* ---- what is needed ---------------------------------------------------------------------------- */
 
 static void manifests_next(struct collect *c);
+static void claims_look(struct collect *c);
 
 static void need(struct collect *c, const struct manifest *manifest)
 {
@@ -219,10 +280,44 @@ static void need(struct collect *c, const struct manifest *manifest)
 	c->needed_count = kept;
 }
 
+static struct id128 *forgotten(const struct collect *c, const struct snapfmt_ref *ref)
+{
+	for (size_t i = 0; i < c->forget_count; i++)
+		if (id128_equal(&c->forget[i], &ref->snapshot))
+			return &c->forget[i];
+	return NULL;
+}
+
+/* One to be forgotten that the service would keep stays a snapshot. NULL: it cannot be read, and may go all
+ * the same. False: it is none to be forgotten. */
+static bool take_back_if_locked(struct collect *c, const struct snapfmt_ref *ref,
+				const struct manifest *manifest)
+{
+	struct id128 *id = forgotten(c, ref);
+	char text[64];
+
+	if (id && manifest &&
+	    retention_is_locked(&manifest->info, env_realtime_ns(c->repo->env), text)) {
+		c->result.locked_objects++;
+		*id = c->forget[--c->forget_count];
+	}
+	return id != NULL;
+}
+
 static void manifest_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct collect *c = context;
 
+	if (c->checking && take_back_if_locked(c, &c->loading, manifest)) {
+		manifest_free(manifest);
+		manifests_next(c);
+		return;
+	}
+	if (error == -ENOENT && !c->checking && ++c->rounds < ROUNDS_MAX) {
+		claims_look(
+			c); /* another collector took it: who shares with it is to be seen anew */
+		return;
+	}
 	if (error) {
 		collect_fail(c, error,
 			     c->checking
@@ -232,10 +327,36 @@ static void manifest_loaded(void *context, struct manifest *manifest, int error,
 		collect_finish(c);
 		return;
 	}
-	if (!c->checking && !(MUTATE(snapshot_collect_ignores_newest) && c->next == c->stop))
+	if (!c->checking && !(MUTATE(snapshot_collect_ignores_newest) && c->next == c->names.count))
 		need(c, manifest);
 	manifest_free(manifest);
 	manifests_next(c);
+}
+
+static void forget_mark(struct collect *c);
+
+/* First the snapshots, then those that are marked and not yet gone. */
+static void manifests_next(struct collect *c)
+{
+	const struct names *names = &c->names;
+
+	while (c->next < names->count + names->gone_count) {
+		size_t i = c->next++;
+		const struct snapfmt_ref *ref =
+			i < names->count ? &names->refs[i] : &names->gone[i - names->count];
+
+		if (c->checking ? i >= names->count ||
+					  (forgotten(c, ref) && !c->repo->store->ops->retain)
+				: is_closed(c, ref))
+			continue;
+		c->loading = *ref;
+		manifest_load(c->repo->store, &c->repo->volume, ref, manifest_loaded, c);
+		return;
+	}
+	if (c->checking)
+		forget_mark(c);
+	else
+		delete_manifests(c);
 }
 
 static void needed_listed(void *context, struct names *names, int error, const char *why)
@@ -249,68 +370,128 @@ static void needed_listed(void *context, struct names *names, int error, const c
 	}
 	names_free(&c->names);
 	c->names = *names;
-	*names = (struct names){NULL, NULL, 0};
-	if (c->names.count && c->names.refs[c->names.count - 1].sequence > c->sequence_max)
-		c->sequence_max = c->names.refs[c->names.count - 1].sequence;
+	*names = (struct names){.count = 0};
 	c->checking = false;
 	c->next = 0;
-	c->stop = c->names.count;
+	c->needed_count = 0;
 	manifests_next(c);
 }
 
-static void needed_begin(struct collect *c)
+static void claims_looked(void *context, const struct claims *claims, int error, const char *why)
 {
-	if (!id128_is_zero(&c->delete_id) && c->result.locked_objects) {
-		collect_fail(c, -EPERM, "the snapshot is locked by the service (object lock)", "");
+	struct collect *c = context;
+
+	if (error) {
+		collect_fail(c, error, "", why);
 		collect_finish(c);
 		return;
 	}
-	c->doomed_count = 0;
+	free(c->claims.list);
+	c->claims.count = claims->count;
+	c->claims.list = must_alloc(claims->count * sizeof(*claims->list));
+	if (claims->count)
+		memcpy(c->claims.list, claims->list, claims->count * sizeof(*claims->list));
+	close_marked(c);
 	names_list(c->repo->store, &c->repo->volume, needed_listed, c);
 }
 
-static bool is_forgotten(const struct collect *c, const struct snapfmt_ref *ref)
+static void lag_over(struct env_timer *timer)
 {
-	for (size_t i = 0; i < c->forget_count; i++)
-		if (id128_equal(&c->forget[i], &ref->snapshot))
-			return true;
-	return false;
+	struct collect *c = container_of(timer, struct collect, lag_timer);
+
+	claims_list(c->repo, claims_looked, c);
 }
 
-static void manifests_next(struct collect *c)
+/* Where lists are late by so much at most: twice that after the marks nobody overlooks them any more, and
+ * the claims of all who did are listed. */
+static void claims_look(struct collect *c)
 {
-	while (c->checking && c->next < c->stop && is_forgotten(c, &c->names.refs[c->next]))
-		c->next++;
-	if (c->next < c->stop) {
-		manifest_load(c->repo->store, &c->repo->volume, &c->names.refs[c->next++],
-			      manifest_loaded, c);
+	if (!c->repo->store->list_lag_ns) {
+		claims_list(c->repo, claims_looked, c);
 		return;
 	}
-	if (!c->checking) {
-		garbage_list(c, SNAPFMT_PACK);
+	c->lag_timer.fire = lag_over;
+	env_timer_start(c->repo->env, &c->lag_timer, 2 * c->repo->store->list_lag_ns);
+}
+
+/* ---- objects ----------------------------------------------------------------------------------- */
+
+static void objects_list(struct collect *c, enum snapfmt_kind kind);
+
+static void objects_each(void *context, const struct store_object *object)
+{
+	struct collect *c = context;
+	enum snapfmt_kind kind;
+	struct id128 volume;
+	struct snapfmt_ref ref;
+
+	if (snapfmt_name_parse(object->name, &kind, &volume, &ref) && kind == c->listing &&
+	    id128_equal(&volume, &c->repo->volume))
+		things_add(&c->objects, kind, &ref, object->size_bytes);
+}
+
+static void objects_listed(struct env_op *op, int64_t result)
+{
+	struct collect *c = container_of(op, struct collect, list_op);
+	char what[WHY_BYTES];
+
+	if (result < 0) {
+		why_set(what, 0, "%s: cannot be listed: ", c->prefix);
+		collect_fail(c, (int)result, what, store_strerror((int)result));
+		collect_finish(c);
 		return;
 	}
-	for (size_t i = 0; i < c->names.count; i++)
-		if (is_forgotten(c, &c->names.refs[i]))
-			doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
-	delete_all(c, needed_begin);
+	if (c->listing == SNAPFMT_PACK)
+		objects_list(c, SNAPFMT_MAPS);
+	else
+		claims_look(c);
+}
+
+static void objects_list(struct collect *c, enum snapfmt_kind kind)
+{
+	c->listing = kind;
+	c->list_op.done = objects_listed;
+	snapfmt_prefix(kind, &c->repo->volume, c->prefix);
+	c->repo->store->ops->list(c->repo->store, &c->list_op, c->prefix, objects_each, c);
+}
+
+static void objects_begin(struct collect *c)
+{
+	objects_list(c, SNAPFMT_PACK);
 }
 
 /* ---- which snapshots go ------------------------------------------------------------------------ */
+
+/* Those in todo are as good as deleted when their marks are there. */
+static void mark_all(struct collect *c)
+{
+	for (size_t i = 0; i < c->todo.count; i++)
+		things_add(&c->marked, SNAPFMT_MANIFEST, &c->todo.list[i].ref, 0);
+	do_all(c, ACTION_MARK, objects_begin);
+}
+
+static void forget_mark(struct collect *c)
+{
+	for (size_t i = 0; i < c->names.count; i++)
+		if (forgotten(c, &c->names.refs[i]) &&
+		    !snapshot_is_held(c->repo, &c->names.refs[i].snapshot))
+			things_add(&c->todo, SNAPFMT_MANIFEST, &c->names.refs[i],
+				   c->names.sizes[i]);
+	mark_all(c);
+}
 
 /* That the service would refuse: said with the time, and before anything is asked of it. */
 static void lock_looked(void *context, uint8_t *data, size_t length, int error, const char *why)
 {
 	struct collect *c = context;
-	const struct doomed *doomed = &c->doomed[0];
+	const struct thing *thing = &c->todo.list[0];
 	struct snapshot_info info;
 	char id[ID128_TEXT_BYTES], text[64];
 
 	(void)why; /* what cannot be read may go all the same */
 	id128_format(&c->delete_id, id);
 	if (!error &&
-	    !manifest_peek(data, length, doomed->size_bytes, &c->repo->volume, &doomed->ref,
-			   &info) &&
+	    !manifest_peek(data, length, thing->size_bytes, &c->repo->volume, &thing->ref, &info) &&
 	    retention_is_locked(&info, env_realtime_ns(c->repo->env), text)) {
 		char line[WHY_BYTES];
 
@@ -318,7 +499,7 @@ static void lock_looked(void *context, uint8_t *data, size_t length, int error, 
 		collect_fail(c, -EPERM, line, "");
 		collect_finish(c);
 	} else {
-		delete_all(c, needed_begin);
+		mark_all(c);
 	}
 	free(data);
 }
@@ -329,12 +510,12 @@ static void pin_looked(struct env_op *op, int64_t result)
 	struct collect *c = container_of(op, struct collect, list_op);
 
 	if (result == -ENOENT && c->repo->store->ops->retain) {
-		snapfmt_name(SNAPFMT_MANIFEST, &c->repo->volume, &c->doomed[0].ref, c->prefix);
+		snapfmt_name(SNAPFMT_MANIFEST, &c->repo->volume, &c->todo.list[0].ref, c->prefix);
 		fetch(c->repo->store, c->prefix, 0, SNAPFMT_MANIFEST_HEAD_BYTES, lock_looked, c);
 		return;
 	}
 	if (result == -ENOENT) {
-		delete_all(c, needed_begin);
+		mark_all(c);
 		return;
 	}
 	if (result < 0)
@@ -355,68 +536,74 @@ static void first_listed(void *context, struct names *names, int error, const ch
 		return;
 	}
 	c->names = *names;
-	*names = (struct names){NULL, NULL, 0};
-	if (c->names.count)
-		c->sequence_max = c->names.refs[c->names.count - 1].sequence;
+	*names = (struct names){.count = 0};
+	for (size_t i = 0; i < c->names.mark_count; i++)
+		things_add(&c->marked, SNAPFMT_MANIFEST, &c->names.marks[i], 0);
 	if (c->forget_count) {
 		c->checking = true;
-		c->stop = c->names.count;
-		c->next = 0;
 		manifests_next(c);
 		return;
 	}
 	for (size_t i = 0; i < c->names.count; i++)
 		if (id128_equal(&c->names.refs[i].snapshot, &c->delete_id))
-			doom(c, SNAPFMT_MANIFEST, &c->names.refs[i], c->names.sizes[i]);
-	if (c->doomed_count && snapshot_is_held(c->repo, &c->delete_id)) {
+			things_add(&c->todo, SNAPFMT_MANIFEST, &c->names.refs[i],
+				   c->names.sizes[i]);
+	if (c->todo.count && snapshot_is_held(c->repo, &c->delete_id)) {
 		id128_format(&c->delete_id, id);
 		collect_fail(c, -EBUSY, id,
 			     ": the snapshot is open as an export; close that first");
 		collect_finish(c);
 		return;
 	}
-	if (!id128_is_zero(&c->delete_id) && !c->doomed_count) {
+	if (!id128_is_zero(&c->delete_id) && !c->todo.count) {
 		id128_format(&c->delete_id, id);
 		collect_fail(c, -ENOENT, id, ": no such snapshot in the store");
 		collect_finish(c);
 		return;
 	}
-	if (c->doomed_count) {
-		c->list_op.done = pin_looked;
-		snapfmt_pin_name(&c->repo->volume, &c->doomed[0].ref, c->prefix);
-		c->repo->store->ops->size(c->repo->store, &c->list_op, c->prefix);
+	if (!c->todo.count) {
+		objects_begin(c);
 		return;
 	}
-	delete_all(c, needed_begin);
+	c->list_op.done = pin_looked;
+	snapfmt_pin_name(&c->repo->volume, &c->todo.list[0].ref, c->prefix);
+	c->repo->store->ops->size(c->repo->store, &c->list_op, c->prefix);
+}
+
+static struct collect *
+collect_new(struct snapshot_repo *repo,
+	    void (*done)(void *context, const struct snapshot_result *result), void *context)
+{
+	struct collect *c = must_alloc(sizeof(*c));
+
+	c->repo = repo;
+	c->done = done;
+	c->context = context;
+	repo->under_way++;
+	return c;
 }
 
 void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id,
 		 void (*done)(void *context, const struct snapshot_result *result), void *context)
 {
-	struct collect *c = must_alloc(sizeof(*c));
+	struct collect *c = collect_new(repo, done, context);
 
-	c->repo = repo;
 	if (delete_id)
 		c->delete_id = *delete_id;
-	c->done = done;
-	c->context = context;
-	repo->under_way++;
 	names_list(repo->store, &repo->volume, first_listed, c);
 }
 
-void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count,
+void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count, bool dry_run,
 		    void (*done)(void *context, const struct snapshot_result *result),
 		    void *context)
 {
-	struct collect *c = must_alloc(sizeof(*c));
+	struct collect *c = collect_new(repo, done, context);
 
-	c->repo = repo;
 	c->forget = must_alloc(count * sizeof(*ids));
 	c->forget_count = count;
-	memcpy(c->forget, ids, count * sizeof(*ids));
-	c->done = done;
-	c->context = context;
-	repo->under_way++;
+	c->dry_run = dry_run;
+	if (count)
+		memcpy(c->forget, ids, count * sizeof(*ids));
 	names_list(repo->store, &repo->volume, first_listed, c);
 }
 

@@ -113,7 +113,7 @@ struct names_job {
 	struct id128 volume;
 	char prefix[SNAPFMT_NAME_BYTES];
 	struct names names;
-	size_t ref_room, size_count, size_room;
+	size_t ref_room, size_count, size_room, mark_room;
 	void (*done)(void *context, struct names *names, int error, const char *why);
 	void *context;
 };
@@ -121,20 +121,61 @@ struct names_job {
 static void names_each(void *context, const struct store_object *object)
 {
 	struct names_job *job = context;
+	struct names *names = &job->names;
 	enum snapfmt_kind kind;
 	struct id128 volume;
 	struct snapfmt_ref ref, *added;
 	uint64_t *size;
 
+	if (snapfmt_mark_parse(object->name, &volume, &ref)) {
+		if (!id128_equal(&volume, &job->volume))
+			return;
+		added = array_add((void **)&names->marks, &names->mark_count, &job->mark_room,
+				  sizeof(ref));
+		*added = ref;
+		return;
+	}
 	if (!snapfmt_name_parse(object->name, &kind, &volume, &ref) || kind != SNAPFMT_MANIFEST ||
 	    !id128_equal(&volume, &job->volume))
 		return; /* none of ours */
-	added = array_add((void **)&job->names.refs, &job->names.count, &job->ref_room,
-			  sizeof(ref));
+	added = array_add((void **)&names->refs, &names->count, &job->ref_room, sizeof(ref));
 	*added = ref;
-	size = array_add((void **)&job->names.sizes, &job->size_count, &job->size_room,
-			 sizeof(*size));
+	size = array_add((void **)&names->sizes, &job->size_count, &job->size_room, sizeof(*size));
 	*size = object->size_bytes;
+}
+
+bool refs_have(const struct snapfmt_ref *refs, size_t count, const struct id128 *snapshot)
+{
+	for (size_t i = 0; i < count; i++)
+		if (id128_equal(&refs[i].snapshot, snapshot))
+			return true;
+	return false;
+}
+
+/* Those that are marked as deleted are none any more; their manifests are kept apart. */
+static void names_split(struct names *names)
+{
+	size_t kept = 0, mark = 0;
+
+	if (names->count)
+		names->highest = names->refs[names->count - 1].sequence;
+	names->gone = must_alloc(names->mark_count * sizeof(*names->gone));
+	names->gone_sizes = must_alloc(names->mark_count * sizeof(*names->gone_sizes));
+	for (size_t i = 0; i < names->count; i++) {
+		/* Both lists ascend. */
+		while (mark < names->mark_count &&
+		       snapfmt_ref_compare(&names->marks[mark], &names->refs[i]) < 0)
+			mark++;
+		if (mark < names->mark_count &&
+		    !snapfmt_ref_compare(&names->marks[mark], &names->refs[i])) {
+			names->gone_sizes[names->gone_count] = names->sizes[i];
+			names->gone[names->gone_count++] = names->refs[i];
+			continue;
+		}
+		names->sizes[kept] = names->sizes[i];
+		names->refs[kept++] = names->refs[i];
+	}
+	names->count = kept;
 }
 
 static void names_done(struct env_op *op, int64_t result)
@@ -146,6 +187,7 @@ static void names_done(struct env_op *op, int64_t result)
 	if (result < 0)
 		error = why_set(why, (int)result, "%s: cannot be listed: %s", job->prefix,
 				store_strerror((int)result));
+	names_split(&job->names);
 	job->done(job->context, &job->names, error, why);
 	names_free(&job->names);
 	free(job);
@@ -155,7 +197,10 @@ void names_free(struct names *names)
 {
 	free(names->refs);
 	free(names->sizes);
-	*names = (struct names){NULL, NULL, 0};
+	free(names->marks);
+	free(names->gone);
+	free(names->gone_sizes);
+	*names = (struct names){.count = 0};
 }
 
 void names_list_since(struct store *store, const struct id128 *volume, uint64_t sequence,

@@ -75,8 +75,8 @@ static void forget_decide(struct forget *f)
 			ids[going++] = f->infos[i].id;
 	}
 	free(verdicts);
-	if (going && !f->dry_run)
-		collect_forget(f->repo, ids, going, forget_deleted, f);
+	if (going || f->dry_run)
+		collect_forget(f->repo, ids, going, f->dry_run, forget_deleted, f);
 	else
 		forget_finish(f, &fine);
 	free(ids);

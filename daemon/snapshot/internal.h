@@ -36,6 +36,11 @@ struct snapshot_repo {
 	size_t hold_count, hold_room;
 	struct id128 deleted[64]; /* manifests that a deletion was begun of; the last of them */
 	unsigned deleted_next;
+	/* Of the writer at work here, if there is one; see claims.c. */
+	char node_name[SNAPFMT_TEXT_BYTES]; /* "": none */
+	struct id128 attempt;               /* under way; zero: none */
+	uint64_t
+		stale_from_ns; /* env_now_ns() from which on other claims of this node are nobody's */
 };
 
 /* holds.c. False: somebody has it open. Else it cannot be opened any more. */
@@ -119,10 +124,18 @@ void fetch(struct store *store, const char *name, uint64_t offset, uint64_t leng
 
 /* The names of a volume's manifests. */
 struct names {
-	struct snapfmt_ref *refs; /* ascending */
+	struct snapfmt_ref *refs; /* the snapshots; ascending */
 	uint64_t *sizes;
 	size_t count;
+	struct snapfmt_ref *marks; /* deleted, says the store; ascending */
+	size_t mark_count;
+	struct snapfmt_ref *gone; /* those of them whose manifests are still there; ascending */
+	uint64_t *gone_sizes;
+	size_t gone_count;
+	uint64_t highest; /* sequence number of all manifests; 0: none */
 };
+/* Whether that snapshot is among them. */
+bool refs_have(const struct snapfmt_ref *refs, size_t count, const struct id128 *snapshot);
 void names_list(struct store *store, const struct id128 *volume,
 		void (*done)(void *context, struct names *names, int error, const char *why),
 		void *context);
@@ -253,14 +266,42 @@ void thaw(struct store *store, const struct manifest *manifest,
 void retain_shared(struct store *store, const struct manifest *manifest,
 		   void (*done)(void *context, int error, const char *why), void *context);
 
+/* ---- claims.c ---- */
+
+#define CLAIM_HOUR_NS ((uint64_t)3600 * 1000000000)
+/* What a node sent before it stopped or gave up arrives within this, or never. */
+#define CLAIM_QUIET_NS CLAIM_HOUR_NS
+/* A claim as old as that is nobody's; so long before that a writer puts no manifest any more. */
+#define CLAIM_END_NS  (30 * 24 * CLAIM_HOUR_NS)
+#define CLAIM_LATE_NS (28 * 24 * CLAIM_HOUR_NS)
+
+struct claim {
+	struct snapfmt_ref ref; /* the snapshot being written */
+	struct id128 base;      /* what it shares with; zero: with none */
+};
+struct claims {
+	struct claim *list;
+	size_t count;
+};
+/* Those that count: of writers that stopped for good they are taken away. claims are freed after done. */
+void claims_list(struct snapshot_repo *repo,
+		 void (*done)(void *context, const struct claims *claims, int error,
+			      const char *why),
+		 void *context);
+/* Whether one of them protects the snapshot's own objects (as it is being written), or its whole content
+ * (as it is what another one shares with). */
+bool claims_protect_own(const struct claims *claims, const struct id128 *snapshot);
+bool claims_protect(const struct claims *claims, const struct id128 *snapshot);
+
 /* ---- collect.c ---- */
 
-/* Deletes these snapshots, after all others were found readable, then what nothing needs. */
-void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count,
+/* Deletes these snapshots, after all others were found readable, then what nothing needs. dry_run: only
+ * counts what would go. */
+void collect_forget(struct snapshot_repo *repo, const struct id128 *ids, size_t count, bool dry_run,
 		    void (*done)(void *context, const struct snapshot_result *result),
 		    void *context);
 
-/* Deletes the refs given (may be NULL), then what nothing needs. */
+/* Deletes the snapshot given (may be NULL), then what nothing needs. */
 void collect_run(struct snapshot_repo *repo, const struct id128 *delete_id,
 		 void (*done)(void *context, const struct snapshot_result *result), void *context);
 

@@ -225,6 +225,14 @@ static void listing_each(void *context, const struct store_object *object)
 	struct manifest_name name = {.size_bytes = object->size_bytes}, *added;
 	enum snapfmt_kind kind;
 
+	/* A mark of deletion follows what it is about. */
+	if (snapfmt_mark_parse(object->name, &name.volume, &name.ref)) {
+		added = listing->count ? &listing->names[listing->count - 1] : NULL;
+		if (added && id128_equal(&added->volume, &name.volume) &&
+		    !snapfmt_ref_compare(&added->ref, &name.ref))
+			listing->count--;
+		return;
+	}
 	if (!snapfmt_name_parse(object->name, &kind, &name.volume, &name.ref) ||
 	    kind != SNAPFMT_MANIFEST)
 		return;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * retention. The rules are applied one by one, from the newest snapshot to the oldest; one is kept if
- * any rule keeps it. A calendar rule keeps the newest snapshot of each of the last N hours, days, weeks
+ * any rule keeps it. Pinned ones stay in addition: rules neither count nor see them. A calendar rule keeps the newest snapshot of each of the last N hours, days, weeks
  * (from Monday), months, years (UTC) that have any: periods without a snapshot do not count, so that a
  * machine that was off for a year loses nothing. What is locked stays whatever the rules say: the service
  * would refuse to delete it.
@@ -51,7 +51,7 @@ static void keep(struct retention_verdict *verdict, const char *rule, unsigned n
 }
 
 static void apply(enum period period, const char *rule, unsigned most,
-		  const struct snapshot_info *infos, size_t count,
+		  const struct snapshot_info *infos, const bool *pinned, size_t count,
 		  struct retention_verdict *verdicts)
 {
 	int64_t last = 0;
@@ -60,7 +60,7 @@ static void apply(enum period period, const char *rule, unsigned most,
 	for (size_t i = count; i-- > 0 && kept < most;) {
 		int64_t now = period_of(period, infos[i].created_ns, i);
 
-		if (kept && now == last)
+		if ((pinned && pinned[i]) || (kept && now == last))
 			continue;
 		last = now;
 		keep(&verdicts[i], rule, ++kept, most);
@@ -106,12 +106,12 @@ void retention_decide(const struct retention_policy *policy, const struct snapsh
 	if (!count)
 		return;
 	keep(&verdicts[count - 1], "newest", 0, 0);
-	apply(PERIOD_NONE, "last", policy->last, infos, count, verdicts);
-	apply(PERIOD_HOUR, "hourly", policy->hourly, infos, count, verdicts);
-	apply(PERIOD_DAY, "daily", policy->daily, infos, count, verdicts);
-	apply(PERIOD_WEEK, "weekly", policy->weekly, infos, count, verdicts);
-	apply(PERIOD_MONTH, "monthly", policy->monthly, infos, count, verdicts);
-	apply(PERIOD_YEAR, "yearly", policy->yearly, infos, count, verdicts);
+	apply(PERIOD_NONE, "last", policy->last, infos, pinned, count, verdicts);
+	apply(PERIOD_HOUR, "hourly", policy->hourly, infos, pinned, count, verdicts);
+	apply(PERIOD_DAY, "daily", policy->daily, infos, pinned, count, verdicts);
+	apply(PERIOD_WEEK, "weekly", policy->weekly, infos, pinned, count, verdicts);
+	apply(PERIOD_MONTH, "monthly", policy->monthly, infos, pinned, count, verdicts);
+	apply(PERIOD_YEAR, "yearly", policy->yearly, infos, pinned, count, verdicts);
 	for (size_t i = 0; i < count; i++) {
 		char text[64];
 

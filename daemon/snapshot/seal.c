@@ -15,16 +15,17 @@
  * the same.
  *
  * Where listing is paid for (a bucket), that look is spared: what this writer confirmed last is remembered
- * whole, and counted once a day. If another node wrote meanwhile, or the base is gone, CONFIRM sees it, by
+ * whole, and counted once a day. If another node wrote meanwhile, or the base is gone, CLAIM sees it, by
  * listing only what is not older than the base, and the run begins anew with a look.
  *
- * Order at the end. The manifest is put when all it needs is in the store. Then the store is asked
- * once more (CONFIRM): with no locks, only so can it be known that no collector ran meanwhile which
- * could not see this manifest: one of another node that wrote a snapshot of its own, or one that
- * began with deleting the snapshot compared with. Then the volume notes the new snapshot, and only then
- * the cut is consumed: a crash in between leaves marks too many, never too few. A manifest that a crash
- * left unconfirmed is confirmed late, by the next run (the snapshot before it is still there), or left
- * aside; if it turns out to be incomplete, it is deleted once a newer one is whole.
+ * Beside others. The store has no locks. Before the first object a claim is put that names what is shared,
+ * then the store is asked once more whether that is still there: from then on no collector takes any of it
+ * away, nor what is put, until the claim goes. It goes when the manifest is there, or when nothing was sent
+ * that could still make it appear. Else it stays, and this node's collectors take it away later (claims.c).
+ *
+ * Order at the end. The manifest is put when all it needs is in the store. Then the volume notes the new
+ * snapshot, and only then the cut is consumed: a crash in between leaves marks too many, never too few. A
+ * manifest whose put failed may be there all the same, or appear: it is marked as deleted.
  */
 #include "daemon/snapshot/seal.h"
 
@@ -39,6 +40,7 @@
 
 #define PACK_BYTES     (16u << 20)
 #define PACK_BYTES_MAX (64u << 20)
+#define TRIES_MAX      3
 #define LOCK_SHARE     8 /* of lock-for, by which what is locked outlasts it; see retain.c */
 #define COUNT_EVERY_NS (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
 #define PRUNE_EVERY_NS (50ull * 60 * 1000000000)   /* the same */
@@ -51,12 +53,12 @@ static void set_phase(struct snapshot_writer *w, enum seal_phase phase)
 {
 	static const unsigned allowed[SEAL_PHASES] = {
 		[SEAL_IDLE] = 1u << SEAL_LOOK,
-		[SEAL_LOOK] = 1u << SEAL_READY | 1u << SEAL_UNDO,
+		[SEAL_LOOK] = 1u << SEAL_CLAIM | 1u << SEAL_UNDO,
+		[SEAL_CLAIM] = 1u << SEAL_READY | 1u << SEAL_UNDO,
 		[SEAL_READY] = 1u << SEAL_DATA | 1u << SEAL_UNDO,
 		[SEAL_DATA] = 1u << SEAL_FLUSH | 1u << SEAL_UNDO,
 		[SEAL_FLUSH] = 1u << SEAL_MANIFEST | 1u << SEAL_UNDO,
-		[SEAL_MANIFEST] = 1u << SEAL_CONFIRM | 1u << SEAL_UNDO,
-		[SEAL_CONFIRM] = 1u << SEAL_PRUNE | 1u << SEAL_UNDO,
+		[SEAL_MANIFEST] = 1u << SEAL_PRUNE | 1u << SEAL_UNDO,
 		[SEAL_PRUNE] = 1u << SEAL_IDLE,
 		[SEAL_UNDO] = 1u << SEAL_IDLE | 1u << SEAL_LOOK,
 	};
@@ -178,7 +180,7 @@ static void cut_end(struct snapshot_writer *w, bool consumed)
 	w->cut = NULL;
 }
 
-/* ---- looking for the snapshot before -------------------------------------------------------- */
+/* ---- from the look to the data --------------------------------------------------------------- */
 
 /* What it shares is locked long enough already, or everything is locked for a while longer. */
 static void retention_decide_next(struct snapshot_writer *w)
@@ -199,31 +201,9 @@ static void retention_decide_next(struct snapshot_writer *w)
 	w->extend = true;
 }
 
-/* Takes the next sequence number; on disk before anything of it is in the store, so that it is never
- * used twice and a collector can tell what may still be under way. */
 static void data_begin(struct snapshot_writer *w)
 {
-	struct volume_state state;
-	uint64_t sequence;
-	int error;
-
-	volume_get_state(w->volume, &state);
-	sequence = state.snapshot_sequence;
-	if (w->base && w->base->info.sequence > sequence)
-		sequence = w->base->info.sequence;
-	if (w->names.count && w->names.refs[w->names.count - 1].sequence > sequence)
-		sequence = w->names.refs[w->names.count - 1].sequence;
-	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
-	if (w->base)
-		w->next->parent = w->base->info.id;
 	retention_decide_next(w);
-	error = volume_set_state(w->volume, &state);
-	if (error) {
-		seal_fail(w, error, "volume %s: state not stored: %s", volume_name(w->volume),
-			  strerror(-error));
-		seal_advance(w);
-		return;
-	}
 	map_begin(w);
 	set_phase(w, SEAL_DATA);
 	seal_advance(w);
@@ -260,6 +240,129 @@ const struct id128 *snapshot_writer_id(const struct snapshot_writer *writer)
 	return &writer->next->info.id;
 }
 
+/* ---- the claim ------------------------------------------------------------------------------ */
+
+/* It is not there any more; or it was remembered, and is not the newest. */
+static bool base_has_changed(const struct snapshot_writer *w, const struct names *names, char *why)
+{
+	const struct id128 *base = &w->base->info.id;
+
+	if (!refs_have(names->refs, names->count, base)) {
+		why_set(why, 0, "the snapshot before it was deleted meanwhile");
+		return true;
+	}
+	if (w->trusted && !id128_equal(&names->refs[names->count - 1].snapshot, base)) {
+		why_set(why, 0, "another node is writing snapshots of this volume too");
+		return true;
+	}
+	return false;
+}
+
+static void claim_confirmed(void *context, struct names *names, int error, const char *why)
+{
+	struct snapshot_writer *w = context;
+	char reason[WHY_BYTES];
+
+	w->waiting--;
+	if (error)
+		seal_fail(w, error, "%s", why);
+	w->relook = !w->error && base_has_changed(w, names, reason);
+	if (w->relook)
+		seal_fail(w, -ESTALE, "volume %s: %s", volume_name(w->volume), reason);
+	if (w->error)
+		seal_advance(w);
+	else
+		cut_ask(w);
+}
+
+static void claim_put(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, claim_op);
+
+	w->waiting--;
+	if (result < 0)
+		seal_fail(w, (int)result, "%s: %s", w->claim_name, store_strerror((int)result));
+	if (w->error) {
+		seal_advance(w);
+	} else if (!w->base) {
+		cut_ask(w);
+	} else {
+		w->waiting++;
+		names_list_since(w->repo->store, &w->repo->volume,
+				 w->repo->store->lists_cost ? w->base->info.sequence : 0,
+				 claim_confirmed, w);
+	}
+}
+
+/* Takes the next sequence number, on disk before anything of it is in the store, so that it is never used
+ * twice; and says what is going to be written and shared. */
+static void claim_begin(struct snapshot_writer *w)
+{
+	const struct id128 none = {{0}};
+	struct volume_state state;
+	struct snapfmt_ref ref;
+	uint64_t sequence;
+	int error;
+
+	set_phase(w, SEAL_CLAIM);
+	volume_get_state(w->volume, &state);
+	sequence = state.snapshot_sequence;
+	if (w->base && w->base->info.sequence > sequence)
+		sequence = w->base->info.sequence;
+	if (w->names.highest > sequence)
+		sequence = w->names.highest;
+	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
+	if (w->base)
+		w->next->parent = w->base->info.id;
+	error = volume_set_state(w->volume, &state);
+	if (error) {
+		seal_fail(w, error, "volume %s: state not stored: %s", volume_name(w->volume),
+			  strerror(-error));
+		seal_advance(w);
+		return;
+	}
+	ref = (struct snapfmt_ref){w->next->info.id, w->next->info.sequence, 0};
+	w->repo->attempt = w->next->info.id;
+	w->claimed_ns = env_now_ns(w->env);
+	snapfmt_claim_encode(env_realtime_ns(w->env), w->node_name, &w->claim);
+	snapfmt_claim_name(&w->repo->volume, &ref, w->base ? &w->base->info.id : &none,
+			   w->claim_name);
+	w->claimed = true;
+	w->waiting++;
+	w->claim_iov = (struct iovec){&w->claim, sizeof(w->claim)};
+	w->claim_op.done = claim_put;
+	w->repo->store->ops->put(w->repo->store, &w->claim_op, w->claim_name, &w->claim_iov, 1);
+}
+
+static void claim_dropped(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, claim_op);
+
+	w->waiting--;
+	if (result < 0)
+		env_log(w->env, ENV_LOG_WARNING, "volume %s: %s: not deleted: %s",
+			volume_name(w->volume), w->claim_name, store_strerror((int)result));
+	seal_advance(w);
+}
+
+/* Collectors need not heed it any more; or only when what may be on its way has arrived. */
+static void claim_drop(struct snapshot_writer *w, bool now)
+{
+	if (!w->claimed)
+		return;
+	w->claimed = false;
+	memset(&w->repo->attempt, 0, sizeof(w->repo->attempt));
+	if (!now) {
+		w->repo->stale_from_ns = env_now_ns(w->env) + CLAIM_QUIET_NS;
+		return;
+	}
+	w->waiting++;
+	w->claim_op.done = claim_dropped;
+	w->repo->store->ops->delete (w->repo->store, &w->claim_op, w->claim_name);
+}
+
+/* ---- looking for the snapshot before -------------------------------------------------------- */
+
 static void base_look(struct snapshot_writer *w);
 
 /* The newest one cannot be relied on: the one before it is tried, and everything compared. */
@@ -269,32 +372,6 @@ static void base_leave(struct snapshot_writer *w, const char *why)
 		volume_name(w->volume), why);
 	w->candidate--;
 	base_look(w);
-}
-
-static bool names_have(const struct names *names, const struct id128 *snapshot)
-{
-	for (size_t i = 0; i < names->count; i++)
-		if (id128_equal(&names->refs[i].snapshot, snapshot))
-			return true;
-	return false;
-}
-
-/* Put by this node, but never noted: it stopped before CONFIRM, or between that and the note. */
-static bool is_leftover(const struct snapshot_writer *w, const struct manifest *manifest)
-{
-	struct volume_state state;
-
-	volume_get_state(w->volume, &state);
-	return w->candidate == w->names.count &&
-	       manifest->info.sequence <= state.snapshot_sequence &&
-	       !id128_equal(&manifest->info.id, &state.snapshot) &&
-	       !strcmp(manifest->info.node_name, w->node_name);
-}
-
-static void leftover_keep(struct snapshot_writer *w, struct manifest *manifest)
-{
-	manifest_free(w->leftover);
-	w->leftover = manifest;
 }
 
 /* What is missing now would be missing in every snapshot to come. */
@@ -310,15 +387,12 @@ static void base_counted(void *context, int error, const char *why)
 		return;
 	}
 	if (error) {
-		if (is_leftover(w, w->base))
-			leftover_keep(w, w->base);
-		else
-			manifest_free(w->base);
+		manifest_free(w->base);
 		w->base = NULL;
 		base_leave(w, why);
 		return;
 	}
-	cut_ask(w);
+	claim_begin(w);
 }
 
 static void base_loaded(void *context, struct manifest *manifest, int error, const char *why)
@@ -338,14 +412,7 @@ static void base_loaded(void *context, struct manifest *manifest, int error, con
 	}
 	if (manifest->info.size_bytes > volume_size_bytes(w->volume)) {
 		manifest_free(manifest); /* not this volume any more, whatever its uuid says */
-		cut_ask(w);
-		return;
-	}
-	/* As in was_confirmed(), late: what it shares with one that is gone may go any moment. */
-	if (is_leftover(w, manifest) && !id128_is_zero(&manifest->parent) &&
-	    !names_have(&w->names, &manifest->parent)) {
-		leftover_keep(w, manifest);
-		base_leave(w, "the newest was never confirmed, and the one before it is gone");
+		claim_begin(w);
 		return;
 	}
 	w->base = manifest;
@@ -362,7 +429,7 @@ static void base_look(struct snapshot_writer *w)
 		return;
 	}
 	if (!w->candidate) {
-		cut_ask(w);
+		claim_begin(w);
 		return;
 	}
 	w->waiting++;
@@ -398,7 +465,7 @@ static void look_listed(void *context, struct names *names, int error, const cha
 		return;
 	}
 	w->names = *names;
-	*names = (struct names){NULL, NULL, 0};
+	*names = (struct names){.count = 0};
 	volume_get_state(w->volume, &state);
 	if (is_mount_missing(w, &state)) {
 		seal_advance(w);
@@ -433,7 +500,7 @@ static void known_begin(void *context)
 	if (w->error)
 		seal_advance(w);
 	else
-		cut_ask(w);
+		claim_begin(w);
 }
 
 static uint64_t requests_of(const struct snapshot_writer *w)
@@ -471,29 +538,6 @@ static void seal_begin(struct snapshot_writer *w)
 
 /* ---- the manifest ---------------------------------------------------------------------------- */
 
-static bool was_confirmed(const struct snapshot_writer *w, const struct names *names, char *why)
-{
-	bool own = false, base = !w->base;
-
-	for (size_t i = 0; i < names->count; i++) {
-		const struct snapfmt_ref *ref = &names->refs[i];
-
-		if (id128_equal(&ref->snapshot, &w->next->info.id)) {
-			own = true;
-		} else if (ref->sequence >= w->next->info.sequence) {
-			why_set(why, 0, "another node is writing snapshots of this volume too");
-			return false;
-		}
-		if (w->base && id128_equal(&ref->snapshot, &w->base->info.id))
-			base = true;
-	}
-	if (!own)
-		why_set(why, 0, "was deleted from the store while it was being finished");
-	else if (!base)
-		why_set(why, 0, "the snapshot before it was deleted meanwhile; take it again");
-	return own && base;
-}
-
 static void note_success(struct snapshot_writer *w)
 {
 	struct volume_state state;
@@ -525,87 +569,42 @@ static void pruned(void *context, const struct snapshot_result *result)
 	seal_advance(w);
 }
 
-static void prune(struct snapshot_writer *w)
+/* The claim is gone: what it protected may go now. */
+static void prune_advance(struct snapshot_writer *w)
 {
-	if (w->prune && !w->freed) {
-		w->waiting++;
-		snapshot_forget(w->repo, &w->policy, false, NULL, pruned, w);
-	}
-	seal_advance(w);
-}
-
-static void leftover_deleted(struct env_op *op, int64_t result)
-{
-	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
-
-	w->waiting--;
-	if (result < 0)
-		env_log(w->env, ENV_LOG_WARNING, "volume %s: %s: not deleted: %s",
-			volume_name(w->volume), w->manifest_name, store_strerror((int)result));
-	prune(w);
-}
-
-/* Now that there is a newer one which is whole, a leftover that is not goes. */
-static void leftover_counted(void *context, int error, const char *why)
-{
-	struct snapshot_writer *w = context;
-	struct snapfmt_ref ref = {w->leftover->info.id, w->leftover->info.sequence, 0};
-
-	w->waiting--;
-	if (error != -EBADMSG) {
-		prune(w);
+	if (w->waiting || !map_idle(w))
+		return;
+	if (!w->prune || w->freed) {
+		finish(w);
 		return;
 	}
-	snapfmt_name(SNAPFMT_MANIFEST, &w->repo->volume, &ref, w->manifest_name);
-	env_log(w->env, ENV_LOG_WARNING,
-		"volume %s: %s: was never confirmed and is incomplete: taken back: %s",
-		volume_name(w->volume), w->manifest_name, why);
+	w->prune = false;
 	w->waiting++;
-	w->manifest_op.done = leftover_deleted;
-	w->repo->store->ops->delete (w->repo->store, &w->manifest_op, w->manifest_name);
+	snapshot_forget(w->repo, &w->policy, false, NULL, pruned, w);
 }
 
 /* Of a bucket the names seen are only the newest ones. */
-static bool prune_is_due(struct snapshot_writer *w, const struct names *names)
+static bool prune_is_due(struct snapshot_writer *w)
 {
 	uint64_t now = env_now_ns(w->env);
 
 	if (w->given_up || retention_is_empty(&w->policy))
 		return false;
 	if (!w->repo->store->lists_cost || !w->base)
-		return !retention_is_only_last(&w->policy) || names->count > w->policy.last;
+		return !retention_is_only_last(&w->policy) || w->names.count + 1 > w->policy.last;
 	if (w->pruned_ns && now - w->pruned_ns < PRUNE_EVERY_NS)
 		return false;
 	w->pruned_ns = now;
 	return true;
 }
 
-static void confirmed(void *context, struct names *names, int error, const char *why)
+/* What is sent twice may arrive twice, and late. */
+static uint64_t store_retries(const struct snapshot_writer *w)
 {
-	struct snapshot_writer *w = context;
-	char reason[WHY_BYTES] = "";
+	struct store_counts counts;
 
-	w->waiting--;
-	if (error) {
-		seal_fail(w, error, "%s", why);
-	} else if (!was_confirmed(w, names, reason)) {
-		w->relook = w->trusted;
-		seal_fail(w, -ESTALE, "volume %s: %s", volume_name(w->volume), reason);
-	}
-	if (w->error) {
-		seal_advance(w);
-		return;
-	}
-	note_success(w);
-	w->next->info.requests = (uint32_t)(requests_of(w) - w->requests_before);
-	set_phase(w, SEAL_PRUNE);
-	w->prune = prune_is_due(w, names);
-	if (w->leftover) {
-		w->waiting++;
-		inventory_check(w->repo->store, w->leftover, leftover_counted, w);
-	} else {
-		prune(w);
-	}
+	store_counts(w->repo->store, &counts);
+	return counts.retries;
 }
 
 static void manifest_put_done(struct env_op *op, int64_t result)
@@ -623,11 +622,12 @@ static void manifest_put_done(struct env_op *op, int64_t result)
 	}
 	if (MUTATE(snapshot_manifest_first))
 		map_flush(w);
-	set_phase(w, SEAL_CONFIRM);
-	w->waiting++;
-	names_list_since(w->repo->store, &w->repo->volume,
-			 w->base && w->repo->store->lists_cost ? w->base->info.sequence : 0,
-			 confirmed, w);
+	note_success(w);
+	set_phase(w, SEAL_PRUNE);
+	w->prune = prune_is_due(w);
+	claim_drop(w, w->retries == store_retries(w) && !w->repo->store->list_lag_ns);
+	w->next->info.requests = (uint32_t)(requests_of(w) - w->requests_before);
+	seal_advance(w);
 }
 
 static void manifest_run(struct env_work *work)
@@ -647,6 +647,9 @@ static void manifest_encoded(struct env_work *work)
 	if (w->manifest_error)
 		seal_fail(w, w->manifest_error, "volume %s: manifest: %s", volume_name(w->volume),
 			  strerror(-w->manifest_error));
+	if (env_now_ns(w->env) - w->claimed_ns > CLAIM_LATE_NS)
+		seal_fail(w, -ETIMEDOUT, "volume %s: the snapshot took longer than four weeks",
+			  volume_name(w->volume));
 	if (w->error) {
 		free(w->manifest_data);
 		w->manifest_data = NULL;
@@ -657,6 +660,7 @@ static void manifest_encoded(struct env_work *work)
 	w->manifest_iov = (struct iovec){w->manifest_data, w->manifest_bytes};
 	w->manifest_op.done = manifest_put_done;
 	w->manifest_sent = true;
+	w->retries = store_retries(w);
 	w->waiting++;
 	store_put(w->repo->store, &w->manifest_op, w->manifest_name, &w->manifest_iov, 1,
 		  &w->next->info.retention);
@@ -723,8 +727,7 @@ static void run_free(struct snapshot_writer *w)
 	names_free(&w->names);
 	manifest_free(w->base);
 	manifest_free(w->next);
-	manifest_free(w->leftover);
-	w->base = w->next = w->leftover = NULL;
+	w->base = w->next = NULL;
 }
 
 static void writer_release(void *context)
@@ -756,19 +759,27 @@ static struct manifest *next_new(struct snapshot_writer *w, const char *label)
 	return next;
 }
 
+static bool may_try_again(const struct snapshot_writer *w)
+{
+	if (!w->error || w->freed)
+		return false;
+	return (w->base_damaged && !w->retried) || (w->relook && w->tries < TRIES_MAX);
+}
+
 /* Everything of the run is over; says so, or begins anew without the damaged base. */
 static void finish(struct snapshot_writer *w)
 {
 	void (*done)(void *context, const struct snapshot_result *result) = w->done;
 
 	cut_end(w, false);
-	if (w->error && (w->relook || (w->base_damaged && !w->retried)) && !w->freed) {
+	if (may_try_again(w)) {
 		char label[SNAPSHOT_NAME_MAX];
 
 		env_log(w->env, ENV_LOG_WARNING, "volume %s: %s: the snapshot is taken anew%s",
 			volume_name(w->volume), w->why, w->relook ? "" : ", complete in itself");
 		memcpy(label, w->next->info.label, sizeof(label));
 		w->retried = !w->relook;
+		w->tries++;
 		run_free(w);
 		w->next = next_new(w, label);
 		seal_begin(w);
@@ -798,24 +809,33 @@ static void undone(struct env_op *op, int64_t result)
 {
 	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
 
-	/* If this failed too, a snapshot stays that nobody counts on; the next run sees it. */
+	/* If this failed too, and the manifest is there, it is a snapshot like others. */
 	w->waiting--;
 	w->manifest_sent = false;
+	claim_drop(w, false);
 	seal_advance(w);
 }
 
-/* After a failure: waits for what is under way; takes back a manifest that may be there. */
+/* After a failure: waits for what is under way. A manifest that may be there, or appear yet, is marked as
+ * deleted; a collector does the rest. */
 static void undo_advance(struct snapshot_writer *w)
 {
+	struct snapfmt_ref ref = {w->next->info.id, w->next->info.sequence, 0};
+
 	if (w->waiting || !map_idle(w))
 		return;
 	if (w->manifest_sent) {
 		w->waiting++;
 		w->manifest_op.done = undone;
-		w->repo->store->ops->delete (w->repo->store, &w->manifest_op, w->manifest_name);
+		w->manifest_iov = (struct iovec){(void *)(uintptr_t) "deleted\n", 8};
+		snapfmt_mark_name(&w->repo->volume, &ref, w->manifest_name);
+		w->repo->store->ops->put(w->repo->store, &w->manifest_op, w->manifest_name,
+					 &w->manifest_iov, 1);
 		return;
 	}
-	finish(w);
+	claim_drop(w, true);
+	if (!w->waiting)
+		finish(w);
 }
 
 void seal_advance(struct snapshot_writer *w)
@@ -852,8 +872,7 @@ void seal_advance(struct snapshot_writer *w)
 			manifest_start(w);
 		return;
 	case SEAL_PRUNE:
-		if (!w->waiting && map_idle(w))
-			finish(w);
+		prune_advance(w);
 		return;
 	case SEAL_UNDO:
 		undo_advance(w);
@@ -896,6 +915,8 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 		free(w);
 		return NULL;
 	}
+	memcpy(repo->node_name, w->node_name, sizeof(repo->node_name));
+	repo->stale_from_ns = env_now_ns(w->env) + CLAIM_QUIET_NS;
 	repo->under_way++;
 	return w;
 }
@@ -946,6 +967,7 @@ static void create(struct snapshot_writer *w, const char *label, bool given_up,
 	w->done = done;
 	w->context = context;
 	w->retried = false;
+	w->tries = 1;
 	w->given_up = given_up;
 	w->next = next_new(w, label);
 	seal_begin(w);

@@ -20,27 +20,27 @@
 /*
  *  phase     meaning                                                  allowed next
  *  IDLE      nothing under way                                        LOOK
- *  LOOK      manifests are listed, the base loaded and its objects    READY, UNDO
+ *  LOOK      manifests are listed, the base loaded and its objects    CLAIM, UNDO
  *            counted; or it is remembered
+ *  CLAIM     a claim is put, then the base is looked for again        READY, UNDO
  *  READY     the owner prepares for the cut; it is taken              DATA, UNDO
  *  DATA      chunks are read, compared, packed; packs are put         FLUSH, UNDO
  *  FLUSH     all content is read; the last packs and maps are put     MANIFEST, UNDO
- *  MANIFEST  everything it needs is in the store, and locked if it    CONFIRM, UNDO
+ *  MANIFEST  everything it needs is in the store, and locked if it    PRUNE, UNDO
  *            is to be; it is being put
- *  CONFIRM   it is in the store; was another node or a delete at      PRUNE, UNDO
- *            work meanwhile?
- *  PRUNE     done and recorded; older ones are deleted                IDLE
+ *  PRUNE     done and recorded; the claim goes, older ones are        IDLE
+ *            deleted
  *  UNDO      failed: what is under way is waited for, the cut merged  IDLE, LOOK
- *            back (LOOK: once more, without the damaged base)
+ *            back (LOOK: once more, with another base)
  */
 enum seal_phase {
 	SEAL_IDLE,
 	SEAL_LOOK,
+	SEAL_CLAIM,
 	SEAL_READY,
 	SEAL_DATA,
 	SEAL_FLUSH,
 	SEAL_MANIFEST,
-	SEAL_CONFIRM,
 	SEAL_PRUNE,
 	SEAL_UNDO,
 	SEAL_PHASES,
@@ -122,7 +122,9 @@ struct snapshot_writer {
 	bool trusted;      /* the base is the one remembered: nothing was listed */
 	bool relook; /* why this run failed: something has changed that a list would have shown */
 	bool extend; /* what it shares has to be locked for longer */
-	bool manifest_sent;
+	unsigned tries; /* runs begun for this snapshot */
+	bool claimed, manifest_sent;
+	uint64_t retries;      /* of the store, when the manifest was sent */
 	struct env_task nudge; /* seal_advance() in a later turn */
 	unsigned waiting;      /* lists, loads, manifest put under way */
 
@@ -132,9 +134,13 @@ struct snapshot_writer {
 	struct manifest *base;
 	struct names names; /* while looking for the base */
 	size_t candidate;
-	struct manifest *leftover; /* of this node, never confirmed: not to be relied on */
-	bool prune;                /* there are some that may go */
-	struct manifest *next;     /* the one being written */
+	uint64_t claimed_ns;
+	struct snapfmt_claim_wire claim;
+	struct env_op claim_op;
+	struct iovec claim_iov;
+	char claim_name[SNAPFMT_NAME_BYTES];
+	bool prune;            /* there are some that may go */
+	struct manifest *next; /* the one being written */
 	/* Where listing is paid for: the last one confirmed, until a run fails or a day has passed since
 	 * its objects were counted. */
 	struct manifest *known;

@@ -7,8 +7,8 @@
  * Formats: protocol/snapshot.h and protocol/snapshot.md. Layout in the store, under the volume's
  * uuid:  packs/SEQUENCE-ID-NUMBER  maps/SEQUENCE-ID-NUMBER  snapshots/SEQUENCE-ID (manifest; put last).
  *
- * The store has no locks. A writer makes sure after putting its manifest that neither another node wrote
- * nor the snapshot before it was deleted meanwhile; else it takes its own back and says so.
+ * The store has no locks: any number may write, delete and collect at once, and be killed anywhere
+ * (protocol/snapshot.md, section 7).
  *
  * CPU-heavy work (hash, zstd) runs in env_work; memory is bounded by a fixed number of buffers.
  * All calls are asynchronous with callbacks on the loop thread.
@@ -111,7 +111,8 @@ struct retention_policy {
 void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
 		  void (*done)(void *context, const struct snapshot_result *result), void *context);
 
-/* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says so. each() (may
+/* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says
+ * so, and how much that would free. each() (may
  * be NULL) is told every snapshot, oldest first, before anything is deleted. If one of those to be kept
  * cannot be read, nothing is deleted. */
 void snapshot_forget(

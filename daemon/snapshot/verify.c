@@ -615,7 +615,7 @@ static void verify_listed(void *context, struct names *names, int error, const c
 		return;
 	}
 	v->names = *names;
-	*names = (struct names){NULL, NULL, 0};
+	*names = (struct names){.count = 0};
 	manifests_next(v);
 }
 

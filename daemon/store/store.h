@@ -117,6 +117,8 @@ struct store {
 	/* Listing is paid for, by the number of names: not to be done where it can be helped. Set at
 	 * opening. */
 	bool lists_cost;
+	/* Lists may show what was so long ago; 0: they show what is. Set by who opened it. */
+	uint64_t list_lag_ns;
 };
 
 /* Opens "file:/directory" (made if missing; a bare absolute path is the same) or "s3://bucket/prefix"

@@ -53,11 +53,11 @@ static inline struct world *world_of(void **state)
 
 /* Set-up functions of the two backends out of setup(state, backend). */
 #define SETUP_ON_BOTH(setup)                            \
-	static int setup_uring(void **state)            \
+	static inline int setup_uring(void **state)     \
 	{                                               \
 		return setup(state, ENV_BACKEND_URING); \
 	}                                               \
-	static int setup_aio(void **state)              \
+	static inline int setup_aio(void **state)       \
 	{                                               \
 		return setup(state, ENV_BACKEND_AIO);   \
 	}

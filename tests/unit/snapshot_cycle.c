@@ -376,7 +376,7 @@ static void delete_base_now(struct memory_store *m, const char *name)
 	snapshot_delete(d->w->repo, &d->id, waited_done, &d->waited);
 }
 
-/* The snapshot compared with is deleted, and what only it needs, while the new one relies on it. */
+/* The snapshot compared with is deleted while the new one relies on it: what that needs stays. */
 static void base_deleted_meanwhile(void **state)
 {
 	struct world *w = world_of(state);
@@ -390,12 +390,60 @@ static void base_deleted_meanwhile(void **state)
 	w->m->context = &d;
 	w->m->on_put = delete_base_now;
 	c = create(w->env, w->writer, "");
-	assert_int_equal(c.result.error, -ESTALE);
+	assert_string_equal(c.result.why, "");
 	env_run_until(w->env, &d.waited.done);
-	assert_int_equal(list(w->env, w->repo).listed, 0);
-	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	assert_string_equal(d.waited.result.why, "");
+	assert_int_equal(list(w->env, w->repo).listed, 1);
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
-	check_restore(w, NULL, "again");
+	check_restore(w, NULL, "new");
+	/* What it alone needed goes with the next deletion. */
+	assert_true(collect(w->env, w->repo).result.deleted_objects > 0);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+/* Deleted between the look at it and the claim: the one before is taken instead. */
+static void delete_base_before_claim(struct memory_store *m, const char *name)
+{
+	struct meddler *d = m->context;
+	struct snapfmt_ref ref = {d->id, 2, 0};
+	char mark[SNAPFMT_NAME_BYTES];
+	struct memory_object *o;
+
+	if (!d->on || !strstr(name, "/claims/"))
+		return;
+	d->on = false;
+	snapfmt_mark_name(&d->w->v->state.uuid, &ref, mark);
+	o = &m->objects[m->count++];
+	*o = (struct memory_object){strdup(mark), malloc(1), 0};
+	for (; o > m->objects && strcmp(o[-1].name, o->name) > 0; o--) {
+		struct memory_object other = o[-1];
+
+		o[-1] = *o;
+		*o = other;
+	}
+}
+
+static void base_deleted_before_the_claim(void **state)
+{
+	struct world *w = world_of(state);
+	struct meddler d = {.w = w, .on = true};
+
+	world_volume(w, 64 << 20, 0, 1 << 20);
+	fill_some(w, 100, 1);
+	create(w->env, w->writer, "");
+	fill_some(w, 10, 2);
+	d.id = create(w->env, w->writer, "").result.info.id;
+	fill_some(w, 40, 3);
+	w->m->context = &d;
+	w->m->on_put = delete_base_before_claim;
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	assert_false(d.on);
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(collect(w->env, w->repo).result.error, 0);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	check_restore(w, NULL, "new");
+	for (unsigned i = 0; i < w->m->count; i++)
+		assert_null(strstr(w->m->objects[i].name, "/claims/"));
 }
 
 static void write_elsewhere_now(struct memory_store *m, const char *name)
@@ -679,6 +727,7 @@ int main(void)
 		ON_BOTH(given_up),
 		ON_BOTH(another_writer),
 		ON_BOTH(base_deleted_meanwhile),
+		ON_BOTH(base_deleted_before_the_claim),
 		ON_BOTH(two_writers_at_once),
 		ON_BOTH(lost_cut),
 		ON_BOTH(grown_volume),

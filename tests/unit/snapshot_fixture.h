@@ -105,7 +105,7 @@ static void bit_assign(uint8_t *bits, uint64_t i, bool value)
 		bits[i / 8] &= (uint8_t) ~(1u << i % 8);
 }
 
-static struct volume *fake_volume(struct env *env, uint64_t size, uint8_t uuid)
+static inline struct volume *fake_volume(struct env *env, uint64_t size, uint8_t uuid)
 {
 	struct volume *v = calloc(1, sizeof(*v));
 
@@ -123,7 +123,7 @@ static struct volume *fake_volume(struct env *env, uint64_t size, uint8_t uuid)
 	return v;
 }
 
-static void fake_volume_free(struct volume *v)
+static inline void fake_volume_free(struct volume *v)
 {
 	assert_null(v->cut);
 	for (uint64_t i = 0; i < v->chunks; i++)
@@ -154,7 +154,7 @@ static void fake_write(struct volume *v, uint64_t chunk, const uint8_t *data)
 	bit_assign(v->dirty, chunk, true);
 }
 
-static void fake_fill(struct volume *v, uint64_t chunk, uint64_t seed)
+static inline void fake_fill(struct volume *v, uint64_t chunk, uint64_t seed)
 {
 	uint64_t words[CHUNK / 8];
 
@@ -601,7 +601,7 @@ static void memory_close(struct store *store)
 	free(m);
 }
 
-static struct memory_store *memory_store(struct env *env)
+static inline struct memory_store *memory_store(struct env *env)
 {
 	static const struct store_ops ops = {.put = memory_put,
 					     .get = memory_get,
@@ -637,7 +637,7 @@ struct waited {
 	const struct snapshot_writer *writer; /* checked as it goes */
 };
 
-static void waited_done(void *context, const struct snapshot_result *result)
+static inline void waited_done(void *context, const struct snapshot_result *result)
 {
 	struct waited *w = context;
 
@@ -647,13 +647,13 @@ static void waited_done(void *context, const struct snapshot_result *result)
 	assert_int_equal(result->error != 0, result->why[0] != 0);
 }
 
-static void waited_freed(void *context)
+static inline void waited_freed(void *context)
 {
 	((struct waited *)context)->done = true;
 }
 
-static void waited_bad(void *context, const char *object, const char *why,
-		       const struct snapshot_info *hit)
+static inline void waited_bad(void *context, const char *object, const char *why,
+			      const struct snapshot_info *hit)
 {
 	struct waited *w = context;
 
@@ -663,7 +663,7 @@ static void waited_bad(void *context, const char *object, const char *why,
 	snprintf(w->why, sizeof(w->why), "%s", why);
 }
 
-static void waited_each(void *context, const struct snapshot_info *info)
+static inline void waited_each(void *context, const struct snapshot_info *info)
 {
 	struct waited *w = context;
 
@@ -671,12 +671,13 @@ static void waited_each(void *context, const struct snapshot_info *info)
 	w->infos[w->listed++] = *info;
 }
 
-static void waited_damaged(void *context, const char *object, const char *why)
+static inline void waited_damaged(void *context, const char *object, const char *why)
 {
 	((struct waited *)context)->damaged++;
 }
 
-static struct waited create(struct env *env, struct snapshot_writer *writer, const char *label)
+static inline struct waited create(struct env *env, struct snapshot_writer *writer,
+				   const char *label)
 {
 	struct waited w = {.done = false};
 
@@ -746,7 +747,7 @@ static inline struct waited restore_file(struct env *env, struct snapshot_repo *
 	return restore(env, repo, id, target);
 }
 
-static void writer_free(struct env *env, struct snapshot_writer *writer)
+static inline void writer_free(struct env *env, struct snapshot_writer *writer)
 {
 	struct waited w = {.done = false};
 
@@ -765,7 +766,8 @@ struct world {
 	struct snapshot_writer *writer;
 };
 
-static void world_volume(struct world *w, uint64_t size, unsigned keep_last, uint64_t pack_bytes)
+static inline void world_volume(struct world *w, uint64_t size, unsigned keep_last,
+				uint64_t pack_bytes)
 {
 	struct snapshot_writer_config config = {
 		.node_name = "node", .policy = {.last = keep_last}, .pack_bytes = pack_bytes};
@@ -776,7 +778,7 @@ static void world_volume(struct world *w, uint64_t size, unsigned keep_last, uin
 	w->writer = snapshot_writer_new(w->v, w->repo, &config);
 }
 
-static void world_drop(struct world *w)
+static inline void world_drop(struct world *w)
 {
 	writer_free(w->env, w->writer);
 	snapshot_repo_free(w->repo);
@@ -800,7 +802,7 @@ static int world_setup(void **state, enum env_backend backend)
 
 SETUP_ON_BOTH(world_setup)
 
-static int world_teardown(void **state)
+static inline int world_teardown(void **state)
 {
 	struct world *w = *state;
 

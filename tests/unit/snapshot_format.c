@@ -58,6 +58,65 @@ static void names(void **state)
 	assert_int_equal(kind, SNAPFMT_MANIFEST);
 }
 
+static void names_of_marks_and_claims(void **state)
+{
+	const char *const id = "0102030405060708090a0b0c0d0e0f10";
+	struct snapfmt_claim_wire claim;
+	char name[SNAPFMT_NAME_BYTES], want[256];
+	enum snapfmt_kind kind;
+	struct snapfmt_ref back;
+	struct id128 uuid, base;
+
+	snapfmt_mark_name(&volume, &ref, name);
+	snprintf(want, sizeof(want),
+		 "00112233445566778899aabbccddeeff/snapshots/000000000000002a-%s-deleted", id);
+	assert_string_equal(name, want);
+	assert_true(snapfmt_mark_parse(name, &uuid, &back));
+	assert_true(id128_equal(&uuid, &volume) && id128_equal(&back.snapshot, &ref.snapshot));
+	assert_int_equal(back.sequence, ref.sequence);
+	assert_false(snapfmt_name_parse(name, &kind, &uuid, &back));
+	assert_false(snapfmt_claim_parse(name, &uuid, &back, &base));
+	for (size_t i = 0; name[i]; i++) {
+		char old = name[i];
+
+		name[i] = 'X';
+		assert_false(snapfmt_mark_parse(name, &uuid, &back));
+		name[i] = '\0';
+		assert_false(snapfmt_mark_parse(name, &uuid, &back));
+		name[i] = old;
+	}
+	snapfmt_claim_name(&volume, &ref, &volume, name);
+	snprintf(want, sizeof(want),
+		 "00112233445566778899aabbccddeeff/claims/000000000000002a-%s-"
+		 "00112233445566778899aabbccddeeff",
+		 id);
+	assert_string_equal(name, want);
+	assert_true(snapfmt_claim_parse(name, &uuid, &back, &base));
+	assert_true(id128_equal(&base, &volume) && id128_equal(&back.snapshot, &ref.snapshot));
+	assert_int_equal(back.sequence, ref.sequence);
+	for (size_t i = 0; name[i]; i++) {
+		char old = name[i];
+
+		name[i] = 'X';
+		assert_false(snapfmt_claim_parse(name, &uuid, &back, &base));
+		name[i] = '\0';
+		assert_false(snapfmt_claim_parse(name, &uuid, &back, &base));
+		name[i] = old;
+	}
+	snapfmt_claim_encode(0x0123456789abcdef, "alpha", &claim);
+	assert_hex(&claim, sizeof(claim),
+		   "4f465343000100000123456789abcdef616c7068610000000000000000000000"
+		   "0000000000000000000000000000000000000000000000000000000000000000"
+		   "0000000000000000000000000000000000000000000000000000000000000000"
+		   "0000000000000000000000000000000000000000000000000000000071069f0c");
+	assert_null(snapfmt_claim_invalid(&claim));
+	for (size_t i = 0; i < sizeof(claim); i++) {
+		((uint8_t *)&claim)[i] ^= 1;
+		assert_non_null(snapfmt_claim_invalid(&claim));
+		((uint8_t *)&claim)[i] ^= 1;
+	}
+}
+
 static struct snapfmt_header pack_header(void)
 {
 	return (struct snapfmt_header){
@@ -256,9 +315,8 @@ static void manifest(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(names),
-		cmocka_unit_test(header),
-		cmocka_unit_test(page),
+		cmocka_unit_test(names),    cmocka_unit_test(names_of_marks_and_claims),
+		cmocka_unit_test(header),   cmocka_unit_test(page),
 		cmocka_unit_test(manifest),
 	};
 

@@ -94,6 +94,24 @@ static void reasons_are_told(void **state)
 	assert_string_equal(verdicts[1].why, "newest, last 1 of 1, daily 1 of 7, within");
 }
 
+/* Pinned ones are beside the count. */
+static void pinned_ones_take_no_place(void **state)
+{
+	struct snapshot_info infos[4] = {{.created_ns = NOW - 3 * DAY},
+					 {.created_ns = NOW - 2 * DAY},
+					 {.created_ns = NOW - DAY},
+					 {.created_ns = NOW}};
+	const bool pinned[4] = {false, false, true, false};
+	const struct retention_policy policy = {.last = 2};
+	struct retention_verdict verdicts[4];
+
+	retention_decide(&policy, infos, pinned, 4, NOW, verdicts);
+	assert_false(verdicts[0].keep);
+	assert_string_equal(verdicts[1].why, "last 2 of 2");
+	assert_string_equal(verdicts[2].why, "pinned");
+	assert_string_equal(verdicts[3].why, "newest, last 1 of 2");
+}
+
 /* ---- deleting ---------------------------------------------------------------------------------- */
 
 static unsigned told_kept, told_going;
@@ -118,6 +136,7 @@ static void what_is_not_kept_goes(void **state)
 {
 	struct world *w = world_of(state);
 	const struct retention_policy policy = {.last = 2, .yearly = 1};
+	struct snapshot_result would;
 	struct waited f;
 	unsigned count;
 
@@ -132,6 +151,7 @@ static void what_is_not_kept_goes(void **state)
 	assert_int_equal(told_kept, 2);
 	assert_int_equal(told_going, 3);
 	assert_int_equal(w->m->count, count);
+	would = f.result;
 
 	/* What is to stay cannot be read: nothing goes. */
 	for (unsigned i = 0, n = 0; i < w->m->count; i++)
@@ -147,6 +167,8 @@ static void what_is_not_kept_goes(void **state)
 	f = forget(w, &policy, false);
 	assert_string_equal(f.result.why, "");
 	assert_true(f.result.deleted_objects >= 3);
+	assert_int_equal(f.result.deleted_objects, would.deleted_objects);
+	assert_int_equal(f.result.freed_bytes, would.freed_bytes);
 	assert_int_equal(list(w->env, w->repo).listed, 2);
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 	assert_int_equal(collect(w->env, w->repo).result.deleted_objects, 0);
@@ -197,6 +219,7 @@ int main(void)
 		cmocka_unit_test(rules),
 		cmocka_unit_test(locked_ones_stay),
 		cmocka_unit_test(reasons_are_told),
+		cmocka_unit_test(pinned_ones_take_no_place),
 		ON_BOTH(what_is_not_kept_goes),
 		ON_BOTH(pinned_ones_stay),
 	};
