@@ -117,7 +117,7 @@ int cmd_attach(struct cli *cli, int argc, char **argv)
 	if (code)
 		return code;
 	device = client_text(answer, "device", "?");
-	found = await_link(name, device, link, sizeof(link));
+	found = await_link(client_text(answer, "export", name), device, link, sizeof(link));
 	if (as_json) {
 		json_object_set_new(answer, "link", found ? json_string(found) : json_null());
 		json_dumpf(answer, stdout, JSON_INDENT(2));

@@ -37,9 +37,11 @@ struct daemon {
 	struct nbd_server *nbd;
 	struct attach *attach;
 	struct control *control;
-	bool abandoned;          /* a restore was under way when the node stopped */
-	struct env_timer linger; /* between the last stop and the end of the loop */
-	struct env_task stop;    /* posted by the signal thread */
+	bool abandoned; /* a restore was under way when the node stopped */
+	struct process_hardening hardening;
+	struct env_timer watchdog; /* of the service manager */
+	struct env_timer linger;   /* between the last stop and the end of the loop */
+	struct env_task stop;      /* posted by the signal thread */
 	sigset_t signals;
 	pthread_t signal_thread;
 };
@@ -317,12 +319,25 @@ static int start_control(struct daemon *daemon, char *why, size_t why_size)
 	return control_start(daemon->env, &config, &daemon->control, why, why_size);
 }
 
+/* From the loop: one that hangs is ended by the service manager, and started anew. */
+static void watchdog_fire(struct env_timer *timer)
+{
+	struct daemon *daemon =
+		(struct daemon *)((char *)timer - offsetof(struct daemon, watchdog));
+
+	process_notify(daemon->env, "WATCHDOG=1");
+	daemon->watchdog.fire = watchdog_fire;
+	env_timer_start(daemon->env, timer, process_watchdog_ns() / 3);
+}
+
 /* Whoever waits for this service wants to mount what it attaches. */
 static void attach_started(void *context)
 {
 	struct daemon *daemon = context;
 
 	process_notify(daemon->env, "READY=1");
+	if (process_watchdog_ns())
+		watchdog_fire(&daemon->watchdog);
 }
 
 /* Starts in order; what was started stands in the daemon, for daemon_stop(). */
@@ -331,7 +346,7 @@ static int daemon_start(struct daemon *daemon)
 	char why[512] = "";
 	int error;
 
-	process_harden(daemon->env);
+	process_tell(daemon->env, &daemon->hardening);
 	error = node_start(daemon->env, daemon->config, &daemon->node, why, sizeof(why));
 	if (!error)
 		error = start_nbd(daemon, why, sizeof(why));
@@ -505,6 +520,7 @@ int main(int argc, char **argv)
 	}
 	free(errors);
 	block_signals(&daemon);
+	process_harden(&daemon.hardening);
 	if (start_env(&daemon, &options)) {
 		config_free(daemon.config);
 		return EXIT_FAILED;

@@ -58,7 +58,7 @@ done
 	exit 1
 }
 
-# How a volume becomes a block device: the kernel's own client, else FUSE and a loop device.
+# How a volume becomes a block device: offsite attach, with the kernel's nbd; else FUSE and a loop device.
 use_nbd=
 if command -v nbd-client >/dev/null && { [ -b /dev/nbd0 ] || modprobe nbd 2>/dev/null; }; then
 	use_nbd=1
@@ -87,6 +87,7 @@ chmod 755 "$work"
 declare -A daemons=() # node name: pid
 helpers=()            # pids of pgbench, psql
 attached=             # device that carries the filesystem now
+attached_by=''          # node that attached it
 fuse_pid=''             # nbdfuse
 postmaster=''           # pid of the running database
 
@@ -143,10 +144,17 @@ unmount() {
 	timeout 20 umount "$1" 2>/dev/null || umount -l "$1" 2>/dev/null
 }
 
+# An attached device outlives its daemon, and holds its I/O for the next one: here its whole host is lost.
+lose_device() {
+	case $attached in
+	/dev/nbd*) nbd-client -d "$attached" >/dev/null 2>&1 ;;
+	esac
+}
+
 detach() {
 	unmount "$work/mnt"
 	case $attached in
-	/dev/nbd*) nbd-client -d "$attached" >/dev/null 2>&1 ;;
+	/dev/nbd*) on "$attached_by" detach "$attached" >/dev/null 2>&1 || lose_device ;;
 	/dev/loop*) losetup -d "$attached" 2>/dev/null ;;
 	esac
 	attached=
@@ -260,14 +268,12 @@ start_node() {
 # ---- the volume as a filesystem, the database on it --------------------------------------------------
 
 attach() { # NODE
-	local uri="nbd+unix:///pgdata?socket=$work/$1.nbd" device
+	local uri="nbd+unix:///pgdata?socket=$work/$1.nbd"
 	if [ -n "$use_nbd" ]; then
-		for device in /dev/nbd*; do
-			[ -e "/sys/block/${device##*/}/pid" ] && continue
-			nbd-client -unix "$work/$1.nbd" "$device" -N pgdata >/dev/null 2>&1 &&
-				attached=$device && return
-		done
-		die "no free /dev/nbd device"
+		command_line offsite attach pgdata
+		attached_by=$1
+		attached=$(on "$1" attach pgdata --json | jq -r .device) || die "offsite attach"
+		return
 	fi
 	mkdir -p "$work/fuse"
 	nbdfuse "$work/fuse/pgdata" "$uri" >>"$work/nbdfuse.log" 2>&1 &
@@ -400,6 +406,7 @@ lost_at=$(now_ms)
 } 2>/dev/null
 unset 'daemons[onprem]'
 # Its clients see errors from here on; the database on it is dead as well.
+lose_device
 kill_database
 stop_helpers
 detach

@@ -49,6 +49,9 @@ struct attach_device {
 	char path[32]; /* "" until the kernel has said which */
 	unsigned index;
 	struct block *block; /* open, or NULL */
+	bool held;           /* it was looked up */
+	struct block_lookup lookup;
+	bool looking;
 	bool read_only;
 	unsigned connections, alive, old; /* wanted, served, ended but with requests under way */
 	unsigned reconnects;
@@ -101,6 +104,8 @@ struct attach {
 };
 
 static void device_step(struct attach_device *device);
+static void opened_to_connect(struct attach_device *device, int error);
+static void opened_to_reconnect(struct attach_device *device, int error);
 
 const char *attach_state_name(enum attach_state state)
 {
@@ -310,7 +315,10 @@ static void device_close(struct attach_device *device)
 	assert(!device->alive && !device->old);
 	if (device->block)
 		device->block->ops->close(device->block);
+	if (device->held)
+		device->attach->config.release(device->attach->config.context, device->block);
 	device->block = NULL;
+	device->held = false;
 }
 
 static void link_freed(struct nbd_adopted *adopted)
@@ -374,22 +382,63 @@ static void settled(struct attach_device *device)
 	attach_check_started(device->attach);
 }
 
-static int device_open(struct attach_device *device)
+/* The block was found, or not; opened() goes on in the state that the device is in. */
+static void device_found(struct attach_device *device, struct block *block, int error,
+			 const char *reason)
 {
-	struct attach *attach = device->attach;
-	struct block *block = attach->config.find(attach->config.context, device->name);
-	char why[sizeof(device->why)] = "it is not served here (any more)";
-	int error = block ? block->ops->open(block, why, sizeof(why)) : -ENOENT;
+	const struct attach_config *config = &device->attach->config;
+	char why[sizeof(device->why)];
 
-	if (error) {
-		if (strcmp(why, device->why) != 0)
-			device_log(device, ENV_LOG_WARNING, "its I/O waits: %s", why);
-		memcpy(device->why, why, sizeof(why));
-		return error;
+	snprintf(why, sizeof(why), "%s", reason);
+	if (block)
+		error = block->ops->open(block, why, sizeof(why));
+	if (error && device->held)
+		config->release(config->context, block);
+	device->held = device->held && !error;
+	device->block = error ? NULL : block;
+	if (error && device->state != ATTACH_CONNECTING && strcmp(why, device->why) != 0)
+		device_log(device, ENV_LOG_WARNING, "its I/O %s: %s",
+			   error == -EPERM ? "fails" : "waits", why);
+	memcpy(device->why, error ? why : "", error ? sizeof(why) : 1);
+	if (device->state == ATTACH_CONNECTING)
+		opened_to_connect(device, error);
+	else
+		opened_to_reconnect(device, error);
+}
+
+static void lookup_done(struct block_lookup *lookup, struct block *block, int error,
+			const char *why)
+{
+	struct attach_device *device = container_of(lookup, struct attach_device, lookup);
+	const struct attach_config *config = &device->attach->config;
+
+	device->looking = false;
+	device->held = block != NULL;
+	if (device->attach->stopping) {
+		if (block)
+			config->release(config->context, block);
+		device->held = false;
+		return;
 	}
-	device->why[0] = 0;
-	device->block = block;
-	return 0;
+	/* VOLUME@latest is another one tomorrow. */
+	if (block && device->state == ATTACH_CONNECTING)
+		snprintf(device->name, sizeof(device->name), "%s", block->name);
+	device_found(device, block, block ? 0 : error, why ? why : "");
+}
+
+static void device_open(struct attach_device *device)
+{
+	const struct attach_config *config = &device->attach->config;
+	struct block *block = config->find(config->context, device->name);
+
+	assert(!device->block && !device->looking);
+	if (block || !config->look_up) {
+		device_found(device, block, block ? 0 : -ENOENT, "it is not served here");
+		return;
+	}
+	device->looking = true;
+	device->lookup.done = lookup_done;
+	config->look_up(config->context, device->name, &device->lookup);
 }
 
 static void take_params(struct attach_device *device)
@@ -431,19 +480,10 @@ static bool may_give(struct attach_device *device)
 	       env_now_ns(device->attach->env) - device->lost_ns >= patience_ns;
 }
 
-static void step_reconnect(struct attach_device *device)
+static void step_give(struct attach_device *device)
 {
-	struct env *env = device->attach->env;
-
-	device_set_state(device, ATTACH_RECONNECTING);
-	if (!device->block && device_open(device)) {
-		device_set_state(device, ATTACH_WAITING);
-		settled(device);
-		env_timer_start(env, &device->retry, LOOK_NS);
-		return;
-	}
 	if (!may_give(device)) {
-		env_timer_start(env, &device->retry, LOOK_NS);
+		env_timer_start(device->attach->env, &device->retry, LOOK_NS);
 		return;
 	}
 	take_params(device);
@@ -451,9 +491,32 @@ static void step_reconnect(struct attach_device *device)
 	start_work(device, WORK_GIVE);
 }
 
+static void opened_to_reconnect(struct attach_device *device, int error)
+{
+	if (error == -EPERM) {
+		/* Another node may have written meanwhile, and filesystems here have cached the time before. */
+		device->detach_due = device->force = true;
+	} else if (error) {
+		device_set_state(device, ATTACH_WAITING);
+		settled(device);
+		env_timer_start(device->attach->env, &device->retry, LOOK_NS);
+		return;
+	}
+	device_step(device);
+}
+
+static void step_reconnect(struct attach_device *device)
+{
+	device_set_state(device, ATTACH_RECONNECTING);
+	if (device->block)
+		step_give(device);
+	else
+		device_open(device);
+}
+
 static void device_step(struct attach_device *device)
 {
-	if (device->work != WORK_NONE || device->attach->stopping)
+	if (device->work != WORK_NONE || device->looking || device->attach->stopping)
 		return;
 	if (device->state == ATTACH_GONE) {
 		if (device->alive == 0 && device->old == 0)
@@ -512,6 +575,7 @@ static void give_done(struct attach_device *device)
 		/* Somebody else has detached it. */
 		device_log(device, ENV_LOG_WARNING, "the kernel no longer has it");
 		device_set_state(device, ATTACH_GONE);
+		tell(&device->detached, 0, "", device->path);
 	} else {
 		env_timer_start(device->attach->env, &device->retry, RETRY_NS);
 	}
@@ -583,8 +647,8 @@ static void attach_reap(struct env_task *task)
 	while (*at) {
 		struct attach_device *device = *at;
 
-		if (device->state != ATTACH_GONE || device->work != WORK_NONE || device->alive ||
-		    device->old) {
+		if (device->state != ATTACH_GONE || device->work != WORK_NONE || device->looking ||
+		    device->alive || device->old) {
 			at = &device->next;
 			continue;
 		}
@@ -667,12 +731,47 @@ static void take_over(struct attach *attach, const struct nbd_kernel_device *fou
 	device_step(device);
 }
 
+static void not_attached(struct attach_device *device, int error, const char *why, const char *path)
+{
+	device_close(device);
+	device_set_state(device, ATTACH_GONE);
+	tell(&device->attached, error, why, path);
+	settled(device);
+	device_step(device);
+}
+
+static void opened_to_connect(struct attach_device *device, int error)
+{
+	struct attach_device *other = NULL;
+
+	if (error) {
+		not_attached(device, error, device->why, "");
+		return;
+	}
+	/* Under another name of the same snapshot it may be there already. */
+	for (struct attach_device *d = device->attach->devices; d && !other; d = d->next)
+		if (d != device && d->state != ATTACH_GONE && !strcmp(d->name, device->name))
+			other = d;
+	if (other) {
+		not_attached(device, other->path[0] ? 0 : -EAGAIN,
+			     other->path[0] ? "" : "it is being attached just now", other->path);
+		return;
+	}
+	if (!identifier_of(device->attach, device->name, device->params.identifier,
+			   sizeof(device->params.identifier))) {
+		not_attached(device, -ENOENT, "it is not served here", "");
+		return;
+	}
+	take_params(device);
+	device->fd_count = device->connections;
+	start_work(device, WORK_CONNECT);
+}
+
 void attach_export(struct attach *attach, const char *name, int index, attach_done_fn done,
 		   void *context)
 {
 	struct attach_device *device = find_device(attach, name);
-	char why[256] = "";
-	int error;
+	char why[320] = "";
 
 	if (device && (!device->path[0] || device->state == ATTACH_DETACHING)) {
 		done(context, -EAGAIN, "it is being attached or detached just now", "");
@@ -694,28 +793,9 @@ void attach_export(struct attach *attach, const char *name, int index, attach_do
 		done(context, -ENOMEM, "out of memory", "");
 		return;
 	}
-	error = identifier_of(attach, name, device->params.identifier,
-			      sizeof(device->params.identifier))
-			? 0
-			: -ENOENT;
-	if (!error) {
-		struct block *block = attach->config.find(attach->config.context, name);
-
-		error = block ? block->ops->open(block, why, sizeof(why)) : -ENOENT;
-		device->block = error ? NULL : block;
-	}
-	if (error) {
-		device_set_state(device, ATTACH_GONE);
-		device_step(device);
-		settled(device);
-		done(context, error, why[0] ? why : "it is not served here", "");
-		return;
-	}
 	device->attached = (struct attach_waiter){done, context};
 	device->index_wanted = index;
-	take_params(device);
-	device->fd_count = device->connections;
-	start_work(device, WORK_CONNECT);
+	device_open(device);
 }
 
 static struct wish *wish_of(struct attach *attach, const char *name)
@@ -885,7 +965,7 @@ bool attach_free(struct attach *attach)
 	if (!attach)
 		return true;
 	for (struct attach_device *d = attach->devices; d; d = d->next)
-		if (d->work != WORK_NONE)
+		if (d->work != WORK_NONE || d->looking)
 			return false;
 	env_defer_cancel(attach->env, &attach->reap);
 	while (attach->devices) {

@@ -57,8 +57,12 @@ struct attach;
 struct attach_config {
 	struct nbd_server *server;
 	const struct nbd_kernel *kernel;
-	/* The export of that name; NULL: there is none (now). */
+	/* The export of that name; NULL: there is none (now). look_up: what takes time to find, if find() has
+	 * none; held until release(). It may give the block its whole name, which is then the device's. NULL,
+	 * both: nothing does. */
 	struct block *(*find)(void *context, const char *name);
+	void (*look_up)(void *context, const char *name, struct block_lookup *lookup);
+	void (*release)(void *context, struct block *block);
 	/* Who serves it: text without control characters that another daemon, and the same name with
 	 * another content, do not have. False: no such export. */
 	bool (*identify)(void *context, const char *name, char *text, size_t size);
@@ -71,12 +75,13 @@ struct attach_config {
 
 /* The names must not change while it lives. NULL without memory. */
 struct attach *attach_new(struct env *env, const struct attach_config *config);
-/* Takes over the devices of an earlier daemon, attaches what is wanted; started() once each of them is
+/* Takes over the devices of an earlier daemon (but takes away one whose export may not be opened, -EPERM:
+ * its content can be another one by now), attaches what is wanted; started() once each of them is
  * there or was tried, 20 s later at most. What cannot be done now is tried again for ever. */
 void attach_start(struct attach *attach, void (*started)(void *context), void *context);
 /* Devices stay attached, and wait for the next daemon. To be called before nbd_server_stop(). */
 void attach_stop(struct attach *attach);
-/* After the server has stopped. False: a call to the kernel is still under way, so nothing was freed; the
+/* After the server has stopped. False: a call to the kernel, or a lookup, is still under way, so nothing was freed; the
  * process should exit without freeing the environment. NULL is allowed. */
 bool attach_free(struct attach *attach);
 

@@ -117,6 +117,9 @@ struct nbd_context {
 struct nbd_connection {
 	struct nbd_server *server;
 	struct nbd_adopted *adopted; /* the kernel's client; NULL: one that shook hands */
+	int adopted_fd;              /* the stream's, while there is one */
+	bool holding;                /* its replies are held back: see server_quiesce() */
+	uint64_t stopping_ns;        /* when its stop began */
 	struct env *env;
 	struct stream *stream;
 	struct nbd_connection *previous, *next; /* server's list, oldest first */
@@ -201,6 +204,7 @@ struct nbd_server {
 	size_t held_bytes_max;  /* pool bytes that one connection may hold */
 	struct env_timer stall; /* runs while a connection waits for a buffer */
 	bool stopping;
+	bool populated; /* the buffers used first have their memory */
 	struct env_task stopped_task;
 	void (*stopped)(void *context);
 	void *stopped_context;

@@ -107,7 +107,7 @@ void nbd_reply_send(struct nbd_connection *connection)
 {
 	size_t data_bytes = 0;
 
-	if (connection->send_busy || !connection->replies)
+	if (connection->send_busy || connection->holding || !connection->replies)
 		return;
 	connection->tx_used = 0;
 	connection->iov_count = 0;

@@ -11,12 +11,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define CONNECTIONS_DEFAULT  64u
 #define HANDSHAKE_MS_DEFAULT 30000u
-#define STOP_MS              5000u       /* a stopping server waits so long for slow clients */
-#define ADOPTED_STOP_MS      500u        /* ... and for a moment of rest on the kernel's */
+#define STOP_MS              5000u /* a stopping server waits so long for slow clients */
+#define QUIET_MS             20u   /* a kernel that sends nothing for so long waits for replies */
+#define QUIESCE_MS           500u  /* a stopping server waits so long for that */
 #define EVICT_AGE_NS         1000000000u /* a full server ends handshakes older than that */
 #define LOG_BURST            10u         /* lines a second that clients may cause */
 #define STALL_MS_DEFAULT \
@@ -247,16 +249,53 @@ static void connection_task(struct env_task *task)
 	nbd_reply_send(connection);
 	if (connection->blocked && connection->state == NBD_TRANSMISSION)
 		nbd_transmission_advance(connection);
-	if ((connection->state == NBD_DRAINING || connection->stopping) &&
+	if ((connection->state == NBD_DRAINING || (connection->stopping && !connection->adopted)) &&
 	    connection->state != NBD_CLOSED && connection_idle(connection))
 		nbd_connection_close(connection);
+}
+
+/* Nothing is under way, on the wire neither: as far as one can see. */
+static bool connection_quiet(const struct nbd_connection *connection)
+{
+	return connection->submitted == 0 && connection->parse == NBD_PARSE_REQUEST &&
+	       connection->rx_start == connection->rx_end && !connection->send_busy &&
+	       env_now_ns(connection->env) - connection->received_ns >= QUIET_MS * 1000000ull;
+}
+
+/*
+ * The end of a connection of the kernel's at a stop. What it has sent and got no answer to it sends again
+ * only after a while: so all of it is answered. While it gets no replies it sends no more than its
+ * queue is long, and then waits. When it does, reading ends first, and its next send fails, which it notices at
+ * once; then the replies go out, and whatever they set free goes to the next daemon.
+ */
+static void connection_quiesce(struct nbd_connection *connection)
+{
+	bool late =
+		env_now_ns(connection->env) - connection->stopping_ns >= QUIESCE_MS * 1000000ull;
+
+	if (connection->state == NBD_DRAINING) {
+		nbd_connection_close(
+			connection); /* it does not take its replies, or the device hangs */
+		return;
+	}
+	env_timer_start(connection->env, &connection->deadline, QUIET_MS * 1000000ull);
+	if (!late && !connection_quiet(connection))
+		return;
+	nbd_connection_set_state(connection, NBD_DRAINING);
+	shutdown(connection->adopted_fd, SHUT_RD);
+	connection->holding = false;
+	env_timer_start(connection->env, &connection->deadline,
+			(late ? QUIET_MS : QUIESCE_MS) * 1000000ull);
+	env_defer(connection->env, &connection->task);
 }
 
 static void connection_deadline(struct env_timer *timer)
 {
 	struct nbd_connection *connection = container_of(timer, struct nbd_connection, deadline);
 
-	if (connection->state < NBD_TRANSMISSION)
+	if (connection->adopted)
+		connection_quiesce(connection);
+	else if (connection->state < NBD_TRANSMISSION)
 		nbd_connection_reject(connection, "handshake took too long");
 	else
 		nbd_connection_close(connection);
@@ -390,6 +429,7 @@ static void server_accept(void *context, struct env_sock *sock)
 int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
 		     struct nbd_adopted *adopted)
 {
+	static const unsigned populated[3] = {512, 64, 4}; /* 12 MiB */
 	struct nbd_connection *connection;
 	struct env_sock *sock;
 	int error = server->stopping ? -ESHUTDOWN : env_sock_adopt(server->env, fd, &sock);
@@ -401,8 +441,13 @@ int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
 	connection = connection_new(server, sock);
 	if (!connection)
 		return -ENOMEM;
+	/* Its memory may be wanted for writing out dirty pages when there is none to be had. */
+	if (!server->populated)
+		buf_pool_populate(server->config.pool, populated);
+	server->populated = true;
 	server->stats.adopted++;
 	connection->adopted = adopted;
+	connection->adopted_fd = fd;
 	connection->block = block;
 	connection->state = NBD_TRANSMISSION;
 	nbd_take_terms(block, &connection->info, &connection->terms);
@@ -501,8 +546,10 @@ void nbd_server_stop(struct nbd_server *server, void (*stopped)(void *context), 
 			nbd_connection_close(c);
 		} else if (c->state != NBD_CLOSED) {
 			c->stopping = true;
+			c->holding = c->adopted != NULL;
+			c->stopping_ns = env_now_ns(c->env);
 			env_timer_start(c->env, &c->deadline,
-					(c->adopted ? ADOPTED_STOP_MS : STOP_MS) * 1000000ull);
+					(c->adopted ? QUIET_MS : STOP_MS) * 1000000ull);
 			env_defer(c->env, &c->task);
 		}
 	}

@@ -43,11 +43,23 @@ struct attaching {
 	bool detach;
 };
 
+/* The export's whole name: VOLUME@latest stands for one with an id. */
+static void take_name(struct attaching *a, const char *device)
+{
+	struct attach_info info;
+
+	for (unsigned i = 0; attach_get(a->control->attach, i, &info); i++)
+		if (!strcmp(info.device, device))
+			snprintf(a->name, sizeof(a->name), "%s", info.name);
+}
+
 static void answered(void *context, int error, const char *why, const char *device)
 {
 	struct attaching *a = context;
 	struct control *control = a->control;
 
+	if (!error && !a->detach)
+		take_name(a, device);
 	if (error)
 		control_refuse(control, a->request, http_status_of(error), "%s %s: %s",
 			       a->detach ? "detach" : "attach", a->name,

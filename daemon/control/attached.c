@@ -4,6 +4,7 @@
  * the configuration says of them.
  */
 #include "daemon/control/control.h"
+#include "daemon/exports.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -24,6 +25,17 @@ static struct node_volume *volume_of(struct node *node, const char *name)
 static struct block *find(void *context, const char *name)
 {
 	return *name ? node_find_block(context, name) : NULL;
+}
+
+/* Snapshots. */
+static void look_up(void *context, const char *name, struct block_lookup *lookup)
+{
+	exports_look_up(node_exports(context), name, lookup);
+}
+
+static void release(void *context, struct block *block)
+{
+	exports_release(node_exports(context), block);
 }
 
 /* Both nodes have the volume's uuid, and may run on one host. */
@@ -69,6 +81,8 @@ struct attach *control_attach_new(struct env *env, struct node *node, struct nbd
 		.server = nbd,
 		.kernel = &nbd_kernel_real,
 		.find = find,
+		.look_up = look_up,
+		.release = release,
 		.identify = identify,
 		.options = options,
 		.name = name,

@@ -61,14 +61,29 @@ static void tell(struct env *env, const char *what, int error, const char *need)
 		env_log(env, ENV_LOG_INFO, "process: %s: %s (%s)", what, strerror(-error), need);
 }
 
-void process_harden(struct env *env)
+void process_harden(struct process_hardening *hardening)
 {
-	tell(env, "memory not locked", lock_memory(),
+	hardening->memory = lock_memory();
+	hardening->flusher = prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) ? -errno : 0;
+	hardening->oom = write_oom_score();
+}
+
+void process_tell(struct env *env, const struct process_hardening *hardening)
+{
+	tell(env, "memory not locked", hardening->memory,
 	     "needs CAP_IPC_LOCK or LimitMEMLOCK=infinity");
-	tell(env, "not marked as I/O flusher", prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) ? -errno : 0,
-	     "needs CAP_SYS_RESOURCE");
-	tell(env, "not protected from the OOM killer", write_oom_score(),
+	tell(env, "not marked as I/O flusher", hardening->flusher, "needs CAP_SYS_RESOURCE");
+	tell(env, "not protected from the OOM killer", hardening->oom,
 	     "needs CAP_SYS_RESOURCE or OOMScoreAdjust=");
+}
+
+uint64_t process_watchdog_ns(void)
+{
+	const char *microseconds = getenv("WATCHDOG_USEC"), *pid = getenv("WATCHDOG_PID");
+
+	if (!microseconds || (pid && strtol(pid, NULL, 10) != getpid()))
+		return 0;
+	return strtoull(microseconds, NULL, 10) * 1000;
 }
 
 void process_notify(struct env *env, const char *state)
@@ -86,7 +101,9 @@ void process_notify(struct env *env, const char *state)
 	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return;
-	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL, (struct sockaddr *)&address,
+	/* A manager that does not read must not hold up the loop. */
+	if (sendto(fd, state, strlen(state), MSG_NOSIGNAL | MSG_DONTWAIT,
+		   (struct sockaddr *)&address,
 		   (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length)) < 0)
 		env_log(env, ENV_LOG_INFO, "process: NOTIFY_SOCKET %s: %s", path, strerror(errno));
 	close(fd);

@@ -13,12 +13,17 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define CLASSES 3
 
 static const uint32_t class_size_bytes[CLASSES] = {8192, 65536, BUF_SIZE_MAX};
 
 struct buf_pool {
 	uint8_t *arena;
+	unsigned counts[CLASSES];
 	size_t arena_bytes;
 	size_t used_bytes;
 	struct buf *bufs; /* all of them, smallest class first */
@@ -66,6 +71,7 @@ struct buf_pool *buf_pool_new(const unsigned counts[CLASSES])
 	if (!pool)
 		return NULL;
 	for (unsigned c = 0; c < CLASSES; c++) {
+		pool->counts[c] = counts[c];
 		pool->arena_bytes += (size_t)counts[c] * class_size_bytes[c];
 		total += counts[c];
 	}
@@ -98,6 +104,18 @@ void buf_pool_free(struct buf_pool *pool)
 	munmap(pool->arena, pool->arena_bytes);
 	free(pool->bufs);
 	free(pool);
+}
+
+void buf_pool_populate(struct buf_pool *pool, const unsigned counts[CLASSES])
+{
+	uint8_t *data = pool->arena;
+
+	for (unsigned c = 0; c < CLASSES; c++) {
+		unsigned count = counts[c] < pool->counts[c] ? counts[c] : pool->counts[c];
+
+		(void)madvise(data, (size_t)count * class_size_bytes[c], MADV_POPULATE_WRITE);
+		data += (size_t)pool->counts[c] * class_size_bytes[c];
+	}
 }
 
 void *buf_pool_arena(struct buf_pool *pool, size_t *size_bytes)

@@ -38,6 +38,9 @@ struct buf_waiter {
 struct buf_pool *buf_pool_new(const unsigned counts[3]);
 /* Every buffer must be back. */
 void buf_pool_free(struct buf_pool *pool);
+/* Makes sure that so many buffers of each class, those that are used first, have their memory: taking one
+ * then waits for nothing. Where the kernel cannot (before 5.14), they get it when they are first used. */
+void buf_pool_populate(struct buf_pool *pool, const unsigned counts[3]);
 /* The arena, e.g. to register it with io_uring. */
 void *buf_pool_arena(struct buf_pool *pool, size_t *size_bytes);
 /* Bytes in buffers now given out. */

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +24,39 @@ static struct buf_pool *pool_of(unsigned small, unsigned medium, unsigned large)
 
 	assert_non_null(pool);
 	return pool;
+}
+
+/* How many of the pages of a buffer are in memory. */
+static unsigned resident_pages(const struct buf *buf)
+{
+	unsigned char pages[BUF_SIZE_MAX / 4096];
+	unsigned count = 0;
+
+	assert_int_equal(mincore(buf->data, buf->size_bytes, pages), 0);
+	for (unsigned i = 0; i < buf->size_bytes / 4096; i++)
+		count += pages[i] & 1;
+	return count;
+}
+
+static void test_populate(void **state)
+{
+	struct buf_pool *pool = pool_of(4, 4, 2);
+	struct buf *bufs[5];
+
+	buf_pool_populate(pool, (unsigned[3]){2, 1, 99}); /* no more than there are */
+	for (unsigned i = 0; i < 3; i++)
+		bufs[i] = buf_alloc(pool, 8192);
+	bufs[3] = buf_alloc(pool, 65536);
+	bufs[4] = buf_alloc(pool, BUF_SIZE_MAX);
+	/* Those that are used first. */
+	assert_int_equal(resident_pages(bufs[0]), 2);
+	assert_int_equal(resident_pages(bufs[1]), 2);
+	assert_int_equal(resident_pages(bufs[2]), 0);
+	assert_int_equal(resident_pages(bufs[3]), 16);
+	assert_int_equal(resident_pages(bufs[4]), BUF_SIZE_MAX / 4096);
+	for (unsigned i = 0; i < 5; i++)
+		buf_put(bufs[i]);
+	buf_pool_free(pool);
 }
 
 static void test_classes(void **state)
@@ -267,6 +301,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		{"the smallest class that has one serves", test_classes, NULL, NULL, NULL},
+		{"memory for those used first, in advance", test_populate, NULL, NULL, NULL},
 		{"buffers are aligned and do not overlap", test_memory, NULL, NULL, NULL},
 		{"the last reference returns the buffer", test_references, NULL, NULL, NULL},
 		{"waiters are resumed in order", test_waiters_in_order, NULL, NULL, NULL},

@@ -261,12 +261,36 @@ static void answer(void *context, int error, const char *why, const char *device
 	snprintf(daemon_side.device, sizeof(daemon_side.device), "%s", device);
 }
 
+static struct block_lookup *lookup_pending;
+static unsigned releases;
+
+static void look_up(void *context, const char *text, struct block_lookup *lookup)
+{
+	if (strcmp(text, "vol@latest") == 0)
+		lookup_pending = lookup;
+	else
+		lookup->done(lookup, NULL, -ENOENT, "no such export");
+}
+
+static void release(void *context, struct block *block)
+{
+	releases++;
+}
+
+/* Found: its whole name is another one. */
+static void call_looked_up(struct harness *h, void *argument)
+{
+	lookup_pending->done(lookup_pending, &h->device.block, 0, "");
+}
+
 static void call_begin(struct harness *h, void *argument)
 {
 	struct attach_config config = {
 		.server = h->server,
 		.kernel = &fake_kernel,
 		.find = harness_find,
+		.look_up = look_up,
+		.release = release,
 		.identify = identify,
 		.options = options,
 		.name = name,
@@ -508,6 +532,67 @@ static void the_next_daemon_takes_over(void **state)
 	end(h);
 }
 
+struct load {
+	int fd;
+	unsigned sent, answered;
+};
+
+/* As the kernel under load: up to eight requests under way, each answer followed by another request, until
+ * sending fails. */
+static void *load_main(void *context)
+{
+	struct load *load = context;
+	struct nbd_simple_reply reply;
+	bool sending = true;
+
+	for (;;) {
+		while (sending && load->sent - load->answered < 8) {
+			struct {
+				struct nbd_request_wire wire;
+				uint8_t data[16384];
+			} __attribute__((packed)) bytes = {
+				.wire.magic = to_be32(NBD_MAGIC_REQUEST),
+				.wire.type = to_be16(NBD_CMD_WRITE),
+				.wire.cookie = to_be64(load->sent),
+				.wire.offset = to_be64(load->sent % 64 * sizeof(bytes.data)),
+				.wire.length = to_be32(sizeof(bytes.data)),
+			};
+
+			sending = send(load->fd, &bytes, sizeof(bytes), MSG_NOSIGNAL) ==
+				  (ssize_t)sizeof(bytes);
+			load->sent += sending;
+		}
+		if (recv(load->fd, &reply, sizeof(reply), MSG_WAITALL) != sizeof(reply))
+			return NULL;
+		assert_int_equal(from_be32(reply.error), 0);
+		load->answered++;
+	}
+}
+
+/* What the kernel could send is answered: it would send it again only after a while. */
+static void a_stop_under_load_leaves_nothing_unanswered(void **state)
+{
+	for (unsigned round = 0; round < 10; round++) {
+		struct load load = {0};
+		struct attach_info info;
+		struct harness *h;
+		pthread_t thread;
+
+		reset();
+		h = begin();
+		attach_vol(h);
+		load.fd = fake.sockets[0];
+		assert_int_equal(pthread_create(&thread, NULL, load_main, &load), 0);
+		do {
+			harness_call(h, call_get, &info);
+		} while (h->device.writes_done < 200);
+		end(h);
+		pthread_join(thread, NULL);
+		assert_true(load.sent >= 200);
+		assert_int_equal(load.answered, load.sent);
+	}
+}
+
 static void somebody_elses_device_is_left_alone(void **state)
 {
 	struct harness *h;
@@ -535,17 +620,38 @@ static void a_device_waits_for_its_export(void **state)
 	end(h);
 	h = harness_new();
 	h->ending = free_attach;
-	h->device.open_error = -EPERM;
+	h->device.open_error = -EIO;
 	harness_start(h);
 	harness_call(h, call_begin, NULL);
 	assert_true(daemon_side.is_started);
 	harness_call(h, call_get, &info);
 	assert_int_equal(info.state, ATTACH_WAITING);
 	assert_string_equal(info.why, "volume is secondary on this node");
-	h->device.open_error = 0; /* promoted: looked at every second */
+	h->device.open_error = 0; /* looked at every second */
 	await_state(h, ATTACH_ATTACHED);
 	use(fake.sockets[0], 3);
 	end(h);
+}
+
+/* Its peer was promoted: what a filesystem here has cached is not what the volume will hold. */
+static void a_device_of_a_secondary_is_taken_away(void **state)
+{
+	struct harness *h;
+
+	reset();
+	h = begin();
+	attach_vol(h);
+	end(h);
+	h = harness_new();
+	h->ending = free_attach;
+	h->device.open_error = -EPERM;
+	harness_start(h);
+	harness_call(h, call_begin, NULL);
+	await_state(h, ATTACH_GONE);
+	assert_false(fake.configured);
+	assert_int_equal(fake.gives, 0);
+	end(h);
+	assert_true(daemon_side.is_started);
 }
 
 /* A protocol error of the kernel's would end its connection; or a timeout of its own. The new one
@@ -675,6 +781,35 @@ static void a_resize_reaches_the_kernel(void **state)
 	assert_int_equal(fake.params.size_bytes, DEVICE_BYTES);
 }
 
+static void a_snapshot_is_looked_up(void **state)
+{
+	struct attach_info info;
+	struct harness *h;
+
+	reset();
+	releases = 0;
+	h = begin();
+	harness_call(h, call_attach, "vol@latest");
+	assert_int_equal(state_of(h), ATTACH_CONNECTING);
+	harness_call(h, call_looked_up, NULL);
+	await_state(h, ATTACH_ATTACHED);
+	harness_call(h, call_get, &info);
+	assert_string_equal(info.name, "vol"); /* the one it was at this moment */
+	use(fake.sockets[0], 3);
+	harness_call(h, call_attach, "vol@latest"); /* the same again */
+	harness_call(h, call_looked_up, NULL);
+	assert_int_equal(daemon_side.error, 0);
+	assert_string_equal(daemon_side.device, "/dev/nbd5");
+	assert_int_equal(fake.connects, 1);
+	assert_int_equal(releases, 1);
+	harness_call(h, call_detach, NULL);
+	await_answer(h, 3);
+	await_state(h, ATTACH_GONE);
+	harness_wait(h, is_idle);
+	end(h);
+	assert_int_equal(releases, 2);
+}
+
 static void read_only_exports(void **state)
 {
 	struct attach_info info;
@@ -702,14 +837,17 @@ int main(void)
 		cmocka_unit_test(attach_use_detach),
 		cmocka_unit_test(what_the_kernel_refuses_is_said),
 		cmocka_unit_test(the_next_daemon_takes_over),
+		cmocka_unit_test(a_stop_under_load_leaves_nothing_unanswered),
 		cmocka_unit_test(somebody_elses_device_is_left_alone),
 		cmocka_unit_test(a_device_waits_for_its_export),
+		cmocka_unit_test(a_device_of_a_secondary_is_taken_away),
 		cmocka_unit_test(a_lost_socket_is_replaced),
 		cmocka_unit_test(a_device_that_others_detached_is_gone),
 		cmocka_unit_test(several_connections),
 		cmocka_unit_test(what_is_wanted_is_attached),
 		cmocka_unit_test(a_resize_reaches_the_kernel),
 		cmocka_unit_test(read_only_exports),
+		cmocka_unit_test(a_snapshot_is_looked_up),
 	};
 
 	return harness_run(tests);

@@ -39,7 +39,10 @@ mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9
 
-libraries() { ldd "$build/offsited" "$build/offsite" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u; }
+libraries() {
+	ldd "$build/offsited" "$build/offsite" | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+		while read -r file; do printf '%s\n' "$file" "$(readlink -f "$file")"; done
+}
 stamp() {
 	dpkg-query -W
 	libraries
