@@ -254,7 +254,7 @@ void inventory_look(struct store *store, const struct manifest *manifest,
 /* ---- thaw.c ---- */
 
 /* Asks for what is archived, and waits until all of it can be read, however long that takes. waiting is told
- * how many objects are not there yet, each time after a look. manifest and archive are kept until done. */
+ * how many objects are not there yet, each time after a look; NULL: nobody waits, -STORE_ARCHIVED. manifest and archive are kept until done. */
 void thaw(struct store *store, const struct manifest *manifest,
 	  const struct inventory_archive *archive, void (*waiting)(void *context, size_t left),
 	  void (*done)(void *context, int error, const char *why), void *context);

@@ -628,6 +628,7 @@ struct opening {
 	struct id128 id; /* zero: the newest */
 	struct snapshot_reader_config config;
 	struct manifest *manifest;
+	struct inventory_archive archive;
 	void (*done)(void *context, struct snapshot_reader *reader, int error, const char *why);
 	void *context;
 };
@@ -648,13 +649,25 @@ static void opening_end(struct opening *o, int error, const char *why)
 		r->done_task.call = done_run;
 	}
 	o->done(o->context, r, error, why);
+	free(o->archive.objects);
 	free(o);
+}
+
+/* Reads would have to wait for hours: better said at once. */
+static void opening_thawed(void *context, int error, const char *why)
+{
+	opening_end(context, error, why);
 }
 
 static void opening_counted(void *context, int error, const char *why)
 {
+	struct opening *o = context;
 	char line[WHY_BYTES];
 
+	if (!error && o->archive.count) {
+		thaw(o->repo->store, o->manifest, &o->archive, NULL, opening_thawed, o);
+		return;
+	}
 	if (error == -EBADMSG)
 		why_set(line, error, "objects of it are missing from the store: %s", why);
 	else
@@ -670,7 +683,7 @@ static void opening_loaded(void *context, struct manifest *manifest, int error, 
 	if (error || !o->config.count_objects)
 		opening_end(o, error, why);
 	else
-		inventory_check(o->repo->store, manifest, opening_counted, o);
+		inventory_look(o->repo->store, manifest, &o->archive, opening_counted, o);
 }
 
 static void opening_listed(void *context, struct names *names, int error, const char *why)

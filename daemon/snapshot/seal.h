@@ -11,10 +11,11 @@
 #include "daemon/snapshot/internal.h"
 #include "daemon/snapshot/pack.h"
 
-#define SEAL_BATCHES    8
-#define SEAL_PAGES      8
-#define SEAL_PUTS_MAX   2
-#define SEAL_MAPS_BYTES (16u << 20)
+#define SEAL_BATCHES  8
+#define SEAL_PAGES    8
+#define SEAL_PUTS_MAX 2
+/* So large that 10,000 changed chunks, however they lie, make less than 50 objects. */
+#define SEAL_MAPS_BYTES (64u << 20)
 
 /*
  *  phase     meaning                                                  allowed next

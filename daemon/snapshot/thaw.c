@@ -97,6 +97,15 @@ static void looked(struct env_op *op, int64_t result)
 	}
 	if (!result)
 		t->failures = 0;
+	if (!t->waiting) {
+		t->error =
+			why_set(t->why, -STORE_ARCHIVED,
+				"%zu objects are archived (%s) and have been asked for: as a rule "
+				"they are there within %.1f hours; try again then",
+				left(t), t->archive->class, (double)t->archive->takes_ns / 3600e9);
+		thaw_end(t);
+		return;
+	}
 	t->waiting(t->context, left(t));
 	env_timer_start(t->store->env, &t->timer, t->pause_ns);
 	t->pause_ns = t->pause_ns * 3 / 2 < PAUSE_MAX_NS ? t->pause_ns * 3 / 2 : PAUSE_MAX_NS;

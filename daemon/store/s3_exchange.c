@@ -192,6 +192,19 @@ static void take_range(struct s3_answer *a, const char *value, size_t length)
 	}
 }
 
+/* A number of seconds, or a date. */
+static unsigned retry_after(const char *value, size_t length)
+{
+	char text[64] = "";
+	time_t when, now = time(NULL);
+
+	take(text, sizeof(text), value, length);
+	if (*text >= '0' && *text <= '9')
+		return (unsigned)strtoul(text, NULL, 10);
+	when = curl_getdate(text, NULL);
+	return when > now ? (unsigned)(when - now) : 0;
+}
+
 static void take_header(struct s3_answer *a, const char *name, size_t name_length,
 			const char *value, size_t length)
 {
@@ -226,7 +239,7 @@ static void take_header(struct s3_answer *a, const char *name, size_t name_lengt
 	if (name_length == 14 && !strncasecmp(name, "content-length", 14))
 		a->length = strtoull(number, NULL, 10);
 	if (name_length == 11 && !strncasecmp(name, "retry-after", 11))
-		a->retry_after_s = (unsigned)strtoul(number, NULL, 10);
+		a->retry_after_s = retry_after(value, length);
 }
 
 static void answer_reset(struct s3_answer *a)

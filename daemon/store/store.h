@@ -42,7 +42,8 @@ struct store_retention {
 struct store_object {
 	const char *name; /* full name */
 	uint64_t size_bytes;
-	const char *archive; /* the class it has to be brought back from before it can be read, or
+	const char *
+		archive; /* static text: the class it has to be brought back from before it can be read, or
 				NULL: it can be read (or, rarely, that cannot be told here) */
 };
 

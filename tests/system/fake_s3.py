@@ -8,19 +8,24 @@ every request by itself, and misbehaves by the bucket's name:
   trickle     GET sends a byte a second       hang        no answer at all
   elsewhere   in the region eu-far-1          simple      knows neither CRC32C nor conditions
   ignorant    ignores conditions              disordered  lists in the wrong order
-  cutlist     the first page of a list is cut damaging    the first PUT: BadDigest
+  cutlist     the first page of a list is cut damaging    flips a bit of the first two PUTs' bodies
   forgetful   does not throw parts away at first
   halfdone    200 with an error in the body   noranges    answers a range with everything
   otherrange  with another range              broken      always 500
   expired     takes only the keys of the instance's second answer
   skewed      RequestTimeTooSkewed            readonly    AccessDenied for PUT
+  patient     the first PUT: 429, Retry-After by number and by date
+  slow        a PUT takes a fifth of a second, and how many there were at once is counted
+  early       refuses objects to the instance's first keys, without saying why
+  forbidden   AccessDenied for everything     lost        in another region, and does not say which
   versioned   keeps versions                  blind       so, and does not list them
   locked      so, and locks objects           dropper     so, but not those put in parts
   faithless   takes the headers of a lock, and does not lock
   frozen      GLACIER and DEEP_ARCHIVE are archives, from which an object comes back in a second or two
   tiered      INTELLIGENT_TIERING is one, which no list tells
 
-Prints its port. Also the instance's and the container's credentials: /latest/..., /container."""
+Prints its port. Also the instance's and the container's credentials: /latest/..., /container; and a proxy
+that sends everything to itself."""
 
 import base64
 import hashlib
@@ -163,6 +168,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def role(self, path):
         if path.startswith("/latest/uploads/"):  # how many there are: for tests
             return self.answer(200, b"%d" % sum(u[0] == path[16:] for u in UPLOADS.values()))
+        if path.startswith("/latest/seen/"):
+            return self.answer(200, b"%d" % SEEN.get(path[13:], 0))
+        if path == "/latest/short":  # credentials that are about to expire
+            ROLE["hours"] = 0.05
+            return self.answer(200)
         if path.startswith("/latest/versions/"):
             return self.answer(200, b"%d" % sum(map(len, VERSIONS.get(path[17:], {}).values())))
         if path.startswith("/latest/requests/"):
@@ -182,7 +192,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, b"the-role\n")
         ROLE["answers"] += 1
         number = 1 if ROLE["answers"] == 1 else 2
-        ends = datetime.now(timezone.utc) + timedelta(hours=6)
+        ends = datetime.now(timezone.utc) + timedelta(hours=ROLE.get("hours", 6))
         return self.answer(200, json.dumps({
             "Code": "Success", "AccessKeyId": "AKIAROLE%d" % number, "SecretAccessKey": "rolesecret%d" % number,
             "Token": "token-AKIAROLE%d" % number, "Expiration": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}).encode())
@@ -190,6 +200,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     # ---- objects -----------------------------------------------------------------------------
 
     def handle_all(self):
+        if self.path.startswith("http://"):  # of a client that takes us for its proxy
+            self.path = "/" + self.path.split("/", 3)[3]
+            SEEN["proxied"] = SEEN.get("proxied", 0) + 1
         path, _, query = self.path.partition("?")
         path = urllib.parse.unquote(path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -198,6 +211,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         bucket, _, key = path[1:].partition("/")
         self.bucket, self.key = bucket, key
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+        if bucket == "damaging" and self.command == "PUT" and self.seen("put") <= 2:
+            body = bytes([body[0] ^ 1]) + body[1:]
         try:
             self.check_signature(path, query, body)
             self.check_body(body)
@@ -234,8 +249,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if bucket == "simple" and (self.headers.get("If-None-Match") or "crc32c" in self.sums or
                                    self.headers.get("x-amz-checksum-algorithm")):
             raise Refused(501, "NotImplemented")
-        if bucket == "damaging" and self.command == "PUT" and self.seen("put") == 1:
-            raise Refused(400, "BadDigest")
+        if bucket == "patient" and self.command == "PUT" and self.seen("put") <= 2:
+            when = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2))
+            raise Refused(429, "TooManyRequests", {"Retry-After": "1" if SEEN[(bucket, "PUT", "put")] == 1 else when})
+        if bucket == "slow" and self.command == "PUT":
+            with LOCK:
+                SEEN["now"] = SEEN.get("now", 0) + 1
+                SEEN["most"] = max(SEEN.get("most", 0), SEEN["now"])
+            time.sleep(0.2)
+            with LOCK:
+                SEEN["now"] -= 1
+        if bucket == "early" and self.key and self.key_id != "AKIAROLE2":
+            raise Refused(403, "AccessDenied")
+        if bucket == "forbidden":
+            raise Refused(403, "AccessDenied")
+        if bucket == "lost":
+            raise Refused(301, "PermanentRedirect")
         if bucket == "expired" and self.key_id != "AKIAROLE2":
             raise Refused(400, "ExpiredToken")
         if bucket == "skewed":

@@ -7,10 +7,12 @@
 #define TEST_S3_FIXTURE_H
 
 #include <errno.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -183,6 +185,29 @@ static inline bool fake_start(struct world *w)
 		w->port = 0;
 	fclose(line);
 	return w->port != 0;
+}
+
+/* A number that the fake knows: GET /latest/WHAT. */
+static inline unsigned ask_fake(struct world *w, const char *what)
+{
+	char request[256], answer[4096] = "";
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)w->port)};
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	size_t used = 0;
+	ssize_t got;
+	char *body;
+
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+	snprintf(request, sizeof(request),
+		 "GET /latest/%s HTTP/1.1\r\nHost: fake\r\nConnection: close\r\n\r\n", what);
+	assert_int_equal(write(fd, request, strlen(request)), (ssize_t)strlen(request));
+	while ((got = read(fd, answer + used, sizeof(answer) - 1 - used)) > 0)
+		used += (size_t)got;
+	close(fd);
+	body = strstr(answer, "\r\n\r\n");
+	assert_non_null(body);
+	return (unsigned)strtoul(body + 4, NULL, 10);
 }
 
 static inline void fake_end(struct world *w)

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 
+#include "daemon/snapshot/reader.h"
 #include "daemon/snapshot/seal.h"
 
 #define HOUR_NS 3600000000000ull
@@ -24,7 +25,10 @@ struct locks {
 	const struct store_ops *plain;
 	struct lock table[2048];
 	unsigned count, retains;
-	bool off; /* as if all had ended */
+	bool off;      /* as if all had ended */
+	bool archived; /* packs are, and are never back */
+	unsigned thaws;
+	void (*each)(void *context, const struct store_object *object);
 };
 
 static struct locks *locks;
@@ -81,6 +85,39 @@ static void locked_delete(struct store *store, struct env_op *op, const char *na
 		locks->plain->delete (store, op, name);
 }
 
+static void archived_each(void *context, const struct store_object *object)
+{
+	struct store_object told = *object;
+
+	if (locks->archived && strstr(told.name, "/packs/"))
+		told.archive = "GLACIER";
+	locks->each(context, &told);
+}
+
+static void archived_list(struct store *store, struct env_op *op, const char *prefix,
+			  void (*each)(void *context, const struct store_object *object),
+			  void *context)
+{
+	locks->each = each;
+	locks->plain->list(store, op, prefix, archived_each, context);
+}
+
+static void archived_thaw(struct store *store, struct env_op *op, const char *name)
+{
+	locks->thaws++;
+	complete(store->env, op, 0);
+}
+
+static void archived_thawed(struct store *store, struct env_op *op, const char *name)
+{
+	complete(store->env, op, 0);
+}
+
+static uint64_t archived_thaw_ns(struct store *store, const char *archive)
+{
+	return 5 * HOUR_NS;
+}
+
 static void writer_new(struct world *w, enum store_lock lock, uint64_t lock_for_ns,
 		       const char *node)
 {
@@ -103,6 +140,10 @@ static void locks_begin(struct world *w, enum store_lock lock, uint64_t lock_for
 	locks->ops.put_retained = locked_put;
 	locks->ops.retain = locked_retain;
 	locks->ops.delete = locked_delete;
+	locks->ops.list = archived_list;
+	locks->ops.thaw = archived_thaw;
+	locks->ops.thawed = archived_thawed;
+	locks->ops.thaw_ns = archived_thaw_ns;
 	w->m->store.ops = &locks->ops;
 	w->m->store.lists_cost = true;
 	writer_new(w, lock, lock_for_ns, "node");
@@ -438,6 +479,44 @@ static void create_fails_at_every_operation(void **state)
 	}
 }
 
+/* ---- archives -------------------------------------------------------------------------------------------- */
+
+struct opened {
+	bool done;
+	int error;
+	char why[256];
+};
+
+static void opened_done(void *context, struct snapshot_reader *reader, int error, const char *why)
+{
+	struct opened *opened = context;
+
+	assert_null(reader);
+	opened->error = error;
+	snprintf(opened->why, sizeof(opened->why), "%s", why);
+	opened->done = true;
+}
+
+/* Who would read at random does not wait for hours in the middle of it. */
+static void a_reader_does_not_begin_with_an_archive(void **state)
+{
+	const struct snapshot_reader_config config = {.count_objects = true};
+	struct world *w = world_of(state);
+	struct opened opened = {.done = false};
+
+	locks_begin(w, STORE_LOCK_NONE, 0);
+	fill(w, 20, 0);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	locks->archived = true;
+	snapshot_reader_open(w->repo, NULL, &config, opened_done, &opened);
+	env_run_until(w->env, &opened.done);
+	assert_int_equal(opened.error, -STORE_ARCHIVED);
+	assert_non_null(strstr(opened.why, "archived (GLACIER) and have been asked for"));
+	assert_non_null(strstr(opened.why, "within 5.0 hours"));
+	assert_true(locks->thaws > 1);
+	locks_end(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -449,6 +528,7 @@ int main(void)
 		ON_BOTH(another_writer_is_noticed),
 		ON_BOTH(a_base_that_is_gone_is_noticed),
 		ON_BOTH(create_fails_at_every_operation),
+		ON_BOTH(a_reader_does_not_begin_with_an_archive),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

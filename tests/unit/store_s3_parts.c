@@ -12,6 +12,7 @@
 
 #include "daemon/store/s3_credentials.h"
 #include "daemon/store/s3_profile.h"
+#include "daemon/store/s3_internal.h"
 #include "daemon/store/s3_sign.h"
 #include "daemon/store/s3_verdict.h"
 #include "daemon/store/s3_xml.h"
@@ -44,6 +45,44 @@ static void address_is_taken_apart(void **state)
 	assert_string_equal(url.prefix, "");
 	assert_int_equal(url.connections, 8);
 	s3_url_free(&url);
+}
+
+/* Amazon's own endpoints, for buckets as hosts. */
+static void endpoint_by_options(void **state)
+{
+	static const struct {
+		const char *text, *endpoint;
+		bool path_style;
+	} cases[] = {
+		{"s3://bucket?region=eu-1", "https://s3.eu-1.amazonaws.com", false},
+		{"s3://buck.et?region=eu-1", "https://s3.eu-1.amazonaws.com", true},
+		{"s3://bucket?region=cn-north-1", "https://s3.cn-north-1.amazonaws.com.cn", false},
+		{"s3://bucket?accelerate=yes", "https://s3-accelerate.amazonaws.com", false},
+		{"s3://bucket?region=eu-1&dual-stack=yes",
+		 "https://s3.dualstack.eu-1.amazonaws.com", false},
+		{"s3://bucket?accelerate=yes&dual-stack=yes",
+		 "https://s3-accelerate.dualstack.amazonaws.com", false},
+		{"s3://bucket?endpoint=https://h:9/", "https://h:9", true},
+	};
+
+	setenv("AWS_ACCESS_KEY_ID", "key", 1);
+	setenv("AWS_SECRET_ACCESS_KEY", "secret", 1);
+	unsetenv("AWS_ENDPOINT_URL");
+	unsetenv("AWS_ENDPOINT_URL_S3");
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct s3_url url;
+		struct s3_access access;
+		char why[256] = "";
+
+		assert_int_equal(s3_url_parse(cases[i].text, &url, why, sizeof(why)), 0);
+		assert_int_equal(s3_access_init(&access, &url, why, sizeof(why)), 0);
+		assert_string_equal(access.endpoint, cases[i].endpoint);
+		assert_int_equal(access.path_style, cases[i].path_style);
+		s3_access_free(&access);
+		s3_url_free(&url);
+	}
+	unsetenv("AWS_ACCESS_KEY_ID");
+	unsetenv("AWS_SECRET_ACCESS_KEY");
 }
 
 static void bad_address_has_a_reason(void **state)
@@ -342,6 +381,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(address_is_taken_apart),
+		cmocka_unit_test(endpoint_by_options),
 		cmocka_unit_test(bad_address_has_a_reason),
 		cmocka_unit_test(xml_elements),
 		cmocka_unit_test(verdict_of_answers),
