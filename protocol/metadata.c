@@ -31,6 +31,9 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 		.received_lsn = to_be64(super->received_lsn),
 		.missing_bytes = to_be64(super->missing_bytes),
 		.behind_ns = to_be64(super->behind_ns),
+		.source_volume = super->source_volume,
+		.source_snapshot = super->source_snapshot,
+		.source_sequence = to_be64(super->source_sequence),
 	};
 	memcpy(wire->history, super->history, sizeof(wire->history));
 	memcpy(wire->backing, super->backing, strnlen(super->backing, METADATA_BACKING_BYTES - 1));
@@ -65,6 +68,10 @@ static const char *super_facts_invalid(const struct metadata_super_wire *wire)
 		return "backing path not terminated";
 	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes not zero";
+	if ((from_be32(wire->flags) & (METADATA_HYDRATING | METADATA_AT_PEER)) ==
+		    METADATA_HYDRATING &&
+	    id128_is_zero(&wire->source_snapshot))
+		return "filled from nowhere";
 	return NULL;
 }
 
@@ -99,6 +106,9 @@ const char *metadata_super_decode(const struct metadata_super_wire *wire,
 		.received_lsn = from_be64(wire->received_lsn),
 		.missing_bytes = from_be64(wire->missing_bytes),
 		.behind_ns = from_be64(wire->behind_ns),
+		.source_volume = wire->source_volume,
+		.source_snapshot = wire->source_snapshot,
+		.source_sequence = from_be64(wire->source_sequence),
 	};
 	memcpy(super->history, wire->history, sizeof(super->history));
 	memcpy(super->backing, wire->backing, sizeof(super->backing));

@@ -38,12 +38,14 @@ enum metadata_flags {
 		64,               /* when the primary was last heard, its stream was received */
 	METADATA_AT_PEER = 128,   /* a primary whose content is at the peer: its disk has nothing,
 				   * or with HYDRATING what the file "missing" does not name */
-	METADATA_HYDRATING = 256, /* the file "missing" names the blocks that the disk lacks */
+	METADATA_HYDRATING = 256, /* the file "missing" names the blocks that the disk lacks;
+				   * without AT_PEER they are in the snapshot "source" */
 	METADATA_APPLYING =
 		512, /* a committed cut goes to the backing: a mixture until it is whole */
 	METADATA_INTENT_APPLIED =
 		1024, /* a secondary: intent bits stand for what it applied, not for own writes */
-	METADATA_FLAGS_ALL = 2047,
+	METADATA_PINNED = 2048, /* the snapshot that the disk is filled from was pinned for it */
+	METADATA_FLAGS_ALL = 4095,
 };
 
 enum metadata_role { METADATA_SECONDARY, METADATA_PRIMARY, METADATA_ROLES };
@@ -81,7 +83,10 @@ struct metadata_super_wire {
 	be64_t received_lsn;
 	be64_t missing_bytes;
 	be64_t behind_ns;
-	uint8_t reserved[2756];
+	struct id128 source_volume;
+	struct id128 source_snapshot;
+	be64_t source_sequence;
+	uint8_t reserved[2716];
 	be32_t crc; /* CRC32C of the 4092 bytes before */
 };
 _Static_assert(sizeof(struct metadata_super_wire) == METADATA_SUPER_BYTES, "layout");
@@ -94,6 +99,7 @@ _Static_assert(offsetof(struct metadata_super_wire, lsn) == 232, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, snapshot) == 248, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, backing) == 272, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, heard_ns) == 1296, "layout");
+_Static_assert(offsetof(struct metadata_super_wire, source_volume) == 1336, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, crc) == 4092, "layout");
 
 struct metadata_super {
@@ -110,6 +116,8 @@ struct metadata_super {
 	uint64_t snapshot_sequence;
 	char backing[METADATA_BACKING_BYTES];
 	uint64_t heard_ns, heard_lsn, received_lsn, missing_bytes, behind_ns;
+	struct id128 source_volume, source_snapshot;
+	uint64_t source_sequence;
 };
 
 void metadata_super_encode(const struct metadata_super *super, struct metadata_super_wire *wire);

@@ -115,6 +115,12 @@ void read_start(struct op *op)
 	}
 	if (v->hydrate.active && hydrate_wait(op))
 		return;
+	/* A part of it may be newer here than there. */
+	if (v->hydrate.from_store && op->owner != OWNER_CLIENT && v->hydrate.active &&
+	    hydrate_is_missing(v, request->offset_bytes, request->length_bytes)) {
+		op_complete_later(op, -EIO);
+		return;
+	}
 	if (request->offset_bytes % align == 0 && length <= request->buf->size_bytes) {
 		op_read(op, request->buf->data, length, request->offset_bytes, read_done);
 		return;
@@ -357,7 +363,7 @@ void volume_fail_held(struct volume *v, int error)
 	struct op *op;
 
 	/* What of them is on the new disk already is not at the peer: it is filled anew. */
-	if (v->hydrate.active && gate.first != NULL)
+	if (v->hydrate.active && leaning(v) && gate.first != NULL)
 		hydrate_stop(v);
 
 	while ((op = queue_pop(&gate)) != NULL)

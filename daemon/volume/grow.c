@@ -76,7 +76,7 @@ int volume_grow_check(const struct volume *v, uint64_t size_bytes, char *why, si
 			 "volume %s: has %llu bytes; %llu is not more, and a volume is never made "
 			 "smaller",
 			 v->name, now, wanted);
-	} else if (v->lean != VOLUME_LEAN_NO || !disk_usable(v) ||
+	} else if (v->lean != VOLUME_LEAN_NO || v->hydrate.from_store || !disk_usable(v) ||
 		   v->state.disk >= VOLUME_DISK_FAILED) {
 		snprintf(why, why_size, "volume %s: its disk has failed, or is not whole yet",
 			 v->name);

@@ -6,12 +6,13 @@
  *   writes    of whole blocks make them present; of parts of blocks read the rest where it is
  *   the rest  is fetched in the background, slowly while clients are at work
  *
- * A fetch holds the lock of its range from before the question until its content is on the disk. So a
- * client's write is either issued before the question, and then in the answer, or after the local
- * write: what is fetched never goes over something newer.
+ * The content is at the peer, which follows what clients write, or in a snapshot, which never changes
+ * (from_store; how that begins and ends: instant.c).
  *
- * In memory a bit goes when its block is written; in the file after an fsync of the disk that came
- * later. So after a crash the file names all that may be missing, and some more.
+ * A fetch holds the lock of its range until its content is on the disk: from before the question to the
+ * peer; from the answer on, where it is a snapshot's. So a client's write is either issued before the
+ * question, and then in the answer, or after the local write; or it was before the lock, and then its blocks
+ * are not missing any more: what is fetched never goes over something newer.
  */
 #include "daemon/volume/internal.h"
 
@@ -22,124 +23,15 @@
 #include "daemon/mutate.h"
 
 #define STORE_NS  (5ull * 1000000000)
+#define FAILED_NS (10ull * 1000000000) /* after a block that cannot be had */
 #define RETRY_NS  1000000000ull
 #define CHUNK(at) ((at) / FETCH_BYTES * FETCH_BYTES)
 
 static void pump(struct env_task *task);
-static void store_next(struct volume *v);
 
 static struct volume *volume_of(struct hydrate *h)
 {
 	return (struct volume *)((char *)h - offsetof(struct volume, hydrate));
-}
-
-static uint64_t blocks_of(const struct volume *v)
-{
-	return v->size_bytes / FETCH_BLOCK_BYTES;
-}
-
-/* ---- the map ------------------------------------------------------------------------------------ */
-
-/* The first missing run in [from, to). False: there is none. */
-static bool missing_run(const struct volume *v, uint64_t from, uint64_t to, uint64_t *start,
-			uint64_t *end)
-{
-	const struct dirty_map *missing = &v->hydrate.missing;
-	uint64_t last = round_up(to, FETCH_BLOCK_BYTES) / FETCH_BLOCK_BYTES;
-	uint64_t first = dirty_next(missing, from / FETCH_BLOCK_BYTES);
-
-	if (first == DIRTY_NONE || first >= last)
-		return false;
-	*start = first * FETCH_BLOCK_BYTES;
-	*end = dirty_next_clear(missing, first, last) * FETCH_BLOCK_BYTES;
-	return true;
-}
-
-bool hydrate_is_missing(const struct volume *v, uint64_t offset, uint64_t length)
-{
-	uint64_t start, end;
-
-	return missing_run(v, offset, offset + length, &start, &end);
-}
-
-void hydrate_landed(struct volume *v, uint64_t offset, uint64_t length)
-{
-	uint64_t first = round_up(offset, FETCH_BLOCK_BYTES) / FETCH_BLOCK_BYTES;
-	uint64_t end = (offset + length) / FETCH_BLOCK_BYTES;
-	struct hydrate *h = &v->hydrate;
-
-	if (first >= end || dirty_clear(&h->missing, first, end - first, NULL, NULL) == 0)
-		return;
-	bits_set_range(h->stale, first / METADATA_PAGE_BITS,
-		       (end - 1) / METADATA_PAGE_BITS - first / METADATA_PAGE_BITS + 1);
-	if (h->wait.first != NULL || h->missing.count == 0)
-		hydrate_pump_later(v);
-}
-
-static int make_memory(struct volume *v)
-{
-	static const unsigned counts[3] = {0, FETCHES - FETCHES_FILL, FETCHES_FILL};
-	struct hydrate *h = &v->hydrate;
-
-	h->page_count = (blocks_of(v) + METADATA_PAGE_BITS - 1) / METADATA_PAGE_BITS;
-	h->pool = buf_pool_new(counts);
-	h->stale = calloc(BITS_WORDS(h->page_count) + 1, 8);
-	h->batch.pages = malloc(BATCH_PAGES * METADATA_PAGE_BYTES);
-	if (!h->pool || !h->stale || !h->batch.pages || !dirty_init(&h->missing, blocks_of(v)))
-		return -ENOMEM;
-	return 0;
-}
-
-static void free_memory(struct volume *v)
-{
-	struct hydrate *h = &v->hydrate;
-
-	if (h->file != NULL)
-		env_file_close(v->env, h->file);
-	h->file = NULL;
-	if (h->pool != NULL)
-		buf_pool_free(h->pool);
-	h->pool = NULL;
-	free(h->stale);
-	free(h->batch.pages);
-	h->stale = NULL;
-	h->batch.pages = NULL;
-	if (h->missing.words != NULL)
-		dirty_free(&h->missing);
-	h->missing = (struct dirty_map){0};
-}
-
-static void encode(struct volume *v, uint64_t page, struct metadata_page_wire *wire)
-{
-	uint64_t words[METADATA_PAGE_WORDS] = {0};
-	uint64_t first = page * METADATA_PAGE_WORDS, count = BITS_WORDS(blocks_of(v));
-
-	for (uint64_t i = 0; i < METADATA_PAGE_WORDS && first + i < count; i++)
-		words[i] = v->hydrate.missing.words[first + i];
-	metadata_page_encode(METADATA_MISSING, (uint32_t)page, words, wire);
-}
-
-/* The whole file, durably. Blocking. */
-static int store_file(struct volume *v)
-{
-	struct hydrate *h = &v->hydrate;
-	int error = 0;
-
-	for (uint64_t p = 0; p < h->page_count && error == 0; p++) {
-		encode(v, p, h->batch.pages);
-		error = env_file_pwrite(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
-					p * METADATA_PAGE_BYTES);
-	}
-	if (error == 0)
-		error = env_file_sync(v->env, h->file);
-	if (error == 0)
-		memset(h->stale, 0, BITS_WORDS(h->page_count) * 8);
-	return error;
-}
-
-int hydrate_store_all(struct volume *v)
-{
-	return store_file(v);
 }
 
 /* ---- fetching ------------------------------------------------------------------------------------- */
@@ -163,6 +55,7 @@ static void fetch_end(struct fetch *f)
 }
 
 static void write_next(struct fetch *f);
+static void fetch_failed(struct fetch *f, const char *why);
 
 static void written(struct fetch *f, int error)
 {
@@ -171,8 +64,11 @@ static void written(struct fetch *f, int error)
 
 	v->local_io--;
 	op->issued = false;
-	if (error != 0 && v->hydrate.active && op->on_disk)
-		disk_failed(v, "write", op->piece_offset, error);
+	if (error != 0 && v->hydrate.active && op->on_disk &&
+	    !disk_failed(v, "write", op->piece_offset, error)) {
+		fetch_failed(f, "cannot be written here");
+		return;
+	}
 	if (error != 0 || !v->hydrate.active || !op->on_disk) {
 		fetch_end(f);
 		return;
@@ -223,8 +119,12 @@ static void write_next(struct fetch *f)
 	uint64_t start, end, from = op->pos;
 
 	if (!missing_run(v, from, f->end, &start, &end)) {
-		fetch_end(f);
-		return;
+		if (!MUTATE(volume_instant_over_newer) || from != f->start) {
+			fetch_end(f);
+			return;
+		}
+		start = f->start;
+		end = f->end;
 	}
 	op->pos = end;
 	op->piece_offset = start;
@@ -247,19 +147,24 @@ static bool wants(const struct op *op, uint64_t start, uint64_t end)
 	return request->offset_bytes < end && start < request->offset_bytes + request->length_bytes;
 }
 
-/* The origin cannot read it: whoever waits for it gets the error, the background comes again. */
-static void fetch_failed(struct fetch *f)
+/* It is not to be had: whoever waits for it gets the error, the background comes again. */
+static void fetch_failed(struct fetch *f, const char *why)
 {
 	struct volume *v = f->op.volume;
 	struct op_queue waiting = queue_take(&v->hydrate.wait);
 	struct op *op;
 
 	if (!v->hydrate.unreadable)
-		env_log(v->env, ENV_LOG_ERROR, "volume %s: the peer cannot read %llu bytes at %llu",
-			v->name, (unsigned long long)(f->end - f->start),
-			(unsigned long long)f->start);
+		env_log(v->env, ENV_LOG_ERROR, "volume %s: %llu bytes at %llu: %s", v->name,
+			(unsigned long long)(f->end - f->start), (unsigned long long)f->start, why);
 	v->hydrate.unreadable = true;
-	v->hydrate.next_fill_ns = env_now_ns(v->env) + 10 * RETRY_NS;
+	if (v->hydrate.from_store && f->end - f->start > FETCH_BYTES) {
+		/* What of it can be had comes chunk by chunk. */
+		v->hydrate.careful_start = v->hydrate.cursor = f->start;
+		v->hydrate.careful_end = f->end;
+	} else {
+		v->hydrate.next_fill_ns = env_now_ns(v->env) + FAILED_NS;
+	}
 	while ((op = queue_pop(&waiting)) != NULL)
 		if (wants(op, f->start, f->end))
 			op_complete_later(op, -EIO);
@@ -276,30 +181,53 @@ static void fetched(struct op *op, int error)
 	if (!v->hydrate.active || !op->on_disk || error == -ESHUTDOWN) {
 		fetch_end(f);
 	} else if (error != 0) {
-		fetch_failed(f);
+		fetch_failed(f, v->hydrate.from_store ? "the snapshot does not give them"
+						      : "the peer cannot read them");
+	} else if (v->hydrate.from_store) {
+		op->pos = f->start;
+		op->end = f->end;
+		op_lock(op);
 	} else {
 		op->pos = f->start;
 		write_next(f);
 	}
 }
 
-void hydrate_fetch_granted(struct op *op)
+/* Leaves of the fetch what is missing still. False: nothing is. */
+static bool narrow(struct fetch *f)
 {
-	struct fetch *f = fetch_of(op);
-	struct volume *v = op->volume;
+	const struct volume *v = f->op.volume;
 	uint64_t start, end, last = f->end;
 
-	/* What was written while it waited for the lock. */
-	if (!v->hydrate.active || v->closing || !missing_run(v, f->start, last, &start, &end)) {
-		fetch_end(f);
-		return;
-	}
+	if (!v->hydrate.active || v->closing || !missing_run(v, f->start, last, &start, &end))
+		return false;
 	f->start = start;
 	for (f->end = end; missing_run(v, f->end, last, &start, &end);)
 		f->end = end;
+	return true;
+}
+
+static void ask(struct fetch *f)
+{
+	struct op *op = &f->op;
+
 	/* The end of the present disk tells itself by this; see leave_disk(). */
 	op->on_disk = true;
 	op_read(op, f->buf->data, f->end - f->start, f->start, fetched);
+}
+
+void hydrate_fetch_granted(struct op *op)
+{
+	struct fetch *f = fetch_of(op);
+
+	if (op->volume->hydrate.from_store && op->on_disk && op->volume->hydrate.active)
+		write_next(f);
+	else if (op->volume->hydrate.from_store)
+		fetch_end(f);
+	else if (narrow(f)) /* of what was written while it waited for the lock */
+		ask(f);
+	else
+		fetch_end(f);
 }
 
 static void fetch_begin(struct volume *v, struct fetch *f, uint64_t start, uint64_t end)
@@ -316,7 +244,12 @@ static void fetch_begin(struct volume *v, struct fetch *f, uint64_t start, uint6
 	f->op.pos = start;
 	f->op.end = end;
 	v->ops++;
-	op_lock(&f->op);
+	if (!v->hydrate.from_store)
+		op_lock(&f->op);
+	else if (narrow(f))
+		ask(f);
+	else
+		fetch_end(f);
 }
 
 static bool is_fetched(const struct volume *v, uint64_t at)
@@ -399,10 +332,15 @@ static void fill(struct volume *v)
 {
 	struct hydrate *h = &v->hydrate;
 	uint64_t now = env_now_ns(v->env), start, end;
-	bool clients = v->stats.in_flight > 0 || v->config.hydrate_max_bytes_per_second != 0;
-	unsigned most = clients ? 1 : FETCHES_FILL;
+	bool clients = v->stats.in_flight > 0;
+	unsigned most = clients || v->config.hydrate_max_bytes_per_second != 0 ? 1 : 2;
+
+	/* Nobody waits for the lock of what is on its way from a store. */
+	if (h->from_store)
+		most = clients ? 2 : FETCHES_FILL;
 
 	while (h->missing.count > 0 && now >= h->next_fill_ns) {
+		uint32_t step = h->from_store ? FETCH_STORE_BYTES : FETCH_FILL_BYTES;
 		struct fetch *f =
 			fetch_unused(v, FETCHES - FETCHES_FILL, FETCHES - FETCHES_FILL + most);
 
@@ -414,13 +352,16 @@ static void fill(struct volume *v)
 			h->cursor = 0;
 			continue;
 		}
-		h->cursor = start - start % FETCH_FILL_BYTES + FETCH_FILL_BYTES;
+		if (start >= h->careful_start && start < h->careful_end)
+			step = FETCH_BYTES;
+		h->cursor = start - start % step + step;
 		if (h->cursor >= v->size_bytes)
 			h->cursor = 0;
 		if (is_fetched(v, start))
 			return; /* for a reader: comes again */
-		fetch_begin(v, f, start, start - start % FETCH_FILL_BYTES + FETCH_FILL_BYTES);
-		pace(v, f->end - f->start, 0);
+		end = start - start % step + step;
+		pace(v, end - start, 0);
+		fetch_begin(v, f, start, end);
 	}
 	if (h->missing.count > 0)
 		env_timer_start(v->env, &h->fill_timer, h->next_fill_ns - now);
@@ -438,10 +379,14 @@ static bool fetching(const struct volume *v)
  * it, so nothing more is answered until it is done. */
 static void store_last(struct volume *v)
 {
+	if (v->hydrate.from_store) { /* what was answered is durable by the client's flush alone */
+		missing_store(v, true);
+		return;
+	}
 	if (!MUTATE(volume_hydrate_finish_in_flight))
 		volume_suspend(v, VOLUME_SUSPEND_FILLED, true);
 	if ((v->remote_ops == 0 && v->local_io == 0) || MUTATE(volume_hydrate_finish_in_flight))
-		store_next(v);
+		missing_store(v, true);
 	else if (!env_timer_active(&v->hydrate.store_timer))
 		env_timer_start(v->env, &v->hydrate.store_timer, STORE_NS);
 }
@@ -455,7 +400,7 @@ static void pump(struct env_task *task)
 
 	while ((op = queue_pop(&waiting)) != NULL)
 		read_start(op); /* waits again if something is missing still */
-	if (!h->active || v->closing || v->tap == NULL)
+	if (!h->active || v->closing || (h->from_store ? h->origin == NULL : v->tap == NULL))
 		return;
 	fill(v);
 	if (h->missing.count == 0 && !fetching(v) && h->store == STORE_IDLE)
@@ -470,152 +415,44 @@ void hydrate_pump_later(struct volume *v)
 		env_defer(v->env, &v->hydrate.pump_task);
 }
 
-/* ---- the map's way to the disk ---------------------------------------------------------------------- */
+/* ---- begin and end ----------------------------------------------------------------------------------- */
 
-static struct volume *volume_of_store(struct env_op *io)
+void hydrate_finish(struct volume *v)
 {
-	return (struct volume *)((char *)io - offsetof(struct volume, hydrate.batch.io));
-}
-
-static void remove_file(struct volume *v)
-{
-	free_memory(v);
-	(void)env_unlink(v->env, v->hydrate.path);
-}
-
-static void finish(struct volume *v)
-{
-	bool detached = v->detached;
+	struct hydrate *h = &v->hydrate;
+	bool detached = v->detached, from_store = h->from_store;
 	enum volume_lean lean = v->lean;
+	struct volume_state state = v->state;
 	int error;
 
-	v->hydrate.active = false;
+	if (h->missing.count > 0 || fetching(v) || v->closing)
+		return;
+	h->active = h->from_store = false;
 	v->lean = VOLUME_LEAN_NO;
 	v->state.disk = v->disk_recorded = VOLUME_DISK_UPTODATE;
+	v->state.outdated_ns = 0;
 	v->detached = false; /* writes are marked again */
 	error = super_store(v, 0);
 	if (error != 0) {
-		v->hydrate.active = true;
+		h->active = true;
+		h->from_store = from_store;
 		v->lean = lean;
 		v->detached = detached;
-		v->state.disk = v->disk_recorded = VOLUME_DISK_INCONSISTENT;
-		env_timer_start(v->env, &v->hydrate.store_timer, RETRY_NS);
-		return;
+		v->state = state;
+		v->disk_recorded = VOLUME_DISK_INCONSISTENT;
+		return; /* the timer comes back here */
 	}
 	v->failure[0] = '\0';
-	env_timer_stop(v->env, &v->hydrate.fill_timer);
-	env_timer_stop(v->env, &v->hydrate.store_timer);
-	remove_file(v);
+	hydrate_stop_timers(v);
+	missing_free(v);
+	(void)env_unlink(v->env, h->path);
 	checkpoint_want(v);
 	volume_suspend(v, VOLUME_SUSPEND_FILLED, false);
 	volume_suspend(v, VOLUME_SUSPEND_ORIGIN, false);
 	env_log(v->env, ENV_LOG_INFO, "volume %s: the disk is filled: UPTODATE", v->name);
+	if (from_store)
+		instant_filled(v);
 }
-
-static void store_end(struct volume *v, int error)
-{
-	struct hydrate *h = &v->hydrate;
-	bool finished = h->store == STORE_FINISH;
-
-	h->store = STORE_IDLE;
-	if (!h->active) {
-		op_ended(v);
-		return;
-	}
-	if (error != 0) {
-		bits_set_range(h->stale, h->batch_first, h->batch_count);
-		volume_log_error(v, "map of what is missing", 0, error);
-	}
-	if (error == 0 && finished && h->missing.count == 0 && !fetching(v) && !v->closing)
-		finish(v);
-	if (h->active && !v->closing)
-		env_timer_start(v->env, &h->store_timer, error != 0 ? RETRY_NS : STORE_NS);
-	op_ended(v);
-}
-
-static void store_synced(struct env_op *io, int64_t result)
-{
-	store_end(volume_of_store(io), result < 0 ? (int)result : 0);
-}
-
-static void store_written(struct env_op *io, int64_t result)
-{
-	struct volume *v = volume_of_store(io);
-
-	if (result < 0 || !v->hydrate.active) {
-		store_end(v, result < 0 ? (int)result : 0);
-		return;
-	}
-	v->hydrate.store = STORE_SYNC;
-	io->done = store_synced;
-	env_fsync(v->env, io, v->hydrate.file);
-}
-
-static void backing_synced(struct env_op *io, int64_t result)
-{
-	struct volume *v = volume_of_store(io);
-	struct hydrate *h = &v->hydrate;
-
-	v->local_io--;
-	if (result < 0 && h->active && h->store != STORE_IDLE)
-		disk_failed(v, "fsync", 0, (int)result);
-	if (result < 0 || !h->active || h->store == STORE_FINISH) {
-		store_end(v, result < 0 ? (int)result : 0);
-		return;
-	}
-	h->store = STORE_PAGES;
-	io->done = store_written;
-	env_write(v->env, io, h->file, h->batch.pages, h->batch_count * METADATA_PAGE_BYTES,
-		  h->batch_first * METADATA_PAGE_BYTES, 0);
-}
-
-/* Bits are taken as they are now; the disk is synced; then they go to the file. With nothing missing the
- * sync is the last. */
-static void store_next(struct volume *v)
-{
-	struct hydrate *h = &v->hydrate;
-	uint64_t page = bits_next(h->stale, 0, h->page_count);
-
-	h->batch_first = page;
-	h->batch_count = 0;
-	h->store = STORE_FINISH;
-	if (h->missing.count > 0) {
-		if (page == h->page_count) {
-			h->store = STORE_IDLE;
-			return;
-		}
-		for (; page < h->page_count && h->batch_count < BATCH_PAGES &&
-		       bits_test(h->stale, page);
-		     page++) {
-			encode(v, page, &h->batch.pages[h->batch_count++]);
-			bits_clear(h->stale, page);
-		}
-		h->store = STORE_BACKING;
-	}
-	v->ops++;
-	v->local_io++;
-	h->batch.io.done = backing_synced;
-	env_fsync(v->env, &h->batch.io, v->backing);
-}
-
-static void store_fire(struct env_timer *timer)
-{
-	struct hydrate *h =
-		(struct hydrate *)((char *)timer - offsetof(struct hydrate, store_timer));
-
-	struct volume *v = volume_of(h);
-
-	if (!h->active || v->closing)
-		return;
-	if (h->store == STORE_IDLE && h->missing.count > 0)
-		store_next(v);
-	else
-		hydrate_pump_later(v);
-	if (h->store == STORE_IDLE)
-		env_timer_start(v->env, timer, STORE_NS);
-}
-
-/* ---- begin and end ----------------------------------------------------------------------------------- */
 
 /* What was begun on the disk comes to its end by itself. */
 void hydrate_stop(struct volume *v)
@@ -625,6 +462,7 @@ void hydrate_stop(struct volume *v)
 
 	h->active = false;
 	h->unreadable = false;
+	missing_release(v, 0);
 	volume_suspend(v, VOLUME_SUSPEND_FILLED, false);
 	hydrate_stop_timers(v);
 	env_defer(v->env, &h->pump_task); /* who waited reads elsewhere */
@@ -681,24 +519,17 @@ static int open_new(struct volume *v, char *why, size_t why_size)
 	return 0;
 }
 
-static int make_file(struct volume *v, char *why, size_t why_size)
+static int make_map(struct volume *v, char *why, size_t why_size)
 {
-	struct hydrate *h = &v->hydrate;
-	int error = make_memory(v);
+	int error = missing_make_memory(v);
 
 	if (error == 0)
-		error = env_file_open(v->env, h->path,
-				      ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &h->file);
+		error = missing_make_file(v);
 	if (error == 0)
-		error = env_file_allocate(v->env, h->file, 0, h->page_count * METADATA_PAGE_BYTES);
-	if (error == 0) {
-		dirty_set(&h->missing, 0, blocks_of(v), NULL, NULL);
-		error = store_file(v);
-	}
-	if (error == 0)
-		error = env_sync_dir(v->env, v->state_dir);
+		dirty_set(&v->hydrate.missing, 0, v->size_bytes / FETCH_BLOCK_BYTES, NULL, NULL);
 	if (error != 0)
-		snprintf(why, why_size, "volume %s: %s: %s", v->name, h->path, strerror(-error));
+		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->hydrate.path,
+			 strerror(-error));
 	return error;
 }
 
@@ -739,14 +570,14 @@ int volume_hydrate(struct volume *v, char *why, size_t why_size)
 			 v->name);
 		return -EBUSY;
 	}
-	free_memory(v);
+	missing_free(v);
 	error = open_new(v, why, why_size);
 	if (error == 0)
-		error = make_file(v, why, why_size);
+		error = make_map(v, why, why_size);
 	if (error == 0)
 		error = record(v, why, why_size);
 	if (error != 0) {
-		free_memory(v);
+		missing_free(v);
 		return error;
 	}
 	h->cursor = h->next_fill_ns = 0;
@@ -761,39 +592,19 @@ int volume_hydrate(struct volume *v, char *why, size_t why_size)
 
 /* ---- after a restart ------------------------------------------------------------------------------------ */
 
-static void load_page(struct volume *v, uint64_t page)
-{
-	struct hydrate *h = &v->hydrate;
-	uint64_t words[METADATA_PAGE_WORDS], first = page * METADATA_PAGE_BITS;
-	uint64_t count = blocks_of(v) - first;
-	const char *bad = "unreadable";
-
-	if (count > METADATA_PAGE_BITS)
-		count = METADATA_PAGE_BITS;
-	if (env_file_pread(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
-			   page * METADATA_PAGE_BYTES) == 0)
-		bad = metadata_page_decode(h->batch.pages, METADATA_MISSING, (uint32_t)page, words);
-	if (bad != NULL) {
-		env_log(v->env, ENV_LOG_WARNING, "volume %s: %s: page %llu: %s; fetched again",
-			v->name, h->path, (unsigned long long)page, bad);
-		dirty_set(&h->missing, first, count, NULL, NULL);
-		return;
-	}
-	for (uint64_t b = bits_next(words, 0, count); b < count; b = bits_next(words, b + 1, count))
-		dirty_set(&h->missing, first + b, 1, NULL, NULL);
-}
-
 /* What was written last may be here, at the peer, both or neither; the peer is right. */
 static void distrust_recent(struct volume *v)
 {
+	struct hydrate *h = &v->hydrate;
 	uint64_t start, length;
 
 	if (!leaning(v) || MUTATE(volume_hydrate_trusts_recent))
 		return;
 	for (uint64_t at = 0; volume_dirty_next(v, VOLUME_PEER, at, &start, &length);
 	     at = start + length)
-		dirty_set(&v->hydrate.missing, start / FETCH_BLOCK_BYTES,
-			  length / FETCH_BLOCK_BYTES, NULL, NULL);
+		dirty_set(&h->missing, start / FETCH_BLOCK_BYTES, length / FETCH_BLOCK_BYTES, NULL,
+			  NULL);
+	bits_set_range(h->stale, 0, h->page_count);
 }
 
 int hydrate_recover(struct volume *v, char *why, size_t why_size)
@@ -804,20 +615,21 @@ int hydrate_recover(struct volume *v, char *why, size_t why_size)
 	if (!h->active)
 		return 0;
 	if (v->backing == NULL) {
-		/* The new disk is gone as well. */
+		/* The new disk is gone as well. Of one that is filled from a snapshot the record stays:
+		 * it may be back at the next start. */
 		h->active = false;
+		if (h->from_store)
+			return 0;
 		v->lean = VOLUME_LEAN_DISKLESS;
 		return super_store(v, 0);
 	}
-	error = make_memory(v);
+	error = missing_make_memory(v);
 	if (error == 0)
-		error = env_file_open(v->env, h->path, ENV_FILE_READ | ENV_FILE_WRITE, &h->file);
-	if (error == 0) {
-		for (uint64_t p = 0; p < h->page_count; p++)
-			load_page(v, p);
+		error = missing_load(v);
+	if (error == 0 && !h->from_store) {
 		distrust_recent(v);
 		/* Before the maps that say so are changed. */
-		error = store_file(v);
+		error = hydrate_store_all(v);
 	}
 	if (error != 0)
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, h->path, strerror(-error));
@@ -830,13 +642,11 @@ void hydrate_init(struct volume *v)
 
 	h->pump_task.call = pump;
 	h->fill_timer.fire = fill_fire;
-	h->store_timer.fire = store_fire;
-	if (asprintf(&h->path, "%s/missing", v->state_dir) < 0)
-		h->path = NULL;
+	missing_init(v);
 }
 
 void hydrate_release(struct volume *v)
 {
-	free_memory(v);
+	missing_free(v);
 	free(v->hydrate.path);
 }

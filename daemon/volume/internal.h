@@ -15,7 +15,9 @@
  *   export.c      struct block, reads, volume_read(), volume_apply()
  *   hold.c        ranges held at one point of the write order
  *   lean.c        a failed disk: settling, leaning on the peer, reading there
- *   hydrate.c     filling a disk: the map of what is missing, fetching, the background
+ *   hydrate.c     filling a disk while it is in use: fetching, the background
+ *   missing.c     the map of what it lacks, and its file
+ *   instant.c     filling it from a snapshot: how that begins and ends
  */
 #ifndef OFFSITE_VOLUME_INTERNAL_H
 #define OFFSITE_VOLUME_INTERNAL_H
@@ -217,9 +219,10 @@ struct super {
 
 #define FETCH_BLOCK_BYTES VOLUME_PEER_BLOCK_BYTES /* a bit of the map */
 #define FETCH_BYTES       65536u                  /* fetched together for a reader */
-#define FETCH_FILL_BYTES  (256u * 1024)           /* in the background */
-#define FETCHES           8u
-#define FETCHES_FILL      2u /* the last of them, for the background */
+#define FETCH_FILL_BYTES  (256u * 1024)           /* in the background, from the peer */
+#define FETCH_STORE_BYTES BUF_SIZE_MAX            /* ... from a store */
+#define FETCHES           12u
+#define FETCHES_FILL      4u /* the last of them, for the background */
 
 struct fetch {
 	struct op op; /* its lock keeps writes out from the question to the local write */
@@ -231,23 +234,35 @@ struct fetch {
 enum hydrate_store { STORE_IDLE, STORE_BACKING, STORE_PAGES, STORE_SYNC, STORE_FINISH };
 
 struct hydrate {
-	bool active;       /* HYDRATING */
+	bool active;     /* the disk is being filled */
+	bool from_store; /* ... from a snapshot: the superblock says so, also while there is no disk */
+	bool refined;    /* ... and the map was compared with what the snapshot has */
+	struct volume_source source;  /* ... which one */
+	struct volume_origin *origin; /* ... who reads it; NULL: away */
 	bool keep_intents; /* a write that this disk may have and the peer not was given up */
 	bool unreadable;   /* said already: the origin cannot read a block */
 	struct dirty_map missing;
 	uint64_t page_count;
-	uint64_t *stale; /* per page: bits were cleared that the file still has */
+	uint64_t *stale;  /* per page: the file has it otherwise */
+	uint64_t *fresh;  /* per page: the file has none, which counts as all ones */
+	uint64_t *urgent; /* per page: somebody waits for it to be stored */
+	uint64_t
+		*filed; /* the bits as the file has them, a page behind the other; but fresh ones */
+	size_t filed_bytes;
+	struct op_queue wait_stored; /* writes that landed on blocks which the file names */
 	struct env_file *file;
 	char *path;
 	struct fetch fetches[FETCHES];
 	struct buf_pool *pool;
 	struct op_queue wait; /* reads of what is missing */
 	uint64_t cursor, next_fill_ns;
+	uint64_t careful_start, careful_end; /* a snapshot does not give all of this */
 	struct env_timer fill_timer, store_timer;
 	struct env_task pump_task;
 	enum hydrate_store store;
 	struct page_batch batch;
-	uint64_t batch_first, batch_count;
+	uint64_t batch_numbers[BATCH_PAGES];
+	unsigned batch_count, batch_at;
 };
 
 enum capability { CAP_UNKNOWN, CAP_YES, CAP_NO };
@@ -477,6 +492,8 @@ void op_lock_granted(struct op *op);
 /* A part that failed locally, and that the peer has (0), or not. */
 void op_retry(struct op *op, int error);
 void op_unlock(struct op *op);
+/* What missing_wait_stored() waited for. */
+void op_stored(struct op *op, int error);
 void op_gate(struct op *op);
 void op_gate_all(struct op_queue queue);
 void op_synced(struct op *op, int error);
@@ -492,6 +509,7 @@ void request_init(struct volume *volume);
 /* sync.c */
 void sync_join(struct op *op);
 void sync_join_checkpoint(struct volume *volume);
+void sync_failed(struct volume *volume, int error); /* no FLUSH succeeds from now on */
 
 /* lean.c */
 /* The content is at the peer as well as here, or only there. */
@@ -523,6 +541,8 @@ void op_read(struct op *op, uint8_t *data, size_t length, uint64_t offset,
 	     void (*done)(struct op *op, int error));
 uint32_t op_read_align(const struct volume *volume);
 void lean_tap_changed(struct volume *volume);
+/* There is an origin (again) for reads that wait for it. */
+void origin_ask_all(struct op_queue waiting);
 void lean_fail_waiting(struct volume *volume, int error);
 /* What a secondary applies met an error of the disk: FAILED. */
 void apply_failed(struct volume *volume, const char *what, uint64_t offset, int error);
@@ -542,9 +562,34 @@ void hydrate_landed(struct volume *volume, uint64_t offset, uint64_t length);
 /* The new disk failed as well, or the volume is closed. */
 void hydrate_stop(struct volume *volume);
 int hydrate_recover(struct volume *volume, char *why, size_t why_size);
-int hydrate_store_all(struct volume *volume);
 void hydrate_pump_later(struct volume *volume);
 void hydrate_stop_timers(struct volume *volume);
+/* An fsync of the disk covered all that was fetched: UPTODATE, if nothing came in between. */
+void hydrate_finish(struct volume *volume);
+
+/* missing.c */
+void missing_init(struct volume *volume);
+int missing_make_memory(struct volume *volume);
+void missing_free(struct volume *volume);
+/* A new file, durable, that names everything. */
+int missing_make_file(struct volume *volume);
+/* What the file names is missing. */
+int missing_load(struct volume *volume);
+/* The first missing run in [from, to). False: there is none. */
+bool missing_run(const struct volume *volume, uint64_t from, uint64_t to, uint64_t *start,
+		 uint64_t *end);
+/* Begins to bring the map to the file; finish: only the fsync of the disk, and hydrate_finish() then. */
+void missing_store(struct volume *volume, bool finish);
+/* Blocking: what of it the file has otherwise. The disk was synced. */
+int hydrate_store_all(struct volume *volume);
+/* True: the write's piece has landed where the file still names blocks; it waits, then op_stored(). */
+bool missing_wait_stored(struct op *op);
+/* Those that need not wait any more go on; error: all of them do, with it. */
+void missing_release(struct volume *volume, int error);
+
+/* instant.c */
+void instant_filled(struct volume *volume);
+void instant_given_up(struct volume *volume); /* the superblock says so */
 
 /* cut.c */
 /* The content of cuts under way can no longer be had. */

@@ -215,10 +215,20 @@ static void ask_origin(struct op *op)
 {
 	struct volume *v = op->volume;
 
-	if (v->tap == NULL)
-		queue_push(&v->wait_origin, op);
-	else
+	if (v->hydrate.from_store && v->hydrate.origin != NULL)
+		v->hydrate.origin->read(v->hydrate.origin, &op->ask);
+	else if (!v->hydrate.from_store && v->tap != NULL)
 		v->tap->read(v->tap, &op->ask);
+	else
+		queue_push(&v->wait_origin, op);
+}
+
+void origin_ask_all(struct op_queue waiting)
+{
+	struct op *op;
+
+	while ((op = queue_pop(&waiting)) != NULL)
+		ask_origin(op);
 }
 
 static void local_read_done(struct env_op *io, int64_t result)
@@ -267,9 +277,6 @@ void op_read(struct op *op, uint8_t *data, size_t length, uint64_t offset,
 
 void lean_tap_changed(struct volume *v)
 {
-	struct op_queue waiting;
-	struct op *op;
-
 	if (v->lean == VOLUME_LEAN_SETTLING && v->tap == NULL)
 		volume_settled(v, -ENOTCONN);
 	if (!leaning(v))
@@ -284,9 +291,7 @@ void lean_tap_changed(struct volume *v)
 		volume_suspend(v, VOLUME_SUSPEND_ORIGIN, true);
 		return;
 	}
-	waiting = queue_take(&v->wait_origin);
-	while ((op = queue_pop(&waiting)) != NULL)
-		ask_origin(op);
+	origin_ask_all(queue_take(&v->wait_origin));
 	volume_suspend(v, VOLUME_SUSPEND_ORIGIN, false);
 	hydrate_pump_later(v);
 }
@@ -311,6 +316,7 @@ void lean_check(const struct volume *v)
 	assert(v->lean == VOLUME_LEAN_SETTLING || v->wait_settled.first == NULL);
 	assert(v->lean != VOLUME_LEAN_HYDRATING || v->hydrate.active);
 	assert(!leaning(v) || v->tap != NULL || (v->suspended & VOLUME_SUSPEND_ORIGIN));
+	assert(!v->hydrate.active || leaning(v) != v->hydrate.from_store);
 	if (v->hydrate.active)
 		dirty_check(&v->hydrate.missing);
 }

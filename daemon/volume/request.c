@@ -795,6 +795,8 @@ void op_retry(struct op *op, int error)
 	}
 }
 
+static void piece_over(struct op *op);
+
 static void piece_done(struct op *op, int error)
 {
 	struct volume *v = op->volume;
@@ -810,11 +812,26 @@ static void piece_done(struct op *op, int error)
 		hydrate_landed(v, start, op->piece_length);
 	remote_over(op);
 	op->on_disk = false;
+	if (v->readers != NULL)
+		tell_readers(v, start, end);
+	if (error != 0 || !missing_wait_stored(op))
+		piece_over(op);
+}
+
+void op_stored(struct op *op, int error)
+{
+	if (error != 0)
+		op->error = -EIO;
+	piece_over(op);
+}
+
+static void piece_over(struct op *op)
+{
+	struct volume *v = op->volume;
+
 	op->pos = piece_end(op);
 	buf_put(op->bounce);
 	op->bounce = NULL;
-	if (v->readers != NULL)
-		tell_readers(v, start, end);
 	if (op->lock.wide && op->pos < op->end && op->pos > op->lock.start &&
 	    op->pos % op->align == 0)
 		run_granted(range_shrink(&v->ranges, &op->lock, op->pos));

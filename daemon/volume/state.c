@@ -34,7 +34,10 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	enum volume_disk_state old_recorded = v->disk_recorded;
 	bool old_detached = v->detached, old_applied_only = v->applied_only;
 	enum volume_lean old_lean = v->lean;
+	bool old_from_store = v->hydrate.from_store;
+	struct volume_source old_source = v->hydrate.source;
 	bool leave = leaning(v) && state->role == VOLUME_SECONDARY;
+	bool give_up = v->hydrate.from_store && state->role == VOLUME_SECONDARY;
 	int error;
 
 	assert(disk_change_allowed(old.disk, state->disk));
@@ -54,6 +57,13 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->state.contact = (struct volume_contact){0};
 	else
 		v->state.peer_needed = false;
+	if (give_up) {
+		v->state.disk = VOLUME_DISK_INCONSISTENT;
+		v->state.snapshot = (struct id128){0};
+		v->hydrate.from_store = false;
+		if (!old_source.pinned)
+			v->hydrate.source = (struct volume_source){0};
+	}
 	if (leave) {
 		/* A secondary leans on nobody: its disk is one to be filled by a sync, or none. */
 		v->state.disk = v->lean == VOLUME_LEAN_DISKLESS ? VOLUME_DISK_FAILED
@@ -72,12 +82,16 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 		v->detached = old_detached;
 		v->applied_only = old_applied_only;
 		v->lean = old_lean;
+		v->hydrate.from_store = old_from_store;
+		v->hydrate.source = old_source;
 		return error;
 	}
 	if (leave) {
 		hydrate_stop(v);
 		volume_suspend(v, VOLUME_SUSPEND_ORIGIN, false);
 	}
+	if (give_up)
+		instant_given_up(v);
 	if (id128_is_zero(&state->generations.base) ||
 	    !id128_equal(&old.generations.current, &state->generations.current))
 		v->bumped = false;
@@ -266,6 +280,12 @@ int volume_replace_backing(struct volume *v, char *why, size_t why_size)
 	     v->stats.in_flight > 0 || (disk != VOLUME_DISK_FAILED && v->stats.clients > 0))) {
 		snprintf(why, why_size, "volume %s: in use", v->name);
 		return -EBUSY;
+	}
+	error = volume_hydrate_give_up(v);
+	if (error != 0) {
+		snprintf(why, why_size, "volume %s: %s: %s", v->name, v->super_path,
+			 strerror(-error));
+		return error;
 	}
 	/* INCONSISTENT first: from here on nobody takes the content for anything. */
 	v->state.disk = v->disk_recorded = VOLUME_DISK_INCONSISTENT;

@@ -23,7 +23,10 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 	const struct volume_contact *contact = &state->contact;
 	struct metadata_super super = {
 		.flags = flags | (leaning(v) ? METADATA_AT_PEER : 0) |
-			 (v->lean == VOLUME_LEAN_HYDRATING ? METADATA_HYDRATING : 0) |
+			 (v->lean == VOLUME_LEAN_HYDRATING || v->hydrate.from_store
+				  ? METADATA_HYDRATING
+				  : 0) |
+			 (v->hydrate.source.pinned ? METADATA_PINNED : 0) |
 			 (state->applying ? METADATA_APPLYING : 0) |
 			 (state->peer_needed ? METADATA_PEER_NEEDED : 0) |
 			 (contact->streaming ? METADATA_HEARD_STREAMING : 0) |
@@ -49,6 +52,9 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.received_lsn = contact->received_lsn,
 		.missing_bytes = contact->missing_bytes,
 		.behind_ns = contact->behind_ns,
+		.source_volume = v->hydrate.source.volume,
+		.source_snapshot = v->hydrate.source.snapshot,
+		.source_sequence = v->hydrate.source.sequence,
 	};
 
 	_Static_assert(VOLUME_HISTORY == METADATA_HISTORY, "same history");
@@ -227,6 +233,13 @@ static void take(struct volume *v, const struct metadata_super *super)
 	v->disk_recorded = v->state.disk;
 	v->super.sequence = super->sequence;
 	v->hydrate.active = super->flags & METADATA_HYDRATING;
+	v->hydrate.from_store = v->hydrate.active && !(super->flags & METADATA_AT_PEER);
+	v->hydrate.source = (struct volume_source){
+		.volume = super->source_volume,
+		.snapshot = super->source_snapshot,
+		.sequence = super->source_sequence,
+		.pinned = super->flags & METADATA_PINNED,
+	};
 	if (super->flags & METADATA_AT_PEER)
 		v->lean = v->hydrate.active ? VOLUME_LEAN_HYDRATING : VOLUME_LEAN_DISKLESS;
 }

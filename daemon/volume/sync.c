@@ -16,7 +16,7 @@
 
 static void sync_start(struct volume *v);
 
-static void sync_failed(struct volume *v, int error)
+void sync_failed(struct volume *v, int error)
 {
 	v->stats.io_errors++;
 	volume_log_error(v, "fsync", 0, error);

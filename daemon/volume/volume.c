@@ -315,7 +315,7 @@ static int recover(struct volume *v, unsigned flags, char *why, size_t why_size)
 		return restored;
 	if (restored > 0) {
 		v->lean = VOLUME_LEAN_NO;
-		v->hydrate.active = false;
+		v->hydrate.active = v->hydrate.from_store = false;
 	}
 	error = maps_load(v, why, why_size);
 	if (error == 0)
@@ -451,6 +451,7 @@ void volume_close(struct volume *v, void (*closed)(void *context), void *context
 	while ((op = queue_pop(&held)) != NULL)
 		op_complete_later(op, -ESHUTDOWN);
 	op_gate_all(queue_take(&v->wait_resume));
+	v->hydrate.origin = NULL;
 	lean_fail_waiting(v, -ESHUTDOWN);
 	tap_fail_all(v, -ESHUTDOWN);
 	op_ended(v);

@@ -249,6 +249,47 @@ int volume_lean_on_peer(struct volume *volume, char *why, size_t why_size);
  * old one has not ended; -ENOTCONN: no tap. */
 int volume_hydrate(struct volume *volume, char *why, size_t why_size);
 
+/* ---- filling the disk from a snapshot, in use ---------------------------------------------------- */
+
+/* Which one. The superblock keeps it for as long as the disk is being filled, and while it is pinned. */
+struct volume_source {
+	struct id128 volume; /* whose snapshot it is: a uuid */
+	struct id128 snapshot;
+	uint64_t sequence;
+	bool pinned; /* for this; to be unpinned when it is over */
+};
+
+/* Whoever reads the snapshot. */
+struct volume_origin {
+	/* As volume_tap.read. -EIO: it is not to be had now, whoever wants it gets the error. */
+	void (*read)(struct volume_origin *origin, struct volume_origin_read *read);
+	/* The first run at or after offset that may hold anything but zeroes; false: there is none. */
+	bool (*next_data)(struct volume_origin *origin, uint64_t offset, uint64_t *start,
+			  uint64_t *end);
+	/* filled: the disk has everything, durably. Else the filling was given up, the disk stays
+	 * INCONSISTENT. Nothing is asked of the origin any more. */
+	void (*over)(struct volume_origin *origin, bool filled);
+};
+
+/* Makes the volume one whose content is the snapshot's, and which clients may use from now on: what the disk
+ * lacks is read at the origin when it is wanted, and fetched in the background, at most at
+ * hydrate_max_bytes_per_second. Durable before it returns; goes on after restarts, when an origin is set.
+ * Until it is UPTODATE no content can be cut. What clients write is never overwritten.
+ * For a primary without clients and without a tap: else -EBUSY, -EPERM. Its content from before is given up;
+ * where the disk is known to be the snapshot but for what was written since, only that is fetched. */
+int volume_hydrate_from(struct volume *volume, const struct volume_source *source,
+			struct volume_origin *origin, char *why, size_t why_size);
+/* After a restart: an origin is there, or (NULL) is away, so that reads of what is missing wait. What was
+ * asked of the one before comes to its end. */
+void volume_set_origin(struct volume *volume, struct volume_origin *origin);
+/* True: the disk is being filled from a snapshot (also while it has failed). source may be NULL. */
+bool volume_source(const struct volume *volume, struct volume_source *source);
+/* True: it is over, and the snapshot pinned still; unpinned: it is no more. */
+bool volume_source_pinned(const struct volume *volume, struct volume_source *source);
+void volume_source_unpinned(struct volume *volume);
+/* Gives it up, durably: the disk stays INCONSISTENT. Nothing if it is not being filled from a snapshot. */
+int volume_hydrate_give_up(struct volume *volume);
+
 /* ---- the peer tap: streaming ---------------------------------------------------------------- */
 
 enum volume_mutation_type { VOLUME_WRITE, VOLUME_ZERO, VOLUME_FLUSH };
