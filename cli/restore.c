@@ -17,7 +17,7 @@
 const char help_restore[] =
 	"Usage: offsite restore --store URL --to PATH [--volume NAME|UUID] [--snapshot ID]\n"
 	"                       [--force]\n"
-	"       offsite restore VOLUME [--snapshot ID]\n"
+	"       offsite restore VOLUME [--snapshot ID] [--instant [--volume UUID]]\n"
 	"       offsite restore VOLUME --from-peer\n"
 	"\n"
 	"The first form needs nothing but the store: no daemon, no configuration. PATH is a new\n"
@@ -25,7 +25,8 @@ const char help_restore[] =
 	"The second restores a volume in place: through its daemon, or, when the daemon is "
 	"stopped\n"
 	"and --config FILE is given, by itself. No client may have the volume open; afterwards\n"
-	"the peer catches up.\n"
+	"the peer catches up. With --instant clients can use it within a second: what they read\n"
+	"is fetched first, the rest behind, over restarts; `offsite status` shows how far it is.\n"
 	"The third takes the content from the peer (the disk here was lost or replaced).\n"
 	"\n"
 	"ID is a snapshot's id, a unique beginning of it, or 'latest' (the default).\n"
@@ -34,14 +35,17 @@ const char help_restore[] =
 	"\n"
 	"  --store URL      s3://bucket/prefix or file:/directory\n"
 	"  --to PATH        where to\n"
-	"  --volume NAME    which volume of the store, if it holds several\n"
+	"  --volume NAME    which volume of the store, if it holds several; with --instant the "
+	"uuid\n"
+	"                   of another volume: a new volume that nobody wrote to becomes that one\n"
+	"  --instant        use it at once, fetch behind\n"
 	"  --snapshot ID    which snapshot\n"
 	"  --force          overwrite an existing file or device\n"
 	"  --from-peer      everything from the peer\n" LOCAL_HELP_SECRET;
 
 struct options {
 	const char *store, *to, *volume, *snapshot;
-	bool force, from_peer;
+	bool force, from_peer, instant;
 	struct secret_source secret;
 };
 
@@ -327,6 +331,13 @@ static int restore_body(struct cli *cli, const char *name, const struct options 
 		*body = json_pack("{s:s}", "from", "peer");
 		return CLI_FINE;
 	}
+	if (options->volume) { /* of the store; its snapshots are not this volume's to list */
+		bool latest = !options->snapshot || !strcmp(options->snapshot, "latest");
+
+		*body = json_pack("{s:b, s:s, s:s?}", "instant", 1, "volume", options->volume,
+				  "snapshot", latest ? NULL : options->snapshot);
+		return *body ? CLI_FINE : cli_fail(CLI_USAGE, "--volume: no text");
+	}
 	path = client_volume_path(name, "/snapshots");
 	code = cli->config ? client_try(cli, "GET", path, NULL, &answer)
 			   : client_call(cli, "GET", path, NULL, &answer);
@@ -340,7 +351,7 @@ static int restore_body(struct cli *cli, const char *name, const struct options 
 	}
 	if (!code) {
 		id128_format(&info->id, id);
-		*body = json_pack("{s:s}", "snapshot", id);
+		*body = json_pack("{s:s, s:b}", "snapshot", id, "instant", options->instant);
 	}
 	snapshot_set_free(&snapshots);
 	json_decref(answer);
@@ -353,6 +364,10 @@ static int restore_in_place(struct cli *cli, const char *name, const struct opti
 	char *path;
 	int code = restore_body(cli, name, options, &body);
 
+	if (code == CLI_UNREACHABLE && cli->config && options->instant)
+		return cli_fail(CLI_UNREACHABLE,
+				"volume %s: its daemon does not run; start it: --instant needs it",
+				name);
 	if (code == CLI_UNREACHABLE && cli->config)
 		return restore_offline(cli, name, options);
 	if (code)
@@ -364,7 +379,10 @@ static int restore_in_place(struct cli *cli, const char *name, const struct opti
 		return code;
 	code = client_follow_job(cli, job, options->from_peer ? "from the peer" : "restoring",
 				 &end);
-	if (!code)
+	if (!code && options->instant)
+		printf("%s: can be used; the rest is fetched behind: offsite status %s\n", name,
+		       name);
+	else if (!code)
 		printf("%s: restored%s\n", name, options->from_peer ? " from the peer" : "");
 	json_decref(end);
 	return code;
@@ -379,10 +397,16 @@ static const char *options_invalid(const struct options *options, int arguments)
 		return "--store: --to PATH is missing";
 	if (options->store && options->from_peer)
 		return "--from-peer: not together with --store";
+	if (options->store && options->instant)
+		return "--instant: name a volume of the daemon, not --store";
 	if (options->store)
 		return NULL;
-	if (options->to || options->volume || options->force)
-		return "--to, --volume and --force: only together with --store";
+	if (options->volume && !options->instant)
+		return "--volume: only together with --store or --instant";
+	if (options->instant && options->from_peer)
+		return "--instant: not together with --from-peer";
+	if (options->to || options->force)
+		return "--to and --force: only together with --store";
 	if (secret_source_given(&options->secret) && !options->store)
 		return "--passphrase-file, --key-file, --key-command: only together with --store";
 	if (arguments != 1)
@@ -401,6 +425,7 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 		{"snapshot", required_argument, NULL, 'i'},
 		{"force", no_argument, NULL, 'F'},
 		{"from-peer", no_argument, NULL, 'p'},
+		{"instant", no_argument, NULL, 'I'},
 		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
@@ -427,6 +452,9 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 			break;
 		case 'p':
 			options.from_peer = true;
+			break;
+		case 'I':
+			options.instant = true;
 			break;
 		default:
 			if (local_secret_option(option, optarg, &options.secret))

@@ -255,16 +255,23 @@ static void print_disk(const json_t *volume)
 	bool at_peer = json_is_true(json_object_get(volume, "at_peer"));
 	double missing = client_number(json_object_get(volume, "stats"), "missing_bytes");
 	double size = client_number(volume, "size_bytes");
+	const json_t *filling = json_object_get(volume, "filling");
 
 	if (client_text(volume, "disk_failure", NULL))
 		printf("  %s%s %s%s\n", format_colour(stdout, FORMAT_BAD),
 		       strcmp(client_text(volume, "disk", ""), "uptodate") ? "disk failed"
 									   : "disk error ",
 		       client_text(volume, "disk_failure", ""), format_end(stdout));
-	if (at_peer && missing > 0)
-		printf("  filling     the disk, from the peer: %s of %s to come\n",
+	if (json_is_object(filling)) {
+		printf("  filling     from %s %.12s: %s of %s to come; ",
+		       client_text(filling, "from", "?"), client_text(filling, "snapshot", ""),
 		       format_bytes(missing).text, format_bytes(size).text);
-	else if (at_peer && strcmp(client_text(volume, "disk", ""), "diskless") == 0)
+		print_progress(json_object_get(filling, "progress"));
+		if (client_text(filling, "trouble", NULL))
+			printf("  %swaiting     what is missing cannot be read now: %s%s\n",
+			       format_colour(stdout, FORMAT_BAD),
+			       client_text(filling, "trouble", ""), format_end(stdout));
+	} else if (at_peer && strcmp(client_text(volume, "disk", ""), "diskless") == 0)
 		printf("  %sDISKLESS%s    served from the peer; replace the disk, then: offsite "
 		       "replace-disk\n",
 		       format_colour(stdout, FORMAT_BAD), format_end(stdout));

@@ -174,7 +174,12 @@ static const struct option options[] = {
 	       "when a primary's disk fails: error (clients get it), detach (the peer takes over)",
 	       choices_io_error, 0, 0),
 	VOLUME("hydrate-rate", TYPE_SIZE, hydrate_rate_bytes, "0",
-	       "bytes a second at which a primary's replaced disk is filled at most; 0: unlimited",
+	       "bytes a second at which a primary's disk, replaced or restored while in use, is filled at "
+	       "most; 0: unlimited",
+	       NO_LIMITS),
+	VOLUME("hydrate-timeout", TYPE_DURATION, hydrate_timeout_ns, "0",
+	       "restored while in use: how long a request waits for what a store that does not answer "
+	       "has, before it fails; 0: for ever",
 	       NO_LIMITS),
 	VOLUME("fence-command", TYPE_PATH, fence_command, NULL,
 	       "program that has to succeed before a promotion while the peer is not connected",
@@ -281,7 +286,8 @@ static const char *const live_options[] = {
 	"max-lag-time",      "max-lag-action",
 	"stream-rate",       "catch-up-rate",
 	"snapshot-rate",     "catch-up-latency-factor",
-	"catch-up-min-rate", NULL,
+	"catch-up-min-rate", "hydrate-rate",
+	"hydrate-timeout",   NULL,
 };
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
 

@@ -53,6 +53,7 @@ struct config_volume {
 	bool suspend_on_loss;          /* on-peer-loss = continue|suspend */
 	bool detach_on_error;          /* on-io-error = error|detach */
 	uint64_t hydrate_rate_bytes;   /* hydrate-rate, a second; 0: unlimited */
+	uint64_t hydrate_timeout_ns;   /* hydrate-timeout; 0: none */
 	char *fence_command;           /* fence-command, or NULL */
 	uint64_t fence_timeout_ns;     /* fence-timeout */
 	uint64_t max_lag_bytes;        /* max-lag; 0: none */

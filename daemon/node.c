@@ -159,6 +159,7 @@ static void opening_done(struct env_work *work)
 		v->store = slot->opened;
 		v->store_error[0] = '\0';
 		open_repo(slot);
+		instant_look(v);
 	} else {
 		if (strcmp(slot->opening_why, v->store_error) != 0)
 			env_log(v->node->env, ENV_LOG_ERROR, "volume %s: %s", v->config->name,
@@ -209,6 +210,7 @@ static void watch_fire(struct env_timer *timer)
 	}
 	open_store(slot);
 	look_for_newer(slot);
+	instant_look(v);
 	env_timer_start(v->node->env, timer, WATCH_PERIOD_NS);
 }
 
@@ -331,6 +333,9 @@ int node_set_options(struct node_volume *v, const struct node_option *options, u
 	}
 	if (v->writer)
 		snapshot_writer_set_rate(v->writer, &v->config->snapshot_rate);
+	if (v->volume)
+		volume_set_hydrate_rate(v->volume, v->config->hydrate_rate_bytes,
+					v->config->hydrate_timeout_ns);
 	for (unsigned i = 0; i < count; i++)
 		env_log(v->node->env, ENV_LOG_INFO, "volume %s: %s = %s until the next start",
 			v->config->name, options[i].name, options[i].value);
@@ -373,7 +378,8 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 	};
 	get_pace(v, &config.pace);
 
-	return replication_new(v->volume, &config, !alone,
+	/* The peer keeps what it has until this disk is whole. */
+	return replication_new(v->volume, &config, !alone && !volume_source(v->volume, NULL),
 			       alone ? &slot->recovery : &v->replication, why, why_size);
 }
 
@@ -399,6 +405,7 @@ static void open_volume(struct volume_slot *slot)
 		.detach_on_error = c->detach_on_error,
 		.hydrate_max_bytes_per_second = c->hydrate_rate_bytes,
 		.store_follows = c->store != NULL,
+		.hydrate_timeout_ns = c->hydrate_timeout_ns,
 	};
 	int error = volume_open(node->env, &config, &v->volume, v->error, sizeof(v->error));
 
@@ -609,6 +616,9 @@ static void stop_next(struct volume_slot *slot)
 		roles_cancel(v);
 	} else if (!moment_stop(v->moment)) {
 		return; /* it comes here again */
+	} else if (v->instant) {
+		store_stop(v->store);
+		instant_stop(v);
 	} else if (!slot->writer_gone) {
 		store_stop(v->store);
 		if (v->writer)
@@ -687,6 +697,11 @@ bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 	if (abandoned)
 		finish_stop(node);
 	return abandoned;
+}
+
+bool node_is_stopping(const struct node_volume *v)
+{
+	return v->node->stopping;
 }
 
 void node_stop_go_on(struct node_volume *v)
@@ -776,8 +791,9 @@ void node_open_store(struct node_volume *v)
 
 /* ---- restore -------------------------------------------------------------------------------- */
 
-static void job_finish(struct volume_slot *slot, int error, const char *why)
+void node_job_finish(struct node_volume *v, int error, const char *why)
 {
+	struct volume_slot *slot = slot_of(v);
 	node_done_fn done = slot->job_done;
 	void *context = slot->job_context;
 
@@ -786,8 +802,8 @@ static void job_finish(struct volume_slot *slot, int error, const char *why)
 	done(context, error, why);
 }
 
-static int job_begin(struct node_volume *v, const char *what, node_done_fn done, void *context,
-		     char *why, size_t why_size)
+int node_job_begin(struct node_volume *v, const char *what, node_done_fn done, void *context,
+		   char *why, size_t why_size)
 {
 	struct volume_slot *slot = slot_of(v);
 	struct volume_stats stats;
@@ -824,7 +840,7 @@ static void restored(void *context, const struct snapshot_result *result)
 	else if (v->replication)
 		/* Connected meanwhile it was left alone; and an older wish for the peer's content is void. */
 		replication_role_changed(v->replication);
-	job_finish(slot, result->error, result->why);
+	node_job_finish(&slot->pub, result->error, result->why);
 }
 
 static void restore_progress(void *context, const struct snapshot_progress *progress)
@@ -863,8 +879,7 @@ static int restore_on_secondary(struct node_volume *v, struct volume_state *stat
 	return 0;
 }
 
-static int restore_begin(struct node_volume *v, struct snapshot_target **target, char *why,
-			 size_t why_size)
+int node_restore_prepare(struct node_volume *v, char *why, size_t why_size)
 {
 	struct volume_state state;
 	int error;
@@ -889,12 +904,19 @@ static int restore_begin(struct node_volume *v, struct snapshot_target **target,
 			return error;
 	}
 	/* The peer keeps what it has until the new content is whole, and then catches up. */
-	if (v->replication) {
-		error = replication_disconnect(v->replication, why, why_size);
-		if (error)
-			return error;
-	}
-	return snapshot_target_volume(v->volume, target, why, why_size);
+	return v->replication ? replication_disconnect(v->replication, why, why_size) : 0;
+}
+
+static int restore_begin(struct node_volume *v, struct snapshot_target **target, char *why,
+			 size_t why_size)
+{
+	int error = node_restore_prepare(v, why, why_size);
+
+	if (!error)
+		error = volume_hydrate_give_up(v->volume);
+	if (error && !why[0])
+		node_fail(error, why, why_size, "volume %s: %s", v->config->name, strerror(-error));
+	return error ? error : snapshot_target_volume(v->volume, target, why, why_size);
 }
 
 void node_restore_snapshot(struct node_volume *v, const struct id128 *id,
@@ -904,7 +926,7 @@ void node_restore_snapshot(struct node_volume *v, const struct id128 *id,
 	struct volume_slot *slot = slot_of(v);
 	struct snapshot_target *target = NULL;
 	char why[256] = "";
-	int error = job_begin(v, "restore", done, context, why, sizeof(why));
+	int error = node_job_begin(v, "restore", done, context, why, sizeof(why));
 
 	if (error) {
 		done(context, error, why);
@@ -912,7 +934,7 @@ void node_restore_snapshot(struct node_volume *v, const struct id128 *id,
 	}
 	error = restore_begin(v, &target, why, sizeof(why));
 	if (error) {
-		job_finish(slot, error, why);
+		node_job_finish(&slot->pub, error, why);
 		return;
 	}
 	slot->job_progress = progress;
@@ -935,7 +957,7 @@ static void synced_from_peer(void *context, int error, const char *why)
 			env_log(v->node->env, ENV_LOG_WARNING, "volume %s: %s", v->config->name,
 				problem);
 	}
-	job_finish(slot, error, why);
+	node_job_finish(&slot->pub, error, why);
 }
 
 void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *context)
@@ -943,7 +965,7 @@ void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *cont
 	struct volume_slot *slot = slot_of(v);
 	struct volume_state state;
 	char why[256] = "";
-	int error = job_begin(v, "restore from the peer", done, context, why, sizeof(why));
+	int error = node_job_begin(v, "restore from the peer", done, context, why, sizeof(why));
 
 	if (error) {
 		done(context, error, why);
@@ -966,7 +988,7 @@ void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *cont
 				  v->config->name, strerror(-error));
 	}
 	if (error) {
-		job_finish(slot, error, why);
+		node_job_finish(&slot->pub, error, why);
 		return;
 	}
 	replication_restore_from_peer(v->replication, synced_from_peer, slot);

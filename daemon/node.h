@@ -31,6 +31,8 @@ struct node_volume {
 	struct promotion *promotion;     /* one waits for its fence; NULL: none */
 	unsigned losses;         /* promotions by force since start that gave something up */
 	char lost[320];          /* what the last of them gave up, else "" */
+	struct instant *instant; /* a restore used before it is whole: node_instant.c; NULL: none */
+	char instant_trouble[256]; /* why it does not go on, as of the last try, else "" */
 	struct resolve *resolve; /* under way: the end of a split brain; resolve.c */
 	char kept[512];          /* where the last resolve kept what was given up, else "" */
 	unsigned
@@ -106,6 +108,14 @@ int node_demote(struct node_volume *volume, char *why, size_t why_size);
 void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
 			   void (*progress)(void *context, const struct snapshot_progress *p),
 			   node_done_fn done, void *context);
+/* The same, but done as soon as clients can use the volume; the rest is fetched behind, over restarts, at
+ * hydrate-rate. Until all of it is here the peer is kept away and no snapshot is taken; the one that is
+ * fetched is pinned in the store. volume_uuid: whose snapshot it is, if another's than the volume's own
+ * (zero: its own); a volume that nobody wrote to becomes that one. */
+void node_restore_instant(struct node_volume *volume, const struct id128 *volume_uuid,
+			  const struct id128 *id, node_done_fn done, void *context);
+/* Why what is missing cannot be read now; "": it can, or nothing is. */
+const char *node_instant_trouble(const struct node_volume *volume);
 /* Reverse sync: everything from the peer. When it is done and the peer is not primary, the volume
  * takes its configured role again. */
 void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context);

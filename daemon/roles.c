@@ -406,6 +406,11 @@ static int may_demote(struct node_volume *v, char *why, size_t why_size)
 		return node_fail(-EBUSY, why, why_size, "volume %s: %u client%s still ha%s it open",
 				 name, stats.clients, stats.clients == 1 ? "" : "s",
 				 stats.clients == 1 ? "s" : "ve");
+	if (volume_source(v->volume, NULL))
+		return node_fail(-EBUSY, why, why_size,
+				 "volume %s: is being filled from a snapshot: demote it when it is "
+				 "whole",
+				 name);
 	if (v->writer)
 		snapshot_writer_status(v->writer, &snapshot);
 	if (snapshot.running)

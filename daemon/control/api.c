@@ -256,6 +256,13 @@ static enum control_outcome post_connect(struct control *control, struct control
 			       volume->config->name, volume->busy);
 		return CONTROL_ANSWERED;
 	}
+	if (volume_source(volume->volume, NULL)) {
+		control_refuse(control, request, 409,
+			       "volume %s: is being filled from a snapshot; it connects by itself "
+			       "when it is whole",
+			       volume->config->name);
+		return CONTROL_ANSWERED;
+	}
 	error = replication_connect(volume->replication, why, sizeof(why));
 	return api_answer_verb(control, request, volume, error, why);
 }
@@ -430,12 +437,28 @@ static enum control_outcome post_restore(struct control *control, struct control
 {
 	struct job_order order = {.type = JOB_RESTORE};
 	const char *from = NULL, *id = NULL;
+	const char *source = NULL;
 	json_t *snapshot = NULL;
+	int instant = 0;
 
 	order.volume = find_volume(control, request, request->params[0]);
 	if (!order.volume ||
-	    !BODY_UNPACK(control, request, "{s?o, s?s}", "snapshot", &snapshot, "from", &from))
+	    !BODY_UNPACK(control, request, "{s?o, s?s, s?b, s?s}", "snapshot", &snapshot, "from",
+			 &from, "instant", &instant, "volume", &source))
 		return CONTROL_ANSWERED;
+	order.instant = instant;
+	if ((from || !instant) && (source || (from && instant))) {
+		control_refuse(control, request, 400, "%s",
+			       from ? "from: not together with instant or volume"
+				    : "volume: only together with instant");
+		return CONTROL_ANSWERED;
+	}
+	if (source && (!id128_parse(source, strlen(source), &order.source_volume) ||
+		       id128_is_zero(&order.source_volume))) {
+		control_refuse(control, request, 400,
+			       "volume: '%s' is no uuid (32 hexadecimal digits)", source);
+		return CONTROL_ANSWERED;
+	}
 	if (snapshot && !json_is_null(snapshot) && !json_is_string(snapshot)) {
 		control_refuse(control, request, 400, "snapshot: neither an id nor null");
 		return CONTROL_ANSWERED;

@@ -308,7 +308,10 @@ static int job_run(struct job *job, char *why, size_t why_size)
 	case JOB_SNAPSHOT_VERIFY:
 		return verify_start(job, why, why_size);
 	case JOB_RESTORE:
-		node_restore_snapshot(job->volume, id, progressed, node_done, job);
+		if (job->instant)
+			node_restore_instant(job->volume, &job->source_volume, id, node_done, job);
+		else
+			node_restore_snapshot(job->volume, id, progressed, node_done, job);
 		return 0;
 	case JOB_RESTORE_FROM_PEER:
 		node_restore_from_peer(job->volume, node_done, job);
@@ -354,6 +357,13 @@ static int order_invalid(struct jobs *jobs, const struct job_order *order, char 
 		snprintf(why, why_size, "volume %s: %s", name, node_store_why(nv));
 		return -EPERM;
 	}
+	if (order->type == JOB_SNAPSHOT_CREATE && volume_source(nv->volume, NULL)) {
+		snprintf(why, why_size,
+			 "volume %s: is being filled from a snapshot: none is taken until it is "
+			 "whole",
+			 name);
+		return -EPERM;
+	}
 	return 0;
 }
 
@@ -380,6 +390,8 @@ struct job *jobs_start(struct jobs *jobs, const struct job_order *order, int *er
 	snprintf(job->volume_name, sizeof(job->volume_name), "%s", order->volume->config->name);
 	snprintf(job->keep, sizeof(job->keep), "%s", order->keep ? order->keep : "");
 	job->no_keep = order->no_keep;
+	job->instant = order->instant;
+	job->source_volume = order->source_volume;
 	snprintf(job->label, sizeof(job->label), "%s", order->label ? order->label : "");
 	job->started_ns = env_realtime_ns(jobs->env);
 	job->started_mono_ns = env_now_ns(jobs->env);

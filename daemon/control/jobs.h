@@ -48,7 +48,9 @@ struct job {
 	char label[SNAPSHOT_NAME_MAX];
 	char keep[64];                    /* JOB_RESOLVE: the node whose content counts */
 	bool no_keep;                     /* ... and the other's changes are not kept */
-	char kept[512];                   /* ... where they were kept, else "" */
+	bool instant;                     /* JOB_RESTORE: done when the volume can be used */
+	struct id128 source_volume;       /* ... whose snapshot; zero: its own */
+	char kept[512];                   /* JOB_RESOLVE: where they were kept, else "" */
 	uint64_t started_ns, finished_ns; /* realtime */
 	uint64_t started_mono_ns;
 	struct snapshot_progress progress;
@@ -78,6 +80,8 @@ struct job_order {
 	const char *label;
 	const char *keep;
 	bool no_keep;
+	bool instant;               /* JOB_RESTORE: done when the volume can be used */
+	struct id128 source_volume; /* ... whose snapshot; zero: its own */
 };
 /* Starts a job. NULL and *error (-errno) and why: -EBUSY when a job on the volume excludes it. The
  * job may have finished already. */

@@ -487,6 +487,28 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	return json;
 }
 
+/* A disk that clients use while it is filled. */
+static json_t *render_filling(const struct watch_sample *sample, uint64_t now_ns)
+{
+	const struct volume_stats *stats = &sample->stats;
+	struct snapshot_progress progress = {
+		.done_bytes = stats->fill_total_bytes - stats->missing_bytes,
+		.total_bytes = stats->fill_total_bytes,
+		.started_ns = stats->fill_started_ns,
+	};
+
+	if (!sample->from_snapshot && !stats->missing_bytes)
+		return json_null();
+	if (stats->fill_total_bytes < stats->missing_bytes)
+		progress.done_bytes = 0;
+	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "from",
+			 sample->from_snapshot ? "snapshot" : "peer", "snapshot",
+			 sample->from_snapshot ? render_id(&sample->source.snapshot) : json_null(),
+			 "missing_bytes", number(stats->missing_bytes), "progress",
+			 render_progress(&progress, now_ns), "trouble",
+			 sample->fill_trouble[0] ? render_text(sample->fill_trouble) : json_null());
+}
+
 json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns)
 {
 	const struct node_volume *nv = sample->volume;
@@ -513,6 +535,7 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 						       : json_null());
 		json_object_set_new(json, "at_peer", json_boolean(sample->at_peer));
 		json_object_set_new(json, "waits_for_peer", json_boolean(sample->waits_for_peer));
+		json_object_set_new(json, "filling", render_filling(sample, now_ns));
 		json_object_set_new(json, "at_risk",
 				    sample->risk[0] ? render_text(sample->risk) : json_null());
 		json_object_set_new(json, "lost",

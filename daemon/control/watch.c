@@ -76,6 +76,9 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		volume_get_state(nv->volume, &sample->state);
 		volume_get_stats(nv->volume, &sample->stats);
 		sample->at_peer = volume_leans(nv->volume);
+		sample->from_snapshot = volume_source(nv->volume, &sample->source);
+		snprintf(sample->fill_trouble, sizeof(sample->fill_trouble), "%s",
+			 node_instant_trouble(nv));
 		sample->kept_copy = volume_kept_copy(nv->volume);
 		sample->waits_for_peer = volume_suspended(nv->volume) & VOLUME_SUSPEND_ORIGIN;
 		snprintf(sample->failure, sizeof(sample->failure), "%s",

@@ -20,6 +20,9 @@ struct watch_sample {
 	struct volume_state state;
 	struct volume_stats stats;
 	uint64_t size_bytes;
+	bool from_snapshot; /* the disk is being filled from source ... */
+	struct volume_source source;
+	char fill_trouble[256];       /* ... which cannot be read now; "" */
 	bool at_peer, waits_for_peer; /* a primary that leans on it; ... and it is away */
 	char failure[256];            /* of the disk; "" */
 	const char *kept_copy;        /* of the content before a catch-up in place; NULL */

@@ -180,7 +180,7 @@ struct pin {
 	struct env_op op;
 	struct snapshot_repo *repo;
 	struct id128 id;
-	bool pinned;
+	bool pinned, was_pinned;
 	char name[SNAPFMT_NAME_BYTES];
 	char content[8];
 	struct iovec iov;
@@ -190,7 +190,7 @@ struct pin {
 
 static void pin_finish(struct pin *pin, int error, const char *why)
 {
-	struct snapshot_result result = {.error = error};
+	struct snapshot_result result = {.error = error, .was_pinned = pin->was_pinned};
 
 	if (error)
 		why_set(result.why, error, "%s", why);
@@ -204,6 +204,7 @@ static void pin_done(struct env_op *op, int64_t result)
 	struct pin *pin = container_of(op, struct pin, op);
 	char why[WHY_BYTES];
 
+	pin->was_pinned = result == -EEXIST;
 	if (result >= 0 || result == -EEXIST) {
 		pin_finish(pin, 0, "");
 		return;

@@ -118,13 +118,12 @@ static void write_next(struct fetch *f)
 	struct volume *v = op->volume;
 	uint64_t start, end, from = op->pos;
 
-	if (!missing_run(v, from, f->end, &start, &end)) {
-		if (!MUTATE(volume_instant_over_newer) || from != f->start) {
-			fetch_end(f);
-			return;
-		}
+	if (MUTATE(volume_instant_over_newer) && v->hydrate.from_store && from == f->start) {
 		start = f->start;
 		end = f->end;
+	} else if (!missing_run(v, from, f->end, &start, &end)) {
+		fetch_end(f);
+		return;
 	}
 	op->pos = end;
 	op->piece_offset = start;
@@ -302,6 +301,29 @@ bool hydrate_wait(struct op *op)
 	return true;
 }
 
+static bool expired(const struct volume *v, const struct op *op)
+{
+	return op->owner == OWNER_CLIENT &&
+	       env_now_ns(v->env) - op->started_ns >= v->config.hydrate_timeout_ns;
+}
+
+void hydrate_expire(struct volume *v)
+{
+	struct op_queue reads = queue_take(&v->hydrate.wait), edges = queue_take(&v->wait_origin);
+	struct op *op;
+
+	while ((op = queue_pop(&reads)) != NULL)
+		if (v->config.hydrate_timeout_ns != 0 && expired(v, op))
+			op_complete_later(op, -EIO);
+		else
+			queue_push(&v->hydrate.wait, op);
+	while ((op = queue_pop(&edges)) != NULL)
+		if (v->config.hydrate_timeout_ns != 0 && expired(v, op))
+			op->read_done(op, -EREMOTEIO);
+		else
+			queue_push(&v->wait_origin, op);
+}
+
 /* ---- the background ------------------------------------------------------------------------------- */
 
 static void fill_fire(struct env_timer *timer)
@@ -407,6 +429,20 @@ static void pump(struct env_task *task)
 		store_last(v);
 	else if (!env_timer_active(&h->store_timer))
 		env_timer_start(v->env, &h->store_timer, STORE_NS);
+}
+
+void volume_set_hydrate_rate(struct volume *v, uint64_t max_bytes_per_second, uint64_t timeout_ns)
+{
+	v->config.hydrate_max_bytes_per_second = max_bytes_per_second;
+	v->config.hydrate_timeout_ns = timeout_ns;
+	v->hydrate.next_fill_ns = 0;
+	hydrate_pump_later(v);
+}
+
+void hydrate_count(struct volume *v)
+{
+	v->hydrate.total_bytes = v->hydrate.missing.count * FETCH_BLOCK_BYTES;
+	v->hydrate.started_ns = env_now_ns(v->env);
 }
 
 void hydrate_pump_later(struct volume *v)
@@ -582,6 +618,7 @@ int volume_hydrate(struct volume *v, char *why, size_t why_size)
 	}
 	h->cursor = h->next_fill_ns = 0;
 	h->unreadable = h->keep_intents = false;
+	hydrate_count(v);
 	for (struct range_lock *lock = v->ranges.all; lock != NULL; lock = lock->all_next)
 		((struct op *)((char *)lock - offsetof(struct op, lock)))->diverged = false;
 	env_log(v->env, ENV_LOG_INFO, "volume %s: %s: is filled from the peer", v->name,
@@ -631,8 +668,12 @@ int hydrate_recover(struct volume *v, char *why, size_t why_size)
 		/* Before the maps that say so are changed. */
 		error = hydrate_store_all(v);
 	}
+	hydrate_count(v);
 	if (error != 0)
 		snprintf(why, why_size, "volume %s: %s: %s", v->name, h->path, strerror(-error));
+	else if (h->from_store)
+		env_timer_start(v->env, &h->store_timer,
+				RETRY_NS); /* who waits may do so too long */
 	return error;
 }
 

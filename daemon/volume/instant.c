@@ -172,6 +172,8 @@ static void begun(struct volume *v, struct volume_origin *origin)
 	h->cursor = h->next_fill_ns = 0;
 	h->unreadable = h->keep_intents = false;
 	h->refined = true;
+	h->careful_start = h->careful_end = 0;
+	hydrate_count(v);
 	checkpoint_want(v);
 	env_log(v->env, ENV_LOG_INFO,
 		"volume %s: in use, and filled from the snapshot: %llu bytes are missing", v->name,
@@ -263,6 +265,7 @@ void volume_set_origin(struct volume *v, struct volume_origin *origin)
 	if (!h->refined) {
 		refine(v, origin);
 		h->refined = true;
+		hydrate_count(v);
 	}
 	waiting = queue_take(&v->wait_origin);
 	origin_ask_all(waiting);

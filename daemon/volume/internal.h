@@ -256,6 +256,7 @@ struct hydrate {
 	struct buf_pool *pool;
 	struct op_queue wait; /* reads of what is missing */
 	uint64_t cursor, next_fill_ns;
+	uint64_t total_bytes, started_ns; /* missing when it was begun, or went on after a start */
 	uint64_t careful_start, careful_end; /* a snapshot does not give all of this */
 	struct env_timer fill_timer, store_timer;
 	struct env_task pump_task;
@@ -563,9 +564,12 @@ void hydrate_landed(struct volume *volume, uint64_t offset, uint64_t length);
 void hydrate_stop(struct volume *volume);
 int hydrate_recover(struct volume *volume, char *why, size_t why_size);
 void hydrate_pump_later(struct volume *volume);
+void hydrate_count(struct volume *volume); /* the progress begins here */
 void hydrate_stop_timers(struct volume *volume);
 /* An fsync of the disk covered all that was fetched: UPTODATE, if nothing came in between. */
 void hydrate_finish(struct volume *volume);
+/* Who waits longer than hydrate_timeout_ns gets an error. */
+void hydrate_expire(struct volume *volume);
 
 /* missing.c */
 void missing_init(struct volume *volume);

@@ -205,7 +205,7 @@ static void remote_done(struct volume_origin_read *read, int error)
 	struct op *op = op_of_remote(read);
 	struct volume *v = op->volume;
 
-	if (error == -ENOTCONN && !v->closing)
+	if (error == -ENOTCONN && !v->closing && (leaning(v) || v->hydrate.from_store))
 		queue_push(&v->wait_origin, op);
 	else
 		op->read_done(op, error == 0 ? 0 : error == -ENOTCONN ? -ESHUTDOWN : -EREMOTEIO);

@@ -435,6 +435,7 @@ static void store_fire(struct env_timer *timer)
 
 	if (!h->active || v->closing)
 		return;
+	hydrate_expire(v);
 	if (h->store == STORE_IDLE && h->missing.count > 0)
 		missing_store(v, false);
 	else

@@ -383,6 +383,7 @@ int volume_open(struct env *env, const struct volume_config *config, struct volu
 	}
 	if (error != 0) {
 		env_timer_stop(env, &v->tick);
+		hydrate_stop_timers(v);
 		volume_free(v);
 		return error;
 	}
@@ -494,6 +495,8 @@ void volume_get_stats(const struct volume *v, struct volume_stats *stats)
 	*stats = v->stats;
 	stats->intent_regions = v->intent.count;
 	stats->missing_bytes = v->hydrate.active ? v->hydrate.missing.count * FETCH_BLOCK_BYTES : 0;
+	stats->fill_total_bytes = v->hydrate.active ? v->hydrate.total_bytes : 0;
+	stats->fill_started_ns = v->hydrate.active ? v->hydrate.started_ns : 0;
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
 		const struct volume_cut *cut = &v->cuts[c];
 

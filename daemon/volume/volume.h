@@ -86,6 +86,8 @@ struct volume_config {
 	bool detach_on_error;        /* on-io-error = detach */
 	bool store_follows;          /* what volume_apply() changes is marked for the store, too */
 	uint64_t hydrate_max_bytes_per_second; /* filling in the background; 0: no limit */
+	uint64_t hydrate_timeout_ns; /* how long a request waits for what is in a snapshot that
+				      * cannot be read now, before it fails; 0: for ever */
 };
 
 /* Opens, and at first start creates, a volume. On failure -errno and one line in why
@@ -287,6 +289,9 @@ bool volume_source(const struct volume *volume, struct volume_source *source);
 /* True: it is over, and the snapshot pinned still; unpinned: it is no more. */
 bool volume_source_pinned(const struct volume *volume, struct volume_source *source);
 void volume_source_unpinned(struct volume *volume);
+/* The config's of those names; 0: no limit, for ever. */
+void volume_set_hydrate_rate(struct volume *volume, uint64_t max_bytes_per_second,
+			     uint64_t timeout_ns);
 /* Gives it up, durably: the disk stays INCONSISTENT. Nothing if it is not being filled from a snapshot. */
 int volume_hydrate_give_up(struct volume *volume);
 
@@ -478,7 +483,9 @@ struct volume_stats {
 	uint32_t clients; /* exports open */
 	uint64_t missing_bytes,
 		hydrated_bytes; /* HYDRATING: not on the disk yet; fetched, in all */
-	uint64_t remote_reads;  /* answered by the peer */
+	uint64_t remote_reads;  /* answered by the peer, or asked of the snapshot */
+	uint64_t fill_total_bytes,
+		fill_started_ns; /* filling: what was missing when it began here */
 };
 void volume_get_stats(const struct volume *volume, struct volume_stats *stats);
 

@@ -506,6 +506,22 @@ void volume_get_stats(const struct volume *volume, struct volume_stats *stats)
 {
 	*stats = fake.stats;
 }
+bool volume_source(const struct volume *volume, struct volume_source *source)
+{
+	return false;
+}
+
+const char *node_instant_trouble(const struct node_volume *volume)
+{
+	return "";
+}
+
+void node_restore_instant(struct node_volume *volume, const struct id128 *volume_uuid,
+			  const struct id128 *id, node_done_fn done, void *context)
+{
+	done(context, -ENODEV, "not in this test");
+}
+
 bool volume_leans(const struct volume *volume)
 {
 	return false;

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * A restore that is used before it is whole:
+ *
+ *   OPENING   the snapshot's manifest is loaded; nothing has changed yet
+ *   PINNING   the snapshot is pinned, so that no retention takes it away meanwhile
+ *   FILLING   the volume serves clients; volume/hydrate.c fetches. A restart comes back here by OPENING
+ *   UNPINNING it is over; the pin is taken away, also after a restart
+ *   CLOSING   nothing more is asked of the store
+ */
+#include "daemon/node_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/snapshot/origin.h"
+
+enum instant_step { OPENING, PINNING, FILLING, UNPINNING, CLOSING };
+
+struct instant {
+	struct node_volume *volume;
+	enum instant_step step;
+	bool job;    /* begun by a job that waits to be told */
+	bool filled; /* ... and nothing of it was given up */
+	struct volume_source source;
+	struct snapshot_repo *repo;
+	struct snapshot_origin *origin;
+	struct env_task over_task;
+	int error; /* of the job */
+	char why[256];
+	char trouble[256];
+};
+
+static struct env *env_of(const struct instant *i)
+{
+	return node_env(i->volume->node);
+}
+
+static void closed(void *context)
+{
+	struct instant *i = context;
+	struct node_volume *v = i->volume;
+	bool job = i->job;
+	struct instant copy = *i;
+
+	snapshot_repo_free(i->repo);
+	v->instant = NULL;
+	snprintf(v->instant_trouble, sizeof(v->instant_trouble), "%s", i->trouble);
+	free(i);
+	if (job)
+		node_job_finish(v, copy.error, copy.why);
+	node_stop_go_on(v);
+}
+
+static void close_it(struct instant *i)
+{
+	i->step = CLOSING;
+	env_defer_cancel(env_of(i), &i->over_task);
+	if (i->origin)
+		snapshot_origin_close(i->origin, closed, i);
+	else
+		closed(i);
+}
+
+/* Before anything changed, or for this time. */
+static void fail(struct instant *i, int error, const char *why)
+{
+	if (strcmp(i->volume->instant_trouble, why) != 0 && !i->job)
+		env_log(env_of(i), ENV_LOG_ERROR, "volume %s: filled from a snapshot: %s",
+			i->volume->config->name, why);
+	snprintf(i->trouble, sizeof(i->trouble), "%s", i->job ? "" : why);
+	i->error = error;
+	snprintf(i->why, sizeof(i->why), "%s", why);
+	close_it(i);
+}
+
+/* ---- the end ---------------------------------------------------------------------------------- */
+
+static void unpinned(void *context, const struct snapshot_result *result)
+{
+	struct instant *i = context;
+	char id[ID128_TEXT_BYTES];
+
+	id128_format(&i->source.snapshot, id);
+	if (result->error && result->error != -ENOENT)
+		env_log(env_of(i), ENV_LOG_WARNING,
+			"volume %s: snapshot %.8s stays pinned for now: %s",
+			i->volume->config->name, id, result->why);
+	else
+		volume_source_unpinned(i->volume->volume);
+	close_it(i);
+}
+
+static void unpin(struct instant *i)
+{
+	i->step = UNPINNING;
+	snapshot_pin(i->repo, &i->source.snapshot, false, unpinned, i);
+}
+
+/* In a turn of its own: the volume is in the middle of its own work. */
+static void over_run(struct env_task *task)
+{
+	struct instant *i = (struct instant *)((char *)task - offsetof(struct instant, over_task));
+	struct node_volume *v = i->volume;
+	char why[512] = "";
+
+	if (i->filled && v->replication && replication_connect(v->replication, why, sizeof(why)))
+		env_log(env_of(i), ENV_LOG_WARNING, "volume %s: %s", v->config->name, why);
+	if (volume_source_pinned(v->volume, &i->source))
+		unpin(i);
+	else
+		close_it(i);
+}
+
+static void over(void *context, bool filled)
+{
+	struct instant *i = context;
+
+	i->filled = filled;
+	i->over_task.call = over_run;
+	env_defer(env_of(i), &i->over_task);
+}
+
+/* ---- the beginning ------------------------------------------------------------------------------ */
+
+static void begin(struct instant *i)
+{
+	struct node_volume *v = i->volume;
+	char why[256] = "";
+	int error;
+
+	if (volume_source(v->volume, NULL)) { /* another one, given up for this */
+		error = volume_hydrate_give_up(v->volume);
+		if (error) {
+			fail(i, error, "the volume's state cannot be stored");
+			return;
+		}
+	}
+	error = node_restore_prepare(v, why, sizeof(why));
+	if (!error)
+		error = volume_hydrate_from(v->volume, &i->source,
+					    snapshot_origin_of_volume(i->origin), why, sizeof(why));
+	if (error) {
+		fail(i, error, why);
+		return;
+	}
+	i->step = FILLING;
+	i->job = false;
+	node_job_finish(v, 0, "");
+}
+
+static void pinned(void *context, const struct snapshot_result *result)
+{
+	struct instant *i = context;
+
+	if (node_is_stopping(i->volume)) {
+		close_it(i);
+		return;
+	}
+	if (result->error)
+		env_log(env_of(i), ENV_LOG_WARNING,
+			"volume %s: the snapshot could not be pinned; see to it that nobody "
+			"deletes it "
+			"while the volume is being filled: %s",
+			i->volume->config->name, result->why);
+	i->source.pinned = !result->error && !result->was_pinned;
+	begin(i);
+}
+
+static bool fits(struct instant *i, const struct snapshot_info *info)
+{
+	uint64_t size = volume_size_bytes(i->volume->volume);
+	char why[256];
+
+	if (info->size_bytes <= size)
+		return true;
+	snprintf(why, sizeof(why), "volume %s: too small: has %llu bytes, the snapshot needs %llu",
+		 i->volume->config->name, (unsigned long long)size,
+		 (unsigned long long)info->size_bytes);
+	fail(i, -ENOSPC, why);
+	return false;
+}
+
+static void opened(void *context, struct snapshot_origin *origin, int error, const char *why)
+{
+	struct instant *i = context;
+	const struct snapshot_info *info;
+
+	i->origin = origin;
+	if (error) {
+		fail(i, error, why);
+		return;
+	}
+	if (node_is_stopping(i->volume)) {
+		close_it(i);
+		return;
+	}
+	info = snapshot_origin_info(origin);
+	if (!i->job) { /* after a restart */
+		i->step = FILLING;
+		i->trouble[0] = i->volume->instant_trouble[0] = '\0';
+		volume_set_origin(i->volume->volume, snapshot_origin_of_volume(origin));
+	} else if (fits(i, info)) {
+		i->source.snapshot = info->id;
+		i->source.sequence = info->sequence;
+		i->step = PINNING;
+		snapshot_pin(i->repo, &info->id, true, pinned, i);
+	}
+}
+
+static struct instant *instant_new(struct node_volume *v, const struct volume_source *source)
+{
+	struct instant *i = calloc(1, sizeof(*i));
+
+	if (i)
+		i->repo = snapshot_repo_new(v->store, &source->volume);
+	if (!i || !i->repo) {
+		free(i);
+		return NULL;
+	}
+	i->volume = v;
+	i->source = *source;
+	v->instant = i;
+	return i;
+}
+
+static void open_origin(struct instant *i, bool count_objects)
+{
+	const struct snapshot_origin_config config = {
+		.id = i->source.snapshot,
+		.sequence = i->source.sequence,
+		.count_objects = count_objects,
+		.wait_ns = i->volume->config->hydrate_timeout_ns,
+	};
+
+	i->step = OPENING;
+	snapshot_origin_open(i->repo, &config, over, opened, i);
+}
+
+/* What is about to be given up may be the last copy: then all of the new one has to be there. A disk that
+ * nobody ever wrote to holds nothing. */
+static bool has_content(const struct volume_state *state)
+{
+	return !id128_is_zero(&state->generations.current);
+}
+
+void node_restore_instant(struct node_volume *v, const struct id128 *volume_uuid,
+			  const struct id128 *id, node_done_fn done, void *context)
+{
+	char why[256] = "";
+	int error = node_job_begin(v, "restore", done, context, why, sizeof(why));
+	struct volume_source source = {.snapshot = {{0}}};
+	struct volume_state state;
+	struct instant *i;
+
+	if (error) {
+		done(context, error, why);
+		return;
+	}
+	volume_get_state(v->volume, &state);
+	source.volume = id128_is_zero(volume_uuid) ? state.uuid : *volume_uuid;
+	if (id)
+		source.snapshot = *id;
+	if (!v->store)
+		error = node_fail(-ENODEV, why, sizeof(why), "volume %s: %s", v->config->name,
+				  node_store_why(v));
+	else if (v->instant)
+		error = node_fail(-EBUSY, why, sizeof(why),
+				  "volume %s: is being filled from a snapshot already; try again "
+				  "when it is over",
+				  v->config->name);
+	i = error ? NULL : instant_new(v, &source);
+	if (!i) {
+		node_job_finish(v, error ? error : -ENOMEM, error ? why : "out of memory");
+		return;
+	}
+	i->job = true;
+	open_origin(i, has_content(&state));
+}
+
+/* ---- over restarts ---------------------------------------------------------------------------------- */
+
+void instant_look(struct node_volume *v)
+{
+	struct volume_source source;
+	struct instant *i;
+
+	if (!v->volume || !v->store || v->instant || v->busy || node_is_stopping(v))
+		return;
+	if (volume_source(v->volume, &source)) {
+		i = instant_new(v, &source);
+		if (i)
+			open_origin(i, false);
+	} else if (volume_source_pinned(v->volume, &source)) {
+		i = instant_new(v, &source);
+		if (i)
+			unpin(i);
+	}
+}
+
+void instant_stop(struct node_volume *v)
+{
+	struct instant *i = v->instant;
+
+	if (v->volume)
+		volume_set_origin(v->volume, NULL);
+	if (i->step == FILLING)
+		close_it(i); /* else what is under way in the store comes back, and ends it */
+}
+
+const char *node_instant_trouble(const struct node_volume *v)
+{
+	if (!v->volume || !volume_source(v->volume, NULL))
+		return "";
+	if (!v->store)
+		return node_store_why(v);
+	if (v->instant && v->instant->origin)
+		return snapshot_origin_trouble(v->instant->origin);
+	return v->instant_trouble;
+}
