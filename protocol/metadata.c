@@ -40,6 +40,19 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 	wire->crc = to_be32(crc32c(0, wire, offsetof(struct metadata_super_wire, crc)));
 }
 
+/* A snapshot is named if the disk is filled from it, or it is pinned for that; else not. */
+static bool source_invalid(const struct metadata_super_wire *wire)
+{
+	unsigned flags = from_be32(wire->flags);
+	bool named = (flags & METADATA_PINNED) ||
+		     ((flags & METADATA_HYDRATING) && !(flags & METADATA_AT_PEER));
+
+	if (named)
+		return id128_is_zero(&wire->source_snapshot) || id128_is_zero(&wire->source_volume);
+	return !id128_is_zero(&wire->source_snapshot) || !id128_is_zero(&wire->source_volume) ||
+	       from_be64(wire->source_sequence) != 0;
+}
+
 static const char *super_facts_invalid(const struct metadata_super_wire *wire)
 {
 	if (from_be32(wire->version) != METADATA_VERSION)
@@ -68,10 +81,8 @@ static const char *super_facts_invalid(const struct metadata_super_wire *wire)
 		return "backing path not terminated";
 	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes not zero";
-	if ((from_be32(wire->flags) & (METADATA_HYDRATING | METADATA_AT_PEER)) ==
-		    METADATA_HYDRATING &&
-	    id128_is_zero(&wire->source_snapshot))
-		return "filled from nowhere";
+	if (source_invalid(wire))
+		return "bad source";
 	return NULL;
 }
 

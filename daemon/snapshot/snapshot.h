@@ -62,8 +62,7 @@ struct snapshot_result {
 	uint64_t locked_objects;   /* delete, forget: to go, and left as they are locked */
 	uint64_t archived_objects; /* verify: not read; restore: brought back */
 	unsigned bad_objects;      /* verify */
-	unsigned bad_objects; /* verify */
-	bool was_pinned;      /* pin: before, as far as the store tells */
+	bool was_pinned;           /* pin: before, as far as the store tells */
 };
 
 /* ---- repository --------------------------------------------------------------------------- */

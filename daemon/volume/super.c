@@ -52,13 +52,15 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.received_lsn = contact->received_lsn,
 		.missing_bytes = contact->missing_bytes,
 		.behind_ns = contact->behind_ns,
-		.source_volume = v->hydrate.source.volume,
-		.source_snapshot = v->hydrate.source.snapshot,
-		.source_sequence = v->hydrate.source.sequence,
 	};
 
 	_Static_assert(VOLUME_HISTORY == METADATA_HISTORY, "same history");
 	memcpy(super.history, state->generations.history, sizeof(super.history));
+	if (v->hydrate.from_store || v->hydrate.source.pinned) {
+		super.source_volume = v->hydrate.source.volume;
+		super.source_snapshot = v->hydrate.source.snapshot;
+		super.source_sequence = v->hydrate.source.sequence;
+	}
 	snprintf(super.backing, sizeof(super.backing), "%s", v->backing_path);
 	metadata_super_encode(&super, wire);
 }
