@@ -322,15 +322,16 @@ static void page_fetched(void *context, uint8_t *data, size_t length, int error,
 	env_work_submit(job->env, &job->work);
 }
 
-void page_load(struct store *store, const struct manifest *manifest,
-	       const struct manifest_page *pointer, struct snapfmt_page *page,
-	       void (*done)(void *context, int error, const char *why), void *context)
+static struct page_job *page_job_new(struct env *env, const struct manifest *manifest,
+				     const struct manifest_page *pointer, struct snapfmt_page *page,
+				     void (*done)(void *context, int error, const char *why),
+				     void *context)
 {
 	struct page_job *job = must_alloc(sizeof(*job));
 
 	assert(pointer->object < manifest->object_count);
 	*job = (struct page_job){
-		.env = store->env,
+		.env = env,
 		.pointer = *pointer,
 		.volume_size_bytes = manifest->info.size_bytes,
 		.page = page,
@@ -339,7 +340,28 @@ void page_load(struct store *store, const struct manifest *manifest,
 	};
 	snapfmt_name(SNAPFMT_MAPS, &manifest->info.volume, &manifest->objects[pointer->object].ref,
 		     job->name);
+	return job;
+}
+
+void page_load(struct store *store, const struct manifest *manifest,
+	       const struct manifest_page *pointer, struct snapfmt_page *page,
+	       void (*done)(void *context, int error, const char *why), void *context)
+{
+	struct page_job *job = page_job_new(store->env, manifest, pointer, page, done, context);
+
 	fetch(store, job->name, pointer->offset, pointer->length_bytes, page_fetched, job);
+}
+
+void page_take(struct env *env, const struct manifest *manifest,
+	       const struct manifest_page *pointer, const uint8_t *data, struct snapfmt_page *page,
+	       void (*done)(void *context, int error, const char *why), void *context)
+{
+	struct page_job *job = page_job_new(env, manifest, pointer, page, done, context);
+
+	job->data = must_alloc(pointer->length_bytes);
+	memcpy(job->data, data, pointer->length_bytes);
+	job->work = (struct env_work){.run = page_run, .done = page_done};
+	env_work_submit(env, &job->work);
 }
 
 /* ---- runs of chunks ------------------------------------------------------------------------ */

@@ -150,6 +150,11 @@ void page_load(struct store *store, const struct manifest *manifest,
 	       const struct manifest_page *pointer, struct snapfmt_page *page,
 	       void (*done)(void *context, int error, const char *why), void *context);
 
+/* The same of a page that is there: data has pointer->length_bytes, and is copied. */
+void page_take(struct env *env, const struct manifest *manifest,
+	       const struct manifest_page *pointer, const uint8_t *data, struct snapfmt_page *page,
+	       void (*done)(void *context, int error, const char *why), void *context);
+
 /* Chunks that follow each other in the volume and in one pack: read, unpacked, checked. */
 struct run {
 	/* Set by the caller. */

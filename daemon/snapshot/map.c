@@ -29,6 +29,7 @@ void map_begin(struct snapshot_writer *w)
 
 void map_end(struct snapshot_writer *w)
 {
+	span_end_last(w);
 	for (unsigned i = 0; i < SEAL_PAGES; i++) {
 		free(w->pages[i]);
 		w->pages[i] = NULL;
@@ -513,7 +514,7 @@ static bool pages_open_next(struct snapshot_writer *w)
 	page->changed = false;
 	page->state = PAGE_LOADING;
 	if (page->old)
-		page_load(w->repo->store, w->base, page->old, &page->map, seal_page_loaded, page);
+		span_load(w, page, seal_page_loaded);
 	else
 		page_open(w, page);
 	return true;

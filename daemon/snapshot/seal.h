@@ -49,6 +49,7 @@ enum seal_phase {
 enum chunk_state { CHUNK_ZERO, CHUNK_SAME, CHUNK_NEW };
 
 struct seal_page;
+struct seal_span;
 
 /* Up to RUN_CHUNKS neighbouring chunks on their way from the volume to a pack. */
 struct seal_batch {
@@ -73,8 +74,10 @@ struct seal_page {
 	struct snapshot_writer *writer;
 	struct env_work work;
 	const struct manifest_page *old; /* in the base; NULL: none */
-	uint64_t at, end;                /* what of it was not yet read, in bytes */
-	unsigned pending;                /* batches under way */
+	struct seal_span *span;          /* LOADING: what it waits for, or NULL */
+	void (*loaded)(void *context, int error, const char *why);
+	uint64_t at, end; /* what of it was not yet read, in bytes */
+	unsigned pending; /* batches under way */
 	bool changed;
 	uint8_t *encoded; /* malloc */
 	uint32_t encoded_bytes, chunk_count;
@@ -151,6 +154,7 @@ struct snapshot_writer {
 	unsigned base_cursor;
 	struct seal_page *pages[SEAL_PAGES];
 	struct seal_batch batches[SEAL_BATCHES];
+	struct seal_span *span; /* the last one, or NULL; see span.c */
 	struct pack *pack, *maps;
 	struct seal_object *packs, *mapses; /* by number */
 	size_t pack_count, pack_room, maps_count, maps_room;
@@ -174,6 +178,14 @@ struct snapshot_writer {
 void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void seal_advance(struct snapshot_writer *w); /* after each completion */
+
+/* span.c */
+
+/* Loads page->old into page->map, together with what will be wanted next. */
+void span_load(struct snapshot_writer *w, struct seal_page *page,
+	       void (*loaded)(void *context, int error, const char *why));
+/* Nothing more is loaded from the last one. */
+void span_end_last(struct snapshot_writer *w);
 
 /* map.c */
 void map_begin(struct snapshot_writer *w);

@@ -398,6 +398,27 @@ static void nothing_is_listed_twice(void **state)
 	locks_end(w);
 }
 
+/* A change in each 64 MiB of 16 GiB is no request for each of them. */
+static void neighbouring_pages_come_together(void **state)
+{
+	struct world *w = world_of(state);
+	const uint64_t chunks_a_page = 1024, pages = 256;
+	unsigned gets;
+
+	world_volume(w, pages * chunks_a_page * CHUNK, 0, 0);
+	for (uint64_t p = 0; p < pages; p++)
+		fake_fill(w->v, p * chunks_a_page + p % 7, p);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	gets = w->m->gets;
+	for (uint64_t p = 0; p < pages; p += 2)
+		fake_fill(w->v, p * chunks_a_page + 3, 1000 + p);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	/* The manifest, and some spans of up to 64 pages. */
+	assert_true(w->m->gets - gets <= 1 + pages / 2 / 32);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	world_drop(w);
+}
+
 /* What is remembered may have been overtaken: seen in the end, and done anew. */
 static void another_writer_is_noticed(void **state)
 {
@@ -525,6 +546,7 @@ int main(void)
 		ON_BOTH(what_went_missing_is_noticed_when_locking),
 		ON_BOTH(without_a_lock_it_is_an_error),
 		ON_BOTH(nothing_is_listed_twice),
+		ON_BOTH(neighbouring_pages_come_together),
 		ON_BOTH(another_writer_is_noticed),
 		ON_BOTH(a_base_that_is_gone_is_noticed),
 		ON_BOTH(create_fails_at_every_operation),
