@@ -112,6 +112,8 @@ static void overwrite_now(struct memory_store *m, const char *name)
 {
 	struct overwriter *o = m->context;
 
+	if (strstr(name, "/claims/")) /* it is put before the cut */
+		return;
 	for (unsigned i = 0; i < 64; i++)
 		fake_fill(o->v, i, 5000 + i);
 }
