@@ -254,16 +254,44 @@ static void since_a_snapshot_until_now(void **state)
 	free(seeds);
 }
 
-/* A snapshot ends while the question is on its way. */
+static void one_turn(struct world *w)
+{
+	struct late *late = late_new(w->env);
+	bool turn = false;
+
+	late->call = diff_closed;
+	late->context = &turn;
+	env_run_until(w->env, &turn);
+}
+
+static bool says_changed(const struct question *q, uint64_t chunk)
+{
+	for (unsigned i = 0; i < q->ask.count; i++)
+		if (q->extents[i].changed && q->extents[i].offset_bytes <= chunk * CHUNK &&
+		    q->extents[i].offset_bytes + q->extents[i].length_bytes > chunk * CHUNK)
+			return true;
+	return false;
+}
+
+static void manifest_is_put(struct memory_store *m, const char *name)
+{
+	if (strstr(name, "/snapshots/"))
+		*(bool *)m->context = true;
+}
+
+/* A snapshot ends while questions are on their way: one begins in each turn of the loop, and has a page to wait
+ * for. */
 static void a_snapshot_ends_during_a_question(void **state)
 {
+	enum { TURNS = 40 };
 	struct world *w = world_of(state);
 	struct waited c = {.done = false};
 	struct model a, b;
 	uint32_t *seeds;
-	struct opened o;
-	struct question q;
-	bool seen = false;
+	struct opened o[TURNS];
+	struct question *q = calloc(TURNS, sizeof(*q));
+	bool ending = false;
+	unsigned late = 0;
 
 	world_volume(w, 1ull << 30, 0, 0);
 	seeds = calloc(w->v->chunks, sizeof(*seeds));
@@ -272,33 +300,27 @@ static void a_snapshot_ends_during_a_question(void **state)
 	put(w, seeds, 4000, 2);
 	b = take(w, seeds);
 	put(w, seeds, 9000, 3);
-	o = open_diff(w, &a.info.id, NULL);
+	for (unsigned i = 0; i < TURNS; i++)
+		o[i] = open_diff(w, &a.info.id, NULL);
+	w->m->on_put = manifest_is_put;
+	w->m->context = &ending;
 	snapshot_create(w->writer, "", waited_done, &c);
-	while (!c.done) {
-		ask(o.diff, &q, 0, w->v->size, 64);
-		env_run_until(w->env, &q.done);
-		assert_string_equal(q.why, "");
-		seen = false;
-		for (unsigned i = 0; i < q.ask.count; i++)
-			seen |= q.extents[i].changed && q.extents[i].offset_bytes <= 9000 * CHUNK &&
-				q.extents[i].offset_bytes + q.extents[i].length_bytes >
-					9000 * CHUNK;
-		assert_true(seen);
-		env_run_until(w->env, &q.done);
-		{
-			struct late *late = late_new(w->env);
-			bool turn = false;
-
-			late->call = diff_closed;
-			late->context = &turn;
-			env_run_until(w->env, &turn);
-		}
+	env_run_until(w->env, &ending);
+	for (unsigned i = 0; i < TURNS; i++) {
+		ask(o[i].diff, &q[i], 0, w->v->size, 64);
+		late += c.done;
+		one_turn(w);
 	}
+	env_run_until(w->env, &c.done);
 	assert_string_equal(c.result.why, "");
-	ask(o.diff, &q, 9000 * CHUNK, CHUNK, 1);
-	env_run_until(w->env, &q.done);
-	assert_true(q.ask.count == 1 && q.extents[0].changed);
-	close_diff(w, o.diff);
+	assert_true(late > 0);
+	for (unsigned i = 0; i < TURNS; i++) {
+		env_run_until(w->env, &q[i].done);
+		assert_string_equal(q[i].why, "");
+		assert_true(says_changed(&q[i], 4000) && says_changed(&q[i], 9000));
+		close_diff(w, o[i].diff);
+	}
+	free(q);
 	free(a.seeds);
 	free(b.seeds);
 	free(seeds);
@@ -490,14 +512,8 @@ static void closed_at_any_time(void **state)
 
 			for (unsigned i = 0; i < 3; i++)
 				ask(o.diff, &q[i], i * 4096, (4ull << 30) - i * 4096, 5);
-			for (unsigned i = 0; i < turns; i++) {
-				struct late *late = late_new(w->env);
-				bool turn = false;
-
-				late->call = diff_closed;
-				late->context = &turn;
-				env_run_until(w->env, &turn);
-			}
+			for (unsigned i = 0; i < turns; i++)
+				one_turn(w);
 			close_diff(w, o.diff);
 			for (unsigned i = 0; i < 3; i++)
 				assert_true(q[i].done && (!q[i].error || q[i].error == -ECANCELED));
@@ -545,16 +561,19 @@ static void what_is_open_is_not_deleted(void **state)
 	free(seeds);
 }
 
-/* Opened at any moment of a deletion: either it cannot be, or nothing of it goes. */
-static void opened_during_a_deletion(void **state)
+/* Held at any moment of a deletion: either it cannot be, or nothing of it goes. */
+static void held_during_a_deletion(void **state)
 {
 	struct world *w = world_of(state);
+	unsigned held = 0, gone = 0;
 
-	for (unsigned turns = 0; turns < 12; turns++) {
+	for (unsigned turns = 0; turns < 24; turns++) {
+		const struct retention_policy policy = {.last = 1};
 		struct waited d = {.done = false};
 		struct model a, b;
 		uint32_t *seeds;
 		struct opened o;
+		bool hold;
 
 		world_volume(w, 1ull << 30, 0, 0);
 		seeds = calloc(w->v->chunks, sizeof(*seeds));
@@ -562,28 +581,34 @@ static void opened_during_a_deletion(void **state)
 		a = take(w, seeds);
 		put(w, seeds, 5, 2);
 		b = take(w, seeds);
-		snapshot_delete(w->repo, &a.info.id, waited_done, &d);
-		for (unsigned i = 0; i < turns; i++) {
-			struct late *late = late_new(w->env);
-			bool turn = false;
-
-			late->call = diff_closed;
-			late->context = &turn;
-			env_run_until(w->env, &turn);
-		}
-		o = open_diff(w, &a.info.id, &b.info.id);
+		if (turns % 2)
+			snapshot_delete(w->repo, &a.info.id, waited_done, &d);
+		else /* it reads what stays, between its decision and the deed */
+			snapshot_forget(w->repo, &policy, false, NULL, waited_done, &d);
+		for (unsigned i = 0; i < turns / 2; i++)
+			one_turn(w);
+		hold = snapshot_hold(w->repo, &a.info.id);
 		env_run_until(w->env, &d.done);
-		if (o.diff) {
+		o = open_diff(w, &a.info.id, &b.info.id);
+		if (hold) {
+			held++;
+			assert_string_equal(o.why, "");
 			check_diff(w, o.diff, &a, &b, 64);
 			close_diff(w, o.diff);
+			snapshot_unhold(w->repo, &a.info.id);
+			assert_int_equal(delete (w->env, w->repo, &a.info.id).result.error, 0);
 		} else {
+			gone++;
 			assert_int_equal(o.error, -ENOENT);
 		}
+		assert_int_equal(list(w->env, w->repo).listed, 1);
 		free(a.seeds);
 		free(b.seeds);
 		free(seeds);
 		world_drop(w);
 	}
+	if (held <= 1 || gone <= 1)
+		fail_msg("%u %u", held, gone);
 }
 
 struct search {
@@ -651,7 +676,7 @@ int main(void)
 		ON_BOTH(errors_of_the_store),
 		ON_BOTH(closed_at_any_time),
 		ON_BOTH(what_is_open_is_not_deleted),
-		ON_BOTH(opened_during_a_deletion),
+		ON_BOTH(held_during_a_deletion),
 		ON_BOTH(found_by_what_people_call_it),
 	};
 
