@@ -415,21 +415,6 @@ struct block *exports_list(struct exports *x, unsigned index)
 	return &x->listed;
 }
 
-bool exports_open(const struct exports *x, unsigned index, const struct node_volume **volume,
-		  const struct snapshot_info **info, struct block **block, unsigned *clients)
-{
-	for (struct entry *e = x->entries; e; e = e->next) {
-		if (!e->export || e->closing || !e->holds || index-- > 0)
-			continue;
-		*volume = e->volume;
-		*info = snapshot_export_info(e->export);
-		*block = snapshot_export_block(e->export, false);
-		*clients = snapshot_export_clients(e->export);
-		return true;
-	}
-	return false;
-}
-
 void exports_stop(struct exports *x)
 {
 	struct finding *f, *next_finding;

@@ -35,9 +35,4 @@ void exports_map_open(struct exports *exports, struct block *block, const char *
 		      struct block_map_open *open);
 void exports_map_list(struct exports *exports, struct block *block, struct block_map_list *list);
 
-/* The snapshot that is open as number index (0...): its volume, and how many clients have it. False: there are
- * no more. */
-bool exports_open(const struct exports *exports, unsigned index, const struct node_volume **volume,
-		  const struct snapshot_info **info, struct block **block, unsigned *clients);
-
 #endif

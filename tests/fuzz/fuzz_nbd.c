@@ -68,6 +68,14 @@ struct fuzz {
 	struct block block;
 	struct block_request *late[512];
 	unsigned late_count, submitted, opened;
+	/* an export that is looked up, and its maps */
+	struct block snap;
+	struct block_map map;
+	struct late_call {
+		void (*call)(struct fuzz *fuzz, void *argument);
+		void *argument;
+	} calls[512];
+	unsigned call_count, held, maps;
 };
 
 #define FUZZ_OF(e) ((struct fuzz *)((char *)(e)-offsetof(struct fuzz, env)))
@@ -291,6 +299,148 @@ static const struct block_ops device_ops = {
 	.extents = device_extents,
 };
 
+/* ---- "snap": looked up, with maps "x:...", all of which may take its time ------------------------ */
+
+static void later(struct fuzz *fuzz, void (*call)(struct fuzz *fuzz, void *argument),
+		  void *argument)
+{
+	if (!(fuzz->setup & SETUP_LATE)) {
+		call(fuzz, argument);
+		return;
+	}
+	assert(fuzz->call_count < 512);
+	fuzz->calls[fuzz->call_count++] = (struct late_call){call, argument};
+}
+
+static bool run_call(struct fuzz *fuzz)
+{
+	struct late_call late;
+
+	if (fuzz->call_count == 0)
+		return false;
+	late = fuzz->calls[--fuzz->call_count];
+	late.call(fuzz, late.argument);
+	return true;
+}
+
+static void lookup_now(struct fuzz *fuzz, void *argument)
+{
+	struct block_lookup *lookup = argument;
+
+	fuzz->held++;
+	lookup->done(lookup, &fuzz->snap, 0, "");
+}
+
+static void look_up(void *context, const char *name, struct block_lookup *lookup)
+{
+	if (strcmp(name, "snap") == 0)
+		later(context, lookup_now, lookup);
+	else
+		lookup->done(lookup, NULL, -ENOENT, "no such export");
+}
+
+static void release(void *context, struct block *block)
+{
+	struct fuzz *fuzz = context;
+
+	assert(block == &fuzz->snap && fuzz->held > 0);
+	fuzz->held--;
+}
+
+static void status_now(struct fuzz *fuzz, void *argument)
+{
+	struct block_status *status = argument;
+
+	assert(status->max > 0 && status->length_bytes > 0);
+	status->count = device_extents(&fuzz->block, status->offset_bytes, status->length_bytes,
+				       status->extents, status->max);
+	status->done(status, status->offset_bytes % 7 == 3 ? -EIO : 0);
+}
+
+static void map_status(struct block_map *map, struct block_status *status)
+{
+	struct fuzz *fuzz = (struct fuzz *)((char *)map - offsetof(struct fuzz, map));
+
+	assert(fuzz->maps > 0);
+	later(fuzz, status_now, status);
+}
+
+static void map_close(struct block_map *map)
+{
+	struct fuzz *fuzz = (struct fuzz *)((char *)map - offsetof(struct fuzz, map));
+
+	assert(fuzz->maps > 0);
+	fuzz->maps--;
+}
+
+static void map_now(struct fuzz *fuzz, void *argument)
+{
+	struct block_map_open *open = argument;
+
+	fuzz->maps++;
+	open->done(open, &fuzz->map);
+}
+
+static void map_open(void *context, struct block *block, const char *name,
+		     struct block_map_open *open)
+{
+	if (name[0] == 'x')
+		later(context, map_now, open);
+	else
+		open->done(open, NULL);
+}
+
+static void map_list_now(struct fuzz *fuzz, void *argument)
+{
+	static const char *const names[] = {"x:one", "x:two", "y:none"};
+	struct block_map_list *list = argument;
+
+	list->done(list, names, 3);
+}
+
+static void map_list(void *context, struct block *block, struct block_map_list *list)
+{
+	later(context, map_list_now, list);
+}
+
+static struct fuzz *fuzz_of_snap(struct block *block)
+{
+	return (struct fuzz *)((char *)block - offsetof(struct fuzz, snap));
+}
+
+static int snap_open(struct block *block, char *why, size_t why_size)
+{
+	return device_open(&fuzz_of_snap(block)->block, why, why_size);
+}
+
+static void snap_close(struct block *block)
+{
+	device_close(&fuzz_of_snap(block)->block);
+}
+
+static void snap_info(struct block *block, struct block_info *info)
+{
+	device_info(&fuzz_of_snap(block)->block, info);
+}
+
+static void snap_submit(struct block *block, struct block_request *request)
+{
+	device_submit(&fuzz_of_snap(block)->block, request);
+}
+
+static void snap_status(struct block *block, struct block_status *status)
+{
+	later(fuzz_of_snap(block), status_now, status);
+}
+
+static const struct block_ops snap_ops = {
+	.open = snap_open,
+	.close = snap_close,
+	.info = snap_info,
+	.submit = snap_submit,
+	.status = snap_status,
+};
+
 static struct block *find(void *context, const char *name)
 {
 	struct fuzz *fuzz = context;
@@ -371,7 +521,7 @@ static bool turn(struct fuzz *fuzz)
 		return true;
 	if (!(fuzz->setup & SETUP_SLOW_SEND) && run_send(fuzz))
 		return true;
-	if (run_recv(fuzz) || run_device(fuzz))
+	if (run_recv(fuzz) || run_device(fuzz) || run_call(fuzz))
 		return true;
 	return run_send(fuzz);
 }
@@ -394,8 +544,8 @@ static size_t put_option(uint8_t *to, uint32_t option, const void *data, uint32_
 
 static size_t put_canned(uint8_t *to, bool structured)
 {
-	static const uint8_t meta[] = "\0\0\0\3vol\0\0\0\1\0\0\0\17base:allocation";
-	static const uint8_t go[] = "\0\0\0\3vol\0\0";
+	static const uint8_t meta[] = "\0\0\0\4snap\0\0\0\2\0\0\0\17base:allocation\0\0\0\5x:one";
+	static const uint8_t go[] = "\0\0\0\4snap\0\0";
 	be32_t flags = to_be32(NBD_FLAG_FIXED_NEWSTYLE | NBD_FLAG_NO_ZEROES);
 	size_t n = sizeof(flags);
 
@@ -456,6 +606,10 @@ static void run(struct fuzz *fuzz)
 		.pool = pool,
 		.find = find,
 		.list = list,
+		.look_up = look_up,
+		.release = release,
+		.map_open = map_open,
+		.map_list = map_list,
 		.context = fuzz,
 	};
 	struct nbd_server *server = nbd_server_new(&fuzz->env, &config);
@@ -473,7 +627,7 @@ static void run(struct fuzz *fuzz)
 		}
 	}
 	/* The input has ended: so has the connection. */
-	assert(fuzz->sock.closed && fuzz->opened == 0);
+	assert(fuzz->sock.closed && fuzz->opened == 0 && fuzz->held == 0 && fuzz->maps == 0);
 	assert(buf_pool_used_bytes(pool) == 0);
 	if (!stopping)
 		nbd_server_stop(server, stopped, &done);
@@ -497,6 +651,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz.setup = data[0];
 	fuzz.cut = cuts[data[1] % 8];
 	fuzz.block = (struct block){&device_ops, "vol", "a volume"};
+	fuzz.snap = (struct block){&snap_ops, "snap", "a snapshot"};
+	fuzz.map = (struct block_map){map_status, map_close};
 	input = malloc(size + 256);
 	assert(input);
 	if (fuzz.setup & SETUP_CANNED)

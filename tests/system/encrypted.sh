@@ -6,7 +6,7 @@
 # with and without the daemon; verify; the same with a key file and with a command.
 # time limit: 120 s
 . "$(dirname "$0")/lib.sh"
-need jq
+need jq nbdcopy
 begin
 size=24
 
@@ -48,6 +48,9 @@ with_passphrase() {
 	fine restore --to "$dir/back.img" --passphrase-file "$dir/old"
 	cmp "$dir/back.img" "$dir/want.img" || die "restored something else"
 	fine snapshot verify --passphrase-file "$dir/old"
+	nbdcopy "$(uri a v@latest)" "$dir/read.img" 2>"$dir/out" || die "read as an export: $(cat "$dir/out")"
+	cmp "$dir/read.img" "$dir/want.img" || die "as an export it reads as something else"
+	off a snapshot diff v latest >"$dir/out" && grep -q '^0 B changed' "$dir/out" || die "diff: $(cat "$dir/out")"
 	ok passphrase
 
 	current=rotation

@@ -42,6 +42,15 @@ snapshot_cycle() {
 		die "two snapshots are not three puts each: $(cat "$dir/metrics")"
 	note "$(sed 's/{.*}//; s/offsite_store_//' "$dir/metrics" | tr '\n' ' ')"
 	ok requests_are_few_and_counted
+	first=$(off a snapshot list v --json | jq -r '.snapshots[0].id')
+	nbdcopy "$(uri a "v@$first")" "$dir/read.img" 2>"$dir/out" || die "read as an export: $(cat "$dir/out")"
+	cmp "$dir/read.img" "$dir/first.img" || die "as an export it reads as something else"
+	off a snapshot diff v "$first" latest --json >"$dir/out" || die "diff: $(cat "$dir/out")"
+	jq -e '.extents == [{"offset": 1048576, "length": 1048576, "zero": false}]' "$dir/out" >/dev/null ||
+		die "diff: $(cat "$dir/out")"
+	nbdinfo --map="offsite:changed-since=$first" "$(uri a v@latest)" >"$dir/out" || die "map: $(cat "$dir/out")"
+	grep -q '1048576 *1048576 *1' "$dir/out" || die "map: $(cat "$dir/out")"
+	ok export_and_diff
 	stop a
 
 	local_store restore --to "$dir/back.img" >"$dir/out" 2>&1 || die "restore: $(cat "$dir/out")"
