@@ -157,7 +157,6 @@ static void opening_found(void *context, const struct snapshot_info *found, int 
 			  const char *why)
 {
 	struct map_opening *o = context;
-	struct volume_state state;
 
 	if (error || !o->open) {
 		opening_end(o, NULL, why);
@@ -167,8 +166,7 @@ static void opening_found(void *context, const struct snapshot_info *found, int 
 		snapshot_diff_open(o->volume->repo, &found->id, &o->to, NULL, opening_opened, o);
 		return;
 	}
-	volume_get_state(o->volume->volume, &state);
-	if (id128_is_zero(&state.snapshot) || state.role != VOLUME_PRIMARY)
+	if (!snapshot_diff_knows(o->volume->volume))
 		opening_end(o, NULL, "the volume's map is relative to no snapshot");
 	else
 		snapshot_diff_open(o->volume->repo, &found->id, NULL, o->volume->volume,
@@ -276,14 +274,12 @@ void exports_map_list(struct exports *x, struct block *block, struct block_map_l
 {
 	struct map_listing *l = calloc(1, sizeof(*l));
 	struct node_volume *volume = NULL;
-	struct volume_state state;
 	struct id128 to;
 
 	if (!l || x->stopping || !exports_device(x, block, &volume, &to) || !volume->repo)
 		goto none;
 	/* Of a volume that its map says nothing of there is none. */
-	volume_get_state(volume->volume, &state);
-	if (id128_is_zero(&to) && (id128_is_zero(&state.snapshot) || state.role != VOLUME_PRIMARY))
+	if (id128_is_zero(&to) && !snapshot_diff_knows(volume->volume))
 		goto none;
 	*l = (struct map_listing){.exports = x, .next = x->listings, .list = list, .to = to};
 	l->timer.fire = listing_late;

@@ -150,7 +150,7 @@ static void diff_found_from(void *context, const struct snapshot_info *found, in
 		return;
 	}
 	volume_get_state(d->volume->volume, &state);
-	if (id128_is_zero(&state.snapshot) || state.role != VOLUME_PRIMARY)
+	if (!snapshot_diff_knows(d->volume->volume))
 		diff_fail(
 			d, -EPERM,
 			state.role != VOLUME_PRIMARY

@@ -210,6 +210,15 @@ static int find_ref(const struct names *names, const struct id128 *id, struct sn
 	return why_set(why, -ENOENT, "snapshot %.12s: not in the store", text);
 }
 
+bool snapshot_diff_knows(const struct volume *volume)
+{
+	struct volume_state state;
+
+	volume_get_state(volume, &state);
+	return state.role == VOLUME_PRIMARY && !id128_is_zero(&state.snapshot) &&
+	       volume_store_follows(volume);
+}
+
 static void open_listed(void *context, struct names *names, int error, const char *why)
 {
 	struct snapshot_diff *d = context;
@@ -361,7 +370,7 @@ static void asked(struct changes_query *query, int error, const char *why)
 		finish(asking, error, line);
 		return;
 	}
-	if (id128_equal(&state.snapshot, &side->ref.snapshot)) {
+	if (id128_equal(&state.snapshot, &side->ref.snapshot) && snapshot_diff_knows(d->volume)) {
 		overlay(d, asking->ask, query->extents, query->count,
 			side->manifest->info.size_bytes);
 		side_drop(side);
@@ -421,7 +430,7 @@ static void answer_live(struct asking *asking)
 	struct volume_state state;
 
 	volume_get_state(d->volume, &state);
-	if (id128_is_zero(&state.snapshot)) {
+	if (!snapshot_diff_knows(d->volume)) {
 		finish(asking, -EPERM, "the volume's map is relative to no snapshot");
 		return;
 	}

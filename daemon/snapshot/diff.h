@@ -36,9 +36,13 @@ struct snapshot_diff_ends {
 	uint64_t size_bytes;           /* of what it goes to */
 };
 
+/* Whether the volume's own map says what changed since the snapshot it is relative to: it is primary, had one,
+ * and nothing but what is marked has changed it. */
+bool snapshot_diff_knows(const struct volume *volume);
+
 /* Opens the difference from snapshot `from` to snapshot `to`. Both are kept from being deleted by this
  * process (snapshot_hold()) until it is closed. volume NULL, or: to is NULL, and it goes to what the volume
- * holds now; -EPERM where its maps do not say. done: diff, or NULL, error and why. */
+ * holds now: snapshot_diff_knows() it, or questions fail (-EPERM). done: diff, or NULL, error and why. */
 void snapshot_diff_open(struct snapshot_repo *repo, const struct id128 *from,
 			const struct id128 *to, struct volume *volume,
 			void (*done)(void *context, struct snapshot_diff *diff, int error,

@@ -414,6 +414,10 @@ void snapshot_find(struct snapshot_repo *repo, const char *text,
 	done(context, known ? &fake.snapshots[i] : NULL, known ? 0 : -ENOENT,
 	     known ? "" : "there is none whose id begins so");
 }
+bool snapshot_diff_knows(const struct volume *volume)
+{
+	return !id128_is_zero(&fake.state.snapshot);
+}
 static struct snapshot_diff_ends fake_ends;
 void snapshot_diff_open(struct snapshot_repo *repo, const struct id128 *from,
 			const struct id128 *to, struct volume *volume,

@@ -304,6 +304,66 @@ static void kept_as_long_as_it_is_used(void **state)
 			 0); /* nothing holds it */
 }
 
+/* Held at any moment of a deletion: either it cannot be, or nothing that it needs goes until it is let go. */
+static void held_during_a_deletion(void **state)
+{
+	struct world *w = world_of(state);
+	const struct retention_policy policy = {.last = 1};
+	unsigned held = 0, gone = 0;
+	struct buf *buf;
+	struct buf_pool *pool = pool_of(&buf);
+
+	for (unsigned turns = 0; turns < 40; turns++) {
+		struct waited d = {.done = false};
+		struct snapshot_info a;
+		uint8_t content[4096];
+		struct opened o;
+
+		world_volume(w, 1ull << 30, 0, 0);
+		fake_fill(w->v, 5, 1);
+		memcpy(content, w->v->data[5], sizeof(content));
+		a = create(w->env, w->writer, "").result.info;
+		fake_fill(w->v, 5, 2);
+		create(w->env, w->writer, "");
+		if (turns % 2)
+			snapshot_delete(w->repo, &a.id, waited_done, &d);
+		else
+			snapshot_forget(w->repo, &policy, false, NULL, waited_done, &d);
+		for (unsigned i = 0; i < turns / 2; i++) {
+			struct late *late = late_new(w->env);
+			bool turn = false;
+
+			late->call = export_closed;
+			late->context = &turn;
+			env_run_until(w->env, &turn);
+		}
+		if (snapshot_hold(w->repo, &a.id)) {
+			held++;
+			env_run_until(w->env, &d.done);
+			o = open_export(w, &a);
+			assert_int_equal(o.error, 0);
+			assert_int_equal(read_one(w, snapshot_export_block(o.export, false), buf,
+						  5 * CHUNK, sizeof(content)),
+					 0);
+			assert_memory_equal(buf->data, content, sizeof(content));
+			close_export(w, o.export);
+			snapshot_unhold(w->repo, &a.id);
+		} else {
+			gone++;
+			env_run_until(w->env, &d.done);
+		}
+		delete (w->env, w->repo, &a.id);
+		collect(w->env, w->repo);
+		assert_int_equal(open_export(w, &a).error, -ENOENT);
+		assert_int_equal(list(w->env, w->repo).listed, 1);
+		world_drop(w);
+	}
+	if (held <= 1 || gone <= 1)
+		fail_msg("held %u, gone %u", held, gone);
+	buf_put(buf);
+	buf_pool_free(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -312,6 +372,7 @@ int main(void)
 		ON_BOTH(damage_fails_what_it_hits),
 		ON_BOTH(stopped_at_any_time),
 		ON_BOTH(kept_as_long_as_it_is_used),
+		ON_BOTH(held_during_a_deletion),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

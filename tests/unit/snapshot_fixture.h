@@ -77,6 +77,7 @@ struct volume {
 	struct volume_cut *cut;
 	struct volume_stats stats;
 	bool fail_set_state, lose_cut;
+	bool store_lost; /* the store's map does not follow */
 	uint64_t peer_marked;
 	unsigned applied;
 	struct block block;
@@ -178,6 +179,11 @@ struct env *volume_env(const struct volume *volume)
 uint64_t volume_size_bytes(const struct volume *volume)
 {
 	return volume->size;
+}
+
+bool volume_store_follows(const struct volume *volume)
+{
+	return !volume->store_lost;
 }
 
 bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
