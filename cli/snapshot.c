@@ -22,6 +22,7 @@ const char help_snapshot[] =
 	"       offsite snapshot forget --store URL VOLUME --keep-... N [--dry-run]\n"
 	"       offsite snapshot pin|unpin VOLUME ID (with --config FILE or --store URL, as "
 	"forget)\n"
+	"       offsite snapshot prove VOLUME [ID] [--no-wait]\n"
 	"       offsite snapshot diff VOLUME A [B] [--json]\n"
 	"       offsite snapshot diff --store URL VOLUME A B [--json]\n"
 	"       offsite snapshot verify VOLUME [ID] [--sample N%]\n"
@@ -38,6 +39,9 @@ const char help_snapshot[] =
 	"        each snapshot, unless a --keep option is given. Safe while the daemon works.\n"
 	"pin     keeps a snapshot: neither forget, nor the daemon, nor delete takes it away\n"
 	"unpin   lets it go again\n"
+	"prove   restores a snapshot (the newest) to proof-dir, lets proof-command look at it, "
+	"and\n"
+	"        removes it again\n"
 	"diff    shows what changed from snapshot A to snapshot B, or until now, by chunks of\n"
 	"        64 KiB: offset and length in bytes, and whether it is data or zeroes\n"
 	"verify  reads back and checks every byte of a snapshot, or of all; exit code 5 if\n"
@@ -241,6 +245,38 @@ static int snapshot_create_cmd(struct cli *cli, int argc, char **argv,
 			printf(", locked until %s", client_text(result, "locked_until", ""));
 		putchar('\n');
 	}
+	json_decref(end);
+	return code;
+}
+
+static int snapshot_prove_cmd(struct cli *cli, int argc, char **argv, const struct options *options)
+{
+	char id[ID128_TEXT_BYTES];
+	json_t *job, *end = NULL;
+	char *path;
+	int code = 0;
+
+	if (!cli_arguments(argc, 1, 2, "VOLUME [ID]"))
+		return CLI_USAGE;
+	if (optind + 1 < argc)
+		code = resolve(cli, argv[optind], argv[optind + 1], id);
+	if (code)
+		return code;
+	path = client_volume_path(argv[optind], "/prove-snapshot");
+	code = client_call(cli, "POST", path,
+			   optind + 1 < argc ? json_pack("{s:s}", "snapshot", id) : NULL, &job);
+	free(path);
+	if (code)
+		return code;
+	if (options->no_wait) {
+		printf("job %llu\n", (unsigned long long)client_integer(job, "id"));
+		json_decref(job);
+		return CLI_FINE;
+	}
+	code = client_follow_job(cli, job, "proving", &end);
+	if (!code)
+		printf("snapshot %s of %s: restored and found good\n",
+		       client_text(end, "snapshot", "?"), argv[optind]);
 	json_decref(end);
 	return code;
 }
@@ -721,8 +757,9 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (code >= 0)
 		return code;
 	if (optind == argc)
-		return cli_fail(CLI_USAGE, "create, list, delete, forget, pin, unpin, diff or "
-					   "verify expected; try --help");
+		return cli_fail(CLI_USAGE,
+				"create, list, delete, forget, pin, unpin, diff, prove or "
+				"verify expected; try --help");
 	verb = argv[optind++];
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
@@ -736,14 +773,16 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	if (!strcmp(verb, "forget") || !strcmp(verb, "pin") || !strcmp(verb, "unpin"))
 		return snapshot_forget_cmd(cli, argc, argv, &options);
 	if (options.store)
-		return cli_fail(CLI_USAGE, "--store: not with create and delete");
+		return cli_fail(CLI_USAGE, "--store: not with create, delete and prove");
 	if (!strcmp(verb, "create"))
 		return snapshot_create_cmd(cli, argc, argv, &options);
 	if (!strcmp(verb, "delete"))
 		return snapshot_delete_cmd(cli, argc, argv);
-	return cli_fail(
-		CLI_USAGE,
-		"snapshot %s: unknown; create, list, delete, forget, pin, unpin, diff or verify "
-		"expected",
-		verb);
+	if (!strcmp(verb, "prove"))
+		return snapshot_prove_cmd(cli, argc, argv, &options);
+	return cli_fail(CLI_USAGE,
+			"snapshot %s: unknown; create, list, delete, forget, pin, unpin, diff, "
+			"prove or verify "
+			"expected",
+			verb);
 }

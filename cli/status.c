@@ -249,6 +249,23 @@ static void print_snapshots(const json_t *snapshots)
 	}
 }
 
+static void print_proof(const json_t *proof)
+{
+	const char *failure = client_text(proof, "last_error", NULL);
+
+	if (client_text(proof, "proven", NULL))
+		printf("  proven      %.12s, %s ago, in %s\n", client_text(proof, "proven", ""),
+		       format_duration(client_number(proof, "proven_age_seconds")).text,
+		       format_duration(client_number(proof, "duration_seconds")).text);
+	else
+		printf("  proven      never\n");
+	if (failure)
+		printf("  %snot proven  %s%s\n", format_colour(stdout, FORMAT_BAD), failure,
+		       format_end(stdout));
+	if (json_is_true(json_object_get(proof, "running")))
+		printf("  proving     under way\n");
+}
+
 /* What is wrong with the disk, and where the content is meanwhile. */
 static void print_disk(const json_t *volume)
 {
@@ -316,6 +333,8 @@ static void print_volume(const json_t *volume)
 		print_verify(json_object_get(volume, "verify"));
 	if (json_is_object(snapshots))
 		print_snapshots(snapshots);
+	if (json_is_object(json_object_get(volume, "proof")))
+		print_proof(json_object_get(volume, "proof"));
 }
 
 static char *status_path(const char *volume)

@@ -253,6 +253,18 @@ static const struct option options[] = {
 	VOLUME("snapshot-on-command-failure", TYPE_SECOND, snapshot_command_continue, "abort",
 	       "when snapshot-before-command fails: abort (no snapshot), continue (take it and say so)",
 	       choices_failure, 0, 0),
+	VOLUME("proof-every", TYPE_DURATION, proof_every_ns, "0",
+	       "interval at which the newest snapshot is restored to proof-dir and checked; 0: never",
+	       NO_LIMITS),
+	VOLUME("proof-dir", TYPE_PATH, proof_dir, NULL,
+	       "directory with room for a sparse image of the volume, which is removed afterwards", NO_LIMITS),
+	VOLUME("proof-command", TYPE_PATH, proof_command, NULL,
+	       "program that checks the restored image: OFFSITE_IMAGE; see examples/prove-postgresql.sh",
+	       NO_LIMITS),
+	VOLUME("proof-timeout", TYPE_DURATION, proof_timeout_ns, "1h",
+	       "how long proof-command may take; then it is killed and the proof has failed", NO_LIMITS),
+	VOLUME("proof-rate", TYPE_RATE, proof_rate, "0",
+	       "most bytes a second that a proof writes, by day and hour; 0: unlimited", NO_LIMITS),
 	VOLUME("keep-last", TYPE_NUMBER, keep_last, "0",
 	       "so many of the newest snapshots are kept", NULL, 0, 1000000),
 	VOLUME("keep-hourly", TYPE_NUMBER, keep_hourly, "0",
@@ -1016,7 +1028,8 @@ static void check_snapshots(struct parser *p, const struct config_volume *volume
 			    const struct section *s)
 {
 	static const char *const needing[] = {"snapshot-every", "snapshot-from",
-					      "snapshot-before-command", "snapshot-after-command"};
+					      "snapshot-before-command", "snapshot-after-command",
+					      "proof-every"};
 
 	for (unsigned i = 0; i < sizeof(needing) / sizeof(needing[0]); i++) {
 		const struct option *option = find_option(SECTION_VOLUME, needing[i]);
@@ -1027,6 +1040,11 @@ static void check_snapshots(struct parser *p, const struct config_volume *volume
 		if (was_given(s, needing[i]) && asked && !volume->store && !was_given(s, "store"))
 			complain(p, line_of(s, needing[i]), s, "%s needs a store", needing[i]);
 	}
+	if (volume->proof_every_ns && !volume->proof_dir && !was_given(s, "proof-dir"))
+		complain(p, line_of(s, "proof-every"), s, "proof-every needs proof-dir");
+	if (!volume->proof_timeout_ns)
+		complain(p, line_of(s, "proof-timeout"), s,
+			 "proof-timeout = 0: no program could end in time");
 	if (!volume->snapshot_command_timeout_ns)
 		complain(p, line_of(s, "snapshot-command-timeout"), s,
 			 "snapshot-command-timeout = 0: no program could end in time");

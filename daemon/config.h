@@ -82,6 +82,10 @@ struct config_volume {
 	char *snapshot_before_command, *snapshot_after_command;
 	uint64_t snapshot_command_timeout_ns;
 	bool snapshot_command_continue; /* snapshot-on-command-failure = abort|continue */
+	/* proof-every, 0: never; proof-dir, proof-command: NULL: none */
+	uint64_t proof_every_ns, proof_timeout_ns;
+	char *proof_dir, *proof_command;
+	struct rate_schedule proof_rate;
 
 	unsigned keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* keep-... */
 	uint64_t keep_within_ns;                                                  /* keep-within */

@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-#define LOOK_MS 50
+#define LOOK_MS       50
+#define HOOK_GRACE_NS 5000000000ull /* between SIGTERM and SIGKILL */
 
 static uint64_t now_ns(void)
 {
@@ -82,6 +84,23 @@ static void read_output(struct hook *hook, int fd, size_t *used, bool *ended)
 		take_output(hook, data, (size_t)got, used, ended);
 }
 
+/* It may have something to put right. */
+static void end_group(pid_t pid, int *status)
+{
+	uint64_t end = now_ns() + HOOK_GRACE_NS;
+
+	kill(-pid, SIGTERM);
+	while (waitpid(pid, status, WNOHANG) == 0) {
+		if (now_ns() >= end) {
+			kill(-pid, SIGKILL);
+			waitpid(pid, status, 0);
+			return;
+		}
+		nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+	}
+	kill(-pid, SIGKILL); /* what it left behind */
+}
+
 static void follow(struct hook *hook, int fd, pid_t pid)
 {
 	uint64_t end = now_ns() + hook->timeout_ns;
@@ -94,8 +113,7 @@ static void follow(struct hook *hook, int fd, pid_t pid)
 
 		if (atomic_load(&hook->cancelled) || now_ns() >= end) {
 			hook->error = atomic_load(&hook->cancelled) ? -ECANCELED : -ETIMEDOUT;
-			kill(-pid, SIGKILL);
-			waitpid(pid, &status, 0);
+			end_group(pid, &status);
 			break;
 		}
 		/* Its end closes the pipe, unless a child of its own keeps it. */
@@ -107,6 +125,21 @@ static void follow(struct hook *hook, int fd, pid_t pid)
 	hook->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* The daemon is spared by the OOM killer, and may use reserves to write; what it starts is and may not. */
+static void give_up_privileges(pid_t pid)
+{
+	char path[64];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)pid);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	ssize_t written = write(fd, "0", 1); /* it may have ended already */
+	(void)written;
+	close(fd);
+}
+
 static void run(struct hook *hook)
 {
 	int pipe_fds[2];
@@ -116,8 +149,11 @@ static void run(struct hook *hook)
 		hook->error = -errno;
 		return;
 	}
+	prctl(PR_SET_IO_FLUSHER, 0, 0, 0, 0); /* of this thread, and inherited */
 	hook->error = spawn(hook, pipe_fds[1], &pid);
 	close(pipe_fds[1]);
+	if (!hook->error)
+		give_up_privileges(pid);
 	if (!hook->error)
 		follow(hook, pipe_fds[0], pid);
 	close(pipe_fds[0]);

@@ -18,8 +18,8 @@ struct hook {
 	/* Set by the caller before hook_run(); the memory stays until done(). */
 	const char *command; /* path; run without arguments */
 	char *environment[HOOK_VARIABLES +
-			  1];            /* "NAME=value", NULL at the end; PATH comes on top */
-	uint64_t timeout_ns;             /* then it is killed, with all of its process group */
+			  1]; /* "NAME=value", NULL at the end; PATH comes on top */
+	uint64_t timeout_ns;  /* then its process group gets SIGTERM, 5 s later SIGKILL */
 	void (*done)(struct hook *hook); /* on the loop thread */
 	/* The result. */
 	int error;        /* 0: it ran to its end; -ETIMEDOUT, -ECANCELED: killed; else not run */

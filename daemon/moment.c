@@ -197,7 +197,11 @@ void moment_prepare(void *moment, struct snapshot_writer *writer)
 	struct moment *m = moment;
 	const struct config_volume *config = config_of(m);
 
-	assert(!m->writer && !m->waiting);
+	/* The writer of a uuid that the volume had before. */
+	if (m->writer || m->waiting) {
+		snapshot_cut(writer, -EBUSY, "another snapshot is about to be cut");
+		return;
+	}
 	if (m->step == AFTER) {
 		m->waiting = writer;
 		return;

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "daemon/moment.h"
+#include "daemon/proof.h"
 
 #define NS_PER_S        1000000000ull
 #define WATCH_PERIOD_NS (5 * NS_PER_S)
@@ -425,6 +426,7 @@ static void open_volume(struct volume_slot *slot)
 		return;
 	}
 	v->moment = moment_new(v);
+	v->proof_state = proof_new(v);
 	look_for_newer(slot);
 	slot->newest_at_ns = env_now_ns(node->env);
 	open_store(slot);
@@ -616,6 +618,8 @@ static void stop_next(struct volume_slot *slot)
 		roles_cancel(v);
 	} else if (!moment_stop(v->moment)) {
 		return; /* it comes here again */
+	} else if (!proof_stop(v->proof_state)) {
+		return; /* likewise */
 	} else if (v->instant) {
 		store_stop(v->store);
 		instant_stop(v);
@@ -635,6 +639,9 @@ static void stop_next(struct volume_slot *slot)
 		close_store(slot);
 		moment_free(v->moment);
 		v->moment = NULL;
+		if (!proof_is_restoring(v->proof_state))
+			proof_free(v->proof_state);
+		v->proof_state = NULL;
 		if (v->volume)
 			volume_close(v->volume, volume_closed, slot);
 		else
@@ -681,6 +688,9 @@ bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 		node_disk_cancel(&slots[i].pub);
 	}
 	for (unsigned i = 0; i < count; i++) {
+		/* It cannot be called back either; the volume is closed in order all the same. */
+		if (proof_is_restoring(slots[i].pub.proof_state))
+			abandoned = node->abandoned = true;
 		if (slots[i].pub.busy) {
 			/* A restore cannot be called back, and it need not: the disk is marked
 			 * inconsistent until it was run again. The process ends as in a crash. */

@@ -12,6 +12,7 @@
 #include "daemon/snapshot/snapshot.h"
 #include "daemon/store/crypt.h"
 #include "daemon/volume/volume.h"
+#include "protocol/proof.h"
 
 struct node;
 
@@ -26,6 +27,9 @@ struct node_volume {
 	struct snapshot_writer *writer;
 	struct env_timer schedule;       /* snapshot-every */
 	struct moment *moment;           /* what is done around a snapshot's cut */
+	struct proof *proof_state;       /* whether snapshots can be restored: proof.c */
+	struct proof_record proof;       /* what is known of that; tried_ns 0: nothing */
+	bool proving;                    /* it is being found out */
 	struct replacement *replacement; /* of its disk, waiting; see node_disk.c */
 	const char *busy;                /* a long job has the volume: "restore"; NULL: none */
 	struct promotion *promotion;     /* one waits for its fence; NULL: none */
@@ -116,6 +120,11 @@ void node_restore_instant(struct node_volume *volume, const struct id128 *volume
 			  const struct id128 *id, node_done_fn done, void *context);
 /* Why what is missing cannot be read now; "": it can, or nothing is. */
 const char *node_instant_trouble(const struct node_volume *volume);
+/* Restores a snapshot (NULL: newest) to proof-dir, lets proof-command look at it, and removes it. What came
+ * of it is in volume->proof. -EBUSY: one is under way. */
+void node_prove(struct node_volume *volume, const struct id128 *id,
+		void (*progress)(void *context, const struct snapshot_progress *p),
+		node_done_fn done, void *context);
 /* Reverse sync: everything from the peer. When it is done and the peer is not primary, the volume
  * takes its configured role again. */
 void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context);

@@ -422,6 +422,21 @@ static enum control_outcome post_verify_snapshots(struct control *control,
 	return api_start_job(control, request, &order);
 }
 
+static enum control_outcome post_prove_snapshot(struct control *control,
+						struct control_request *request)
+{
+	struct job_order order = {.type = JOB_SNAPSHOT_PROVE};
+	const char *id = NULL;
+
+	order.volume = find_volume(control, request, request->params[0]);
+	if (!order.volume || !BODY_UNPACK(control, request, "{s?s}", "snapshot", &id) ||
+	    !parse_id(control, request, id, &order.snapshot))
+		return CONTROL_ANSWERED;
+	if (api_store_awaited(control, request, order.volume))
+		return CONTROL_WAIT;
+	return api_start_job(control, request, &order);
+}
+
 static enum control_outcome post_replace_disk(struct control *control,
 					      struct control_request *request)
 {
@@ -556,6 +571,7 @@ static const struct route {
 	{"DELETE", "/v1/volumes/*/snapshots/*", delete_snapshot},
 	{"POST", "/v1/volumes/*/verify-snapshots", post_verify_snapshots},
 	{"POST", "/v1/volumes/*/diff", diff_post},
+	{"POST", "/v1/volumes/*/prove-snapshot", post_prove_snapshot},
 	{"POST", "/v1/volumes/*/restore", post_restore},
 	{"POST", "/v1/volumes/*/replace-disk", post_replace_disk},
 	{"GET", "/metrics", get_metrics},

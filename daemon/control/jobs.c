@@ -20,7 +20,7 @@ static const char *const type_names[JOB_TYPES] = {
 	[JOB_SNAPSHOT_CREATE] = "snapshot-create",     [JOB_SNAPSHOT_DELETE] = "snapshot-delete",
 	[JOB_SNAPSHOT_VERIFY] = "snapshot-verify",     [JOB_RESTORE] = "restore",
 	[JOB_RESTORE_FROM_PEER] = "restore-from-peer", [JOB_RESOLVE] = "resolve",
-	[JOB_REPLACE_DISK] = "replace-disk",
+	[JOB_REPLACE_DISK] = "replace-disk",           [JOB_SNAPSHOT_PROVE] = "snapshot-prove",
 };
 
 #define BIT(type) (1u << (type))
@@ -31,8 +31,9 @@ static const unsigned excluded_by[JOB_TYPES] = {
 	[JOB_SNAPSHOT_CREATE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_RESTORE) |
 				BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) |
 				BIT(JOB_REPLACE_DISK),
-	[JOB_SNAPSHOT_DELETE] =
-		BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY) | BIT(JOB_RESTORE),
+	[JOB_SNAPSHOT_DELETE] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY) |
+				BIT(JOB_RESTORE) | BIT(JOB_SNAPSHOT_PROVE),
+	[JOB_SNAPSHOT_PROVE] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_PROVE),
 	[JOB_SNAPSHOT_VERIFY] = BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_SNAPSHOT_VERIFY),
 	[JOB_RESTORE] = BIT(JOB_SNAPSHOT_CREATE) | BIT(JOB_SNAPSHOT_DELETE) | BIT(JOB_RESTORE) |
 			BIT(JOB_RESTORE_FROM_PEER) | BIT(JOB_RESOLVE) | BIT(JOB_REPLACE_DISK),
@@ -223,6 +224,15 @@ static void node_done(void *context, int error, const char *why)
 	job_finish(job);
 }
 
+static void prove_done(void *context, int error, const char *why)
+{
+	struct job *job = context;
+
+	if (!error)
+		job->snapshot = job->volume->proof.proven;
+	node_done(context, error, why);
+}
+
 static void resolve_done(void *context, int error, const char *why)
 {
 	struct job *job = context;
@@ -307,6 +317,9 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		return 0;
 	case JOB_SNAPSHOT_VERIFY:
 		return verify_start(job, why, why_size);
+	case JOB_SNAPSHOT_PROVE:
+		node_prove(job->volume, id, progressed, prove_done, job);
+		return 0;
 	case JOB_RESTORE:
 		if (job->instant)
 			node_restore_instant(job->volume, &job->source_volume, id, node_done, job);

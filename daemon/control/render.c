@@ -509,6 +509,26 @@ static json_t *render_filling(const struct watch_sample *sample, uint64_t now_ns
 			 sample->fill_trouble[0] ? render_text(sample->fill_trouble) : json_null());
 }
 
+static json_t *render_proof(const struct watch_sample *sample, uint64_t realtime_ns)
+{
+	const struct proof_record *record = &sample->proof;
+	json_t *json = json_object();
+
+	json_object_set_new(json, "every_seconds", seconds(sample->volume->config->proof_every_ns));
+	json_object_set_new(json, "running", json_boolean(sample->proving));
+	json_object_set_new(json, "proven", render_id(&record->proven));
+	json_object_set_new(json, "proven_at", render_time(record->proven_ns));
+	json_object_set_new(json, "proven_age_seconds", age(record->proven_ns, realtime_ns));
+	json_object_set_new(json, "proven_created", render_time(record->created_ns));
+	json_object_set_new(json, "duration_seconds",
+			    record->proven_ns ? seconds(record->duration_ns) : json_null());
+	json_object_set_new(json, "tried", render_id(&record->tried));
+	json_object_set_new(json, "tried_at", render_time(record->tried_ns));
+	json_object_set_new(json, "last_error",
+			    record->error ? render_text(record->why) : json_null());
+	return json;
+}
+
 json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns)
 {
 	const struct node_volume *nv = sample->volume;
@@ -552,6 +572,10 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 	json_object_set_new(json, "verify",
 			    sample->replicated ? render_verify(&sample->verify, now_ns)
 					       : json_null());
+	json_object_set_new(json, "proof",
+			    nv->config->proof_dir || sample->proof.tried_ns
+				    ? render_proof(sample, realtime_ns)
+				    : json_null());
 	json_object_set_new(json, "snapshots",
 			    nv->config->store ? render_snapshots(sample, now_ns, realtime_ns)
 					      : json_null());

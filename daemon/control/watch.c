@@ -27,6 +27,7 @@ struct seen {
 	char kept[512];
 	uint64_t snapshots, snapshots_failed;
 	unsigned command_failures;
+	uint64_t proof_tried_ns;
 	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
 	struct snapshot_info newest;
 };
@@ -95,6 +96,9 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 	}
 	sample->store_up = nv->store != NULL;
 	sample->command_failures = nv->command_failures;
+	sample->proof = nv->proof;
+	sample->proving = nv->proving;
+	sample->proof_failed = nv->proof.error != 0;
 	store_counts(nv->store, &sample->store);
 	if (nv->writer) {
 		sample->stored = true;
@@ -145,6 +149,24 @@ static void tell_snapshots(struct watch *watch, const struct seen *old,
 	if (now->writer.failed > old->snapshots_failed)
 		events_add(watch->events, when_ns, "snapshot", name, "snapshot failed: %s",
 			   last->why[0] ? last->why : strerror(-last->error));
+}
+
+static void tell_proof(struct watch *watch, const struct seen *old, const struct watch_sample *now,
+		       uint64_t when_ns)
+{
+	const struct proof_record *record = &now->proof;
+	char id[ID128_TEXT_BYTES];
+
+	if (record->tried_ns == old->proof_tried_ns || !old->valid)
+		return;
+	id128_format(&record->proven, id);
+	if (record->error)
+		events_add(watch->events, when_ns, "proof", now->volume->config->name,
+			   "not proven restorable: %s", record->why);
+	else
+		events_add(watch->events, when_ns, "proof", now->volume->config->name,
+			   "snapshot %s proven restorable, in %.1f s", id,
+			   (double)record->duration_ns / 1e9);
 }
 
 static void tell_lag(struct watch *watch, const struct seen *old, const struct watch_sample *now,
@@ -302,6 +324,7 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->snapshots = now->writer.succeeded;
 	seen->snapshots_failed = now->writer.failed;
 	seen->command_failures = now->volume->command_failures;
+	seen->proof_tried_ns = now->proof.tried_ns;
 }
 
 void watch_compare(struct watch *watch)
@@ -320,6 +343,7 @@ void watch_compare(struct watch *watch)
 		tell_store(watch, seen, &now, when_ns);
 		if (now.stored)
 			tell_snapshots(watch, seen, &now, when_ns);
+		tell_proof(watch, seen, &now, when_ns);
 		remember(seen, &now);
 	}
 }

@@ -30,6 +30,8 @@ struct watch_sample {
 	struct replication_status replication;
 	struct verify_status verify; /* likewise */
 	char risk[320];              /* secondary: what its promotion now would lose; "" nothing */
+	struct proof_record proof;
+	bool proving, proof_failed;
 	uint64_t command_failures; /* around snapshots' cuts */
 	struct snapshot_writer_status writer;
 	struct snapshot_info

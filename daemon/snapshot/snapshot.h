@@ -172,6 +172,10 @@ int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 /* A volume that serves no client. It is INCONSISTENT until complete. */
 int snapshot_target_volume(struct volume *volume, struct snapshot_target **target, char *why,
 			   size_t why_size);
+/* Before inner, which it takes over: content is written at that rate. The limit is the caller's and outlives
+ * the target. */
+struct snapshot_target *snapshot_target_paced(struct env *env, struct snapshot_target *inner,
+					      struct rate_limit *rate);
 
 /* Restores snapshot id (NULL: the newest) to target. Objects missing from the store are noticed before
  * the target is touched (-EBADMSG); every chunk's hash is checked before it is written. The target is

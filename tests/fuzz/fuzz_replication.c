@@ -8,6 +8,7 @@
 #include "protocol/replication.h"
 #include "protocol/split.h"
 #include "protocol/staging.h"
+#include "protocol/proof.h"
 #include "protocol/verify.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -115,6 +116,21 @@ static void fuzz_verify(const uint8_t *data, size_t size)
 		abort();
 }
 
+static void fuzz_proof(const uint8_t *data, size_t size)
+{
+	struct proof_wire wire = {}, again;
+	struct proof_record record;
+
+	memcpy(&wire, data, size < sizeof(wire) ? size : sizeof(wire));
+	wire.magic = to_be64(PROOF_MAGIC);
+	wire.crc = to_be32(crc32c(0, &wire, offsetof(struct proof_wire, crc)));
+	if (proof_decode(&wire, &record))
+		return;
+	proof_encode(&record, &again);
+	if (memcmp(&wire, &again, sizeof(wire)))
+		abort();
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	char text[FRAME_ERROR_TEXT_MAX + 1];
@@ -144,6 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		break;
 	case 6:
 		fuzz_verify(data + 1, size - 1);
+		fuzz_proof(data + 1, size - 1);
 		break;
 	case 3:
 		if (hello_decode(data + 1, size - 1, &a))

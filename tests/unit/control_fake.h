@@ -289,6 +289,12 @@ void node_restore_snapshot(struct node_volume *volume, const struct id128 *id,
 	fake.pending_node = done;
 	fake.pending_node_context = context;
 }
+void node_prove(struct node_volume *volume, const struct id128 *id,
+		void (*progress)(void *context, const struct snapshot_progress *p),
+		node_done_fn done, void *context)
+{
+	node_restore_snapshot(volume, id, progress, done, context);
+}
 void node_restore_from_peer(struct node_volume *volume, node_done_fn done, void *context)
 {
 	done(context, -EPERM, "volume pgdata: the peer is not connected"); /* at once */
