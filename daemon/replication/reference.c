@@ -107,7 +107,8 @@ static bool adopt(struct replication *r, const struct frame *frame, const void *
 	struct id128 snapshot;
 	uint64_t sequence;
 	int count = take_runs(r, frame, payload, &snapshot, &sequence);
-	int error = count < 0 || id128_is_zero(&snapshot);
+	/* Its disk may have failed since it asked. */
+	int error = count < 0 || id128_is_zero(&snapshot) || !volume_store_follows(r->volume);
 
 	if (!error)
 		error = volume_adopt_snapshot(r->volume, &snapshot, sequence, r->reference.runs,
