@@ -76,7 +76,7 @@ end_all() { # STATUS
 	done
 	{ wait; } 2>/dev/null
 	[ "$1" -ne 0 ] || return 0
-	for i in "$dir"/*.log; do
+	for i in "$dir"/*.log "$dir"/*.out/*.log; do
 		[ -s "$i" ] || continue
 		echo "# --- end of ${i##*/}"
 		tail -n 12 "$i" | sed 's/^/# /'

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What the scripts that run in a machine share; in front of each of them (see lib.sh: on).
+# What the scripts that run in a machine share; it stands before each of them (lib.sh: on, behind).
 
 fail() {
 	echo "$*" >&2
@@ -14,4 +14,77 @@ wait_for() { # SECONDS WHAT COMMAND...
 		[ $SECONDS -lt $end ] || fail "$what: not within the time"
 		sleep 0.05
 	done
+}
+seconds() { cut -d' ' -f1 /proc/uptime; }
+since() { awk -v now="$(seconds)" -v then="$1" 'BEGIN { printf "%.1f", now - then }'; }
+
+# ---- a node --------------------------------------------------------------------------------------
+
+# The disk "data" as ext4 under /srv/offsite, where backing and state live; made if it is new.
+node_disk() {
+	local disk=/dev/disk/by-serial/data
+	mkdir -p /srv/offsite
+	blkid $disk >/dev/null || mkfs.ext4 -q -E lazy_itable_init=1,nodiscard $disk || fail "mkfs.ext4 $disk"
+	mount -t ext4 $disk /srv/offsite || fail "mount $disk"
+}
+# NAME, lines of the node's section; the volumes' sections come from standard input.
+node_config() {
+	mkdir -p /etc/offsite
+	{
+		printf '[node]\nname = %s\nstate-dir = /srv/offsite/state\ncontrol = /run/offsite/control.sock\n' "$1"
+		printf 'nbd-listen = unix:/run/offsite/nbd.sock\n%s\n' "${2:-}"
+		cat
+	} >/etc/offsite/offsite.conf
+}
+node_launch() {
+	offsited --config /etc/offsite/offsite.conf >>/out/offsited.log 2>&1 &
+	echo $! >/run/offsited.pid
+}
+node_start() {
+	node_launch
+	wait_for 240 "start of the daemon" offsite status
+}
+node_gone() { ! kill -0 "$(cat /run/offsited.pid)"; }
+node_stop() {
+	kill -TERM "$(cat /run/offsited.pid)"
+	wait_for 240 "end of the daemon" node_gone
+}
+node_kill() {
+	kill -KILL "$(cat /run/offsited.pid)"
+	wait_for 240 "end of the daemon" node_gone
+}
+volume_is() { offsite status v --json | jq -e ".volumes[0] | $1"; }
+in_sync() { volume_is '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'; }
+
+# What the kernel said and should not have said: errors of devices and filesystems, tasks that hang. A
+# connection that is lost and made again is expected, by these very lines.
+kernel_errors() {
+	dmesg | grep -iE 'block nbd[0-9]|I/O error|EXT4-fs (error|warning)|XFS.*(error|corrupt|shut)|blocked for more|BUG:|WARNING:|Call Trace|Out of memory' |
+		grep -vE 'nbd[0-9]+: (Receive control failed \(result -(32|104)\)|Send (control|data) failed|Dead connection, failed to find a fallback|Attempted send on invalid socket|Possible stuck request|reconnected socket|NBD_DISCONNECT|Disconnected due to user request|shutting down sockets|detected capacity change|p[0-9])|nbd: (registered|Dead)'
+}
+kernel_is_quiet() {
+	local errors
+	errors=$(kernel_errors)
+	[ -z "$errors" ] || fail "the kernel says: $(head -n 5 <<<"$errors")"
+}
+
+# ---- PostgreSQL ------------------------------------------------------------------------------------
+
+pg=$(for folder in /usr/lib/postgresql/*/bin; do echo "$folder"; done | sort -V | tail -n 1)
+as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env "$@"; }
+sql() { as_postgres "$pg/psql" -h /run/postgresql -U postgres -qAtX -v ON_ERROR_STOP=1 "$@"; }
+database_new() { # DIRECTORY
+	cp -r /var/lib/vm/database "$1" && chown -R postgres: "$1" && chmod 700 "$1" || fail "a new database in $1"
+}
+database_start() { # DIRECTORY
+	mkdir -p /run/postgresql && chown postgres /run/postgresql
+	as_postgres "$pg/postgres" -D "$1" -k /run/postgresql -c listen_addresses='*' -c shared_buffers=32MB \
+		-c max_wal_size=64MB >>/out/postgresql.log 2>&1 &
+	postmaster=$!
+	wait_for 240 "start of PostgreSQL" database_decided
+	sql -c 'SELECT 1' >/dev/null || fail "PostgreSQL does not start: $(tail -n 3 /out/postgresql.log)"
+}
+database_decided() { sql -c 'SELECT 1' || ! kill -0 "$postmaster"; }
+database_stop() { # DIRECTORY
+	as_postgres "$pg/pg_ctl" -D "$1" -m fast -w -t 120 stop >/dev/null || fail "PostgreSQL does not stop"
 }

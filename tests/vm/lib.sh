@@ -28,8 +28,8 @@
 #   power_off NAME                      flushed and off in order (with -s: systemctl poweroff)
 #   reboots NAME                        waits for a machine that reboots by itself, and boots it again
 #
-# In a machine the source tree is /src, the build folder /build (both as on the host), /out is shared with
-# $dir/NAME.out. The console's text is in $dir/NAME.console.log, shown when the test fails.
+# In a machine the source tree is /src, the build folder /build, what make install put there is installed, and
+# /out is shared with $dir/NAME.out. The console's text is in $dir/NAME.console.log, shown when the test fails.
 # KEEP=1 keeps $dir. VM_SHELL=NAME: when the test ends, a prompt for commands in that machine.
 
 . "$(dirname "${BASH_SOURCE[0]}")/../system/lib.sh"
@@ -49,13 +49,13 @@ vm_begin() {
 	}
 	why=$(BUILD=$build "$TOP/tests/vm/image.sh" "$vm_images" 2>&1)
 	status=$?
-	[ $status -eq 0 ] && return 0
-	[ $status -eq 77 ] && {
+	[ $status -ne 77 ] || {
 		skip "$test_name" "${why##*$'\n'}"
 		exit 0
 	}
-	echo "$why"
-	die "the root image is not built (status $status)"
+	[ $status -eq 0 ] || die "the root image is not built (status $status): $why"
+	why=$(make -s -C "$TOP" BUILD="$build" DESTDIR="$dir/installed" PREFIX=/usr install 2>&1) ||
+		die "make install: $why"
 }
 
 machine() {
@@ -111,14 +111,14 @@ vm_launch() { # NAME
 			[ -n "$vm_link_port" ] || vm_link_port=$(free_port)
 			ip=$value
 			arguments+=(-netdev "socket,id=link,listen=127.0.0.1:$vm_link_port"
-				-device virtio-net-pci,netdev=link,mac=52:54:00:00:00:01)
+				-device virtio-net-pci,netdev=link,mac=52:54:00:00:00:01,romfile=)
 			;;
 		j)
 			ip=$value
 			arguments+=(-netdev "socket,id=link,connect=127.0.0.1:$vm_link_port"
-				-device virtio-net-pci,netdev=link,mac=52:54:00:00:00:02)
+				-device virtio-net-pci,netdev=link,mac=52:54:00:00:00:02,romfile=)
 			;;
-		u) arguments+=(-netdev user,id=host -device virtio-net-pci,netdev=host,mac=52:54:00:00:01:01) ;;
+		u) arguments+=(-netdev user,id=host -device virtio-net-pci,netdev=host,mac=52:54:00:00:01:01,romfile=) ;;
 		s) systemd=1 ;;
 		v) udev=1 ;;
 		k) keep=1 ;;
@@ -129,7 +129,7 @@ vm_launch() { # NAME
 	[ -n "$keep" ] && [ -f "$dir/$name.root" ] ||
 		qemu-img create -q -f qcow2 -b "$vm_images/root.img" -F raw "$dir/$name.root" ||
 		die "root disk of $name"
-	for share in src=$TOP build=$build out=$dir/$name.out; do
+	for share in src=$TOP build=$build installed=$dir/installed out=$dir/$name.out; do
 		arguments+=(-virtfs "local,path=${share#*=},mount_tag=${share%%=*},security_model=none,multidevs=remap$([ ${share%%=*} = out ] || echo ,readonly=on)")
 	done
 	[ -p "$dir/$name.say.in" ] || mkfifo "$dir/$name.say.in" "$dir/$name.say.out"
@@ -176,7 +176,7 @@ job_output() { cat "$(vm_path "$1").out" 2>/dev/null; }
 job_over() { [ -f "$(vm_path "$1").rc" ] || ! vm_alive "${1%/*}"; }
 job_runs() { ! job_over "$1"; }
 job_end() {
-	wait_for "${limit:-120}" "what machine ${1%/*} does ($(sed -n 2p "$(vm_path "$1").sh" | cut -c1-60))" job_over "$1"
+	wait_for "${limit:-400}" "what machine ${1%/*} does ($(sed -n 2p "$(vm_path "$1").sh" | cut -c1-60))" job_over "$1"
 	job_output "$1"
 	# A machine that died says nothing: 125.
 	return "$(cat "$(vm_path "$1").rc" 2>/dev/null || echo 125)"
