@@ -626,7 +626,6 @@ static void manifest_put_done(struct env_op *op, int64_t result)
 	set_phase(w, SEAL_PRUNE);
 	w->prune = prune_is_due(w);
 	claim_drop(w, w->retries == store_retries(w) && !w->repo->store->list_lag_ns);
-	w->next->info.requests = (uint32_t)(requests_of(w) - w->requests_before);
 	seal_advance(w);
 }
 
@@ -671,7 +670,7 @@ static void manifest_make(struct snapshot_writer *w)
 	uint64_t requests = requests_of(w) - w->requests_before;
 
 	w->next->info.requests =
-		requests ? (uint32_t)requests + 2 : 0; /* its own put, and the list behind it */
+		requests ? (uint32_t)requests + 2 : 0; /* its own put, and the end of the claim */
 	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
 	w->waiting++;
 	env_work_submit(w->env, &w->manifest_work);

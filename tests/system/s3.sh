@@ -37,9 +37,9 @@ snapshot_cycle() {
 	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
 	ok snapshot_create_list_verify
 	curl -s --unix-socket "$dir/a.sock" http://localhost/metrics | grep '^offsite_store_' >"$dir/metrics"
-	grep -q '^offsite_store_puts_total{.*} 6$' "$dir/metrics" &&
+	grep -q '^offsite_store_puts_total{.*} 8$' "$dir/metrics" &&
 		grep -q '^offsite_store_retries_total{.*} 0$' "$dir/metrics" ||
-		die "two snapshots are not three puts each: $(cat "$dir/metrics")"
+		die "two snapshots are not four puts each: $(cat "$dir/metrics")"
 	note "$(sed 's/{.*}//; s/offsite_store_//' "$dir/metrics" | tr '\n' ' ')"
 	ok requests_are_few_and_counted
 	first=$(off a snapshot list v --json | jq -r '.snapshots[0].id')

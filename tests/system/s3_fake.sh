@@ -91,15 +91,16 @@ few_requests() {
 		before=$(requests count '[.[]] | add') lists=$(requests count .LIST)
 		off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
 	done
-	# A pack, the maps, the manifest; the two pages of the map; what is newer than the snapshot before.
-	[ $(($(requests count '[.[]] | add') - before)) = 5 ] || die "not 5 requests: $(requests count .)"
+	# A pack, the maps, the manifest; the two pages of the map; what is newer than the snapshot before; a
+	# claim put and deleted.
+	[ $(($(requests count '[.[]] | add') - before)) = 7 ] || die "not 7 requests: $(requests count .)"
 	[ $(($(requests count .LIST) - lists)) = 1 ] || die "$(requests count .LIST) lists"
-	grep -q '(5 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
-	off a status | grep -q 'requests  *5 for the newest' || die "status: $(off a status)"
-	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 5 ] ||
+	grep -q '(7 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
+	off a status | grep -q 'requests  *7 for the newest' || die "status: $(off a status)"
+	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 7 ] ||
 		die "list: $(off a snapshot list v --json)"
 	[ "$("$build/offsite" snapshot list --store "s3://count/db?endpoint=$endpoint" --json |
-		jq '.snapshots[2].requests')" = 5 ] || die "list without a daemon"
+		jq '.snapshots[2].requests')" = 7 ] || die "list without a daemon"
 	stop a
 	ok few_requests
 }
