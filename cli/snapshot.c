@@ -68,6 +68,7 @@ struct options {
 	bool pin;
 	unsigned sample_percent;
 	struct secret_source secret;
+	uint64_t list_lag_ns;
 };
 
 enum {
@@ -679,9 +680,11 @@ static int forget_in(const char *volume, struct options *options)
 
 	if (!code)
 		code = local_open_store(&local, options->store, &options->secret);
-	if (!code)
+	if (!code) {
+		local.store->list_lag_ns = options->list_lag_ns;
 		code = each_volume(&local, volume, options->pin_id ? pin_volume : forget_volume,
 				   options);
+	}
 	local_close(&local);
 	return code;
 }
@@ -709,6 +712,7 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 		return code;
 	}
 	options->store = c->store;
+	options->list_lag_ns = c->store_list_lag_ns;
 	options->secret = (struct secret_source){c->store_passphrase_file, c->store_key_file,
 						 c->store_key_command};
 	if (!policy_given(&options->policy))

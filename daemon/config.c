@@ -289,6 +289,14 @@ static const struct option options[] = {
 	       NO_LIMITS),
 	VOLUME("compression-level", TYPE_LEVEL, compression_level, "1",
 	       "zstd level of snapshots, 1 (fast) to 19 (small)", NULL, 1, 19),
+	VOLUME("repack", TYPE_YESNO, repack, "yes",
+	       "what lives in packs that are four fifths dead is stored again with the next snapshot, so "
+	       "that they can go",
+	       choices_yesno, 0, 0),
+	VOLUME("store-list-lag", TYPE_DURATION, store_list_lag_ns, "0",
+	       "how late the store's lists may be: what is deleted goes after twice that; 0 for local "
+	       "folders and S3",
+	       NO_LIMITS),
 	VOLUME("description", TYPE_TEXT, description, NULL, "shown to NBD clients", NO_LIMITS),
 };
 /* clang-format on */

@@ -89,11 +89,13 @@ struct config_volume {
 
 	unsigned keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_yearly; /* keep-... */
 	uint64_t keep_within_ns;                                                  /* keep-within */
-	unsigned keep_last;    /* keep-last; 0: all */
-	unsigned lock;         /* lock = none|governance|compliance (enum store_lock) */
-	uint64_t lock_for_ns;  /* lock-for, else by the keep-... rules */
-	int compression_level; /* compression-level: zstd */
-	char *description;     /* shown to NBD clients */
+	unsigned keep_last;         /* keep-last; 0: all */
+	unsigned lock;              /* lock = none|governance|compliance (enum store_lock) */
+	uint64_t lock_for_ns;       /* lock-for, else by the keep-... rules */
+	int compression_level;      /* compression-level: zstd */
+	bool repack;                /* repack = yes|no: packs that are mostly dead */
+	uint64_t store_list_lag_ns; /* store-list-lag */
+	char *description;          /* shown to NBD clients */
 };
 
 struct config {

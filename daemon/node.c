@@ -108,6 +108,7 @@ static void open_repo(struct volume_slot *slot)
 		.rate = v->config->snapshot_rate,
 		.lock = (enum store_lock)v->config->lock,
 		.lock_for_ns = v->config->lock_for_ns,
+		.repack = v->config->repack,
 		.prepare = v->moment ? moment_prepare : NULL,
 		.prepare_context = v->moment,
 	};
@@ -158,6 +159,7 @@ static void opening_done(struct env_work *work)
 			finish_stop(v->node);
 	} else if (slot->opened) {
 		v->store = slot->opened;
+		v->store->list_lag_ns = v->config->store_list_lag_ns;
 		v->store_error[0] = '\0';
 		open_repo(slot);
 		instant_look(v);

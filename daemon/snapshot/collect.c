@@ -219,6 +219,25 @@ static void unmark(struct collect *c)
 	do_all(c, ACTION_UNMARK, collect_finish);
 }
 
+/* Those of which no snapshot needs much. */
+static void note_sparse(struct collect *c)
+{
+	size_t room = 0;
+
+	free(c->repo->sparse);
+	c->repo->sparse = NULL;
+	c->repo->sparse_count = 0;
+	for (size_t i = 0; i < c->needed_count; i++) {
+		struct snapfmt_ref *ref;
+
+		if (!repack_pays(&c->needed[i]))
+			continue;
+		ref = array_add((void **)&c->repo->sparse, &c->repo->sparse_count, &room,
+				sizeof(*ref));
+		*ref = c->needed[i].ref;
+	}
+}
+
 static void delete_objects(struct collect *c)
 {
 	if (c->manifest_stays) { /* and with it what it needs */
@@ -239,6 +258,7 @@ static void delete_objects(struct collect *c)
 			continue;
 		things_add(&c->todo, thing->kind, &thing->ref, thing->size_bytes);
 	}
+	note_sparse(c);
 	do_all(c, ACTION_DELETE, unmark);
 }
 
@@ -277,6 +297,8 @@ static void need(struct collect *c, const struct manifest *manifest)
 	for (size_t i = 0; i < c->needed_count; i++)
 		if (!kept || manifest_object_compare(&c->needed[kept - 1], &c->needed[i]))
 			c->needed[kept++] = c->needed[i];
+		else if (c->needed[kept - 1].live_bytes < c->needed[i].live_bytes)
+			c->needed[kept - 1].live_bytes = c->needed[i].live_bytes;
 	c->needed_count = kept;
 }
 

@@ -39,6 +39,8 @@ struct snapshot_repo {
 	/* Of the writer at work here, if there is one; see claims.c. */
 	char node_name[SNAPFMT_TEXT_BYTES]; /* "": none */
 	struct id128 attempt;               /* under way; zero: none */
+	struct snapfmt_ref *sparse;         /* of the last collection: packs worth being repacked */
+	size_t sparse_count;
 	uint64_t
 		stale_from_ns; /* env_now_ns() from which on other claims of this node are nobody's */
 };
@@ -297,6 +299,11 @@ void claims_list(struct snapshot_repo *repo,
  * (as it is what another one shares with). */
 bool claims_protect_own(const struct claims *claims, const struct id128 *snapshot);
 bool claims_protect(const struct claims *claims, const struct id128 *snapshot);
+
+/* ---- repack.c ---- */
+
+/* live_bytes: the most that any one snapshot needs of it. */
+bool repack_pays(const struct manifest_object *object);
 
 /* ---- collect.c ---- */
 

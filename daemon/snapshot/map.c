@@ -215,7 +215,8 @@ static void batch_run(struct env_work *work)
 			codec_hash(data, length, batch->chunks[i].entry.hash);
 			batch->chunks[i].state = CHUNK_SAME;
 			if (!old->stored_bytes ||
-			    memcmp(old->hash, batch->chunks[i].entry.hash, sizeof(old->hash))) {
+			    memcmp(old->hash, batch->chunks[i].entry.hash, sizeof(old->hash)) ||
+			    repack_wants(batch->writer, &old->pack)) {
 				batch->chunks[i].state = CHUNK_NEW;
 				chunk_pack(batch, i, data, length);
 			}

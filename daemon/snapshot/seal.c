@@ -554,6 +554,12 @@ static void note_success(struct snapshot_writer *w)
 	cut_end(w, !error);
 }
 
+static void repack_planned(struct snapshot_writer *w)
+{
+	w->waiting--;
+	seal_advance(w);
+}
+
 static void pruned(void *context, const struct snapshot_result *result)
 {
 	struct snapshot_writer *w = context;
@@ -565,8 +571,10 @@ static void pruned(void *context, const struct snapshot_result *result)
 		env_log(w->env, ENV_LOG_INFO,
 			"volume %s: %llu objects that nothing needs are locked, and left for later",
 			volume_name(w->volume), (unsigned long long)result->locked_objects);
-	w->waiting--;
-	seal_advance(w);
+	if (result->error)
+		repack_planned(w);
+	else
+		repack_plan(w, repack_planned);
 }
 
 /* The claim is gone: what it protected may go now. */
@@ -738,6 +746,7 @@ static void writer_release(void *context)
 	env_defer_cancel(w->env, &w->nudge);
 	env_timer_stop(w->env, &w->rate_timer);
 	manifest_free(w->known);
+	free(w->repack);
 	buf_pool_free(w->pool);
 	w->repo->under_way--;
 	free(w);
@@ -905,6 +914,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	w->policy.locks |= config->lock != STORE_LOCK_NONE;
 	w->lock = config->lock;
 	w->lock_for_ns = config->lock_for_ns;
+	w->repack_on = config->repack;
 	w->prepare = config->prepare;
 	w->prepare_context = config->prepare_context;
 	snprintf(w->node_name, sizeof(w->node_name), "%s",

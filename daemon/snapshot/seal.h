@@ -108,6 +108,9 @@ struct snapshot_writer {
 	struct env_timer rate_timer; /* packs may be put again */
 	enum store_lock lock;
 	uint64_t lock_for_ns;
+	bool repack_on;
+	struct snapfmt_ref *repack; /* packs whose chunks are stored again; sorted */
+	unsigned repack_count;
 
 	enum seal_phase phase;
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -186,6 +189,12 @@ void span_load(struct snapshot_writer *w, struct seal_page *page,
 	       void (*loaded)(void *context, int error, const char *why));
 /* Nothing more is loaded from the last one. */
 void span_end_last(struct snapshot_writer *w);
+
+/* repack.c */
+/* Looks after a deletion for packs that are worth it, and marks what they held. w->next is the snapshot just
+ * written. */
+void repack_plan(struct snapshot_writer *w, void (*done)(struct snapshot_writer *w));
+bool repack_wants(const struct snapshot_writer *w, const struct snapfmt_ref *pack);
 
 /* map.c */
 void map_begin(struct snapshot_writer *w);

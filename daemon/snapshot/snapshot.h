@@ -196,8 +196,9 @@ struct snapshot_writer_config {
 	int zstd_level;                 /* 0: 1 */
 	struct retention_policy policy; /* applied after each success */
 	struct rate_schedule rate;      /* of what is put, a pack at a time */
-	enum store_lock lock;           /* of what a snapshot needs */
-	uint64_t lock_for_ns;           /* since its instant */
+	bool repack; /* what lives in packs that are mostly dead is stored again (repack.c) */
+	enum store_lock lock; /* of what a snapshot needs */
+	uint64_t lock_for_ns; /* since its instant */
 	/* The cut is about to be taken: to be answered by one snapshot_cut(), from inside or later, when all
 	 * is as it should be for it. NULL: it is taken at once. Not called for what is given up. */
 	void (*prepare)(void *context, struct snapshot_writer *writer);

@@ -68,7 +68,7 @@ static void test_all_options(void **state)
 		"10M\nblock-size = 4096\nattach = /dev/nbd3\nattach-timeout = 300\n"
 		"attach-connections = 4\nattach-request-timeout = 7\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
-		"compression-level = 19\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
+		"compression-level = 19\nrepack = no\nstore-list-lag = 1m\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
 		"catch-up\n"
 		"stream-rate = 30M\ncatch-up-rate = 20M, 5M@mon-fri 08:00-18:00\n"
 		"snapshot-rate = 0\ndescription = a disk, #1\n");
@@ -124,6 +124,8 @@ static void test_all_options(void **state)
 	assert_int_equal(v->snapshot_every_ns, 900000000000ull);
 	assert_int_equal(v->keep_last, 7);
 	assert_int_equal(v->compression_level, 19);
+	assert_false(v->repack);
+	assert_int_equal(v->store_list_lag_ns, 60 * 1000000000ull);
 	assert_string_equal(v->description, "a disk, #1");
 	config_free(config);
 }
@@ -152,6 +154,8 @@ static void test_defaults(void **state)
 	assert_int_equal(v->block_min_bytes, 1);
 	assert_int_equal(v->snapshot_every_ns, 0);
 	assert_int_equal(v->compression_level, 1);
+	assert_true(v->repack);
+	assert_int_equal(v->store_list_lag_ns, 0);
 	config_free(config);
 }
 

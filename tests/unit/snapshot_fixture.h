@@ -237,8 +237,12 @@ int volume_mark_all(struct volume *volume, enum volume_consumer consumer, bool a
 int volume_mark(struct volume *volume, enum volume_consumer consumer, uint64_t offset,
 		uint64_t length)
 {
-	assert_int_equal(consumer, VOLUME_PEER);
-	volume->peer_marked += length;
+	if (consumer == VOLUME_PEER) {
+		volume->peer_marked += length;
+		return 0;
+	}
+	for (uint64_t i = offset / CHUNK; i * CHUNK < offset + length; i++)
+		bit_assign(volume->dirty, i, true);
 	return 0;
 }
 

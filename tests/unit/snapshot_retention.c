@@ -213,6 +213,54 @@ static void pinned_ones_stay(void **state)
 	assert_int_equal(list(w->env, w->repo).listed, 1);
 }
 
+static unsigned packs_of(const struct world *w, const char *sequence)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < w->m->count; i++)
+		n += strstr(w->m->objects[i].name, "/packs/") &&
+		     strstr(w->m->objects[i].name, sequence);
+	return n;
+}
+
+/* Of what the first snapshot packed six chunks of 64 stay. */
+static void packs_mostly_dead_are_repacked(void **state)
+{
+	for (unsigned on = 0; on < 2; on++) {
+		struct world *w = world_of(state);
+		struct snapshot_writer_config config = {.policy = {.last = 1}, .repack = on};
+		struct waited c;
+
+		world_volume(w, 64 * CHUNK, 0, 0);
+		writer_free(w->env, w->writer);
+		w->writer = snapshot_writer_new(w->v, w->repo, &config);
+		for (unsigned i = 0; i < 64; i++)
+			fake_fill(w->v, i, i);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+		for (unsigned i = 6; i < 64; i++)
+			fake_fill(w->v, i, 100 + i);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+		assert_int_equal(packs_of(w, "/0000000000000001-"), 1);
+		fake_fill(w->v, 20, 1000);
+		c = create(w->env, w->writer, "");
+		assert_string_equal(c.result.why, "");
+		assert_int_equal(packs_of(w, "/0000000000000001-"), !on);
+		assert_true(on ? c.result.written_bytes > 7 * CHUNK
+			       : c.result.written_bytes < 2 * CHUNK);
+		assert_int_equal(verify(w->env, w->repo).bad, 0);
+		for (unsigned i = 0; i < 64; i++) {
+			uint8_t now[CHUNK];
+
+			memcpy(now, w->v->data[i], CHUNK);
+			fake_write(w->v, i, now);
+		}
+		/* Nothing differs from what it says: all chunks compare equal. */
+		assert_true(create(w->env, w->writer, "").result.written_bytes < CHUNK);
+		assert_int_equal(verify(w->env, w->repo).bad, 0);
+		world_drop(w);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +270,7 @@ int main(void)
 		cmocka_unit_test(pinned_ones_take_no_place),
 		ON_BOTH(what_is_not_kept_goes),
 		ON_BOTH(pinned_ones_stay),
+		ON_BOTH(packs_mostly_dead_are_repacked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
