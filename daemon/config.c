@@ -302,12 +302,9 @@ static const struct option options[] = {
 /* clang-format on */
 /* Those that can be changed while running, by `offsite set`. None of them is a text. */
 static const char *const live_options[] = {
-	"protocol",          "max-lag",
-	"max-lag-time",      "max-lag-action",
-	"stream-rate",       "catch-up-rate",
-	"snapshot-rate",     "catch-up-latency-factor",
-	"catch-up-min-rate", "hydrate-rate",
-	"hydrate-timeout",   NULL,
+	"protocol",          "max-lag",       "max-lag-time",    "max-lag-action",
+	"stream-rate",       "catch-up-rate", "snapshot-rate",   "catch-up-latency-factor",
+	"catch-up-min-rate", "hydrate-rate",  "hydrate-timeout", NULL,
 };
 #define OPTION_COUNT (sizeof(options) / sizeof(options[0]))
 

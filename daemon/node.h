@@ -37,8 +37,8 @@ struct node_volume {
 	char lost[320];          /* what the last of them gave up, else "" */
 	struct instant *instant; /* a restore used before it is whole: node_instant.c; NULL: none */
 	char instant_trouble[256]; /* why it does not go on, as of the last try, else "" */
-	struct resolve *resolve; /* under way: the end of a split brain; resolve.c */
-	char kept[512];          /* where the last resolve kept what was given up, else "" */
+	struct resolve *resolve;   /* under way: the end of a split brain; resolve.c */
+	char kept[512];            /* where the last resolve kept what was given up, else "" */
 	unsigned
 		command_failures; /* of snapshot-before-command, snapshot-after-command since start */
 	char command_failure[400]; /* the last of them, else "" */

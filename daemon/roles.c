@@ -209,8 +209,8 @@ static int fence_result(const struct promotion *p, char *why, size_t why_size)
 	if (!hook_result(&p->hook, "fence-timeout", reason, sizeof(reason)))
 		return 0;
 	return node_fail(-EPERM, why, why_size, "volume %s: not promoted: %s%s",
-			 p->volume->config->name, p->hook.error ? "" : "the peer is not fenced: ",
-			 reason);
+			 p->volume->config->name,
+			 p->hook.error ? "" : "the peer is not fenced: ", reason);
 }
 
 static void end_promotion(struct promotion *p, int error, const char *why)

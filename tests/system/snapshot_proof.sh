@@ -190,7 +190,7 @@ database() {
 	prove && die "a damaged index was proven"
 	grep -q "pg_amcheck" "$dir/prove.out" || die "$(cat "$dir/prove.out")"
 	nothing_left || die "left: $(ls "$dir/scratch")"
-	umount "$dir/mnt" && losetup -d "$device"
+	umount "$dir/mnt" && losetup -d "$device" 2>/dev/null
 	umount "$dir/fuse"
 	stop a
 	ok $current

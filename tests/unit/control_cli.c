@@ -116,11 +116,13 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("resize pgdata", 2, "VOLUME SIZE expected");
 	expect("resize pgdata big", 2, "SIZE big: ");
 	expect("resize pgdata 1234567", 2, "SIZE 1234567: ");
-	expect("snapshot", 2, "create, list, delete, forget, pin, unpin, diff, prove or verify expected");
+	expect("snapshot", 2,
+	       "create, list, delete, forget, pin, unpin, diff, prove or verify expected");
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
 	expect("snapshot delete pgdata", 2, "VOLUME ID expected");
-	expect("snapshot create pgdata --store file:/x", 2, "--store: not with create, delete and prove");
+	expect("snapshot create pgdata --store file:/x", 2,
+	       "--store: not with create, delete and prove");
 	expect("snapshot verify pgdata --sample 0%", 2, "--sample: '0%'");
 	expect("snapshot verify pgdata --sample 101", 2, "--sample");
 	expect("snapshot verify pgdata --sample 5%x", 2, "--sample");
