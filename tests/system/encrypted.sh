@@ -73,7 +73,7 @@ with_passphrase() {
 	off a snapshot create v --label two >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
 	"$build/offsite" --config "$dir/a.conf" snapshot forget v --dry-run --keep-last 1 >"$dir/out" 2>&1 ||
 		die "forget --dry-run: $(cat "$dir/out")"
-	[ "$(cut -d' ' -f1 "$dir/out" | tr '\n' ' ')" = "go keep " ] || die "forget: $(cat "$dir/out")"
+	[ "$(cut -d' ' -f1 "$dir/out" | tr '\n' ' ')" = "go keep v: " ] || die "forget: $(cat "$dir/out")"
 	fine snapshot forget v --keep-last 1 --passphrase-file "$dir/new"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" -eq 1 ] || die "forget: $(off a snapshot list v)"
 	"$build/offsite" --config "$dir/a.conf" snapshot pin v latest >"$dir/out" 2>&1 || die "pin: $(cat "$dir/out")"
