@@ -7,12 +7,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
 #include "cli/format.h"
 #include "cli/local.h"
 #include "daemon/config.h"
+#include "daemon/snapshot/plan.h"
 
 const char help_restore[] =
 	"Usage: offsite restore --store URL --to PATH [--volume NAME|UUID] [--snapshot ID]\n"
@@ -39,13 +41,15 @@ const char help_restore[] =
 	"uuid\n"
 	"                   of another volume: a new volume that nobody wrote to becomes that one\n"
 	"  --instant        use it at once, fetch behind\n"
+	"  --dry-run        only print the plan: bytes, requests, time, what is overwritten\n"
+	"  --json           with --dry-run: the plan as JSON\n"
 	"  --snapshot ID    which snapshot\n"
 	"  --force          overwrite an existing file or device\n"
 	"  --from-peer      everything from the peer\n" LOCAL_HELP_SECRET;
 
 struct options {
 	const char *store, *to, *volume, *snapshot;
-	bool force, from_peer, instant;
+	bool force, from_peer, instant, dry_run, json;
 	struct secret_source secret;
 };
 
@@ -77,6 +81,90 @@ static void restore_progress(void *context, const struct snapshot_progress *prog
 	format_progress_show(&restoring->progress, (double)progress->done_bytes,
 			     (double)progress->total_bytes,
 			     (double)(env_now_ns(restoring->env) - progress->started_ns) / 1e9);
+}
+
+/* ---- the plan -------------------------------------------------------------------------------- */
+
+/* As the daemon's: see docs/API.md. */
+static void plan_print(const json_t *plan, const struct options *options)
+{
+	FILE *out = options->dry_run ? stdout : stderr;
+
+	if (options->json) {
+		json_dumpf(plan, stdout, JSON_INDENT(2));
+		putchar('\n');
+		return;
+	}
+	fprintf(out, "plan: snapshot %.12s of %s onto %s\n", client_text(plan, "snapshot", "?"),
+		client_text(plan, "created", "?"), client_text(plan, "target", "?"));
+	fprintf(out, "  fetch      %s in about %.0f requests, about %s\n",
+		format_bytes(client_number(plan, "fetch_bytes")).text,
+		client_number(plan, "requests"),
+		format_duration(client_number(plan, "estimate_seconds")).text);
+	fprintf(out, "  write      %s at most\n",
+		format_bytes(client_number(plan, "write_bytes")).text);
+	fprintf(out, "  overwrites %s\n", client_text(plan, "target_now", "nothing"));
+}
+
+struct planning {
+	struct local_run run; /* first: see local_run_done() */
+	struct snapshot_plan plan;
+};
+
+static void planned(void *context, const struct snapshot_plan *plan, int error, const char *why)
+{
+	struct planning *planning = context;
+
+	if (plan)
+		planning->plan = *plan;
+	planning->run.result.error = error;
+	snprintf(planning->run.result.why, sizeof(planning->run.result.why), "%s", why);
+	planning->run.done = true;
+}
+
+/* What is at the path now, which will be overwritten. */
+static void describe(const char *path, char *text, size_t size)
+{
+	struct stat st;
+
+	if (stat(path, &st))
+		snprintf(text, size, "nothing: it is new");
+	else if (S_ISBLK(st.st_mode))
+		snprintf(text, size, "the device");
+	else
+		snprintf(text, size, "the file: %s, of which %s are allocated",
+			 format_bytes((double)st.st_size).text,
+			 format_bytes((double)st.st_blocks * 512).text);
+}
+
+static int plan_local(struct local *local, const struct snapshot_info *info,
+		      const struct options *options, const char *target, const char *target_now)
+{
+	struct snapshot_repo *repo = snapshot_repo_new(local->store, &info->volume);
+	struct planning planning = {.run = {.done = false}};
+	const struct snapshot_plan *plan = &planning.plan;
+	char id[ID128_TEXT_BYTES];
+	json_t *json;
+	int code;
+
+	if (!repo)
+		return cli_fail(CLI_FAILED, "out of memory");
+	snapshot_plan(repo, &info->id, planned, &planning);
+	code = local_wait(local, &planning.run);
+	if (!code) {
+		id128_format(&plan->info.id, id);
+		json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:s, s:s}", "snapshot", id,
+				 "created", format_time(plan->info.created_ns).text, "fetch_bytes",
+				 (json_int_t)plan->fetch_bytes, "write_bytes",
+				 (json_int_t)plan->write_bytes, "requests",
+				 (json_int_t)plan->requests, "estimate_seconds",
+				 (double)plan->estimate_ns / 1e9, "target", target, "target_now",
+				 target_now);
+		plan_print(json, options);
+		json_decref(json);
+	}
+	snapshot_repo_free(repo);
+	return code;
 }
 
 /* Restores to target, which is freed in any case. */
@@ -121,9 +209,15 @@ static int restore_to(struct local *local, const struct options *options,
 		      const struct snapshot_info *info)
 {
 	struct snapshot_target *target;
-	char why[512] = "";
-	int error = snapshot_target_file(local->env, options->to, options->force, &target, why,
-					 sizeof(why));
+	char why[512] = "", now[160];
+	int error;
+
+	describe(options->to, now, sizeof(now));
+	error = plan_local(local, info, options, options->to, now);
+	if (error || options->dry_run)
+		return error;
+	error = snapshot_target_file(local->env, options->to, options->force, &target, why,
+				     sizeof(why));
 
 	if (error)
 		return cli_fail(cli_code_of(error), "%s%s", why,
@@ -245,7 +339,7 @@ static int offline_volume(struct offline *offline)
 	return error ? cli_fail(cli_code_of(error), "%s", why) : CLI_FINE;
 }
 
-static int offline_run(struct offline *offline, const char *id_text)
+static int offline_run(struct offline *offline, const struct options *options)
 {
 	struct snapshot_set snapshots = {0};
 	const struct snapshot_info *info;
@@ -262,11 +356,16 @@ static int offline_run(struct offline *offline, const char *id_text)
 	if (!code)
 		code = local_snapshots(&offline->local, &state.uuid, &snapshots);
 	if (!code) {
-		code = snapshot_set_find(&snapshots, id_text, &info);
+		code = snapshot_set_find(&snapshots, options->snapshot, &info);
 		if (code)
 			hint_at_store(&snapshots);
 	}
 	if (!code) {
+		snprintf(why, sizeof(why), "primary, disk %s, its daemon stopped",
+			 volume_disk_state_name(state.disk));
+		code = plan_local(&offline->local, info, options, config->name, why);
+	}
+	if (!code && !options->dry_run) {
 		error = snapshot_target_volume(offline->volume, &target, why, sizeof(why));
 		code = error ? cli_fail(cli_code_of(error), "%s", why)
 			     : run_restore(&offline->local, info, target,
@@ -308,7 +407,7 @@ static int restore_offline(struct cli *cli, const char *name, const struct optio
 	if (!code)
 		code = offline_volume(&offline);
 	if (!code)
-		code = offline_run(&offline, options->snapshot);
+		code = offline_run(&offline, options);
 	offline_close(&offline);
 	return code;
 }
@@ -358,6 +457,23 @@ static int restore_body(struct cli *cli, const char *name, const struct options 
 	return code;
 }
 
+/* The daemon's. body: of the restore itself. */
+static int plan_remote(struct cli *cli, const char *path, const json_t *body,
+		       const struct options *options)
+{
+	json_t *ask = json_pack("{s:O, s:b}", "snapshot", json_object_get(body, "snapshot"),
+				"dry_run", 1);
+	json_t *job, *end = NULL;
+	int code = client_call(cli, "POST", path, ask, &job);
+
+	if (!code)
+		code = client_follow_job(cli, job, "looking", &end);
+	if (!code)
+		plan_print(json_object_get(end, "plan"), options);
+	json_decref(end);
+	return code;
+}
+
 static int restore_in_place(struct cli *cli, const char *name, const struct options *options)
 {
 	json_t *body, *job, *end = NULL;
@@ -373,6 +489,13 @@ static int restore_in_place(struct cli *cli, const char *name, const struct opti
 	if (code)
 		return code;
 	path = client_volume_path(name, "/restore");
+	if (options->dry_run || (!options->from_peer && !options->instant))
+		code = plan_remote(cli, path, body, options);
+	if (code || options->dry_run) {
+		json_decref(body);
+		free(path);
+		return code;
+	}
 	code = client_call(cli, "POST", path, body, &job);
 	free(path);
 	if (code)
@@ -397,6 +520,11 @@ static const char *options_invalid(const struct options *options, int arguments)
 		return "--store: --to PATH is missing";
 	if (options->store && options->from_peer)
 		return "--from-peer: not together with --store";
+	if (options->json && !options->dry_run)
+		return "--json: only together with --dry-run";
+	if (options->dry_run && (options->from_peer || (options->volume && !options->store)))
+		return "--dry-run: not together with --from-peer, nor with another volume's "
+		       "snapshot";
 	if (options->store && options->instant)
 		return "--instant: name a volume of the daemon, not --store";
 	if (options->store)
@@ -426,6 +554,8 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 		{"force", no_argument, NULL, 'F'},
 		{"from-peer", no_argument, NULL, 'p'},
 		{"instant", no_argument, NULL, 'I'},
+		{"dry-run", no_argument, NULL, 'n'},
+		{"json", no_argument, NULL, 'j'},
 		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
@@ -455,6 +585,12 @@ int cmd_restore(struct cli *cli, int argc, char **argv)
 			break;
 		case 'I':
 			options.instant = true;
+			break;
+		case 'n':
+			options.dry_run = true;
+			break;
+		case 'j':
+			options.json = true;
 			break;
 		default:
 			if (local_secret_option(option, optarg, &options.secret))

@@ -454,14 +454,19 @@ static enum control_outcome post_restore(struct control *control, struct control
 	const char *from = NULL, *id = NULL;
 	const char *source = NULL;
 	json_t *snapshot = NULL;
-	int instant = 0;
+	int instant = 0, dry_run = 0;
 
 	order.volume = find_volume(control, request, request->params[0]);
-	if (!order.volume ||
-	    !BODY_UNPACK(control, request, "{s?o, s?s, s?b, s?s}", "snapshot", &snapshot, "from",
-			 &from, "instant", &instant, "volume", &source))
+	if (!order.volume || !BODY_UNPACK(control, request, "{s?o, s?s, s?b, s?s, s?b}", "snapshot",
+					  &snapshot, "from", &from, "instant", &instant, "volume",
+					  &source, "dry_run", &dry_run))
 		return CONTROL_ANSWERED;
 	order.instant = instant;
+	order.dry_run = dry_run;
+	if (dry_run && (from || source)) {
+		control_refuse(control, request, 400, "dry_run: not together with from or volume");
+		return CONTROL_ANSWERED;
+	}
 	if ((from || !instant) && (source || (from && instant))) {
 		control_refuse(control, request, 400, "%s",
 			       from ? "from: not together with instant or volume"

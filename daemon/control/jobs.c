@@ -233,6 +233,15 @@ static void prove_done(void *context, int error, const char *why)
 	node_done(context, error, why);
 }
 
+static void planned(void *context, const struct snapshot_plan *plan, int error, const char *why)
+{
+	struct job *job = context;
+
+	if (plan)
+		job->plan = *plan;
+	node_done(context, error, why);
+}
+
 static void resolve_done(void *context, int error, const char *why)
 {
 	struct job *job = context;
@@ -321,7 +330,9 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		node_prove(job->volume, id, progressed, prove_done, job);
 		return 0;
 	case JOB_RESTORE:
-		if (job->instant)
+		if (job->dry_run)
+			snapshot_plan(job->volume->repo, id, planned, job);
+		else if (job->instant)
 			node_restore_instant(job->volume, &job->source_volume, id, node_done, job);
 		else
 			node_restore_snapshot(job->volume, id, progressed, node_done, job);
@@ -404,6 +415,7 @@ struct job *jobs_start(struct jobs *jobs, const struct job_order *order, int *er
 	snprintf(job->keep, sizeof(job->keep), "%s", order->keep ? order->keep : "");
 	job->no_keep = order->no_keep;
 	job->instant = order->instant;
+	job->dry_run = order->dry_run;
 	job->source_volume = order->source_volume;
 	snprintf(job->label, sizeof(job->label), "%s", order->label ? order->label : "");
 	job->started_ns = env_realtime_ns(jobs->env);

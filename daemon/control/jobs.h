@@ -16,6 +16,7 @@
 
 #include "daemon/control/events.h"
 #include "daemon/node.h"
+#include "daemon/snapshot/plan.h"
 
 #define JOBS_FINISHED_KEPT 64u
 #define JOBS_DAMAGED_KEPT  100u
@@ -49,6 +50,8 @@ struct job {
 	char label[SNAPSHOT_NAME_MAX];
 	char keep[64];                    /* JOB_RESOLVE: the node whose content counts */
 	bool no_keep;                     /* ... and the other's changes are not kept */
+	bool dry_run;                     /* JOB_RESTORE: only the plan */
+	struct snapshot_plan plan;        /* ... when it succeeded */
 	bool instant;                     /* JOB_RESTORE: done when the volume can be used */
 	struct id128 source_volume;       /* ... whose snapshot; zero: its own */
 	char kept[512];                   /* JOB_RESOLVE: where they were kept, else "" */
@@ -83,6 +86,7 @@ struct job_order {
 	bool no_keep;
 	bool instant;               /* JOB_RESTORE: done when the volume can be used */
 	struct id128 source_volume; /* ... whose snapshot; zero: its own */
+	bool dry_run;               /* JOB_RESTORE: only the plan */
 };
 /* Starts a job. NULL and *error (-errno) and why: -EBUSY when a job on the volume excludes it. The
  * job may have finished already. */

@@ -189,6 +189,25 @@ static json_t *render_job_progress(const struct job *job, uint64_t now_ns)
 	return render_progress(&progress, now_ns);
 }
 
+/* What a restore will take, and what it will overwrite. */
+static json_t *render_plan(const struct job *job)
+{
+	const struct snapshot_plan *plan = &job->plan;
+	struct volume_state state;
+	char text[160];
+
+	volume_get_state(job->volume->volume, &state);
+	snprintf(text, sizeof(text), "%s, disk %s, %llu bytes changed since its newest snapshot",
+		 volume_role_name(state.role), volume_disk_state_name(state.disk),
+		 (unsigned long long)volume_dirty_bytes(job->volume->volume, VOLUME_STORE));
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:s}", "snapshot",
+			 render_id(&plan->info.id), "created", render_time(plan->info.created_ns),
+			 "fetch_bytes", number(plan->fetch_bytes), "write_bytes",
+			 number(plan->write_bytes), "requests", number(plan->requests),
+			 "estimate_seconds", (double)plan->estimate_ns / 1e9, "target",
+			 render_text(job->volume_name), "target_now", text);
+}
+
 json_t *render_job(const struct job *job, uint64_t now_ns)
 {
 	json_t *json = json_object();
@@ -207,6 +226,8 @@ json_t *render_job(const struct job *job, uint64_t now_ns)
 	}
 	if (job->state != JOB_RUNNING)
 		json_object_set_new(json, "result", render_result(job));
+	if (job->state == JOB_SUCCEEDED && job->dry_run)
+		json_object_set_new(json, "plan", render_plan(job));
 	return json;
 }
 

@@ -239,6 +239,12 @@ static void start_chunks(struct restore *r, const struct walk_item *item)
 
 	if (length > size - offset)
 		length = size - offset;
+	if (r->target->may_differ && !r->target->may_differ(r->target, offset, length)) {
+		r->progress.done_bytes += length;
+		r->result.skipped_bytes += length;
+		walk_release(&r->walk, item->page);
+		return;
+	}
 	slot = slot_take(r, offset, length);
 	slot->page = item->page;
 	slot->buf = buf_alloc(r->pool, (uint32_t)length);
@@ -275,7 +281,9 @@ static void zero_step(struct restore *r)
 	uint64_t start, end, length;
 	struct restore_slot *slot;
 
-	if (target->known_zero) {
+	if (target->known_zero ||
+	    (target->may_differ &&
+	     !target->may_differ(target, r->zero_at, r->zero_end - r->zero_at))) {
 		zero_skip(r, r->zero_end);
 		return;
 	}

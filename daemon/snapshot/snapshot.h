@@ -157,6 +157,8 @@ struct snapshot_target {
 	 * there is none. */
 	int (*next_data)(struct snapshot_target *target, uint64_t offset, uint64_t *start,
 			 uint64_t *end);
+	/* May be NULL. False: the range is known to hold what the snapshot has there. */
+	bool (*may_differ)(struct snapshot_target *target, uint64_t offset, uint64_t length);
 	uint64_t zero_to_bytes; /* set by begin(): the target's end, if beyond the snapshot's */
 	bool known_zero; /* the target reads as zeroes all over (a new file): zeroes need no work */
 	bool compare;    /* read first and write only what differs */

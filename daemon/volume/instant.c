@@ -91,18 +91,17 @@ static void mark_written(struct volume *v)
 		mark(v, start, start + length);
 }
 
-/* The disk is the snapshot, and what the store's map names. */
-static bool is_base(const struct volume *v, const struct volume_source *source)
+bool volume_is_snapshot_but(const struct volume *v, const struct id128 *uuid,
+			    const struct id128 *snapshot)
 {
 	return v->state.disk == VOLUME_DISK_UPTODATE && !v->detached && !v->hydrate.from_store &&
-	       id128_equal(&v->state.snapshot, &source->snapshot) &&
-	       id128_equal(&v->state.uuid, &source->volume);
+	       id128_equal(&v->state.snapshot, snapshot) && id128_equal(&v->state.uuid, uuid);
 }
 
 static void make_missing(struct volume *v, const struct volume_source *source,
 			 struct volume_origin *origin)
 {
-	if (is_base(v, source)) {
+	if (volume_is_snapshot_but(v, &source->volume, &source->snapshot)) {
 		mark_written(v);
 		return;
 	}

@@ -292,6 +292,9 @@ void volume_source_unpinned(struct volume *volume);
 /* The config's of those names; 0: no limit, for ever. */
 void volume_set_hydrate_rate(struct volume *volume, uint64_t max_bytes_per_second,
 			     uint64_t timeout_ns);
+/* The content is that snapshot's of this volume, but for what is dirty for the store. */
+bool volume_is_snapshot_but(const struct volume *volume, const struct id128 *uuid,
+			    const struct id128 *snapshot);
 /* Gives it up, durably: the disk stays INCONSISTENT. Nothing if it is not being filled from a snapshot. */
 int volume_hydrate_give_up(struct volume *volume);
 

@@ -129,6 +129,9 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("restore", 2, "expected");
 	expect("restore --store file:/x", 2, "--to PATH is missing");
 	expect("restore pgdata --to x", 2, "only together with --store");
+	expect("restore pgdata --json", 2, "only together with --dry-run");
+	expect("restore pgdata --volume x", 2, "only together with --store or --instant");
+	expect("restore --store file:/x --to y --instant", 2, "name a volume of the daemon");
 	expect("restore pgdata --from-peer --snapshot latest", 2, "not together");
 	expect("restore --store file:/x --to y pgdata", 2, "--volume");
 	expect("verify", 2, "VOLUME expected");

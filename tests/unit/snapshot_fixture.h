@@ -186,6 +186,14 @@ bool volume_store_follows(const struct volume *volume)
 	return !volume->store_lost;
 }
 
+bool volume_is_snapshot_but(const struct volume *volume, const struct id128 *uuid,
+			    const struct id128 *snapshot)
+{
+	return volume->state.disk == VOLUME_DISK_UPTODATE &&
+	       id128_equal(&volume->state.snapshot, snapshot) &&
+	       id128_equal(&volume->state.uuid, uuid);
+}
+
 bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
 		       uint64_t *start, uint64_t *length)
 {

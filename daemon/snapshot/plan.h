@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* plan: what a restore of a snapshot will take, before it begins. */
+#ifndef OFFSITE_SNAPSHOT_PLAN_H
+#define OFFSITE_SNAPSHOT_PLAN_H
+
+#include "daemon/snapshot/snapshot.h"
+
+struct snapshot_plan {
+	struct snapshot_info info;
+	uint64_t fetch_bytes; /* out of the store: manifest, map pages, chunks as they are stored */
+	uint64_t
+		write_bytes; /* at most: chunks that are not zero; what the target has is left alone */
+	uint64_t requests; /* about: neighbours in a pack come with one */
+	uint64_t
+		estimate_ns; /* about: from one request for content that was timed; 0: nothing to fetch */
+};
+
+/* Of snapshot id (NULL: the newest). Reads its manifest, and up to 1 MiB of a pack to see how fast the store
+ * is. done: plan is NULL on error. */
+void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
+		   void (*done)(void *context, const struct snapshot_plan *plan, int error,
+				const char *why),
+		   void *context);
+
+#endif
