@@ -6,6 +6,7 @@
   peer      the same with a copy on a second server over TCP loopback: protocol A and C beside
             qemu-storage-daemon's write-blocking mirror
   snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg
+  restore   1 GiB out of a directory into a new file, durable: offsite (plain, encrypted), restic, borg
 
 Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
 """
@@ -396,6 +397,68 @@ def bench_snapshot(args, root):
     sys.stdout.flush()
 
 
+def backup_offsite(args, folder, image, encrypted):
+    """A snapshot of the image, through the daemon; the command that restores it."""
+    secret = ""
+    if encrypted:
+        with open(f"{folder}/key", "wb") as f:
+            f.write(os.urandom(64))
+        os.chmod(f"{folder}/key", 0o600)
+        secret = f"\nstore-key-file = {folder}/key"
+    s = Server("offsite", folder)
+    s.start(f"{args.build}/offsited", "--config",
+            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
+                   f"store = file:{folder}/store{secret}"))
+    try:
+        s.ready()
+        timed([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
+               "bench"])
+    finally:
+        s.stop()
+    return [f"{args.build}/offsite", "restore", "--store", f"file:{folder}/store", "--to",
+            f"{folder}/out/disk.img"] + (["--key-file", f"{folder}/key"] if encrypted else [])
+
+
+def backup_peer(tool, folder, image):
+    env = dict(os.environ, RESTIC_PASSWORD="x", RESTIC_REPOSITORY=f"{folder}/repo",
+               BORG_PASSPHRASE="x", BORG_REPO=f"{folder}/repo", HOME=folder,
+               BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK="yes")
+    if tool == "restic":
+        timed(["restic", "init"], env=env)
+        timed(["restic", "backup", image], env=env)
+        return ["restic", "restore", "latest", "--target", f"{folder}/out"], env
+    timed(["borg", "init", "-e", "repokey-blake2"], env=env)
+    timed(["borg", "create", "::1", image], env=env)
+    return ["borg", "extract", "::1"], env
+
+
+def bench_restore(args, root):
+    size, results = args.restore_mib << 20, {}
+    for _ in range(args.rounds):
+        for tool in ("offsite", "offsite, encrypted", "restic", "borg"):
+            folder, env = tempfile.mkdtemp(dir=root), None
+            image = os.path.join(folder, "disk.img")
+            make_file(image, size)
+            if tool.startswith("offsite"):
+                command = backup_offsite(args, folder, image, tool != "offsite")
+            else:
+                command, env = backup_peer(tool, folder, image)
+            os.mkdir(f"{folder}/out")
+            os.sync()
+            wall, cpu = timed(command, env=env, cwd=f"{folder}/out")
+            start = time.monotonic()  # offsite has made it durable already
+            os.sync()
+            wall += time.monotonic() - start
+            results.setdefault(tool, []).append((wall, cpu))
+            shutil.rmtree(folder)
+    print(f"\n## Restore of {args.restore_mib} MiB random data out of a directory, durable\n")
+    print("| tool | s (CPU s) |\n|---|---|")
+    for tool, runs in results.items():
+        wall, cpu = (statistics.median(r[k] for r in runs) for k in (0, 1))
+        print(f"| {tool} | {wall:.2f} ({cpu:.2f}) |")
+    sys.stdout.flush()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -403,10 +466,12 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--seconds", type=float, default=3)
     p.add_argument("--size-mib", type=int, default=512)
+    p.add_argument("--restore-mib", type=int, default=1024)
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
-    p.add_argument("what", nargs="*", default=[], help="export, peer, snapshot (default: all)")
+    p.add_argument("what", nargs="*", default=[], help="export, peer, snapshot, restore (default: all)")
     args = p.parse_args()
-    what = args.what or ["export", "peer", "snapshot"]
+    what = args.what or ["export", "peer", "snapshot", "restore"]
+    args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
     with contextlib.ExitStack() as stack:
         roots = {}
@@ -425,6 +490,8 @@ def main():
                             size)
         if "snapshot" in what:
             bench_snapshot(args, roots["disk"])
+        if "restore" in what:
+            bench_restore(args, roots["disk"])
 
 
 if __name__ == "__main__":
