@@ -119,7 +119,10 @@ killed() {
 	local round n=0
 	rm -rf "$dir"/[ab].* "$dir/store"
 	mkdir "$dir/store"
-	pair_config $size "$(printf '%s\n' "store = file:$dir/store" "hydrate-rate = 512k")"
+	head -c 64 /dev/urandom >"$dir/key"
+	chmod 600 "$dir/key"
+	pair_config $size "$(printf '%s\n' "store = file:$dir/store" "hydrate-rate = 512k")
+$([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of both
 	start b
 	start a
 	wait_for 30 "the first sync" in_sync a
