@@ -76,6 +76,11 @@ static void diff_asked(struct snapshot_diff_ask *ask, int error, const char *why
 {
 	struct diffing *d = (struct diffing *)((char *)ask - offsetof(struct diffing, ask));
 
+	/* A long one must not keep the daemon from stopping. (Written by this thread alone.) */
+	if (!error && d->control->stopping) {
+		error = -ESHUTDOWN;
+		why = "the daemon is stopping";
+	}
 	if (error) {
 		diff_fail(d, error, why);
 		return;
