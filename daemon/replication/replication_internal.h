@@ -218,6 +218,10 @@ void changes_collect(struct volume *volume, struct replication_changes *changes)
 /* resize.c */
 void resize_init(struct replication *r);
 void resize_frame(struct replication *r, const struct frame *frame, const void *payload);
+/* This side's size is about to change: not the time to agree on anything. */
+bool resize_is_under_way(const struct replication *r);
+/* The sizes are equal, or may differ: a primary that leans on its peer cannot grow without it. */
+bool resize_sizes_fit(const struct replication *r, const struct hello *peer);
 /* The sizes differ. True: this side is to grow, and the connection about to end. */
 bool resize_begin_by_itself(struct replication *r, const struct hello *peer);
 /* What there is to say about it, and whether it passes by itself. */

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/replication/fault.h"
 #include "daemon/replication/replication_internal.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
@@ -71,7 +72,7 @@ static void grown(void *context, int error, const char *why)
 
 	z->growing = z->by_itself = false;
 	z->from_link = 0;
-	if (!error)
+	if (!error && !MUTATE(replication_resize_log_not_told))
 		sink_resized(r->sink);
 	if (r->stopping) {
 		env_defer(r->env, &r->end_task);
@@ -176,7 +177,7 @@ void replication_resize(struct replication *r, uint64_t size_bytes, bool force,
 	r->resize.context = context;
 	r->resize.size_bytes = size_bytes;
 	r->resize.deadline_ns = env_now_ns(r->env) + MAX_NS;
-	if (r->link) {
+	if (r->link && !MUTATE(replication_resize_own_first)) {
 		r->resize.asked = size_bytes;
 		ask(r);
 	} else {
@@ -194,7 +195,7 @@ static void take_answer(struct replication *r, const struct frame *frame, const 
 		replication_refuse(r, FRAME_ERROR_PROTOCOL, "RESIZE that nobody asked for");
 		return;
 	}
-	if (frame->length < r->resize.asked) {
+	if (frame->length < r->resize.asked && !MUTATE(replication_resize_refusal_ignored)) {
 		snprintf(why, sizeof(why), "peer %s: %s", r->peer.node, *text ? text : "refused");
 		finish(r, -EPERM, why);
 		return;
@@ -232,6 +233,19 @@ void resize_frame(struct replication *r, const struct frame *frame, const void *
 }
 
 /* ---- when two meet ------------------------------------------------------------------------------ */
+
+bool resize_is_under_way(const struct replication *r)
+{
+	return r->resize.growing || (r->resize.done && !r->resize.asked);
+}
+
+bool resize_sizes_fit(const struct replication *r, const struct hello *peer)
+{
+	uint64_t size = volume_size_bytes(r->volume);
+
+	return peer->size_bytes == size || (volume_leans(r->volume) && size < peer->size_bytes) ||
+	       ((peer->flags & HELLO_LEANS) && peer->size_bytes < size);
+}
 
 bool resize_begin_by_itself(struct replication *r, const struct hello *peer)
 {

@@ -107,7 +107,7 @@ enum frame_error session_peer_invalid(const struct replication *r, const struct 
 		snprintf(text, size, "peer %s answers for volume %s", peer->node, peer->volume);
 		return FRAME_ERROR_NO_VOLUME;
 	}
-	if (peer->size_bytes != volume_size_bytes(r->volume))
+	if (!resize_sizes_fit(r, peer))
 		return resize_sizes_differ(r, peer, text, size);
 	return 0;
 }
@@ -124,6 +124,10 @@ static void take_hello(struct replication *r, const struct hello *peer)
 		return;
 	if (code && resize_begin_by_itself(r, peer))
 		return;
+	if (!code && resize_is_under_way(r)) {
+		code = FRAME_ERROR_BUSY;
+		snprintf(text, sizeof(text), "is being made bigger");
+	}
 	if (!code) {
 		r->verdict = decide(&r->self, peer);
 		if (r->verdict == VERDICT_SPLIT_BRAIN) {

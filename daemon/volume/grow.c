@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "daemon/mutate.h"
 
 #define LOOK_NS 1000000ull   /* for writes of pages to end */
 #define UNDO_NS 100000000ull /* to the next try to write the old superblock */
@@ -142,6 +143,10 @@ static void zero_next(struct grow *g)
 
 	if (refused(g))
 		return;
+	if (g->at == g->end && MUTATE(volume_grow_no_fsync)) {
+		backing_synced(&g->io, 0);
+		return;
+	}
 	if (g->at == g->end) {
 		g->io.done = backing_synced;
 		env_fsync(v->env, &g->io, v->backing);
@@ -172,6 +177,8 @@ static void grow_backing(struct grow *g)
 	}
 	g->at = v->size_bytes;
 	g->end = info.size_bytes < g->size_bytes ? info.size_bytes : g->size_bytes;
+	if (MUTATE(volume_grow_no_zero))
+		g->end = g->at;
 	if (error == 0 && info.size_bytes < g->size_bytes)
 		error = env_file_truncate(v->env, v->backing, g->size_bytes);
 	if (error != 0) {
@@ -228,7 +235,8 @@ static int make_maps(struct volume *v, uint64_t size_bytes, struct volume **out)
 	error = maps_init(next);
 	if (error != 0)
 		return error;
-	maps_copy(next, v);
+	if (!MUTATE(volume_grow_forgets_maps))
+		maps_copy(next, v);
 	return maps_create_beside(next, 1 - v->maps_number);
 }
 
@@ -289,7 +297,7 @@ static void wait_for_maps(struct grow *g)
 		intent_go_on(v);
 		return;
 	}
-	if (!intent_idle(v) || v->super.writing >= 0) {
+	if ((!intent_idle(v) && !MUTATE(volume_grow_not_waiting)) || v->super.writing >= 0) {
 		env_timer_start(v->env, &g->timer, LOOK_NS);
 		return;
 	}

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "daemon/mutate.h"
 
 static uint64_t *bits_new(uint64_t count)
 {
@@ -324,7 +325,7 @@ int maps_create_beside(struct volume *v, unsigned number)
 		error = env_file_allocate(v->env, v->maps, 0, page_offset(all_pages(v)));
 	if (error == 0)
 		error = store_range(v, 0, all_pages(v), true);
-	if (error == 0)
+	if (error == 0 && !MUTATE(volume_grow_maps_no_fsync))
 		error = env_file_sync(v->env, v->maps);
 	if (error == 0)
 		error = env_sync_dir(v->env, v->state_dir);

@@ -151,13 +151,19 @@ void op_start(struct op *op)
 		op_lock(op);
 }
 
-/* Those at the gate have their locks, so they stay ahead of those that wait at the door; and who comes
- * while the door's queue is not empty stands behind it. */
+/* Those at the gate stay ahead of those that wait at the door; and who comes while the door's queue is
+ * not empty stands behind it. */
 void export_resume(struct volume *v)
 {
+	struct op_queue gate = queue_take(&v->wait_resume);
 	struct op *op;
 
-	op_gate_all(queue_take(&v->wait_resume));
+	while ((op = queue_pop(&gate)) != NULL) {
+		if (op->kind == OP_FLUSH || op->locked)
+			op_gate(op);
+		else
+			op_lock(op);
+	}
 	while (!v->suspended && (op = queue_pop(&v->held)) != NULL) {
 		if (op->kind == OP_READ)
 			read_start(op);
@@ -652,6 +658,58 @@ static void issue(struct op *op)
 	start_local(op);
 }
 
+/* In the order in which they asked for their locks first; a flush overlaps nothing. */
+static void wait_for_resume(struct volume *v, struct op *op)
+{
+	struct op **p = &v->wait_resume.first;
+
+	while (*p != NULL && ((*p)->kind == OP_FLUSH || (*p)->lock.sequence <= op->lock.sequence))
+		p = &(*p)->next;
+	if (*p == NULL || op->kind == OP_FLUSH) {
+		queue_push(&v->wait_resume, op);
+		return;
+	}
+	op->next = *p;
+	*p = op;
+}
+
+/* The newest mutation of a client that asked after op for its lock, and has not got it. */
+static struct op *waits_behind(const struct volume *v, const struct op *op)
+{
+	struct op *newest = NULL;
+
+	for (struct range_lock *l = v->ranges.all; l != NULL; l = l->all_next) {
+		struct op *other = op_of_lock(l);
+
+		if (l->blockers > 0 && l->sequence > op->lock.sequence &&
+		    other->owner == OWNER_CLIENT && other->kind != OP_READ &&
+		    (newest == NULL || l->sequence > newest->lock.sequence))
+			newest = other;
+	}
+	return newest;
+}
+
+/* A client's request gives its lock up, and begins its piece anew when requests go on: what lets them
+ * go on may be a comparison of both sides, which wants to hold the range. Those behind it come along, the
+ * newest first, so that none of them gets a lock by that and overtakes. */
+static void stand_aside(struct op *op)
+{
+	struct volume *v = op->volume;
+	struct op *other;
+
+	wait_for_resume(v, op);
+	/* A volume that leans is compared with nothing. */
+	if (op->owner != OWNER_CLIENT || !op->locked || leaning(v) || v->hydrate.active)
+		return;
+	buf_put(op->bounce);
+	op->bounce = NULL;
+	while ((other = waits_behind(v, op)) != NULL) {
+		wait_for_resume(v, other);
+		op_unlock(other);
+	}
+	op_unlock(op);
+}
+
 void op_gate(struct op *op)
 {
 	struct volume *v = op->volume;
@@ -662,7 +720,7 @@ void op_gate(struct op *op)
 		if (v->closing)
 			op_complete_later(op, -ESHUTDOWN);
 		else
-			queue_push(&v->wait_resume, op);
+			stand_aside(op);
 		return;
 	}
 	if (op->kind != OP_FLUSH) {

@@ -48,6 +48,7 @@ static void alone_start_with(struct world *world, unsigned index, enum sim_crash
 		spoil_log(world, alone->env);
 	alone->config = from->config;
 	alone->volume = from->volume;
+	world_configure_size(world, alone->env, &alone->volume);
 	alone->volume.peer = NULL;
 	alone->volume.store = (char *)(uintptr_t)store;
 	alone->config.volumes = &alone->volume;
@@ -179,7 +180,8 @@ static bool marked(struct volume *volume, enum volume_consumer consumer, uint64_
 {
 	uint64_t start, length;
 
-	return volume_dirty_next(volume, consumer, offset, &start, &length) && start <= offset &&
+	return offset < volume_size_bytes(volume) &&
+	       volume_dirty_next(volume, consumer, offset, &start, &length) && start <= offset &&
 	       offset < start + length;
 }
 
@@ -222,10 +224,13 @@ static void check_peer_map(struct world *world)
 		!id128_is_zero(&b.generations.current) &&
 		(id128_equal(&b.generations.current, &a.generations.current) ||
 		 id128_equal(&b.generations.current, &a.generations.base));
-	for (uint64_t at = 0; known && at < world->options.size_bytes; at += 4096)
+	for (uint64_t at = 0; known && at < world->size_bytes; at += 4096)
 		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
 					       at / 4096),
-				 sim_file_page(alone.env, WORLD_BACKING, at / 4096), 4096) &&
+				 at < volume_size_bytes(theirs)
+					 ? sim_file_page(alone.env, WORLD_BACKING, at / 4096)
+					 : NULL,
+				 4096) &&
 		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
 			print_block(world, at, alone.env);
@@ -338,7 +343,7 @@ static void check_damaged(struct world *world, const struct id128 *uuid, const s
 	struct env *env;
 	struct sim *sim = restore_snapshot(world, uuid, id, true, &env, &restore);
 
-	for (uint64_t at = 0; restore.error == 0 && at < world->options.size_bytes; at += 4096)
+	for (uint64_t at = 0; restore.error == 0 && at < world->size_bytes; at += 4096)
 		if (!pages_equal(sim_file_page(sound, RESTORED, at / 4096),
 				 sim_file_page(env, RESTORED, at / 4096), 4096))
 			world_fail(
@@ -363,10 +368,11 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	if (restore.error != 0)
 		world_fail(world, "promise 4: snapshot cannot be restored: %d, %s", restore.error,
 			   restore.why);
-	if (!sim_file_size(env, RESTORED, &size) || size != world->options.size_bytes)
+	if (!sim_file_size(env, RESTORED, &size) || size < world->snapshot_size_bytes ||
+	    size > world->size_bytes)
 		world_fail(world, "promise 4: the restored size is %llu", (unsigned long long)size);
 
-	struct model_image image = {restored_page, env};
+	struct model_image image = {restored_page, env, 0};
 
 	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
 		world_fail(world, "promise 4: %s", why);
@@ -387,7 +393,7 @@ void check_rolled_back(struct world *world)
 	if (restore.error != 0)
 		world_fail(world, "promise 6: restored in place, but not once more: %s",
 			   restore.why);
-	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+	for (uint64_t at = 0; at < world->size_bytes; at += 4096)
 		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
 					       at / 4096),
 				 sim_file_page(env, RESTORED, at / 4096), 4096))
@@ -416,7 +422,7 @@ static void check_store_map_of(struct world *world, struct volume *own, struct e
 	if (restore.error != 0)
 		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
 			   restore.error, restore.why);
-	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+	for (uint64_t at = 0; at < world->size_bytes; at += 4096)
 		if (!pages_equal(sim_file_page(disk, WORLD_BACKING, at / 4096),
 				 sim_file_page(env, RESTORED, at / 4096), 4096) &&
 		    !marked(own, VOLUME_STORE, at))
@@ -522,7 +528,7 @@ unsigned check_all_snapshots(struct world *world)
 
 bool check_disks_differ(struct world *world, uint64_t *offset)
 {
-	for (uint64_t at = 0; at < world->options.size_bytes; at += 4096)
+	for (uint64_t at = 0; at < world->size_bytes; at += 4096)
 		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
 					       at / 4096),
 				 sim_file_page(world->nodes[1 - world->primary].env, WORLD_BACKING,

@@ -97,6 +97,8 @@ const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t i
 void sim_file_remove(struct env *dead, const char *path);
 /* The disk is replaced by an empty one. The node must be dead. */
 void sim_disk_lose(struct env *dead);
+/* Behind the file's end there are now so many bytes that mean nothing, durably. */
+void sim_file_append_junk(struct env *env, const char *path, uint64_t length);
 /* A durable flip of bits in a file: the medium's fault. */
 void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_t xor_with);
 

@@ -377,3 +377,15 @@ void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_
 		image_page_to_change(&inode->durable, (uint32_t)(offset / PAGE))[offset % PAGE] ^=
 			xor_with;
 }
+
+void sim_file_append_junk(struct env *env, const char *path, uint64_t length)
+{
+	struct inode *inode = find(env, path);
+	uint8_t *junk = sim_alloc(length);
+
+	assert(inode != NULL);
+	memset(junk, 0x5a, length);
+	inode_change(inode, change_new(CHANGE_WRITE, junk, inode->now.size, length));
+	inode_flush(inode, inode->completed);
+	free(junk);
+}

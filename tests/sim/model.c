@@ -73,6 +73,20 @@ struct model *model_new(uint64_t size_bytes)
 	return model;
 }
 
+void model_grow(struct model *model, uint64_t size_bytes)
+{
+	uint32_t count = (uint32_t)(size_bytes / MODEL_SECTOR), old = model->sector_count;
+
+	if (size_bytes <= model->size)
+		return;
+	model->sectors = xrealloc(model->sectors, count * sizeof(model->sectors[0]));
+	model->content = xrealloc(model->content, size_bytes);
+	memset(&model->sectors[old], 0, (count - old) * sizeof(model->sectors[0]));
+	memset(model->content + model->size, 0, size_bytes - model->size);
+	model->size = size_bytes;
+	model->sector_count = count;
+}
+
 void model_free(struct model *model)
 {
 	for (uint32_t i = 0; i < model->sector_count; i++)
@@ -294,14 +308,23 @@ static uint32_t submitted(const struct model *model, const struct sector *sector
 	return number == 0 ? 0 : version_ordinal(model, &sector->versions[number - 1], SUBMITTED);
 }
 
+/* NULL: zeroes. */
+static const uint8_t *image_sector(const struct model_image *image, uint32_t number)
+{
+	const uint8_t *page;
+
+	if (image->size_bytes > 0 && (uint64_t)number * MODEL_SECTOR >= image->size_bytes)
+		return NULL;
+	page = image->page(image->context, number / SECTORS_PER_PAGE);
+	return page != NULL ? page + number % SECTORS_PER_PAGE * MODEL_SECTOR : NULL;
+}
+
 static uint32_t image_crc(const struct model *model, const struct model_image *image,
 			  uint32_t number)
 {
-	const uint8_t *page = image->page(image->context, number / SECTORS_PER_PAGE);
+	const uint8_t *sector = image_sector(image, number);
 
-	if (page == NULL)
-		return model->zero_crc;
-	return crc32c(0, page + number % SECTORS_PER_PAGE * MODEL_SECTOR, MODEL_SECTOR);
+	return sector != NULL ? crc32c(0, sector, MODEL_SECTOR) : model->zero_crc;
 }
 
 static void describe(const struct model *model, uint32_t number, uint32_t version, char *text,
@@ -357,11 +380,11 @@ static bool wrong(const struct model *model, uint32_t number, uint32_t has, uint
 static bool unknown(const struct model *model, uint32_t number, const struct model_image *image,
 		    char *why, size_t why_size)
 {
-	const uint8_t *page = image->page(image->context, number / SECTORS_PER_PAGE);
+	const uint8_t *has = image_sector(image, number);
 	uint64_t word = 0;
 
-	if (page != NULL)
-		memcpy(&word, page + number % SECTORS_PER_PAGE * MODEL_SECTOR, sizeof(word));
+	if (has != NULL)
+		memcpy(&word, has, sizeof(word));
 	snprintf(why, why_size,
 		 "sector %u (offset %llu): content that it cannot have (begins with %016llx: write "
 		 "%d, sector %u); %u versions, now %u",
@@ -395,14 +418,14 @@ static struct version *settle(struct model *model, const struct model_image *ima
 			      uint32_t version, uint32_t now)
 {
 	struct sector *sector = &model->sectors[number];
-	const uint8_t *page = image->page(image->context, number / SECTORS_PER_PAGE);
+	const uint8_t *has = image_sector(image, number);
 	uint8_t *content = model->content + (uint64_t)number * MODEL_SECTOR;
 
 	for (uint32_t v = version; v < sector->count; v++)
 		if (sector->versions[v].death == MODEL_NEVER)
 			sector->versions[v].death = now;
-	if (page != NULL)
-		memcpy(content, page + number % SECTORS_PER_PAGE * MODEL_SECTOR, MODEL_SECTOR);
+	if (has != NULL)
+		memcpy(content, has, MODEL_SECTOR);
 	else
 		memset(content, 0, MODEL_SECTOR);
 	if (version == 0)

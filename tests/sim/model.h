@@ -26,6 +26,8 @@
 struct model;
 
 struct model *model_new(uint64_t size_bytes);
+/* The volume is bigger, with zeroes behind the old end. A smaller size changes nothing. */
+void model_grow(struct model *model, uint64_t size_bytes);
 void model_free(struct model *model);
 
 /* The ordinal of what happens next; each call is a new one. */
@@ -43,6 +45,7 @@ void model_flushed(struct model *model, uint32_t submitted, bool on_peer);
 struct model_image {
 	const uint8_t *(*page)(void *context, uint64_t index);
 	void *context;
+	uint64_t size_bytes; /* what is behind it does not count; 0: all of it does */
 };
 
 /* What the primary's disk shows after a crash. Checks promise 1 (every durable write is there) and

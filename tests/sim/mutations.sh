@@ -6,7 +6,7 @@
 # saves time but decides nothing, then all from 1. Prints "caught NAME seed S" or "MISSED NAME";
 # exits non-zero if one is missed.
 # usage: mutations.sh [--list | --update] [NAME...]; environment: BUILD, SEEDS (300), SECONDS_MAX
-# (120), JOBS
+# (120, of the processor), JOBS
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build}-mutations

@@ -30,7 +30,8 @@ enum fault {
 	ROLL_BACK = 1 << 19,
 	FLIP = 1 << 20,   /* the medium spoils metadata while a node is down */
 	VERIFY = 1 << 21, /* comparisons of both sides, any time */
-	FAULTS = 1 << 22,
+	RESIZE = 1 << 22,
+	FAULTS = 1 << 23,
 };
 
 static enum sim_crash any_crash(struct world *world)
@@ -308,6 +309,15 @@ static void look_after_disks(struct world *world, unsigned faults)
 	}
 }
 
+/* One side was made bigger alone, and the smaller one does not follow by itself. */
+static bool sizes_differ(struct world *world, unsigned index, uint64_t *size_bytes)
+{
+	struct node_volume *v = world_volume(world, index);
+
+	*size_bytes = world_disk_size(world->nodes[1 - index].env);
+	return v != NULL && v->volume != NULL && volume_size_bytes(v->volume) < *size_bytes;
+}
+
 static bool refused(struct world *world, unsigned index)
 {
 	struct replication_status status;
@@ -340,6 +350,13 @@ static void look_after_content(struct world *world)
 	    (refused(world, other) || refused(world, world->primary) || has_failed(world, other))) {
 		char why[256] = "";
 
+		for (unsigned i = 0; i < NODES; i++) {
+			uint64_t size;
+
+			if (sizes_differ(world, i, &size) && !has_failed(world, i) &&
+			    world_resize_alone(world, i, size))
+				return;
+		}
 		if (!world_chance(world, 70) || !world_resolve(world, other))
 			world_restore_from_peer(world, other);
 		replication_connect(world_volume(world, world->primary)->replication, why,
@@ -452,7 +469,7 @@ static void must_repair(struct world *world)
 	world->spoilt = true;
 	for (unsigned i = 0; i < blocks; i++)
 		sim_file_corrupt(world->nodes[spoilt].env, WORLD_BACKING,
-				 world_random(world, world->options.size_bytes), 0x81);
+				 world_random(world, world->size_bytes), 0x81);
 	if (replication_verify(v->replication, spoilt == A ? "b" : "a", 0, why, sizeof(why)))
 		world_fail(world, "verify: refused: %s", why);
 	for (unsigned i = 0; i < 30 && spoilt != world->primary; i++) {
@@ -537,6 +554,9 @@ static void one_action(struct world *world, unsigned faults)
 		check_verify(world);
 	if ((faults & SWITCH) && world_chance(world, 1))
 		world_switch(world);
+	if ((faults & RESIZE) &&
+	    world_random(world, world->options.theme == THEME_SIZE ? 20 : 200) == 0)
+		world_resize(world);
 	if (world->options.detach &&
 	    world_random(world, world->options.theme == THEME_DISK ? 30 : 150) == 0)
 		fail_in_stream(world);
@@ -579,6 +599,8 @@ static void with_faults(struct world *world)
 	if (world->options.theme == THEME_DISK)
 		faults &= ~(unsigned)(BLOCK | DISK_A | DISK_B | LOSE_A | LOSE_B | FLIP | ROLL_BACK |
 				      DISCONNECT | FAIL_OVER);
+	if (world->options.theme == THEME_SIZE)
+		faults = (faults | RESIZE) & ~(unsigned)(LOSE_A | LOSE_B | ROLL_BACK);
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);
@@ -677,6 +699,28 @@ static void must_stream(struct world *world)
 		   volume_disk_state_name(vb.disk), b.refusal);
 }
 
+static bool resize_ended(struct world *world)
+{
+	return !world->resizing;
+}
+
+/* In sync and without faults, the operator's word is done. */
+static void must_resize(struct world *world)
+{
+	uint64_t before = world->size_bytes;
+
+	for (unsigned i = 0; i < 20 && world->size_bytes == before; i++) {
+		if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
+			world_fail(world, "liveness: a snapshot does not end");
+		must_stream(world);
+		world_resize(world);
+		if (!world_wait(world, resize_ended, 60 * WORLD_SECOND))
+			world_fail(world, "liveness: a resize does not end");
+	}
+	if (world->size_bytes == before && before < 2 * world->options.size_bytes)
+		world_fail(world, "liveness: in sync, and the volume cannot be made bigger");
+}
+
 static void must_snapshot(struct world *world)
 {
 	if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
@@ -702,6 +746,8 @@ static void without_faults(struct world *world)
 	if (!world_wait(world, content_is_back, 600 * WORLD_SECOND))
 		world_fail(world, "liveness: the restore from the peer does not end");
 	must_stream(world);
+	if (world_chance(world, 30))
+		must_resize(world);
 	for (unsigned i = 0; i < 40; i++) {
 		world_submit(world);
 		run_steps(world, world_random(world, 40));

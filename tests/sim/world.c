@@ -165,7 +165,8 @@ struct world *world_new(uint64_t seed, bool trace)
 		sim_trace(world->sim, stderr);
 	choose_options(world);
 	make_key(world);
-	world->model = model_new(world->options.size_bytes);
+	world->size_bytes = world->options.size_bytes;
+	world->model = model_new(world->size_bytes);
 	for (unsigned i = 0; i < NODES; i++)
 		make_config(world, i);
 	new_pool(world);
@@ -196,6 +197,8 @@ void world_free(struct world *world)
 
 /* ---- looking ------------------------------------------------------------------------------------- */
 
+static void look_at_size(struct world *world);
+
 struct node_volume *world_volume(struct world *world, unsigned index)
 {
 	struct node *node = world->nodes[index].node;
@@ -222,7 +225,7 @@ static const uint8_t *image_page(void *context, uint64_t index)
 	return sim_file_page(context, WORLD_BACKING, index);
 }
 
-bool world_at_peer(const struct env *env)
+static struct metadata_super newest_super(const struct env *env)
 {
 	struct metadata_super super, newest = {0};
 	struct metadata_super_wire wire;
@@ -233,7 +236,17 @@ bool world_at_peer(const struct env *env)
 		    metadata_super_decode(&wire, &super) == NULL &&
 		    super.sequence > newest.sequence)
 			newest = super;
-	return newest.flags & METADATA_AT_PEER;
+	return newest;
+}
+
+bool world_at_peer(const struct env *env)
+{
+	return newest_super(env).flags & METADATA_AT_PEER;
+}
+
+uint64_t world_disk_size(const struct env *env)
+{
+	return newest_super(env).size_bytes;
 }
 
 bool world_leans(struct world *world, unsigned index)
@@ -264,7 +277,8 @@ void world_replace_disk(struct world *world, unsigned index)
 
 struct model_image world_image(struct env *env)
 {
-	return (struct model_image){.page = image_page, .context = env};
+	return (struct model_image){
+		.page = image_page, .context = env, .size_bytes = world_disk_size(env)};
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------------ */
@@ -285,6 +299,9 @@ static void drop_clients(struct world *world)
 static void forget(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
+
+	if (index == world->primary)
+		world->resizing = false;
 
 	n->node = NULL;
 	n->incarnation++;
@@ -353,6 +370,7 @@ static void primary_started(struct world *world)
 	n->unresolved = world_leans(world, world->primary);
 	if (n->unresolved)
 		return;
+	look_at_size(world);
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1: %s", why);
 	check_maps(world);
@@ -382,6 +400,15 @@ static void other_started(struct world *world, unsigned index)
 	died(world, index);
 }
 
+/* The operator writes into the config what the volume has; a new disk gets what the clients know. */
+void world_configure_size(const struct world *world, const struct env *env,
+			  struct config_volume *config)
+{
+	uint64_t size = world_disk_size(env);
+
+	config->size_bytes = size > 0 ? size : world->size_bytes;
+}
+
 void world_start(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
@@ -396,6 +423,7 @@ void world_start(struct world *world, unsigned index)
 		n->env = sim_restart(world->sim, n->env);
 	sim_disk_get(n->env, &disk);
 	n->disk_errors = disk.write_eio_ppm > 0;
+	world_configure_size(world, n->env, &n->volume);
 	env_mkdir(n->env, "/srv");
 	error = sim_node_dead(n->env) ? 0 : node_start(n->env, &n->config, &node, why, sizeof(why));
 	if (sim_node_dead(n->env)) {
@@ -537,6 +565,7 @@ bool world_step(struct world *world)
 	struct node_volume *leaning;
 
 	resolve_leaning(world);
+	look_at_size(world);
 	world->steps++;
 	check_lag(world);
 	for (unsigned i = 0; i < NODES; i++)
@@ -759,7 +788,7 @@ void world_flush(struct world *world)
 static void choose_range(struct world *world, struct block_request *r, uint64_t align,
 			 uint64_t length_max)
 {
-	uint64_t size = world->options.size_bytes;
+	uint64_t size = world->size_bytes;
 	uint64_t length = 1 + world_random(world, length_max);
 
 	/* Half of it in a few places, so that requests meet. */
@@ -954,6 +983,7 @@ void world_snapshot(struct world *world)
 		return;
 	world->snapshot_running = true;
 	world->snapshot_from = model_tick(world->model);
+	world->snapshot_size_bytes = world->size_bytes;
 	sim_note(world->sim, "snapshot begins at ordinal %u", world->snapshot_from);
 	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world, world->primary));
 	died(world, world->primary);
@@ -1108,11 +1138,115 @@ void world_roll_back(struct world *world)
 	died(world, world->primary);
 }
 
+/* ---- size ------------------------------------------------------------------------------------------------ */
+
+/* A bigger volume is there for its clients at once; it is never smaller than it was said to be. */
+static void look_at_size(struct world *world)
+{
+	struct node_volume *v = world_volume(world, world->primary);
+	struct node_volume *w = world_volume(world, 1 - world->primary);
+	struct replication_status status;
+	uint64_t size;
+
+	if (v == NULL || v->volume == NULL || sim_node_dead(world->nodes[world->primary].env) ||
+	    world->nodes[world->primary].content_lost)
+		return;
+	size = volume_size_bytes(v->volume);
+	if (size < world->size_bytes)
+		world_fail(world, "the volume has %llu bytes, and had %llu",
+			   (unsigned long long)size, (unsigned long long)world->size_bytes);
+	if (size == world->size_bytes)
+		return;
+	world->size_bytes = size;
+	model_grow(world->model, size);
+	world_status(world, world->primary, &status);
+	if (status.source && status.state == REPLICATION_STREAMING && w != NULL &&
+	    w->volume != NULL && !sim_node_dead(world->nodes[1 - world->primary].env) &&
+	    volume_size_bytes(w->volume) < size)
+		world_fail(world, "the primary is bigger than the secondary that it streams to");
+}
+
+static void resized(void *context, int error, const char *why)
+{
+	struct ticket ticket;
+	struct world *world;
+
+	if (!ticket_take(context, &ticket))
+		return;
+	world = ticket.world;
+	world->resizing = false;
+	sim_note(world->sim, "resize: %d %s", error, why);
+	if (error != 0)
+		return;
+	world->resizes++;
+	if (ticket.index == world->primary)
+		look_at_size(world);
+	if (world->resize_alone || ticket.index != world->primary)
+		return;
+	if (world->size_bytes < world->resize_bytes ||
+	    world_disk_size(world->nodes[1 - world->primary].env) < world->resize_bytes)
+		world_fail(
+			world, "resized to %llu bytes, and is not: %llu here, %llu there",
+			(unsigned long long)world->resize_bytes,
+			(unsigned long long)world->size_bytes,
+			(unsigned long long)world_disk_size(world->nodes[1 - world->primary].env));
+}
+
+/* Disks are seldom new: what is behind the volume's end is not zeroes. */
+static void append_junk(struct world *world, unsigned index, uint64_t size_bytes)
+{
+	struct env *env = world->nodes[index].env;
+	uint64_t file = 0, volume = world_disk_size(env);
+
+	if (world->nodes[index].node == NULL || volume == 0 || volume >= size_bytes ||
+	    !sim_file_size(env, WORLD_BACKING, &file) || file != volume || !world_chance(world, 60))
+		return;
+	sim_file_append_junk(env, WORLD_BACKING, 4096 * (1 + world_random(world, 64)));
+}
+
+static bool resize(struct world *world, unsigned index, uint64_t size_bytes, bool alone)
+{
+	struct node_volume *v = world_volume(world, index);
+
+	if (v == NULL || v->volume == NULL || world->resizing || world->nodes[index].restoring)
+		return false;
+	for (unsigned i = 0; i < NODES; i++)
+		append_junk(world, i, size_bytes);
+	world->resizing = true;
+	world->resize_bytes = size_bytes;
+	world->resize_alone = alone;
+	sim_note(world->sim, "resize of node %u to %llu bytes%s", index,
+		 (unsigned long long)size_bytes, alone ? ", alone" : "");
+	node_resize(v, size_bytes, alone, resized, ticket_new(world, index));
+	died(world, index);
+	return true;
+}
+
+void world_resize(struct world *world)
+{
+	struct world_node *n = &world->nodes[world->primary];
+	uint64_t size = world->size_bytes;
+
+	if (n->content_lost || n->rolling_back || size >= 2 * world->options.size_bytes + (1 << 20))
+		return;
+	size += 4096 - size % 4096;
+	size += 4096 * world_random(world, world_chance(world, 50) ? 8 : 128);
+	resize(world, world->primary, size, world_chance(world, 20));
+}
+
+bool world_resize_alone(struct world *world, unsigned index, uint64_t size_bytes)
+{
+	return resize(world, index, size_bytes, true);
+}
+
 /* ---- roles ---------------------------------------------------------------------------------------------- */
 
 static void new_primary(struct world *world, unsigned index)
 {
 	take_over(world, index);
+	world->size_bytes = volume_size_bytes(world_volume(world, index)->volume);
+	model_grow(world->model, world->size_bytes);
+	world->resizing = false;
 	model_switched(world->model);
 	drop_clients(world);
 	world->nodes[world->primary].content_lost = false;
@@ -1151,6 +1285,9 @@ void world_fail_over(struct world *world)
 	    state.disk == VOLUME_DISK_FAILED)
 		return;
 	if (state.role == VOLUME_PRIMARY) /* has not stepped down yet: not rolled back */
+		return;
+	/* Snapshots would be too big for it. */
+	if (volume_size_bytes(v->volume) < world->size_bytes && world->snapshots > 0)
 		return;
 	world_status(world, index, &status);
 	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */

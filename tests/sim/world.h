@@ -53,13 +53,14 @@ struct client {
 /* What happens more often than by chance, so that what needs several things in a row is met. */
 enum world_theme {
 	THEME_NONE,
+	THEME_SIZE, /* the volume is made bigger, again and again */
 	THEME_DISK, /* the primary's disk fails while the peer follows, and is replaced */
 	THEMES
 };
 
 struct world_options { /* of one seed */
 	enum world_theme theme;
-	uint64_t size_bytes;
+	uint64_t size_bytes; /* at first */
 	char protocol;
 	unsigned block_min_bytes;
 	bool partial_sectors;
@@ -96,19 +97,24 @@ struct world {
 	bool spoilt;    /* the medium changed content: not to be looked at until it is mended */
 	bool must_wait; /* its peer was in sync: nothing may complete without it (suspend) */
 	struct node_volume *leaning; /* the primary, if its content was at its peer one step ago */
-	bool look; /* something was just acknowledged as durable: look whether it is */
+	bool look;           /* something was just acknowledged as durable: look whether it is */
+	uint64_t size_bytes; /* of the volume, as the clients know it */
+	bool resizing;       /* by the operator's word, at this time */
+	uint64_t resize_bytes;
+	bool resize_alone; /* without the peer */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
 	/* the snapshot under way */
 	bool snapshot_running;
 	uint32_t snapshot_from;
+	uint64_t snapshot_size_bytes; /* when it began */
 	unsigned snapshots, secondary_snapshots;
 	int snapshot_error;
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, point_checks, resumes, fills;
+		roll_backs, point_checks, resumes, fills, resizes;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -165,7 +171,14 @@ bool world_leans(struct world *world, unsigned index);
 bool world_applies_log(struct world *world, unsigned index);
 /* The operator gives a volume that leans a good disk, if it wants one. */
 void world_replace_disk(struct world *world, unsigned index);
-/* The volume's file on a node's disk. */
+/* The operator makes the volume bigger: the primary's and its peer's, or the given node's alone. */
+void world_resize(struct world *world);
+bool world_resize_alone(struct world *world, unsigned index, uint64_t size_bytes);
+/* The size by the superblock on that disk; 0: there is none. */
+uint64_t world_disk_size(const struct env *env);
+void world_configure_size(const struct world *world, const struct env *env,
+			  struct config_volume *config);
+/* The volume's file on a node's disk, as far as the volume goes. */
 struct model_image world_image(struct env *env);
 
 #endif

@@ -821,6 +821,33 @@ static void a_hold_has_its_place_in_the_order(void **s)
 	close_it(f);
 }
 
+/* Requests that are suspended where they were about to be issued keep no range from a hold: it may be
+ * what lets them go on. */
+static void a_hold_does_not_wait_for_suspended_requests(void **s)
+{
+	struct fixture *f = *s;
+	struct request *first, *part, *last;
+	struct held held;
+
+	open_it(f);
+	first = submit(f, BLOCK_WRITE, 0, 0, 8192, 1);
+	part = submit(f, BLOCK_WRITE, 0, 1024, 512, 2);
+	last = submit(f, BLOCK_WRITE, 0, 512, 1024, 3);
+	volume_suspend(f->volume, VOLUME_SUSPEND_PEER, true);
+	hold(f, &held, 0, 16384);
+	assert_true(sim_run_until(f->sim, &held.granted, MINUTE));
+	volume_hold_release(&held.hold);
+	pass(f, MINUTE);
+	assert_false(first->wait.done || part->wait.done || last->wait.done);
+	volume_suspend(f->volume, VOLUME_SUSPEND_PEER, false);
+	assert_int_equal(finish(f, first), 0);
+	assert_int_equal(finish(f, part), 0);
+	assert_int_equal(finish(f, last), 0);
+	assert_true(reads_as(f, 0, 512, 1) && reads_as(f, 512, 1024, 3) &&
+		    reads_as(f, 1536, 6656, 1));
+	close_it(f);
+}
+
 /* It is a write like a client's: an LSN, a mark, durable; and later ones come behind it. */
 static void a_hold_ends_with_a_write(void **s)
 {
@@ -931,6 +958,7 @@ int main(void)
 		TEST(store_map_does_not_follow_applying),
 		TEST(long_trims_write_few_pages),
 		TEST(a_hold_has_its_place_in_the_order),
+		TEST(a_hold_does_not_wait_for_suspended_requests),
 		TEST(a_hold_ends_with_a_write),
 		TEST(what_a_write_of_a_hold_changed_survives_a_power_cut),
 		TEST(a_cut_of_bits_is_narrowed),
