@@ -8,6 +8,7 @@
 
 #include "daemon/replication/replication.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,6 +57,7 @@ struct world {
 	struct sim *sim;
 #else
 	char dir[64];
+	unsigned descriptors; /* before anything was opened */
 #endif
 	struct node a, b;
 	struct buf_pool *pool;
@@ -286,6 +288,20 @@ static void listen_on(struct node *n)
 	snprintf(n->addr, sizeof(n->addr), "%s", replication_listener_addr(n->listener));
 }
 
+#ifndef WORLD_SIM
+static unsigned open_descriptors(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	unsigned count = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		count++;
+	closedir(dir);
+	return count;
+}
+#endif
+
 static void world_open(struct world *w)
 {
 	memset(w, 0, sizeof(*w));
@@ -306,6 +322,7 @@ static void world_open(struct world *w)
 	if (error)
 		fail_msg("%s: %s", why, strerror(-error));
 	env_log_level(w->env, getenv("VERBOSE") ? ENV_LOG_DEBUG : ENV_LOG_ERROR);
+	w->descriptors = open_descriptors();
 	strcpy(w->dir, "/tmp/offsite-pair-XXXXXX");
 	assert_non_null(mkdtemp(w->dir));
 	w->a.env = w->b.env = w->env;
@@ -338,7 +355,13 @@ static void world_close(struct world *w)
 	stop(&w->b);
 	replication_listener_free(w->a.listener);
 	replication_listener_free(w->b.listener);
-	let_pass(w, 1500); /* connections that linger after a refusal */
+	/* Connections that linger after a refusal. */
+#ifdef WORLD_SIM
+	let_pass(w, 1500);
+#else
+	WAIT(w, open_descriptors() <= w->descriptors);
+	let_pass(w, 20);
+#endif
 	tls_context_free(w->a.tls_client);
 	tls_context_free(w->a.tls_server);
 	tls_context_free(w->b.tls_client);
