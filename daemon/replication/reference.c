@@ -110,6 +110,8 @@ static bool adopt(struct replication *r, const struct frame *frame, const void *
 	/* Its disk may have failed since it asked. */
 	int error = count < 0 || id128_is_zero(&snapshot) || !volume_store_follows(r->volume);
 
+	if (!volume_store_follows(r->volume)) /* the disk failed after it was asked */
+		error = 1;
 	if (!error)
 		error = volume_adopt_snapshot(r->volume, &snapshot, sequence, r->reference.runs,
 					      (unsigned)count);

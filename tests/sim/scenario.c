@@ -339,7 +339,12 @@ static void look_after_content(struct world *world)
 {
 	unsigned other = 1 - world->primary;
 
+	uint64_t size;
+
 	if (world->nodes[world->primary].content_lost) {
+		if (refused(world, world->primary) && sizes_differ(world, world->primary, &size) &&
+		    world_resize_alone(world, world->primary, size))
+			return;
 		world_restore_from_peer(world, world->primary);
 		return;
 	}
@@ -351,8 +356,6 @@ static void look_after_content(struct world *world)
 		char why[256] = "";
 
 		for (unsigned i = 0; i < NODES; i++) {
-			uint64_t size;
-
 			if (sizes_differ(world, i, &size) && !has_failed(world, i) &&
 			    world_resize_alone(world, i, size))
 				return;
@@ -600,7 +603,10 @@ static void with_faults(struct world *world)
 		faults &= ~(unsigned)(BLOCK | DISK_A | DISK_B | LOSE_A | LOSE_B | FLIP | ROLL_BACK |
 				      DISCONNECT | FAIL_OVER);
 	if (world->options.theme == THEME_SIZE)
-		faults = (faults | RESIZE) & ~(unsigned)(LOSE_A | LOSE_B | ROLL_BACK);
+		faults = (faults | RESIZE) &
+			 ~(unsigned)(LOSE_A | LOSE_B | DISK_A | DISK_B | ROLL_BACK | FAIL_OVER);
+	else
+		faults &= ~(unsigned)RESIZE;
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);
@@ -746,7 +752,7 @@ static void without_faults(struct world *world)
 	if (!world_wait(world, content_is_back, 600 * WORLD_SECOND))
 		world_fail(world, "liveness: the restore from the peer does not end");
 	must_stream(world);
-	if (world_chance(world, 30))
+	if (world->options.theme == THEME_SIZE)
 		must_resize(world);
 	for (unsigned i = 0; i < 40; i++) {
 		world_submit(world);

@@ -77,7 +77,7 @@ static void choose_options(struct world *world)
 	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
 	o->strict = world_chance(world, 5);
 	o->suspend = world_chance(world, 20);
-	o->detach = o->theme == THEME_DISK || world_chance(world, 30);
+	o->detach = o->theme == THEME_DISK || (o->theme == THEME_NONE && world_chance(world, 40));
 	o->encrypted = world->seed % 3 == 0;
 	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
@@ -958,7 +958,8 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 	if (!ticket_take(context, &ticket))
 		return;
 	world = ticket.world;
-	if (ticket.index != world->primary) {
+	/* Or it was the secondary when it began. */
+	if (ticket.index != world->primary || !world->snapshot_running) {
 		world->secondary_snapshots += !result->error;
 		sim_note(world->sim, "snapshot of node %u: %d %s", ticket.index, result->error,
 			 result->why);
@@ -1145,7 +1146,7 @@ static void look_at_size(struct world *world)
 {
 	struct node_volume *v = world_volume(world, world->primary);
 	struct node_volume *w = world_volume(world, 1 - world->primary);
-	struct replication_status status;
+	struct replication_status status, other;
 	uint64_t size;
 
 	if (v == NULL || v->volume == NULL || sim_node_dead(world->nodes[world->primary].env) ||
@@ -1160,8 +1161,10 @@ static void look_at_size(struct world *world)
 	world->size_bytes = size;
 	model_grow(world->model, size);
 	world_status(world, world->primary, &status);
-	if (status.source && status.state == REPLICATION_STREAMING && w != NULL &&
-	    w->volume != NULL && !sim_node_dead(world->nodes[1 - world->primary].env) &&
+	world_status(world, 1 - world->primary, &other); /* its disk may be another since */
+	if (status.source && status.state == REPLICATION_STREAMING &&
+	    other.state == REPLICATION_STREAMING && w != NULL && w->volume != NULL &&
+	    !sim_node_dead(world->nodes[1 - world->primary].env) &&
 	    volume_size_bytes(w->volume) < size)
 		world_fail(world, "the primary is bigger than the secondary that it streams to");
 }
@@ -1181,7 +1184,8 @@ static void resized(void *context, int error, const char *why)
 	world->resizes++;
 	if (ticket.index == world->primary)
 		look_at_size(world);
-	if (world->resize_alone || ticket.index != world->primary)
+	if (world->resize_alone || ticket.index != world->primary ||
+	    world->nodes[1 - world->primary].incarnation != world->resize_incarnation)
 		return;
 	if (world->size_bytes < world->resize_bytes ||
 	    world_disk_size(world->nodes[1 - world->primary].env) < world->resize_bytes)
@@ -1215,6 +1219,7 @@ static bool resize(struct world *world, unsigned index, uint64_t size_bytes, boo
 	world->resizing = true;
 	world->resize_bytes = size_bytes;
 	world->resize_alone = alone;
+	world->resize_incarnation = world->nodes[1 - index].incarnation;
 	sim_note(world->sim, "resize of node %u to %llu bytes%s", index,
 		 (unsigned long long)size_bytes, alone ? ", alone" : "");
 	node_resize(v, size_bytes, alone, resized, ticket_new(world, index));

@@ -101,7 +101,8 @@ struct world {
 	uint64_t size_bytes; /* of the volume, as the clients know it */
 	bool resizing;       /* by the operator's word, at this time */
 	uint64_t resize_bytes;
-	bool resize_alone; /* without the peer */
+	bool resize_alone;           /* without the peer */
+	uint32_t resize_incarnation; /* of the other node, when it began */
 	struct buf_pool *pool;
 	struct client clients[WORLD_CLIENTS_MAX];
 	unsigned busy;
