@@ -389,7 +389,7 @@ static void fill(struct volume *v)
 		env_timer_start(v->env, &h->fill_timer, h->next_fill_ns - now);
 }
 
-static bool fetching(const struct volume *v)
+bool hydrate_fetching(const struct volume *v)
 {
 	for (unsigned i = 0; i < FETCHES; i++)
 		if (v->hydrate.fetches[i].busy)
@@ -425,7 +425,7 @@ static void pump(struct env_task *task)
 	if (!h->active || v->closing || (h->from_store ? h->origin == NULL : v->tap == NULL))
 		return;
 	fill(v);
-	if (h->missing.count == 0 && !fetching(v) && h->store == STORE_IDLE)
+	if (h->missing.count == 0 && !hydrate_fetching(v) && h->store == STORE_IDLE)
 		store_last(v);
 	else if (!env_timer_active(&h->store_timer))
 		env_timer_start(v->env, &h->store_timer, STORE_NS);
@@ -461,7 +461,7 @@ void hydrate_finish(struct volume *v)
 	struct volume_state state = v->state;
 	int error;
 
-	if (h->missing.count > 0 || fetching(v) || v->closing)
+	if (h->missing.count > 0 || hydrate_fetching(v) || v->closing)
 		return;
 	h->active = h->from_store = false;
 	v->lean = VOLUME_LEAN_NO;
@@ -498,6 +498,8 @@ void hydrate_stop(struct volume *v)
 
 	h->active = false;
 	h->unreadable = false;
+	for (unsigned i = 0; i < FETCHES; i++)
+		h->fetches[i].op.on_disk = false; /* an answer to come belongs to nothing */
 	missing_release(v, 0);
 	volume_suspend(v, VOLUME_SUSPEND_FILLED, false);
 	hydrate_stop_timers(v);
@@ -523,7 +525,7 @@ static bool old_disk_busy(const struct volume *v)
 {
 	const struct volume_cut *store = &v->cuts[VOLUME_STORE], *peer = &v->cuts[VOLUME_PEER];
 
-	return v->local_io > 0 || v->sync_running || v->readers != NULL || fetching(v) ||
+	return v->local_io > 0 || v->sync_running || v->readers != NULL || hydrate_fetching(v) ||
 	       v->hydrate.store != STORE_IDLE || v->checkpoint.step == CHECKPOINT_BACKING ||
 	       (store->active && !store->bits_only) || (peer->active && !peer->bits_only) ||
 	       store->jobs > 0 || peer->jobs > 0;

@@ -191,7 +191,7 @@ int volume_hydrate_from(struct volume *v, const struct volume_source *source,
 
 	if (error != 0)
 		return error;
-	if (v->hydrate.store != STORE_IDLE || v->hydrate.active) {
+	if (v->hydrate.store != STORE_IDLE || v->hydrate.active || hydrate_fetching(v)) {
 		snprintf(why, why_size, "volume %s: is being filled already", v->name);
 		return -EBUSY;
 	}

@@ -568,6 +568,7 @@ void hydrate_count(struct volume *volume); /* the progress begins here */
 void hydrate_stop_timers(struct volume *volume);
 /* An fsync of the disk covered all that was fetched: UPTODATE, if nothing came in between. */
 void hydrate_finish(struct volume *volume);
+bool hydrate_fetching(const struct volume *volume);
 /* Who waits longer than hydrate_timeout_ns gets an error. */
 void hydrate_expire(struct volume *volume);
 

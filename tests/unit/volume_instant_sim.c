@@ -578,6 +578,33 @@ static void is_given_up_for_good(void **state)
 	free(w);
 }
 
+/* What was asked of the one before may be answered still: none of it goes to the disk. */
+static void begins_again_when_the_last_answer_came(void **state)
+{
+	struct fixture *f = *state;
+	struct world *w = world_new(f);
+	bool never = false;
+	int error;
+
+	old_content(f);
+	open_it(f);
+	w->delay_ns = 2000000000;
+	assert_int_equal(begin(w), 0);
+	sim_run_until(f->sim, &never, 100000000);
+	assert_int_equal(volume_hydrate_give_up(f->volume), 0);
+	w->over = false;
+	assert_int_equal(begin(w), -EBUSY);
+	while ((error = begin(w)) == -EBUSY)
+		assert_true(sim_step(f->sim));
+	assert_int_equal(error, 0);
+	w->delay_ns = 3000000;
+	begin_history(w);
+	fill_up(w);
+	check_all(w, SIM_CRASH_KILL);
+	close_it(f);
+	free(w);
+}
+
 /* Nothing is cut, grown or begun twice meanwhile; and it needs a volume that nobody uses. */
 static void refuses_what_needs_a_whole_disk(void **state)
 {
@@ -680,6 +707,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_the_snapshot_does_not_give_is_an_error, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(is_given_up_for_good, setup, teardown),
+		cmocka_unit_test_setup_teardown(begins_again_when_the_last_answer_came, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(refuses_what_needs_a_whole_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_crash_anywhere_loses_nothing, setup, teardown),
 	};
