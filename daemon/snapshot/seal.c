@@ -41,6 +41,7 @@
 #define PACK_BYTES     (16u << 20)
 #define PACK_BYTES_MAX (64u << 20)
 #define TRIES_MAX      3
+#define SECOND_NS      1000000000ull
 #define LOCK_SHARE     8 /* of lock-for, by which what is locked outlasts it; see retain.c */
 #define COUNT_EVERY_NS (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
 #define PRUNE_EVERY_NS (50ull * 60 * 1000000000)   /* the same */
@@ -197,7 +198,8 @@ static void retention_decide_next(struct snapshot_writer *w)
 		next->until_ns = base->until_ns;
 		return;
 	}
-	next->until_ns = until + w->lock_for_ns / LOCK_SHARE;
+	/* In whole seconds, as services count: the manifest says no less than they do. */
+	next->until_ns = (until + w->lock_for_ns / LOCK_SHARE) / SECOND_NS * SECOND_NS + SECOND_NS;
 	w->extend = true;
 }
 

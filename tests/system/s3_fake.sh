@@ -90,6 +90,8 @@ few_requests() {
 			die "cannot write"
 		before=$(requests count '[.[]] | add') lists=$(requests count .LIST)
 		off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+		# The daemon lists once to see the newest, when it has the time.
+		wait_for 20 "the newest" volume_is a ".snapshots.newest.sequence >= $i"
 	done
 	# A pack, the maps, the manifest; the two pages of the map; what is newer than the snapshot before; a
 	# claim put and deleted.

@@ -80,10 +80,10 @@ lock_cycle() {
 
 	later() {
 		local_store snapshot forget v --keep-last 1 >"$dir/out" 2>&1 &&
-			[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 1 ]
+			[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 1 ] &&
+			[ "$(versions | wc -l)" -lt "$count" ]
 	}
-	wait_for 60 "the lock's end" later
-	[ "$(versions | wc -l)" -lt "$count" ] || die "no space came back"
+	wait_for 60 "the lock's end, and space that comes back" later
 	versions | grep -q "/snapshots/.*$first" && die "the manifest is still there"
 	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
 	stop a
