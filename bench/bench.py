@@ -5,8 +5,9 @@
   export    one NBD server, fio's nbd engine over a unix socket: offsited, nbdkit file, qemu-storage-daemon
   peer      the same with a copy on a second server over TCP loopback: protocol A and C beside
             qemu-storage-daemon's write-blocking mirror
-  snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg
+  snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg; all encrypt
   restore   1 GiB out of a directory into a new file, durable: offsite (plain, encrypted), restic, borg
+  seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without
 
 Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
 """
@@ -329,10 +330,13 @@ def timed(command, **kwargs):
 
 def snapshot_offsite(args, folder, image, size, seed):
     """First and incremental snapshot through the daemon; the change is written through NBD."""
+    with open(f"{folder}/key", "wb") as f:  # restic and borg encrypt too
+        f.write(os.urandom(32))
+    os.chmod(f"{folder}/key", 0o600)
     s = Server("offsite", folder)
     s.start(f"{args.build}/offsited", "--config",
             config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                   f"store = file:{folder}/store"))
+                   f"store = file:{folder}/store\nstore-key-file = {folder}/key"))
     try:
         s.ready()
         create = [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
@@ -456,6 +460,51 @@ def bench_restore(args, root):
     for tool, runs in results.items():
         wall, cpu = (statistics.median(r[k] for r in runs) for k in (0, 1))
         print(f"| {tool} | {wall:.2f} ({cpu:.2f}) |")
+
+
+def bench_seal(args, root):
+    """What clients feel of a snapshot: fio's percentiles with and without one under way."""
+    size, results = 2 << 30, {}
+    for _ in range(args.rounds):
+        folder = tempfile.mkdtemp(dir=root)
+        image = os.path.join(folder, "disk.img")
+        make_file(image, size)
+        s = Server("offsite", folder)
+        s.start(f"{args.build}/offsited", "--config",
+                config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
+                       f"store = file:{folder}/store"))
+        try:
+            s.ready()
+            for job in ("randwrite 4k qd1", "randwrite 4k qd32"):
+                results.setdefault((job, "without"), []).append(fio(s, job, args.seconds, size)[2])
+                # All is new to the store each time: the snapshot before is gone.
+                create = subprocess.Popen(
+                    [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
+                     "bench"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+                p99 = fio(s, job, args.seconds, size)[2]
+                if create.poll() is None:
+                    results.setdefault((job, "while sealing"), []).append(p99)
+                else:
+                    print(f"bench: seal: {job}: the snapshot ended before fio did: not counted "
+                          f"(exit code {create.returncode})", file=sys.stderr)
+                why = create.communicate()[1].decode()
+                if create.returncode:
+                    print(f"bench: seal: {job}: {why[-300:]}", file=sys.stderr)
+                for name in os.listdir(f"{folder}/store"):  # the daemon has the folder itself open
+                    shutil.rmtree(f"{folder}/store/{name}", ignore_errors=True)
+                open(f"{folder}/store/empty-on-purpose", "w").close()
+        finally:
+            s.stop()
+        shutil.rmtree(folder)
+    print("\n## p99 latency of 4k random writes while a snapshot of 2 GiB is sealed\n")
+    print("| job | without: us | while sealing: us | ratio |\n|---|---|---|---|")
+    for job in ("randwrite 4k qd1", "randwrite 4k qd32"):
+        alone, sealing = (results.get((job, k)) for k in ("without", "while sealing"))
+        if not sealing:
+            print(f"| {job} | {statistics.median(alone):.0f} | - | - |")
+            continue
+        a, b = statistics.median(alone), statistics.median(sealing)
+        print(f"| {job} | {a:.0f} | {b:.0f} | {b / a:.2f} |")
     sys.stdout.flush()
 
 
@@ -468,9 +517,10 @@ def main():
     p.add_argument("--size-mib", type=int, default=512)
     p.add_argument("--restore-mib", type=int, default=1024)
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
-    p.add_argument("what", nargs="*", default=[], help="export, peer, snapshot, restore (default: all)")
+    p.add_argument("what", nargs="*", default=[],
+                   help="export, peer, snapshot, restore, seal (default: all)")
     args = p.parse_args()
-    what = args.what or ["export", "peer", "snapshot", "restore"]
+    what = args.what or ["export", "peer", "snapshot", "restore", "seal"]
     args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
     with contextlib.ExitStack() as stack:
@@ -492,6 +542,8 @@ def main():
             bench_snapshot(args, roots["disk"])
         if "restore" in what:
             bench_restore(args, roots["disk"])
+        if "seal" in what:
+            bench_seal(args, roots["disk"])
 
 
 if __name__ == "__main__":
