@@ -195,7 +195,7 @@ static void take_answer(struct replication *r, const struct frame *frame, const 
 		replication_refuse(r, FRAME_ERROR_PROTOCOL, "RESIZE that nobody asked for");
 		return;
 	}
-	if (frame->length < r->resize.asked && !MUTATE(replication_resize_refusal_ignored)) {
+	if (frame->length < r->resize.asked) {
 		snprintf(why, sizeof(why), "peer %s: %s", r->peer.node, *text ? text : "refused");
 		finish(r, -EPERM, why);
 		return;
