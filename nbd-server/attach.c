@@ -154,7 +154,7 @@ static void tell(struct attach_waiter *waiter, int error, const char *why, const
 {
 	struct attach_waiter w = *waiter;
 
-	*waiter = (struct attach_waiter){NULL};
+	*waiter = (struct attach_waiter){};
 	if (w.done)
 		w.done(w.context, error, why, device);
 }
