@@ -108,6 +108,7 @@ for signal in KILL TERM KILL TERM KILL; do
 done
 kill -0 $fio 2>/dev/null || note='(the load ended before the last of them)'
 wait $fio || fail "fio: $(cat /root/fio.err)"
+sed -i '/^{/,$!d' /root/fio.json # it may say something first
 jq -r '.jobs[0] | "# \(.write.iops | floor) writes a second, the longest wait \(.write.clat_ns.max / 1e6 | floor) ms, errors \(.error)"' /root/fio.json
 [ -z "${note:-}" ] || echo "# $note"
 [ "$(jq '.jobs[0].error' /root/fio.json)" = 0 ] || fail "an error"
