@@ -25,7 +25,7 @@ static const uint8_t *page(void *context, uint64_t index)
 
 static struct model_image image(struct disk *disk)
 {
-	return (struct model_image){page, disk};
+	return (struct model_image){.page = page, .context = disk};
 }
 
 static struct disk *disk_new(void)
