@@ -101,6 +101,12 @@ static void plan_print(const json_t *plan, const struct options *options)
 		format_bytes(client_number(plan, "fetch_bytes")).text,
 		client_number(plan, "requests"),
 		format_duration(client_number(plan, "estimate_seconds")).text);
+	if (client_integer(plan, "archived_objects"))
+		fprintf(out,
+			"  archive    %llu objects, to be brought back first if they are not: up "
+			"to %s\n",
+			(unsigned long long)client_integer(plan, "archived_objects"),
+			format_duration(client_number(plan, "archive_seconds")).text);
 	fprintf(out, "  write      %s at most\n",
 		format_bytes(client_number(plan, "write_bytes")).text);
 	fprintf(out, "  overwrites %s\n", client_text(plan, "target_now", "nothing"));
@@ -153,13 +159,14 @@ static int plan_local(struct local *local, const struct snapshot_info *info,
 	code = local_wait(local, &planning.run);
 	if (!code) {
 		id128_format(&plan->info.id, id);
-		json = json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:s, s:s}", "snapshot", id,
-				 "created", format_time(plan->info.created_ns).text, "fetch_bytes",
-				 (json_int_t)plan->fetch_bytes, "write_bytes",
-				 (json_int_t)plan->write_bytes, "requests",
-				 (json_int_t)plan->requests, "estimate_seconds",
-				 (double)plan->estimate_ns / 1e9, "target", target, "target_now",
-				 target_now);
+		json = json_pack(
+			"{s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
+			"created", format_time(plan->info.created_ns).text, "fetch_bytes",
+			(json_int_t)plan->fetch_bytes, "write_bytes", (json_int_t)plan->write_bytes,
+			"requests", (json_int_t)plan->requests, "estimate_seconds",
+			(double)plan->estimate_ns / 1e9, "archived_objects",
+			(json_int_t)plan->archived_objects, "archive_seconds",
+			(double)plan->archive_ns / 1e9, "target", target, "target_now", target_now);
 		plan_print(json, options);
 		json_decref(json);
 	}

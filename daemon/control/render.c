@@ -200,12 +200,14 @@ static json_t *render_plan(const struct job *job)
 	snprintf(text, sizeof(text), "%s, disk %s, %llu bytes changed since its newest snapshot",
 		 volume_role_name(state.role), volume_disk_state_name(state.disk),
 		 (unsigned long long)volume_dirty_bytes(job->volume->volume, VOLUME_STORE));
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:s}", "snapshot",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:f, s:o, s:s}", "snapshot",
 			 render_id(&plan->info.id), "created", render_time(plan->info.created_ns),
 			 "fetch_bytes", number(plan->fetch_bytes), "write_bytes",
 			 number(plan->write_bytes), "requests", number(plan->requests),
-			 "estimate_seconds", (double)plan->estimate_ns / 1e9, "target",
-			 render_text(job->volume_name), "target_now", text);
+			 "estimate_seconds", (double)plan->estimate_ns / 1e9, "archived_objects",
+			 number(plan->archived_objects), "archive_seconds",
+			 (double)plan->archive_ns / 1e9, "target", render_text(job->volume_name),
+			 "target_now", text);
 }
 
 json_t *render_job(const struct job *job, uint64_t now_ns)

@@ -14,6 +14,9 @@ struct planning {
 	struct id128 id; /* zero: the newest */
 	struct snapshot_plan plan;
 	uint64_t sample_bytes, sample_ns;
+	char sample[SNAPFMT_NAME_BYTES];
+	struct manifest *manifest;
+	struct inventory_archive archive;
 	void (*done)(void *context, const struct snapshot_plan *plan, int error, const char *why);
 	void *context;
 };
@@ -22,6 +25,8 @@ static void planning_end(struct planning *p, int error, const char *why)
 {
 	p->repo->under_way--;
 	p->done(p->context, error ? NULL : &p->plan, error, why);
+	manifest_free(p->manifest);
+	free(p->archive.objects);
 	free(p);
 }
 
@@ -61,10 +66,26 @@ static void count(struct planning *p, const struct manifest *m)
 	}
 }
 
+/* What is missing the restore says. */
+static void counted(void *context, int error, const char *why)
+{
+	struct planning *p = context;
+
+	if (!error) {
+		p->plan.archived_objects = p->archive.count;
+		p->plan.archive_ns = p->archive.takes_ns;
+	}
+	if (!p->sample_bytes) {
+		planning_end(p, 0, "");
+		return;
+	}
+	p->sample_ns = env_now_ns(p->repo->env);
+	fetch(p->repo->store, p->sample, 0, p->sample_bytes, sampled, p);
+}
+
 static void planning_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct planning *p = context;
-	char name[SNAPFMT_NAME_BYTES];
 
 	if (error) {
 		planning_end(p, error, why);
@@ -78,15 +99,10 @@ static void planning_loaded(void *context, struct manifest *manifest, int error,
 			continue;
 		p->sample_bytes =
 			object->size_bytes < SAMPLE_BYTES ? object->size_bytes : SAMPLE_BYTES;
-		snapfmt_name(SNAPFMT_PACK, &p->repo->volume, &object->ref, name);
+		snapfmt_name(SNAPFMT_PACK, &p->repo->volume, &object->ref, p->sample);
 	}
-	manifest_free(manifest);
-	if (!p->sample_bytes) {
-		planning_end(p, 0, "");
-		return;
-	}
-	p->sample_ns = env_now_ns(p->repo->env);
-	fetch(p->repo->store, name, 0, p->sample_bytes, sampled, p);
+	p->manifest = manifest;
+	inventory_look(p->repo->store, manifest, &p->archive, counted, p);
 }
 
 static void planning_listed(void *context, struct names *names, int error, const char *why)

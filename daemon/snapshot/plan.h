@@ -13,6 +13,9 @@ struct snapshot_plan {
 	uint64_t requests; /* about: neighbours in a pack come with one */
 	uint64_t
 		estimate_ns; /* about: from one request for content that was timed; 0: nothing to fetch */
+	/* Of its objects lie in an archive, or lay there (what was brought back is still listed so); and how long
+	 * that takes as a rule, on top of estimate_ns. */
+	uint64_t archived_objects, archive_ns;
 };
 
 /* Of snapshot id (NULL: the newest). Reads its manifest, and up to 1 MiB of a pack to see how fast the store

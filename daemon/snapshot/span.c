@@ -59,19 +59,28 @@ static const struct manifest_page *next_wanted(const struct snapshot_writer *w,
 	return NULL;
 }
 
-static uint32_t span_end(const struct snapshot_writer *w, const struct manifest_page *first)
+/* From the first page on, whatever is wanted soon and lies close by: in an object pages stand about in the order
+ * of their numbers, as they were finished. */
+static void span_set(struct seal_span *span, const struct manifest_page *first)
 {
+	const struct snapshot_writer *w = span->writer;
 	const struct manifest_page *page = first;
-	uint32_t end = first->offset + first->length_bytes;
+	uint64_t begin = first->offset, end = begin + first->length_bytes;
 
 	for (unsigned i = 0; i < PAGES_MAX && (page = next_wanted(w, page)); i++) {
-		if (page->object != first->object || page->offset < end ||
-		    page->offset - end > GAP_BYTES ||
-		    page->offset + page->length_bytes - first->offset > SPAN_BYTES)
+		uint64_t from = page->offset, to = from + page->length_bytes;
+		uint64_t low = from < begin ? from : begin, high = to > end ? to : end;
+
+		if (page->object != first->object)
 			break;
-		end = page->offset + page->length_bytes;
+		if (from > end + GAP_BYTES || to + GAP_BYTES < begin || high - low > SPAN_BYTES)
+			continue;
+		begin = low;
+		end = high;
 	}
-	return end;
+	span->object = first->object;
+	span->offset = (uint32_t)begin;
+	span->length_bytes = (uint32_t)(end - begin);
 }
 
 static void give(struct seal_span *span, struct seal_page *page)
@@ -117,9 +126,7 @@ static struct seal_span *span_new(struct snapshot_writer *w, const struct manife
 	struct seal_span *span = must_alloc(sizeof(*span));
 
 	span->writer = w;
-	span->object = first->object;
-	span->offset = first->offset;
-	span->length_bytes = span_end(w, first) - first->offset;
+	span_set(span, first);
 	span->references = 1;
 	span_end_last(w);
 	w->span = span;
