@@ -152,7 +152,7 @@ run_unit() {
 
 run_one_fuzz() { # PROGRAM NAME: as a child process, through the environment
 	local corpus scratch kept=() seconds=$FUZZ_SECONDS
-	[ "$2" = replication ] && seconds=$((seconds * 12)) # a peer's bytes: all kinds of frames in one
+	[ "$2" = fuzz_replication ] && seconds=$((seconds * 12)) # a peer's bytes: all kinds of frames in one
 	scratch=$(mktemp -d /tmp/offsite-fuzz-XXXXXX)
 	corpus=tests/fuzz/corpus/$2
 	mkdir "$scratch/new"
