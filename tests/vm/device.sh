@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A volume as the kernel's block device, used as people use one: ext4 and XFS, made bigger while mounted, fio's
-# own verification, a sparse volume of 2 TiB trimmed, and coming and going CYCLES (20) times.
+# own verification, a sparse volume of 2 TiB trimmed, and coming and going CYCLES (8) times.
 # time limit: 600 s
 . "$(dirname "$0")/lib.sh"
 vm_begin
@@ -86,12 +86,12 @@ echo "# fstrim of 2 TiB: $fstrim s"
 umount /mnt/big
 after=$(du -m /srv/offsite/big.img | cut -f1)
 [ "$after" -lt $((before - 50)) ] || fail "the backing had $before MiB, and has $after MiB after fstrim"
-[ "${fstrim%.*}" -lt 60 ] || fail "fstrim took $fstrim s"
+[ "${fstrim%.*}" -lt 120 ] || fail "fstrim took $fstrim s"
 begun=$(seconds)
 blkdiscard -f /dev/offsite/big
 took=$(since $begun)
 echo "# blkdiscard of 2 TiB: $took s"
-[ "${took%.*}" -lt 60 ] || fail "blkdiscard took $took s"
+[ "${took%.*}" -lt 120 ] || fail "blkdiscard took $took s"
 udevadm settle
 offsite detach big >/dev/null
 END
@@ -100,7 +100,7 @@ on a "udevadm settle; offsite detach v >/dev/null" || fail detach "v"
 story comes_and_goes <<END
 begun=\$(seconds)
 pid=\$(cat /run/offsited.pid)
-for i in \$(seq ${CYCLES:-20}); do
+for i in \$(seq ${CYCLES:-8}); do
 	device=\$(offsite attach v | cut -d' ' -f1) || fail "attach \$i"
 	udevadm settle # who reads from a device that goes gets an error
 	offsite detach v >/dev/null || fail "detach \$i"
@@ -108,7 +108,7 @@ for i in \$(seq ${CYCLES:-20}); do
 done
 [ "\$(ls /proc/\$pid/fd | wc -l)" -le \$before ] || fail "descriptors: \$before, then \$(ls /proc/\$pid/fd | wc -l)"
 volume_is '.clients == 0 and .attached == null' >/dev/null || fail "something is left"
-echo "# attached and detached ${CYCLES:-20} times in \$(since \$begun) s"
+echo "# attached and detached ${CYCLES:-8} times in \$(since \$begun) s"
 END
 story kernel_is_quiet <<<kernel_is_quiet
 on a node_stop || fail stop "the daemon"
