@@ -194,10 +194,10 @@ run_fuzz() {
 
 run_sim() {
 	[ -x "$BUILD/tests/sim/sim" ] || return 0
-	start sim/sim 400 bash -c '"$@" && echo "ok seeds" || echo "FAIL seeds"' sim \
+	start sim/sim 900 bash -c '"$@" && echo "ok seeds" || echo "FAIL seeds"' sim \
 		"$BUILD/tests/sim/sim" ${SIM_ARGS:-}
 	# The same with a fault in the engine, one at a time: each has to be caught.
-	start sim/mutations 400 bash -c 'set -o pipefail; tests/sim/mutations.sh |
+	start sim/mutations 900 bash -c 'set -o pipefail; tests/sim/mutations.sh |
 		sed -E "s/^(caught|equivalent) ([a-z_]+):/ok \2 \1:/; s/^MISSED /FAIL /"'
 }
 

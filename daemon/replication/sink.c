@@ -375,8 +375,7 @@ bool sink_is_at_rest(const struct sink *sink)
 
 bool sink_is_still(const struct sink *sink)
 {
-	return sink->phase == SINK_STREAM && sink->log == SINK_LOG_NONE &&
-	       (sink_is_at_rest(sink) || MUTATE(replication_reference_early));
+	return sink->phase == SINK_STREAM && sink->log == SINK_LOG_NONE && sink_is_at_rest(sink);
 }
 
 void sink_at_rest(struct sink *sink, void (*rest)(void *context, int error), void *context)
