@@ -167,15 +167,15 @@ static int run_all(const struct options *options)
 	return 0;
 }
 
-static int usage(const char *program)
+static int usage(FILE *to, const char *program, int status)
 {
-	fprintf(stderr,
+	fprintf(to,
 		"usage: %s [--seeds N] [--first SEED] [--seconds LIMIT] [--verbose] [--mutation "
 		"NAME]\n"
 		"       %s --seed SEED [--trace] [--mutation NAME]\n"
 		"       %s --list-mutations (in the source tree)\n",
 		program, program, program);
-	return 2;
+	return status;
 }
 
 int main(int argc, char **argv)
@@ -189,6 +189,7 @@ int main(int argc, char **argv)
 					      {"verbose", no_argument, NULL, 'v'},
 					      {"mutation", required_argument, NULL, 'm'},
 					      {"list-mutations", no_argument, NULL, 'l'},
+					      {"help", no_argument, NULL, 'h'},
 					      {NULL, 0, NULL, 0}};
 	struct options options = {
 		.first = 1, .seeds = 1000, .seed_seconds = 120, .program = argv[0]};
@@ -225,8 +226,10 @@ int main(int argc, char **argv)
 		case 'l':
 			execl("tests/sim/mutations.sh", "mutations.sh", "--list", (char *)NULL);
 			return 2;
+		case 'h':
+			return usage(stdout, argv[0], 0);
 		default:
-			return usage(argv[0]);
+			return usage(stderr, argv[0], 2);
 		}
 	}
 #ifndef OFFSITE_MUTATIONS
