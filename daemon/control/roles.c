@@ -134,7 +134,9 @@ static void send_clients_away(struct control *control, struct node_volume *volum
 
 static void detached(void *context, int error, const char *why, const char *device)
 {
-	control_wake(context);
+	/* A refusal comes from inside the request's handling, which would go round and round. */
+	if (!error)
+		control_wake(context);
 }
 
 static enum control_outcome demote_refused(struct control *control, struct control_request *request,
