@@ -155,6 +155,7 @@ struct nbd_connection {
 	struct nbd_meta_request meta_request; /* SET: what is still to be selected */
 	const char *meta_query;
 	size_t meta_query_length;
+	bool meta_opening; /* the server is being asked for a map */
 	struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* selected ... */
 	unsigned context_count;
 	struct block *meta_block; /* ... for this export */

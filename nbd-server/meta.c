@@ -80,7 +80,8 @@ static void map_opened(struct block_map_open *open, struct block_map *map)
 	}
 	if (map)
 		select_map(connection, map);
-	select_next(connection);
+	if (!connection->meta_opening)
+		select_next(connection);
 }
 
 /* False: none of it, or it has to be looked up. */
@@ -96,7 +97,8 @@ static bool select_allocation(struct nbd_connection *connection)
 	return true;
 }
 
-/* The queries one by one, as each may have to be looked up. */
+/* The queries one by one, as each may have to be looked up. Those that are answered at once are so many that
+ * each must not stand on the stack of the one before. */
 static void select_next(struct nbd_connection *connection)
 {
 	const struct nbd_server_config *config = &connection->server->config;
@@ -115,9 +117,12 @@ static void select_next(struct nbd_connection *connection)
 		name[connection->meta_query_length] = '\0';
 		connection->looking = true;
 		connection->map_open.done = map_opened;
+		connection->meta_opening = true;
 		config->map_open(config->context, connection->meta_block, name,
 				 &connection->map_open);
-		return;
+		connection->meta_opening = false;
+		if (connection->looking)
+			return;
 	}
 	end_option(connection);
 }

@@ -257,6 +257,28 @@ static void meta_contexts(void **state)
 	harness_end(h);
 }
 
+/* As many queries as an option takes, none of which names anything. */
+static void meta_queries_without_end(void **state)
+{
+	enum { COUNT = 13100, BYTES = 7 + 4 + COUNT * 5 };
+	static uint8_t data[BYTES] = "\0\0\0\3vol";
+	const be32_t count = to_be32(COUNT), one = to_be32(1);
+	struct harness *h = start();
+	int fd = greeted(h);
+
+	memcpy(data + 7, &count, sizeof(count));
+	for (size_t at = 11; at < BYTES; at += 5) {
+		memcpy(data + at, &one, sizeof(one));
+		data[at + 4] = ':';
+	}
+	client_option(fd, NBD_OPT_STRUCTURED_REPLY, NULL, 0);
+	expect_reply(fd, NBD_OPT_STRUCTURED_REPLY, NBD_REP_ACK);
+	client_option(fd, NBD_OPT_SET_META_CONTEXT, data, BYTES);
+	expect_reply(fd, NBD_OPT_SET_META_CONTEXT, NBD_REP_ACK);
+	client_disconnect(fd);
+	harness_end(h);
+}
+
 static void call_hold_all(struct harness *h, void *argument)
 {
 	h->hold = true;
@@ -588,6 +610,7 @@ int main(void)
 		cmocka_unit_test(unknown_options_are_unsupported),
 		cmocka_unit_test(oversized_options),
 		cmocka_unit_test(meta_contexts),
+		cmocka_unit_test(meta_queries_without_end),
 		cmocka_unit_test(exports_that_are_looked_up),
 		cmocka_unit_test(gone_during_a_lookup),
 		cmocka_unit_test(options_byte_by_byte),
