@@ -155,7 +155,7 @@ struct nbd_connection {
 	struct nbd_meta_request meta_request; /* SET: what is still to be selected */
 	const char *meta_query;
 	size_t meta_query_length;
-	bool meta_opening; /* the server is being asked for a map */
+	bool meta_opening;                             /* the server is being asked for a map */
 	struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* selected ... */
 	unsigned context_count;
 	struct block *meta_block; /* ... for this export */
@@ -227,6 +227,9 @@ void nbd_connection_close(struct nbd_connection *connection);
 void nbd_connection_reject(struct nbd_connection *connection, const char *reason);
 /* A connection waits for a buffer: clients that hold theirs without moving may have to go. */
 void nbd_server_watch_stalls(struct nbd_server *server);
+/* Whether one more client may look something up. One that is gone stays in the table until that was answered,
+ * which a store can delay for minutes: those must not be so many as there is room for. */
+bool nbd_server_may_look(const struct nbd_server *server);
 /* A line that a client caused: rate-limited. */
 void nbd_server_log(struct nbd_server *server, enum env_log_level level, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));

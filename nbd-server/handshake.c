@@ -101,6 +101,11 @@ void nbd_option_find(struct nbd_connection *connection, const char *name, size_t
 	memcpy(text, name, length);
 	text[length] = '\0';
 	block = config->find(config->context, text);
+	if (!block && config->look_up && !nbd_server_may_look(connection->server)) {
+		found(connection, NULL, false, -EBUSY,
+		      "too many clients look something up: try later");
+		return;
+	}
 	if (!block && config->look_up) {
 		connection->found = found;
 		connection->looking = true;

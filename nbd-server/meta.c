@@ -102,6 +102,7 @@ static bool select_allocation(struct nbd_connection *connection)
 static void select_next(struct nbd_connection *connection)
 {
 	const struct nbd_server_config *config = &connection->server->config;
+	bool may_look = config->map_open && nbd_server_may_look(connection->server);
 
 	while (connection->context_count < NBD_CONTEXTS_MAX &&
 	       nbd_meta_query_next(&connection->meta_request, &connection->meta_query,
@@ -110,7 +111,7 @@ static void select_next(struct nbd_connection *connection)
 
 		if (!has_room(connection, connection->meta_query_length))
 			break;
-		if (select_allocation(connection) || !config->map_open ||
+		if (select_allocation(connection) || !may_look ||
 		    connection->meta_query_length >= sizeof(name))
 			continue;
 		memcpy(name, connection->meta_query, connection->meta_query_length);
@@ -195,7 +196,7 @@ static void meta_found(struct nbd_connection *connection, struct block *block, b
 		select_next(connection);
 		return;
 	}
-	if (config->map_list && wants_maps(connection)) {
+	if (config->map_list && wants_maps(connection) && nbd_server_may_look(connection->server)) {
 		connection->list_block = block;
 		connection->list_held = held;
 		connection->looking = true;

@@ -352,6 +352,15 @@ void nbd_server_watch_stalls(struct nbd_server *server)
 		server_stall_start(server);
 }
 
+bool nbd_server_may_look(const struct nbd_server *server)
+{
+	unsigned looking = 0;
+
+	for (const struct nbd_connection *c = server->first; c; c = c->next)
+		looking += c->looking;
+	return looking < (server->stats.connections_max + 1) / 2;
+}
+
 /* A full table: the oldest client that is still in its handshake makes room. */
 static bool server_make_room(struct nbd_server *server)
 {

@@ -595,6 +595,39 @@ static void idle_handshakes_make_room(void **state)
 	harness_end(h);
 }
 
+/* A store that does not answer: clients that ask, and go, and ask again, leave room for others. */
+static void lookups_are_limited(void **state)
+{
+	struct harness *h = harness_new();
+	int fds[2], fd;
+
+	h->connections_max = 4;
+	harness_start(h);
+	harness_call(h, call_hold_all, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		fds[i] = greeted(h);
+		client_option(fds[i], NBD_OPT_GO, LITERAL(go_snap));
+		await_counts(h, 0, 0, i + 1);
+	}
+	fd = greeted(h);
+	client_option(fd, NBD_OPT_GO, LITERAL(go_snap));
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_ERR_POLICY);
+	client_option(fd, NBD_OPT_GO, LITERAL(go_vol));
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_INFO);
+	expect_reply(fd, NBD_OPT_GO, NBD_REP_ACK);
+	expect_alive(fd);
+	client_disconnect(fd);
+	harness_call(h, harness_release, NULL);
+	for (unsigned i = 0; i < 2; i++) {
+		expect_reply(fds[i], NBD_OPT_GO, NBD_REP_INFO);
+		expect_reply(fds[i], NBD_OPT_GO, NBD_REP_INFO);
+		expect_reply(fds[i], NBD_OPT_GO, NBD_REP_ACK);
+		client_disconnect(fds[i]);
+	}
+	harness_end(h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -613,6 +646,7 @@ int main(void)
 		cmocka_unit_test(meta_queries_without_end),
 		cmocka_unit_test(exports_that_are_looked_up),
 		cmocka_unit_test(gone_during_a_lookup),
+		cmocka_unit_test(lookups_are_limited),
 		cmocka_unit_test(options_byte_by_byte),
 		cmocka_unit_test(without_fixed_newstyle_only_export_name),
 		cmocka_unit_test(endless_options_end),
