@@ -998,13 +998,17 @@ static void check_secret(struct parser *p, const struct config_volume *volume,
 	}
 }
 
-/* For as long as a new snapshot is sure to be kept. */
+/* For as long as a new snapshot is sure to be kept; longer than any time can be said: not at all. */
 static void default_lock(struct config_volume *volume)
 {
+	uint64_t kept_ns;
+
 	if (volume->lock && !volume->lock_for_ns)
 		volume->lock_for_ns = volume->keep_within_ns;
-	if (volume->lock && !volume->lock_for_ns)
-		volume->lock_for_ns = volume->keep_last * volume->snapshot_every_ns;
+	if (volume->lock && !volume->lock_for_ns &&
+	    !__builtin_mul_overflow(volume->keep_last, volume->snapshot_every_ns, &kept_ns) &&
+	    kept_ns <= INT64_MAX)
+		volume->lock_for_ns = kept_ns;
 }
 
 static void check_lock(struct parser *p, struct config_volume *volume, const struct section *s)

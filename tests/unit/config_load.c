@@ -68,7 +68,8 @@ static void test_all_options(void **state)
 		"10M\nblock-size = 4096\nattach = /dev/nbd3\nattach-timeout = 300\n"
 		"attach-connections = 4\nattach-request-timeout = 7\n"
 		"store = file:/srv/store\nsnapshot-every = 15m\nkeep-last = 7\n"
-		"compression-level = 19\nrepack = no\nstore-list-lag = 1m\nmax-lag = 64M\nmax-lag-time = 10s\nmax-lag-action = "
+		"compression-level = 19\nrepack = no\nstore-list-lag = 1m\nmax-lag = "
+		"64M\nmax-lag-time = 10s\nmax-lag-action = "
 		"catch-up\n"
 		"stream-rate = 30M\ncatch-up-rate = 20M, 5M@mon-fri 08:00-18:00\n"
 		"snapshot-rate = 0\ndescription = a disk, #1\n");
@@ -289,6 +290,9 @@ static const struct bad bad[] = {
 	{NODE VOLUME "store = s3://bucket\nlock = governance\n",
 	 ":6: [volume v] lock: for how long? set lock-for (or keep-within, or keep-last and "
 	 "snapshot-every)"},
+	{NODE VOLUME "store = s3://bucket\nlock = governance\nkeep-last = 1000000\n"
+		     "snapshot-every = 1d\n",
+	 "lock: for how long? set lock-for"},
 	{NODE VOLUME "store = s3://bucket\nlock-for = 1d\n", ":6: [volume v] lock-for needs lock"},
 	{NODE VOLUME "keep-last = few\n", "keep-last = few: not a number (0 to 1000000)"},
 	{NODE VOLUME "store = /srv\n", "store = /srv: not the address of a store"},
