@@ -626,7 +626,10 @@ static void device_done(struct attach_call *call)
 	}
 	if (work != WORK_GIVE || device->alive > 0 || device->state == ATTACH_GONE)
 		settled(device);
-	if (work != WORK_GIVE || !env_timer_active(&device->retry))
+	if (work == WORK_DETACH && device->error && device->alive < device->connections)
+		env_timer_start(device->attach->env, &device->retry,
+				LOOK_NS); /* it may be tried again */
+	else if (work != WORK_GIVE || !env_timer_active(&device->retry))
 		device_step(device);
 }
 

@@ -84,7 +84,8 @@ struct fake {
 	bool configured, in_use;
 	int sockets[ATTACH_CONNECTIONS_MAX];
 	unsigned count, tuned, untuned, connects, gives;
-	int connect_error;
+	int connect_error, disconnect_error;
+	unsigned disconnects;
 	unsigned unnoticed; /* so many gives come before the kernel knows of the old socket's end */
 };
 
@@ -160,6 +161,12 @@ static int fake_disconnect(void *context, unsigned index, char *why, size_t why_
 	};
 
 	pthread_mutex_lock(&fake.lock);
+	fake.disconnects++;
+	if (fake.disconnect_error) {
+		snprintf(why, why_size, "the kernel does not want to");
+		pthread_mutex_unlock(&fake.lock);
+		return fake.disconnect_error;
+	}
 	for (unsigned i = 0; i < fake.count; i++) {
 		(void)!send(fake.sockets[i], &disc, sizeof(disc), MSG_NOSIGNAL);
 		close(fake.sockets[i]);
@@ -645,8 +652,14 @@ static void a_device_of_a_secondary_is_taken_away(void **state)
 	h = harness_new();
 	h->ending = free_attach;
 	h->device.open_error = -EPERM;
+	fake.disconnect_error = -EPERM; /* tried again now and then, not as fast as one can */
 	harness_start(h);
 	harness_call(h, call_begin, NULL);
+	usleep(300000);
+	pthread_mutex_lock(&fake.lock);
+	assert_int_equal(fake.disconnects, 1);
+	fake.disconnect_error = 0;
+	pthread_mutex_unlock(&fake.lock);
 	await_state(h, ATTACH_GONE);
 	assert_false(fake.configured);
 	assert_int_equal(fake.gives, 0);
