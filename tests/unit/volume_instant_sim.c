@@ -183,7 +183,7 @@ struct client {
 	struct request r;
 	struct world *w;
 	uint64_t value; /* of a write: what its sectors carry */
-	bool busy;
+	bool busy, alone;
 };
 
 static bool overlaps(const struct client *clients, unsigned count, uint64_t offset, uint64_t length)
@@ -251,12 +251,15 @@ static bool client_start(struct world *w, struct client *clients, unsigned count
 	}
 	if (b->op == BLOCK_WRITE || b->op == BLOCK_ZERO)
 		note_written(w, b, c->value);
+	c->alone = true;
+	for (unsigned i = 0; i < count; i++)
+		c->alone &= !clients[i].busy;
 	c->busy = true;
 	volume_block(f->volume)->ops->submit(volume_block(f->volume), b);
 	return true;
 }
 
-static void client_end(struct world *w, struct client *clients, unsigned count, struct client *c)
+static void client_end(struct world *w, struct client *c)
 {
 	struct block_request *b = &c->r.block;
 	uint64_t first = b->offset_bytes / SECTOR;
@@ -278,11 +281,7 @@ static void client_end(struct world *w, struct client *clients, unsigned count, 
 	}
 	/* A flush covers what was complete when it came: known for sure when nothing was under way. */
 	if (b->op == BLOCK_FLUSH) {
-		bool alone = true;
-
-		for (unsigned i = 0; i < count; i++)
-			alone &= !clients[i].busy || &clients[i] == c;
-		for (uint64_t s = 0; alone && s < SECTORS; s++) {
+		for (uint64_t s = 0; c->alone && s < SECTORS; s++) {
 			w->durable[s] = w->acked[s];
 			w->since_count[s] = 0;
 		}
@@ -321,7 +320,7 @@ static bool clients_run(struct world *w, unsigned requests)
 		volume_check(f->volume);
 		for (unsigned i = 0; i < 3; i++)
 			if (clients[i].busy && clients[i].r.wait.done) {
-				client_end(w, clients, 3, &clients[i]);
+				client_end(w, &clients[i]);
 				busy--;
 			}
 	}
