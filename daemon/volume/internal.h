@@ -246,6 +246,7 @@ struct hydrate {
 	uint64_t *stale;  /* per page: the file has it otherwise */
 	uint64_t *fresh;  /* per page: the file has none, which counts as all ones */
 	uint64_t *urgent; /* per page: somebody waits for it to be stored */
+	uint64_t *second; /* per page: it is stored next in the file's second half */
 	uint64_t
 		*filed; /* the bits as the file has them, a page behind the other; but fresh ones */
 	size_t filed_bytes;

@@ -7,6 +7,10 @@
  * "some more" is fetched once more. Where a snapshot has it, that would undo what a client wrote since. So a
  * client's write that lands on blocks which the file still names is complete when the file no longer names
  * them: until then it waits here, and many share one round of fsyncs.
+ *
+ * Of such a map a page that a power cut tore must not count as all ones, for the same reason. So each page has
+ * two places, one in either half of the file, and is stored where it was not stored last. Bits only ever go:
+ * what either of the two does not name is there.
  */
 #include "daemon/volume/internal.h"
 
@@ -78,13 +82,14 @@ int missing_make_memory(struct volume *v)
 	h->stale = calloc(BITS_WORDS(h->page_count) + 1, 8);
 	h->fresh = calloc(BITS_WORDS(h->page_count) + 1, 8);
 	h->urgent = calloc(BITS_WORDS(h->page_count) + 1, 8);
+	h->second = calloc(BITS_WORDS(h->page_count) + 1, 8);
 	h->batch.pages = malloc(BATCH_PAGES * METADATA_PAGE_BYTES);
 	h->filed = mmap(NULL, h->filed_bytes, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (h->filed == MAP_FAILED)
 		h->filed = NULL;
-	if (!h->pool || !h->stale || !h->fresh || !h->urgent || !h->filed || !h->batch.pages ||
-	    !dirty_init(&h->missing, blocks_of(v)))
+	if (!h->pool || !h->stale || !h->fresh || !h->urgent || !h->second || !h->filed ||
+	    !h->batch.pages || !dirty_init(&h->missing, blocks_of(v)))
 		return -ENOMEM;
 	return 0;
 }
@@ -102,10 +107,11 @@ void missing_free(struct volume *v)
 	free(h->stale);
 	free(h->fresh);
 	free(h->urgent);
+	free(h->second);
 	free(h->batch.pages);
 	if (h->filed != NULL)
 		munmap(h->filed, h->filed_bytes);
-	h->stale = h->fresh = h->urgent = h->filed = NULL;
+	h->stale = h->fresh = h->urgent = h->second = h->filed = NULL;
 	h->batch.pages = NULL;
 	if (h->missing.words != NULL)
 		dirty_free(&h->missing);
@@ -131,12 +137,21 @@ static void encode(const struct volume *v, uint64_t page, struct metadata_page_w
 	metadata_page_encode(METADATA_MISSING, (uint32_t)page, words, wire);
 }
 
+static uint64_t place(const struct hydrate *h, uint64_t page, bool second)
+{
+	return (page + (second ? h->page_count : 0)) * METADATA_PAGE_BYTES;
+}
+
 /* The file has the page as it was encoded. */
 static void page_filed(struct volume *v, uint64_t page, const struct metadata_page_wire *wire)
 {
 	struct hydrate *h = &v->hydrate;
 
 	bits_clear(h->fresh, page);
+	if (h->from_store && bits_test(h->second, page))
+		bits_clear(h->second, page);
+	else if (h->from_store)
+		bits_set(h->second, page);
 	(void)metadata_page_decode(wire, METADATA_MISSING, (uint32_t)page,
 				   &h->filed[page * METADATA_PAGE_WORDS]);
 }
@@ -150,7 +165,7 @@ int hydrate_store_all(struct volume *v)
 	     p = bits_next(h->stale, p + 1, h->page_count)) {
 		encode(v, p, h->batch.pages);
 		error = env_file_pwrite(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
-					p * METADATA_PAGE_BYTES);
+					place(h, p, bits_test(h->second, p)));
 		page_filed(v, p, h->batch.pages);
 	}
 	if (error == 0)
@@ -169,7 +184,7 @@ int missing_make_file(struct volume *v)
 	if (error == 0)
 		error = env_file_truncate(v->env, h->file, 0);
 	if (error == 0)
-		error = env_file_allocate(v->env, h->file, 0, h->page_count * METADATA_PAGE_BYTES);
+		error = env_file_allocate(v->env, h->file, 0, place(h, h->page_count, true));
 	if (error == 0)
 		error = env_file_sync(v->env, h->file);
 	if (error == 0)
@@ -180,20 +195,50 @@ int missing_make_file(struct volume *v)
 	return error;
 }
 
+/* NULL, or what is wrong with it: "" if it was never stored. */
+static const char *load_half(struct volume *v, uint64_t page, bool second, uint64_t *words)
+{
+	struct hydrate *h = &v->hydrate;
+	const char *bad;
+
+	if (env_file_pread(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
+			   place(h, page, second)) != 0)
+		return "unreadable";
+	bad = metadata_page_decode(h->batch.pages, METADATA_MISSING, (uint32_t)page, words);
+	return bad != NULL && bytes_are_zero(h->batch.pages, METADATA_PAGE_BYTES) ? "" : bad;
+}
+
+/* Of both places what they agree on; stored next where the newest is not. */
+static const char *load_both(struct volume *v, uint64_t page, uint64_t *words)
+{
+	uint64_t other[METADATA_PAGE_WORDS];
+	const char *first = load_half(v, page, false, words);
+	const char *second = load_half(v, page, true, other);
+	bool first_is_newer = first == NULL;
+
+	for (uint64_t i = 0; first == NULL && second == NULL && i < METADATA_PAGE_WORDS; i++)
+		first_is_newer &= (words[i] & ~other[i]) == 0;
+	for (uint64_t i = 0; second == NULL && i < METADATA_PAGE_WORDS; i++)
+		words[i] = first == NULL ? words[i] & other[i] : other[i];
+	if (first_is_newer)
+		bits_set(v->hydrate.second, page);
+	if (first == NULL || second == NULL)
+		return NULL;
+	return first[0] != '\0' ? first : second;
+}
+
 static void load_page(struct volume *v, uint64_t page)
 {
 	struct hydrate *h = &v->hydrate;
 	uint64_t *words = &h->filed[page * METADATA_PAGE_WORDS], first = page * METADATA_PAGE_BITS;
 	uint64_t count = blocks_of(v) - first;
-	const char *bad = "unreadable";
+	const char *bad =
+		h->from_store ? load_both(v, page, words) : load_half(v, page, false, words);
 
 	if (count > METADATA_PAGE_BITS)
 		count = METADATA_PAGE_BITS;
-	if (env_file_pread(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
-			   page * METADATA_PAGE_BYTES) == 0)
-		bad = metadata_page_decode(h->batch.pages, METADATA_MISSING, (uint32_t)page, words);
 	if (bad != NULL) {
-		if (!bytes_are_zero(h->batch.pages, METADATA_PAGE_BYTES))
+		if (bad[0] != '\0')
 			env_log(v->env, ENV_LOG_WARNING,
 				"volume %s: %s: page %llu: %s; fetched again", v->name, h->path,
 				(unsigned long long)page, bad);
@@ -351,11 +396,14 @@ static void write_next(struct volume *v)
 		return;
 	}
 	while (first + n < h->batch_count &&
-	       h->batch_numbers[first + n] == h->batch_numbers[first] + n)
+	       h->batch_numbers[first + n] == h->batch_numbers[first] + n &&
+	       bits_test(h->second, h->batch_numbers[first + n]) ==
+		       bits_test(h->second, h->batch_numbers[first]))
 		n++;
 	h->batch_at += n;
 	env_write(v->env, &h->batch.io, h->file, &h->batch.pages[first], n * METADATA_PAGE_BYTES,
-		  h->batch_numbers[first] * METADATA_PAGE_BYTES, 0);
+		  place(h, h->batch_numbers[first], bits_test(h->second, h->batch_numbers[first])),
+		  0);
 }
 
 static void pages_written(struct env_op *io, int64_t result)
