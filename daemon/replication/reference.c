@@ -265,5 +265,8 @@ void reference_init(struct replication *r)
 
 void replication_yield_store(struct replication *r)
 {
+	/* The question is void; what the peer said before it holds, and is looked at again. */
+	if (r->reference.cut)
+		r->reference.heard = true;
 	drop_cut(r, false);
 }
