@@ -411,6 +411,8 @@ static void nbd_stopped(void *context)
 {
 	struct daemon *daemon = context;
 
+	if (daemon->node)
+		node_stop_stores(daemon->node); /* control may be listing snapshots */
 	if (daemon->control)
 		control_stop(daemon->control, control_stopped, daemon);
 	else

@@ -665,6 +665,13 @@ static void exports_gone(void *context)
 			stop_next(&slots[i]);
 }
 
+void node_stop_stores(struct node *node)
+{
+	for (unsigned i = 0; i < node->count; i++)
+		if (node->slots[i].pub.store)
+			store_stop(node->slots[i].pub.store);
+}
+
 bool node_stop(struct node *node, void (*stopped)(void *context), void *context)
 {
 	node->stopping = true;

@@ -60,6 +60,9 @@ static inline const char *node_store_why(const struct node_volume *volume)
  * -errno only if the node itself cannot (state directory, peer-listen, keys). */
 int node_start(struct env *env, const struct config *config, struct node **node, char *why,
 	       size_t why_size);
+/* What is under way in the stores ends soon, with an error where it would have taken long, and nothing new is
+ * begun there: so that a service that is away holds up nobody who is to stop. */
+void node_stop_stores(struct node *node);
 /* Stops everything in order, cleanly, then calls stopped(), from inside the call or later. True: a restore
  * under way is abandoned; it may still use its volume, the node and the environment, none of which may
  * be freed any more: all that is left to do after stopped() is to end the process. */
