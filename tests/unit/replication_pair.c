@@ -2,6 +2,7 @@
 /*
  * Two nodes with one volume, in one process: over loopback on both real backends, and
  * (replication_pair_sim.c includes this file) in the simulator. SEED=n replays.
+ * time limit: 300 s
  */
 #include "tests/unit/replication_pair.h"
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+/* time limit: 300 s */
 /* Snapshots of a volume in memory: what is stored, what comes back, what it costs, what is deleted. */
 #include "tests/unit/snapshot_fixture.h"
 

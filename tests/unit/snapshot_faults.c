@@ -2,6 +2,7 @@
 /*
  * Snapshots over a store that fails, and over one whose bytes rot: at every operation, and in every
  * object. What is listed is always whole; what comes back is right or does not come back.
+ * time limit: 300 s
  */
 #include "tests/unit/snapshot_fixture.h"
 #include "daemon/io/env_ops.h"

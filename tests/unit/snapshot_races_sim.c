@@ -5,6 +5,7 @@
  * lead to a state seen before are not gone on with). After each request every listed snapshot has to be
  * whole: so it does not matter who is killed where, as that is somebody who makes no request any more.
  * With three actors only orders with few switches between them are tried; SWITCHES=n tries more (3: minutes).
+ * time limit: 300 s
  */
 #include "tests/unit/snapshot_fixture.h"
 

@@ -4,6 +4,7 @@
  * a restart, restored to a file and in place.
  *
  *   BENCH_MIB=1024 snapshot_volume     measures, alone, a first snapshot, a 1 % change, and a restore
+ * time limit: 300 s
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -2,6 +2,7 @@
 /*
  * The contract of a store, held to a bucket of tests/system/fake_s3.py, which checks every signature and
  * misbehaves by the bucket's name.
+ * time limit: 300 s
  */
 #include <setjmp.h>
 #include <stdarg.h>

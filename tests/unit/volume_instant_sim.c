@@ -3,6 +3,7 @@
  * A volume that is filled from a snapshot while clients use it: with a crash at any operation on its files,
  * with an origin that is away, slow or cannot give a block, and given up in the middle. Each sector carries
  * a stamp that says who wrote it: the time before (never to be seen again), the snapshot, or a client.
+ * time limit: 300 s
  */
 #include <errno.h>
 #include "daemon/io/buf.h"
