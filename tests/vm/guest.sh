@@ -73,8 +73,9 @@ kernel_is_quiet() {
 pg=$(for folder in /usr/lib/postgresql/*/bin; do echo "$folder"; done | sort -V | tail -n 1)
 as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env "$@"; }
 sql() { as_postgres "$pg/psql" -h /run/postgresql -U postgres -qAtX -v ON_ERROR_STOP=1 "$@"; }
-database_new() { # DIRECTORY
-	cp -r /var/lib/vm/database "$1" && chown -R postgres: "$1" && chmod 700 "$1" || fail "a new database in $1"
+database_new() { # DIRECTORY: as durable as initdb leaves one
+	cp -r /var/lib/vm/database "$1" && chown -R postgres: "$1" && chmod 700 "$1" && sync -f "$1" ||
+		fail "a new database in $1"
 }
 database_start() { # DIRECTORY
 	mkdir -p /run/postgresql && chown postgres /run/postgresql
