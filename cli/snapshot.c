@@ -55,6 +55,9 @@ const char help_snapshot[] =
 	"  --keep-last N, --keep-hourly N, --keep-daily N, --keep-weekly N, --keep-monthly N,\n"
 	"  --keep-yearly N, --keep-within DURATION\n"
 	"                 forget: any of them keeps a snapshot (UTC; weeks from Monday)\n"
+	"  --store-list-lag DURATION\n"
+	"                 forget: lists of the store may be so late (default: not late; with\n"
+	"                 --config: what that says)\n"
 	"  --no-wait      return when the job has started; prints its number\n"
 	"  --sample N%    check a random sample of the chunks\n"
 	"  --store URL    s3://bucket/prefix or file:/directory\n"
@@ -68,6 +71,7 @@ struct options {
 	bool pin;
 	unsigned sample_percent;
 	struct secret_source secret;
+	bool list_lag_given;
 	uint64_t list_lag_ns;
 };
 
@@ -78,7 +82,8 @@ enum {
 	KEEP_WEEKLY,
 	KEEP_MONTHLY,
 	KEEP_YEARLY,
-	KEEP_WITHIN
+	KEEP_WITHIN,
+	LIST_LAG,
 };
 
 /* -1: fine; -2: another option; else the exit code. */
@@ -132,9 +137,11 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		{"keep-monthly", required_argument, NULL, KEEP_MONTHLY},
 		{"keep-yearly", required_argument, NULL, KEEP_YEARLY},
 		{"keep-within", required_argument, NULL, KEEP_WITHIN},
+		{"store-list-lag", required_argument, NULL, LIST_LAG},
 		LOCAL_OPTIONS_SECRET,
 		CLI_OPTIONS_COMMON,
 	};
+	const char *wrong;
 	int option, code;
 
 	*options = (struct options){.sample_percent = 100};
@@ -160,6 +167,13 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 			if (parse_sample(optarg, &options->sample_percent))
 				break;
 			return cli_fail(CLI_USAGE, "--sample: '%s' is not 1%% to 100%%", optarg);
+		case LIST_LAG:
+			wrong = config_parse_duration(optarg, &options->list_lag_ns);
+			if (wrong)
+				return cli_fail(CLI_USAGE, "--store-list-lag: '%s': %s", optarg,
+						wrong);
+			options->list_lag_given = true;
+			break;
 		default:
 			if (local_secret_option(option, optarg, &options->secret))
 				break;
@@ -712,7 +726,8 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 		return code;
 	}
 	options->store = c->store;
-	options->list_lag_ns = c->store_list_lag_ns;
+	if (!options->list_lag_given)
+		options->list_lag_ns = c->store_list_lag_ns;
 	options->secret = (struct secret_source){c->store_passphrase_file, c->store_key_file,
 						 c->store_key_command};
 	if (!policy_given(&options->policy))
@@ -765,6 +780,8 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 				"create, list, delete, forget, pin, unpin, diff, prove or "
 				"verify expected; try --help");
 	verb = argv[optind++];
+	if (options.list_lag_given && strcmp(verb, "forget"))
+		return cli_fail(CLI_USAGE, "--store-list-lag: only with forget");
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
 				     : list_by_daemon(cli, argc, argv, &options);

@@ -74,7 +74,9 @@ with_passphrase() {
 	"$build/offsite" --config "$dir/a.conf" snapshot forget v --dry-run --keep-last 1 >"$dir/out" 2>&1 ||
 		die "forget --dry-run: $(cat "$dir/out")"
 	[ "$(cut -d' ' -f1 "$dir/out" | tr '\n' ' ')" = "go keep v: " ] || die "forget: $(cat "$dir/out")"
-	fine snapshot forget v --keep-last 1 --passphrase-file "$dir/new"
+	local began=${EPOCHREALTIME/./}
+	fine snapshot forget v --keep-last 1 --passphrase-file "$dir/new" --store-list-lag 1s
+	[ $((${EPOCHREALTIME/./} - began)) -ge 2000000 ] || die "forget did not wait for late lists"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" -eq 1 ] || die "forget: $(off a snapshot list v)"
 	"$build/offsite" --config "$dir/a.conf" snapshot pin v latest >"$dir/out" 2>&1 || die "pin: $(cat "$dir/out")"
 	off a snapshot delete v latest >"$dir/out" 2>&1 && die "a pinned snapshot was deleted"

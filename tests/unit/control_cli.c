@@ -145,6 +145,9 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("snapshot forget --store file:/x v", 2, "--keep option is missing");
 	expect("snapshot forget --store file:/x v --keep-daily x", 2, "not a number");
 	expect("snapshot forget --store file:/x v --keep-within x", 2, "--keep-within");
+	expect("snapshot forget --store file:/x v --keep-last 1 --store-list-lag 5", 2,
+	       "--store-list-lag: '5'");
+	expect("snapshot list --store file:/x --store-list-lag 5s", 2, "only with forget");
 	expect("key", 2, "list, add, remove or renew");
 	expect("key list", 2, "--store URL is missing");
 	expect("key list --store file:/nowhere", 2, "--passphrase-file");
