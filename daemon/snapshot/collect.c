@@ -84,6 +84,8 @@ struct collect {
 static void collect_finish(struct collect *c)
 {
 	c->repo->under_way--;
+	if (c->marked.count)
+		repo_changed(c->repo);
 	env_timer_stop(c->repo->env, &c->lag_timer);
 	names_free(&c->names);
 	free(c->todo.list);
@@ -479,6 +481,7 @@ static void objects_list(struct collect *c, enum snapfmt_kind kind)
 
 static void objects_begin(struct collect *c)
 {
+	repo_changed(c->repo);
 	objects_list(c, SNAPFMT_PACK);
 }
 

@@ -219,7 +219,7 @@ bool snapshot_diff_knows(const struct volume *volume)
 	       volume_store_follows(volume);
 }
 
-static void open_listed(void *context, struct names *names, int error, const char *why)
+static void open_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct snapshot_diff *d = context;
 	struct id128 from = d->from.snapshot, to = d->wanted.snapshot;
@@ -269,7 +269,7 @@ void snapshot_diff_open(struct snapshot_repo *repo, const struct id128 *from,
 		d->wanted.snapshot = *to;
 	}
 	d->loading = true;
-	names_list(repo->store, &repo->volume, open_listed, d);
+	repo_look(repo, &d->wanted.snapshot, open_listed, d);
 }
 
 const struct snapshot_diff_ends *snapshot_diff_ends(const struct snapshot_diff *d)
@@ -384,7 +384,7 @@ static void asked(struct changes_query *query, int error, const char *why)
 	answer(asking);
 }
 
-static void side_listed(void *context, struct names *names, int error, const char *why)
+static void side_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct snapshot_diff *d = context;
 	const struct id128 id = d->wanted.snapshot;
@@ -418,7 +418,7 @@ static void wait_for_side(struct asking *asking, const struct id128 *id)
 	d->side = NULL;
 	d->wanted.snapshot = *id;
 	d->loading = true;
-	names_list(d->repo->store, &d->repo->volume, side_listed, d);
+	repo_look(d->repo, id, side_listed, d);
 }
 
 /* Of a volume as it is. */

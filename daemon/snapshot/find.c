@@ -11,6 +11,8 @@
 struct find {
 	struct snapshot_repo *repo;
 	char text[ID128_TEXT_BYTES];
+	uint64_t asked_ns;
+	bool again;
 	void (*found)(void *context, const struct snapshot_info *found, int error, const char *why);
 	unsigned max;
 	void (*ids)(void *context, const struct snapshot_info *found, unsigned count, int error,
@@ -57,7 +59,7 @@ static struct snapshot_info info_of(const struct snapshot_repo *repo, const stru
 	};
 }
 
-static void find_listed(void *context, struct names *names, int error, const char *why)
+static void find_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct find *f = context;
 	struct snapshot_info info = {.sequence = 0};
@@ -67,6 +69,12 @@ static void find_listed(void *context, struct names *names, int error, const cha
 	if (!error) {
 		error = choose(f, names, &ref, line);
 		why = error ? line : "";
+		if (error == -ENOENT && !f->again && f->repo->seen_ns < f->asked_ns) {
+			f->again = true; /* put since that list, maybe */
+			repo_changed(f->repo);
+			repo_look(f->repo, NULL, find_listed, f);
+			return;
+		}
 	}
 	if (!error)
 		info = info_of(f->repo, ref);
@@ -81,7 +89,9 @@ void snapshot_find(struct snapshot_repo *repo, const char *text,
 		   void *context)
 {
 	struct find *f = must_alloc(sizeof(*f));
+	struct id128 id;
 
+	f->asked_ns = env_now_ns(repo->env);
 	/* What is longer than an id names none, cut or not. */
 	f->repo = repo;
 	strncpy(f->text, text, sizeof(f->text) - 1);
@@ -90,10 +100,10 @@ void snapshot_find(struct snapshot_repo *repo, const char *text,
 	f->found = done;
 	f->context = context;
 	repo->under_way++;
-	names_list(repo->store, &repo->volume, find_listed, f);
+	repo_look(repo, id128_parse(f->text, strlen(f->text), &id) ? &id : NULL, find_listed, f);
 }
 
-static void ids_listed(void *context, struct names *names, int error, const char *why)
+static void ids_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct find *f = context;
 	unsigned count = names->count < f->max ? (unsigned)names->count : f->max;
@@ -119,5 +129,5 @@ void snapshot_ids(struct snapshot_repo *repo, unsigned max,
 	f->ids = done;
 	f->context = context;
 	repo->under_way++;
-	names_list(repo->store, &repo->volume, ids_listed, f);
+	repo_look(repo, NULL, ids_listed, f);
 }

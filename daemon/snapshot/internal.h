@@ -24,6 +24,19 @@ struct known_info {
 	uint64_t size_bytes; /* of the manifest */
 };
 
+/* The names of a volume's manifests. */
+struct names {
+	struct snapfmt_ref *refs; /* the snapshots; ascending */
+	uint64_t *sizes;
+	size_t count;
+	struct snapfmt_ref *marks; /* deleted, says the store; ascending */
+	size_t mark_count;
+	struct snapfmt_ref *gone; /* those of them whose manifests are still there; ascending */
+	uint64_t *gone_sizes;
+	size_t gone_count;
+	uint64_t highest; /* sequence number of all manifests; 0: none */
+};
+
 struct snapshot_repo {
 	struct store *store;
 	struct env *env;
@@ -32,6 +45,11 @@ struct snapshot_repo {
 	/* Where reading is paid for: of the last listing. */
 	struct known_info *known;
 	size_t known_count;
+	/* What was listed last for those who only look; see looks.c. */
+	struct names seen;
+	bool seen_valid;
+	uint64_t seen_ns;       /* when that list began */
+	struct repo_list *list; /* under way, and as new as anybody could ask for; or NULL */
 	struct repo_hold *holds;
 	size_t hold_count, hold_room;
 	struct id128 deleted[64]; /* manifests that a deletion was begun of; the last of them */
@@ -124,18 +142,6 @@ typedef void (*fetch_done_fn)(void *context, uint8_t *data, size_t length, int e
 void fetch(struct store *store, const char *name, uint64_t offset, uint64_t length,
 	   fetch_done_fn done, void *context);
 
-/* The names of a volume's manifests. */
-struct names {
-	struct snapfmt_ref *refs; /* the snapshots; ascending */
-	uint64_t *sizes;
-	size_t count;
-	struct snapfmt_ref *marks; /* deleted, says the store; ascending */
-	size_t mark_count;
-	struct snapfmt_ref *gone; /* those of them whose manifests are still there; ascending */
-	uint64_t *gone_sizes;
-	size_t gone_count;
-	uint64_t highest; /* sequence number of all manifests; 0: none */
-};
 /* Whether that snapshot is among them. */
 bool refs_have(const struct snapfmt_ref *refs, size_t count, const struct id128 *snapshot);
 void names_list(struct store *store, const struct id128 *volume,
@@ -146,6 +152,17 @@ void names_list_since(struct store *store, const struct id128 *volume, uint64_t 
 		      void (*done)(void *context, struct names *names, int error, const char *why),
 		      void *context);
 void names_free(struct names *names);
+
+/* ---- looks.c ---- */
+
+/* As names_list(), for who only looks: what decides on sharing or deletion lists by itself. It may be what a list
+ * of some seconds ago said; wanted (NULL: none): that snapshot is among them, or it was looked for just now.
+ * names are valid in done() only. */
+void repo_look(struct snapshot_repo *repo, const struct id128 *wanted,
+	       void (*done)(void *context, const struct names *names, int error, const char *why),
+	       void *context);
+/* A snapshot was added here, or marked as deleted: whoever asks from now on sees it so. */
+void repo_changed(struct snapshot_repo *repo);
 
 /* Loads one map page. error 0: page is filled. */
 void page_load(struct store *store, const struct manifest *manifest,

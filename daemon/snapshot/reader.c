@@ -686,7 +686,7 @@ static void opening_loaded(void *context, struct manifest *manifest, int error, 
 		inventory_look(o->repo->store, manifest, &o->archive, opening_counted, o);
 }
 
-static void opening_listed(void *context, struct names *names, int error, const char *why)
+static void opening_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct opening *o = context;
 	char line[WHY_BYTES], id[ID128_TEXT_BYTES];
@@ -732,6 +732,6 @@ void snapshot_reader_open(struct snapshot_repo *repo, const struct id128 *id,
 
 		manifest_load(repo->store, &repo->volume, &ref, opening_loaded, o);
 	} else {
-		names_list(repo->store, &repo->volume, opening_listed, o);
+		repo_look(repo, id, opening_listed, o);
 	}
 }

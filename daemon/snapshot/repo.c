@@ -24,6 +24,7 @@ void snapshot_repo_free(struct snapshot_repo *repo)
 	if (!repo)
 		return;
 	assert(!repo->under_way);
+	names_free(&repo->seen);
 	free(repo->sparse);
 	free(repo->known);
 	assert(!repo->hold_count);

@@ -545,6 +545,7 @@ static void note_success(struct snapshot_writer *w)
 	struct volume_state state;
 	int error;
 
+	repo_changed(w->repo);
 	volume_get_state(w->volume, &state);
 	state.snapshot = w->next->info.id;
 	error = volume_set_state(w->volume, &state);
@@ -820,6 +821,7 @@ static void undone(struct env_op *op, int64_t result)
 	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
 
 	/* If this failed too, and the manifest is there, it is a snapshot like others. */
+	repo_changed(w->repo);
 	w->waiting--;
 	w->manifest_sent = false;
 	claim_drop(w, false);

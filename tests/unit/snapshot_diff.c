@@ -3,6 +3,7 @@
 #include "tests/unit/snapshot_fixture.h"
 
 #include "daemon/snapshot/diff.h"
+#include "daemon/snapshot/internal.h"
 
 #define SNAPSHOTS 6u
 
@@ -476,6 +477,7 @@ static void errors_of_the_store(void **state)
 		w->m->fail_types = OP_ALL;
 		w->m->fail_error = -EIO;
 		w->m->fail_at = n;
+		repo_changed(w->repo); /* the list, too */
 		o = open_diff(w, &a.info.id, &b.info.id);
 		if (!o.diff) {
 			assert_true(n <= 5);
@@ -622,6 +624,82 @@ static void found_by_what_people_call_it(void **state)
 	assert_int_equal(look_for(w, text).error, -EINVAL);
 }
 
+static void ids_counted(void *context, const struct snapshot_info *found, unsigned count, int error,
+			const char *why)
+{
+	assert_int_equal(error, 0);
+	*(unsigned *)context = count;
+}
+
+/* A bucket is not listed for each client and each context: looks at one time share a list, and an id that was
+ * seen is not looked for again. What is new or gone is seen all the same. */
+static void looks_share_a_list(void **state)
+{
+	enum { AT_ONCE = 16 };
+	struct world *w = world_of(state);
+	struct search s[AT_ONCE] = {{.done = false}};
+	struct snapshot_repo *other;
+	struct snapshot_info a, b;
+	char text[ID128_TEXT_BYTES];
+	unsigned ids = 0;
+
+	world_volume(w, 1ull << 30, 0, 0);
+	other = snapshot_repo_new(w->repo->store, &w->repo->volume);
+	fake_fill(w->v, 1, 1);
+	a = create(w->env, w->writer, "").result.info;
+	fake_fill(w->v, 1, 2);
+	b = create(w->env, w->writer, "").result.info;
+	id128_format(&a.id, text);
+	w->m->lists = 0;
+	for (unsigned i = 0; i < AT_ONCE; i++)
+		snapshot_find(w->repo, i % 2 ? "latest" : text, searched, &s[i]);
+	for (unsigned i = 0; i < AT_ONCE; i++) {
+		env_run_until(w->env, &s[i].done);
+		assert_true(id128_equal(&s[i].found.id, i % 2 ? &b.id : &a.id));
+	}
+	snapshot_ids(w->repo, 64, ids_counted, &ids);
+	for (unsigned i = 0; i < AT_ONCE; i++) {
+		struct opened o = open_diff(w, &a.id, i % 2 ? &b.id : NULL);
+
+		assert_string_equal(o.why, "");
+		close_diff(w, o.diff);
+		assert_int_equal(look_for(w, text).error, 0);
+	}
+	assert_int_equal(ids, 2);
+	assert_int_equal(w->m->lists, 1);
+
+	/* What is written here, and what is written elsewhere. */
+	s[0] = (struct search){.done = false};
+	snapshot_find(other, "latest", searched, &s[0]);
+	env_run_until(w->env, &s[0].done);
+	b = create(w->env, w->writer, "").result.info;
+	s[1] = look_for(w, "latest");
+	assert_true(id128_equal(&s[1].found.id, &b.id));
+	id128_format(&b.id, text);
+	s[0] = (struct search){.done = false};
+	snapshot_find(other, text, searched, &s[0]);
+	env_run_until(w->env, &s[0].done);
+	assert_true(id128_equal(&s[0].found.id, &b.id));
+	b = create(w->env, w->writer, "").result.info;
+	id128_format(&b.id, text);
+	text[20] = '\0';
+	s[0] = (struct search){.done = false};
+	snapshot_find(other, text, searched, &s[0]);
+	env_run_until(w->env, &s[0].done);
+	assert_true(id128_equal(&s[0].found.id, &b.id));
+
+	/* What is deleted here, while a look is under way, too. */
+	id128_format(&a.id, text);
+	assert_int_equal(look_for(w, text).error, 0);
+	s[0] = (struct search){.done = false};
+	repo_changed(w->repo);
+	snapshot_find(w->repo, text, searched, &s[0]);
+	assert_string_equal(delete (w->env, w->repo, &a.id).result.why, "");
+	env_run_until(w->env, &s[0].done);
+	assert_int_equal(look_for(w, text).error, -ENOENT);
+	snapshot_repo_free(other);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -635,6 +713,7 @@ int main(void)
 		ON_BOTH(closed_at_any_time),
 		ON_BOTH(what_is_open_is_not_deleted),
 		ON_BOTH(found_by_what_people_call_it),
+		ON_BOTH(looks_share_a_list),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
