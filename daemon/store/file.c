@@ -27,7 +27,7 @@
 struct file_store {
 	struct store store; /* first */
 	int root;           /* descriptor of the directory */
-	char *url;
+	char *url, *path;
 	unsigned under_way;
 };
 
@@ -72,6 +72,19 @@ static int fsync_folder(int root, const char *path)
 		error = -errno;
 	close(fd);
 	return error;
+}
+
+/* Whether the path still leads to what was opened. A directory that was moved away, or that something was mounted
+ * over, could be written to all the same: where nobody looks for it. */
+static int check_root(const struct file_store *file)
+{
+	struct stat now, opened;
+
+	if (fstat(file->root, &opened))
+		return -errno;
+	if (stat(file->path, &now))
+		return errno == ENOENT || errno == ENOTDIR ? -STORE_REPLACED : -errno;
+	return now.st_dev == opened.st_dev && now.st_ino == opened.st_ino ? 0 : -STORE_REPLACED;
 }
 
 /* ---- put -------------------------------------------------------------------------------- */
@@ -213,7 +226,7 @@ static void put_run(struct task *task)
 	if (close(fd) && !error)
 		error = -errno;
 	unlinkat(root, task->tmp, 0);
-	task->result = error;
+	task->result = error ? error : check_root(task->file); /* it took its time */
 }
 
 /* ---- get, size, delete -------------------------------------------------------------------- */
@@ -412,6 +425,11 @@ static void task_run(struct env_work *work)
 
 	if (task->result) /* refused at the call */
 		return;
+	/* What is there can be read for as long as it is there. */
+	if (task->type != TASK_GET && task->type != TASK_SIZE)
+		task->result = check_root(task->file);
+	if (task->result)
+		return;
 	switch (task->type) {
 	case TASK_PUT:
 		put_run(task);
@@ -539,6 +557,7 @@ static void file_close(struct store *store)
 	assert(!file->under_way);
 	close(file->root);
 	free(file->url);
+	free(file->path);
 	free(file);
 }
 
@@ -624,7 +643,15 @@ int store_file_open(struct env *env, const char *url, const char *path, struct s
 		return error;
 	}
 	file = calloc(1, sizeof(*file));
-	if (!file || !(file->url = strdup(url))) {
+	if (file) {
+		file->url = strdup(url);
+		file->path = strdup(path);
+	}
+	if (!file || !file->url || !file->path) {
+		if (file) {
+			free(file->url);
+			free(file->path);
+		}
 		free(file);
 		close(root);
 		snprintf(why, why_size, "store %s: out of memory", url);

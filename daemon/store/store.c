@@ -127,6 +127,9 @@ const char *store_strerror(int error)
 		return "the object is archived: it has to be brought back first";
 	case STORE_LOCKED:
 		return "the object is locked: its retention has not ended";
+	case STORE_REPLACED:
+		return "the directory there is not the one that was opened: it was replaced, or "
+		       "something was mounted or unmounted; restart the daemon if it is to be used";
 	case EFBIG:
 		return "the object is too large for the store";
 	case EAGAIN:

@@ -27,6 +27,7 @@ enum store_service_error {
 	STORE_LOCKED = ETXTBSY,              /* not deleted: its retention has not ended */
 	STORE_CANNOT_LOCK = EPROTONOSUPPORT, /* the service keeps nothing from being deleted here */
 	STORE_ARCHIVED = ENOMEDIUM, /* cannot be read before it is brought back; see thaw */
+	STORE_REPLACED = EIDRM,     /* what is at the place now is not what was opened */
 };
 
 /* Who may delete an object before its time: with GOVERNANCE those to whom the service gives that right,

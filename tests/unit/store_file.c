@@ -302,6 +302,41 @@ static void full_disk(void **state)
 	open_store(w, w->path);
 }
 
+static bool is_empty(const char *path)
+{
+	return !rmdir(path) && !mkdir(path, 0700);
+}
+
+/* What was moved away, or lies below a mount point now, is not written to: nobody would find it there. */
+static void a_directory_that_was_replaced(void **state)
+{
+	struct world *w = world_of(state);
+	char away[128], text[1024], buf[8];
+
+	snprintf(away, sizeof(away), "%s/away", w->dir);
+	assert_int_equal(put(w, "a/1", "first", ""), 0);
+	assert_int_equal(rename(w->path, away), 0);
+	assert_int_equal(put(w, "a/2", "x", ""), -STORE_REPLACED);
+	assert_int_equal(mkdir(w->path, 0700), 0);
+	assert_int_equal(put(w, "a/2", "x", ""), -STORE_REPLACED);
+	assert_int_equal(list(w, "a/", text), -STORE_REPLACED);
+	assert_int_equal(delete (w, "a/1"), -STORE_REPLACED);
+	assert_int_equal(get(w, "a/1", buf, 8, 0), 5);
+	assert_true(is_empty(w->path));
+	assert_int_equal(rmdir(w->path), 0);
+	assert_int_equal(rename(away, w->path), 0);
+	assert_int_equal(put(w, "a/2", "x", ""), 0);
+	assert_int_equal(list(w, "a/", text), 2);
+	if (mount("none", w->path, "tmpfs", 0, "size=1m")) {
+		print_message("SKIP: cannot mount a tmpfs here\n");
+		skip();
+	}
+	assert_int_equal(put(w, "a/3", "x", ""), -STORE_REPLACED);
+	assert_int_equal(umount2(w->path, MNT_DETACH), 0);
+	assert_int_equal(list(w, "a/", text), 2);
+	assert_int_equal(put(w, "a/3", "x", ""), 0);
+}
+
 /* The folder that all are in goes with the last: none of them fails for it. */
 static void many_are_deleted_at_once(void **state)
 {
@@ -411,6 +446,7 @@ int main(void)
 		ON_BOTH(names_are_checked),
 		ON_BOTH(leftovers_go_after_a_day),
 		ON_BOTH(full_disk),
+		ON_BOTH(a_directory_that_was_replaced),
 		ON_BOTH(many_are_deleted_at_once),
 		ON_BOTH(no_hard_links),
 		ON_BOTH(what_cannot_be_opened),
