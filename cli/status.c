@@ -249,6 +249,18 @@ static void print_snapshots(const json_t *snapshots)
 	}
 }
 
+/* What nobody deletes here while it is open. */
+static void print_exports(const json_t *exports)
+{
+	json_t *each;
+	size_t i;
+
+	json_array_foreach(exports, i, each)
+		printf("  %s@%.12s as of %s, clients:%.0f\n", i ? "            " : "exported    ",
+		       client_text(each, "snapshot", "?"), client_text(each, "created", "?"),
+		       client_number(each, "clients"));
+}
+
 static void print_proof(const json_t *proof)
 {
 	const char *failure = client_text(proof, "last_error", NULL);
@@ -333,6 +345,7 @@ static void print_volume(const json_t *volume)
 		print_verify(json_object_get(volume, "verify"));
 	if (json_is_object(snapshots))
 		print_snapshots(snapshots);
+	print_exports(json_object_get(volume, "exports"));
 	if (json_is_object(json_object_get(volume, "proof")))
 		print_proof(json_object_get(volume, "proof"));
 }

@@ -382,6 +382,26 @@ bool exports_device(const struct exports *x, const struct block *block, struct n
 	return false;
 }
 
+unsigned exports_snapshots(const struct node_volume *volume, struct exports_snapshot *list,
+			   unsigned max)
+{
+	const struct exports *x = node_exports(volume->node);
+	unsigned count = 0;
+
+	for (const struct entry *e = x->entries; e; e = e->next) {
+		if (e->volume != volume || !e->export || e->closing)
+			continue;
+		if (count < max)
+			list[count] = (struct exports_snapshot){
+				.id = e->id,
+				.created_ns = snapshot_export_info(e->export)->created_ns,
+				.clients = snapshot_export_clients(e->export),
+			};
+		count++;
+	}
+	return count;
+}
+
 /* The index-th open volume that there may be a snapshot of; NULL: there are no more. */
 static struct node_volume *listed_volume(const struct exports *x, unsigned *index, bool snapshots)
 {

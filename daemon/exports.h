@@ -27,6 +27,16 @@ void exports_free(struct exports *exports); /* idle */
 void exports_stop(struct exports *exports);
 bool exports_idle(const struct exports *exports);
 
+/* A snapshot that is open. */
+struct exports_snapshot {
+	struct id128 id;
+	uint64_t created_ns;
+	unsigned clients; /* that have it open; 0: it is closed soon */
+};
+/* Of a volume; returns how many there are, of which the first max are filled. */
+unsigned exports_snapshots(const struct node_volume *volume, struct exports_snapshot *list,
+			   unsigned max);
+
 /* As the NBD server wants them. Listed are the volumes, and VOLUME@latest of those that had a snapshot. */
 struct block *exports_list(struct exports *exports, unsigned index); /* valid until the next call */
 void exports_look_up(struct exports *exports, const char *name, struct block_lookup *lookup);

@@ -552,6 +552,21 @@ static json_t *render_proof(const struct watch_sample *sample, uint64_t realtime
 	return json;
 }
 
+static json_t *render_exports(const struct watch_sample *sample)
+{
+	json_t *list = json_array();
+
+	for (unsigned i = 0; i < sample->export_count; i++) {
+		const struct exports_snapshot *e = &sample->exports[i];
+
+		json_array_append_new(list,
+				      json_pack("{s:o, s:o, s:I}", "snapshot", render_id(&e->id),
+						"created", render_time(e->created_ns), "clients",
+						(json_int_t)e->clients));
+	}
+	return list;
+}
+
 json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64_t realtime_ns)
 {
 	const struct node_volume *nv = sample->volume;
@@ -599,6 +614,7 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 			    nv->config->proof_dir || sample->proof.tried_ns
 				    ? render_proof(sample, realtime_ns)
 				    : json_null());
+	json_object_set_new(json, "exports", render_exports(sample));
 	json_object_set_new(json, "snapshots",
 			    nv->config->store ? render_snapshots(sample, now_ns, realtime_ns)
 					      : json_null());

@@ -94,6 +94,7 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		replication_get_verify(nv->replication, &sample->verify);
 		take_risk(nv, sample);
 	}
+	sample->export_count = exports_snapshots(nv, sample->exports, EXPORTS_MAX);
 	sample->store_up = nv->store != NULL;
 	sample->command_failures = nv->command_failures;
 	sample->proof = nv->proof;

@@ -8,6 +8,7 @@
 #define OFFSITE_CONTROL_WATCH_H
 
 #include "daemon/control/events.h"
+#include "daemon/exports.h"
 #include "daemon/node.h"
 
 struct watch_sample {
@@ -34,6 +35,8 @@ struct watch_sample {
 	bool proving, proof_failed;
 	uint64_t command_failures; /* around snapshots' cuts */
 	struct snapshot_writer_status writer;
+	struct exports_snapshot exports[EXPORTS_MAX];
+	unsigned export_count;
 	struct snapshot_info
 		newest; /* newest snapshot known in the store; sequence 0: none known */
 };

@@ -163,6 +163,9 @@ close_it() {
 
 deletion() {
 	open_it "v@${ids[one]}"
+	volume_is a ".exports | any(.snapshot == \"${ids[one]}\" and .clients == 1)" >/dev/null ||
+		die "not in the status: $(volume_get a .exports)"
+	off a status | grep -q "@${ids[one]:0:12} as of .*clients:1" || die "status: $(off a status)"
 	off a snapshot delete v "${ids[one]}" >"$dir/out" 2>&1 && die "was deleted"
 	grep -q "open as an export" "$dir/out" || die "says $(cat "$dir/out")"
 	opener_reads 0 read

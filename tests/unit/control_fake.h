@@ -521,6 +521,11 @@ bool volume_source(const struct volume *volume, struct volume_source *source)
 	return false;
 }
 
+unsigned exports_snapshots(const struct node_volume *volume, struct exports_snapshot *list,
+			   unsigned max)
+{
+	return 0;
+}
 const char *node_instant_trouble(const struct node_volume *volume)
 {
 	return "";

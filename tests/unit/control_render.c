@@ -78,6 +78,9 @@ static struct watch_sample full_sample(void)
 	sample.replication.catch_up_total_bytes = 10;
 	sample.replication.unreadable_bytes = 4096;
 	sample.replication.unreadable_offset = 8192;
+	sample.exports[0] =
+		(struct exports_snapshot){{{7}}, .created_ns = 1700000000000000000, .clients = 2};
+	sample.export_count = 1;
 	return sample;
 }
 
@@ -96,6 +99,14 @@ static void a_volume_has_its_documented_members(void **state)
 		json_integer_value(json_object_get(json_object_get(part, "unreadable"), "offset")),
 		8192);
 	assert_true(json_number_value(json_object_get(part, "lag_seconds")) == 1.5);
+	part = json_object_get(json, "exports");
+	assert_int_equal(json_array_size(part), 1);
+	part = json_array_get(part, 0);
+	assert_string_equal(json_string_value(json_object_get(part, "snapshot")),
+			    "07000000000000000000000000000000");
+	assert_string_equal(json_string_value(json_object_get(part, "created")),
+			    "2023-11-14T22:13:20Z");
+	assert_int_equal(json_integer_value(json_object_get(part, "clients")), 2);
 	part = json_object_get(json, "snapshots");
 	assert_true(json_is_null(json_object_get(part, "newest")));
 	json_decref(json);
