@@ -99,7 +99,7 @@ $(foreach t,$(patsubst tests/unit/%.c,%,$(unit_SRC)),$(eval $(call unit_rule,$(t
 $(BUILD)/tests/sim/sim: $(call obj,$(filter-out $(sim_SRC),$(wildcard tests/sim/*.c))) \
 		$(call archives,sim $(node_DEPS))
 	$(call say,LINK,$@)
-	$(link) -Wl,--wrap=mmap,--wrap=munmap
+	$(link) -Wl,--wrap=mmap,--wrap=munmap,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
 
 # Helper programs of the system tests and the benchmarks.
 tool_SRC := $(wildcard tests/system/*.c bench/*.c)

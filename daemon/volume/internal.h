@@ -340,7 +340,8 @@ struct volume {
 
 	struct volume_tap *tap;
 	struct token *tokens;
-	uint32_t token_free; /* 1-based; 0: none */
+	uint32_t tokens_used; /* of these some are free again, the others never were taken */
+	uint32_t token_free;  /* 1-based, of those that are free again; 0: none */
 
 	uint64_t ops; /* operations of all kinds under way */
 	struct volume_stats stats;

@@ -438,11 +438,25 @@ static bool op_is_marked(const struct op *op)
 	return op_is_own(op) || (op->owner == OWNER_APPLY && volume_store_follows(op->volume));
 }
 
+static bool token_left(const struct volume *v)
+{
+	return v->token_free != 0 || v->tokens_used < TOKENS;
+}
+
+/* The one that was free last, for its cache line; there is one left. */
+static uint32_t token_take(struct volume *v)
+{
+	uint32_t index = v->token_free != 0 ? v->token_free - 1 : v->tokens_used++;
+
+	v->token_free = v->tokens[index].next_free;
+	return index;
+}
+
 static bool tap_ready(struct volume *v, struct op *op)
 {
 	if (v->tap == NULL || !op_is_own(op))
 		return true;
-	if (v->token_free != 0 && v->tap->ready(v->tap))
+	if (token_left(v) && v->tap->ready(v->tap))
 		return true;
 	queue_push(&v->wait_tap, op);
 	return false;
@@ -459,7 +473,7 @@ static bool tap_issue(struct volume *v, struct op *op)
 		.punch = op->punch && !op->piece_is_write,
 		.lsn = op->lsn,
 	};
-	uint32_t index = v->token_free - 1;
+	uint32_t index = token_take(v);
 	struct token *token = &v->tokens[index];
 
 	if (op->kind != OP_FLUSH) {
@@ -468,7 +482,6 @@ static bool tap_issue(struct volume *v, struct op *op)
 	}
 	if (mutation.type == VOLUME_WRITE)
 		mutation.buf = op->bounce != NULL ? op->bounce : request_of(op)->buf;
-	v->token_free = token->next_free;
 	token->op = op;
 	op->tap_waits++;
 	/* Nobody waits for the peer's part of a hold's write: the next connection waits for holds. */
@@ -968,9 +981,9 @@ static void tap_part_done(struct op *op)
 void volume_tap_done(struct volume *v, uint64_t token)
 {
 	uint32_t index = (uint32_t)token;
-	bool none_free = v->token_free == 0;
+	bool none_free = !token_left(v);
 
-	assert(index < TOKENS);
+	assert(index < v->tokens_used);
 	/* Released meanwhile: whoever holds the old token is late. */
 	if (v->tokens[index].op == NULL || v->tokens[index].generation != token >> 32)
 		return;
@@ -984,7 +997,7 @@ static void release_all(struct volume *v, int error)
 	struct op_queue done = {0};
 	struct op *op;
 
-	for (uint32_t i = 0; i < TOKENS; i++) {
+	for (uint32_t i = 0; i < v->tokens_used; i++) {
 		if (v->tokens[i].op == NULL)
 			continue;
 		op = token_free(v, i);
@@ -1015,7 +1028,4 @@ void request_init(struct volume *v)
 {
 	v->bounce_waiter.resume = bounce_resume;
 	v->deferred_task.call = deferred_run;
-	for (uint32_t i = 0; i < TOKENS; i++)
-		v->tokens[i].next_free = i + 2 <= TOKENS ? i + 2 : 0;
-	v->token_free = 1;
 }

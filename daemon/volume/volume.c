@@ -529,9 +529,9 @@ void volume_check(const struct volume *v)
 	}
 	for (uint32_t i = v->token_free; i != 0; i = v->tokens[i - 1].next_free)
 		tokens++;
-	for (uint32_t i = 0; i < TOKENS; i++)
+	for (uint32_t i = 0; i < v->tokens_used; i++)
 		tokens += v->tokens[i].op != NULL;
-	assert(tokens == TOKENS);
+	assert(tokens == v->tokens_used);
 	lean_check(v);
 	assert(v->size_bytes % 4096 == 0 && v->stats.in_flight <= v->ops);
 }

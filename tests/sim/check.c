@@ -335,6 +335,11 @@ static const uint8_t *restored_page(void *context, uint64_t index)
 	return sim_file_page(context, RESTORED, index);
 }
 
+static const uint32_t *restored_checksums(void *context, uint64_t index)
+{
+	return sim_file_checksums(context, RESTORED, index);
+}
+
 /* With a damaged store a restore says so, or was not concerned. */
 static void check_damaged(struct world *world, const struct id128 *uuid, const struct id128 *id,
 			  struct env *sound)
@@ -377,7 +382,8 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	    size > (other > world->size_bytes ? other : world->size_bytes))
 		world_fail(world, "promise 4: the restored size is %llu", (unsigned long long)size);
 
-	struct model_image image = {restored_page, env, 0};
+	struct model_image image = {
+		.page = restored_page, .checksums = restored_checksums, .context = env};
 
 	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
 		world_fail(world, "promise 4: %s", why);

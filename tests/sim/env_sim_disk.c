@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/wire.h"
+
 /* ---- inodes and names ------------------------------------------------------------------------------ */
 
 struct inode *inode_new(struct sim_disk *disk)
@@ -354,6 +356,20 @@ const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t i
 	if (inode == NULL || index >= inode->now.count || inode->now.pages[index] == NULL)
 		return NULL;
 	return inode->now.pages[index]->data;
+}
+
+const uint32_t *sim_file_checksums(const struct env *env, const char *path, uint64_t index)
+{
+	struct inode *inode = find(env, path);
+	struct page *page;
+
+	if (inode == NULL || index >= inode->now.count || inode->now.pages[index] == NULL)
+		return NULL;
+	page = inode->now.pages[index];
+	for (unsigned i = 0; !page->checksums_known && i < PAGE / SECTOR; i++)
+		page->checksums[i] = crc32c(0, page->data + i * SECTOR, SECTOR);
+	page->checksums_known = true;
+	return page->checksums;
 }
 
 void sim_file_remove(struct env *dead, const char *path)

@@ -19,7 +19,22 @@ static void page_put(struct image *image, uint32_t i)
 		--*image->used;
 }
 
-uint8_t *image_page_to_change(struct image *image, uint32_t i)
+static const uint8_t zeroes[PAGE];
+
+static struct page *page_new(const uint8_t *data)
+{
+	struct page *page = malloc(sizeof(*page));
+
+	if (page == NULL)
+		abort();
+	page->references = 1;
+	if (data != NULL)
+		memcpy(page->data, data, PAGE);
+	return page;
+}
+
+/* whole: all of it is about to be written. */
+static uint8_t *page_to_change(struct image *image, uint32_t i, bool whole)
 {
 	struct page *page;
 
@@ -35,20 +50,20 @@ uint8_t *image_page_to_change(struct image *image, uint32_t i)
 	}
 	page = image->pages[i];
 	if (page == NULL) {
-		page = sim_alloc(sizeof(*page));
-		page->references = 1;
-		image->pages[i] = page;
+		image->pages[i] = page = page_new(whole ? NULL : zeroes);
 		if (image->used != NULL)
 			++*image->used;
 	} else if (page->references > 1) {
-		struct page *mine = sim_alloc(sizeof(*mine));
-
-		memcpy(mine->data, page->data, PAGE);
-		mine->references = 1;
 		page->references--;
-		image->pages[i] = page = mine;
+		image->pages[i] = page = page_new(whole ? NULL : page->data);
 	}
+	page->checksums_known = false;
 	return page->data;
+}
+
+uint8_t *image_page_to_change(struct image *image, uint32_t i)
+{
+	return page_to_change(image, i, false);
 }
 
 void image_read(const struct image *image, void *buf, uint64_t length, uint64_t offset)
@@ -79,7 +94,7 @@ void image_write(struct image *image, const void *buf, uint64_t length, uint64_t
 		uint32_t in = (uint32_t)(offset % PAGE);
 		uint64_t n = PAGE - in < length ? PAGE - in : length;
 
-		memcpy(image_page_to_change(image, (uint32_t)(offset / PAGE)) + in, from, n);
+		memcpy(page_to_change(image, (uint32_t)(offset / PAGE), n == PAGE) + in, from, n);
 		from += n;
 		offset += n;
 		length -= n;
@@ -101,7 +116,7 @@ void image_zero(struct image *image, uint64_t offset, uint64_t length, bool punc
 			if (there)
 				page_put(image, i);
 		} else if (there || !punch) {
-			memset(image_page_to_change(image, i) + in, 0, n);
+			memset(page_to_change(image, i, n == PAGE) + in, 0, n);
 		}
 		offset += n;
 		length -= n;

@@ -14,6 +14,8 @@
 
 struct page {
 	uint32_t references;
+	bool checksums_known; /* of data as it is */
+	uint32_t checksums[PAGE / SECTOR];
 	uint8_t data[PAGE];
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * sim: whole nodes under the simulator, seed after seed. Each seed runs in a process of its own: what
- * crashed nodes leave behind goes with it, and an assertion ends one seed only.
+ * sim: whole nodes under the simulator, seed after seed, some of them in a process: an assertion ends one
+ * seed only, the next one begins in another process. What crashed nodes leave behind: memory.h.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,6 +17,9 @@
 #include "tests/sim/memory.h"
 #include "tests/sim/mutation.h"
 #include "tests/sim/scenario.h"
+
+/* So many seeds to a process, at most. */
+#define BATCH 64u
 
 struct options {
 	uint64_t first, seeds;
@@ -70,6 +74,9 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       (unsigned long long)present->resolves, (unsigned long long)present->fills,
 		       (unsigned long long)present->resizes);
 	fflush(stdout);
+	if (present->key_fd >= 0)
+		close(present->key_fd);
+	present = NULL;
 }
 
 static void print_replay(const struct options *options, uint64_t seed)
@@ -98,8 +105,10 @@ static void report(const struct options *options, uint64_t seed, FILE *output, i
 		print_replay(options, seed);
 }
 
-/* In a child, whose output is held back until it is known that it failed. */
-static bool seed_fails(const struct options *options, uint64_t seed)
+/* Some seeds, in a child whose output is held back until it is known that it failed. Returns how many passed;
+ * *failed: the one after these did not. */
+static uint64_t run_batch(const struct options *options, uint64_t first, uint64_t count,
+			  volatile uint64_t *passed, bool *failed)
 {
 	FILE *output = tmpfile();
 	int status;
@@ -108,23 +117,29 @@ static bool seed_fails(const struct options *options, uint64_t seed)
 	if (output == NULL)
 		abort();
 	fflush(stdout);
+	*passed = 0;
 	pid = fork();
 	if (pid < 0)
 		abort();
 	if (pid == 0) {
 		dup2(fileno(output), STDERR_FILENO);
-		run_seed(options, seed);
+		memory_prepare();
+		do {
+			if (ftruncate(STDERR_FILENO, 0) != 0 ||
+			    lseek(STDERR_FILENO, 0, SEEK_SET) != 0)
+				abort();
+			run_seed(options, first + *passed);
+			++*passed;
+		} while (*passed < count && memory_reset());
 		_exit(0);
 	}
 	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
 		;
-	if (WIFEXITED(status) && WEXITSTATUS(status) == 0) {
-		fclose(output);
-		return false;
-	}
-	report(options, seed, output, status);
+	*failed = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+	if (*failed)
+		report(options, first + *passed, output, status);
 	fclose(output);
-	return true;
+	return *passed;
 }
 
 static double of_time(struct timeval t)
@@ -145,21 +160,26 @@ static int run_all(const struct options *options)
 {
 	double start = now();
 	uint64_t done = 0, failed = 0;
+	uint64_t *passed = mmap(NULL, sizeof(*passed), PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 
+	if (passed == MAP_FAILED)
+		abort();
 	printf("sim: seeds from %llu\n", (unsigned long long)options->first);
-	for (; done < options->seeds; done++) {
+	while (done < options->seeds && (failed == 0 || options->keep_going)) {
+		uint64_t left = options->seeds - done;
+		bool fails;
+
 		if (options->seconds > 0 && now() - start > options->seconds)
 			break;
-		if (!seed_fails(options, options->first + done))
-			continue;
-		failed++;
-		if (!options->keep_going)
-			break;
+		done += run_batch(options, options->first + done, left < BATCH ? left : BATCH,
+				  passed, &fails);
+		failed += fails;
+		done += fails;
 	}
 	if (failed > 0) {
 		printf("sim: %llu of %llu seeds from %llu failed\n", (unsigned long long)failed,
-		       (unsigned long long)(done + !options->keep_going),
-		       (unsigned long long)options->first);
+		       (unsigned long long)done, (unsigned long long)options->first);
 		return 1;
 	}
 	printf("sim: %llu seeds from %llu passed in %.1f s of the processor\n",
@@ -195,7 +215,6 @@ int main(int argc, char **argv)
 		.first = 1, .seeds = 1000, .seed_seconds = 120, .program = argv[0]};
 	int c;
 
-	memory_prepare(argv);
 	while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
 		switch (c) {
 		case 'n':
@@ -241,6 +260,7 @@ int main(int argc, char **argv)
 	if (!options.one)
 		return run_all(&options);
 	print_replay(&options, options.first);
+	memory_prepare();
 	run_seed(&options, options.first);
 	return 0;
 }

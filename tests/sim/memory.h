@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * memory: a seed starts and ends hundreds of nodes, and the kernel's part of their memory costs more
- * than what they do with it. So it comes in huge pages where they can be had, and what a node maps
- * is kept, when it is unmapped, for the next one.
+ * memory: of one simulated world after the other in the same process. What a crashed node had is lost to
+ * the program, so everything that the engine and the simulator allocate comes from one arena (the linker's
+ * --wrap, see the Makefile), and the arena begins anew with each world. Its pages stay with the process: the
+ * kernel does not clear them again. Under a sanitizer the allocator is the sanitizer's, and each world has
+ * a process of its own.
  */
 #ifndef OFFSITE_TESTS_SIM_MEMORY_H
 #define OFFSITE_TESTS_SIM_MEMORY_H
 
-/* First thing in main(): may start the program anew, with the allocator's settings. */
-void memory_prepare(char **argv);
+#include <stdbool.h>
+
+/* Before the first world. */
+void memory_prepare(void);
+
+/* All that was allocated since memory_prepare() is gone; nothing points to it any more. False: this
+ * process cannot, or has grown too big. */
+bool memory_reset(void);
 
 #endif

@@ -327,6 +327,57 @@ static uint32_t image_crc(const struct model *model, const struct model_image *i
 	return sector != NULL ? crc32c(0, sector, MODEL_SECTOR) : model->zero_crc;
 }
 
+/* Goes through an image, sector by sector: those with a history, or content without one. */
+struct walk {
+	const struct model *model;
+	const struct model_image *image;
+	uint32_t number; /* the sector it is at */
+	uint32_t crc;    /* its content's */
+	uint32_t page;   /* whose checksums these are */
+	uint32_t of[SECTORS_PER_PAGE];
+};
+
+static void walk_load(struct walk *walk)
+{
+	const struct model_image *image = walk->image;
+	uint32_t first = walk->page * SECTORS_PER_PAGE;
+	const uint32_t *known = NULL;
+
+	if (image->checksums != NULL)
+		known = image->checksums(image->context, walk->page);
+	for (uint32_t i = 0; i < SECTORS_PER_PAGE; i++)
+		if (image->checksums == NULL)
+			walk->of[i] = image_crc(walk->model, image, first + i);
+		else if (known == NULL ||
+			 (image->size_bytes > 0 &&
+			  (uint64_t)(first + i) * MODEL_SECTOR >= image->size_bytes))
+			walk->of[i] = walk->model->zero_crc;
+		else
+			walk->of[i] = known[i];
+}
+
+static bool walk_next(struct walk *walk)
+{
+	const struct model *model = walk->model;
+
+	while (++walk->number < model->sector_count) {
+		if (walk->number / SECTORS_PER_PAGE != walk->page) {
+			walk->page = walk->number / SECTORS_PER_PAGE;
+			walk_load(walk);
+		}
+		walk->crc = walk->of[walk->number % SECTORS_PER_PAGE];
+		if (model->sectors[walk->number].count > 0 || walk->crc != model->zero_crc)
+			return true;
+	}
+	return false;
+}
+
+static struct walk walk_new(const struct model *model, const struct model_image *image)
+{
+	return (struct walk){
+		.model = model, .image = image, .number = UINT32_MAX, .page = UINT32_MAX};
+}
+
 static void describe(const struct model *model, uint32_t number, uint32_t version, char *text,
 		     size_t size)
 {
@@ -441,12 +492,12 @@ bool model_resolve(struct model *model, const struct model_image *image, bool lo
 	uint32_t now = model_tick(model);
 	uint32_t epoch = new_epoch(model, now, false);
 
-	for (uint32_t i = 0; i < model->sector_count; i++) {
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
 		struct sector *sector = &model->sectors[i];
-		uint32_t crc = image_crc(model, image, i);
 		uint32_t must = newest(model, sector, lost ? ON_PEER : DURABLE, now, now);
 		/* What came from the peer may be what the primary itself had lost. */
-		struct match m = match(model, sector, crc, lost ? 0 : now);
+		struct match m = match(model, sector, walk.crc, lost ? 0 : now);
 		struct version *version;
 		uint32_t died_at;
 
@@ -471,8 +522,9 @@ bool model_rolled_back(struct model *model, const struct model_image *image, cha
 	uint32_t now = model_tick(model);
 	uint32_t epoch = new_epoch(model, now, true);
 
-	for (uint32_t i = 0; i < model->sector_count; i++) {
-		struct match m = match(model, &model->sectors[i], image_crc(model, image, i), 0);
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
+		struct match m = match(model, &model->sectors[i], walk.crc, 0);
 		struct version *version;
 
 		if (m.first > m.last)
@@ -493,9 +545,10 @@ static bool latest(const struct model *model, const struct model_image *image, u
 {
 	*ordinal = 0;
 	*where = 0;
-	for (uint32_t i = 0; i < model->sector_count; i++) {
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
 		const struct sector *sector = &model->sectors[i];
-		struct match m = match(model, sector, image_crc(model, image, i), dead_at);
+		struct match m = match(model, sector, walk.crc, dead_at);
 		uint32_t s;
 
 		if (m.first > m.last)
@@ -523,9 +576,10 @@ bool model_check_local(struct model *model, const struct model_image *image, cha
 {
 	uint32_t now = model->ordinal;
 
-	for (uint32_t i = 0; i < model->sector_count; i++) {
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
 		const struct sector *sector = &model->sectors[i];
-		struct match m = match(model, sector, image_crc(model, image, i), now);
+		struct match m = match(model, sector, walk.crc, now);
 		uint32_t must = newest(model, sector, DURABLE, now, now);
 
 		if (m.first > m.last)
@@ -543,9 +597,10 @@ bool model_check_peer(struct model *model, const struct model_image *image, char
 
 	if (!latest(model, image, 0, &last, &where, why, why_size))
 		return false;
-	for (uint32_t i = 0; i < model->sector_count; i++) {
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
 		const struct sector *sector = &model->sectors[i];
-		struct match m = match(model, sector, image_crc(model, image, i), last);
+		struct match m = match(model, sector, walk.crc, last);
 		uint32_t must = newest(model, sector, DURABLE, last, last);
 		uint32_t must_on_peer = newest(model, sector, ON_PEER, now, now);
 
@@ -557,7 +612,7 @@ bool model_check_peer(struct model *model, const struct model_image *image, char
 			return wrong(model, i, m.last, must,
 				     "a mixture: flushed before later writes", why, why_size) ||
 			       print_both(model, i, where, image);
-		m = match(model, sector, image_crc(model, image, i), 0);
+		m = match(model, sector, walk.crc, 0);
 		if (m.last < must_on_peer)
 			return wrong(model, i, m.last, must_on_peer,
 				     "acknowledged as durable on the peer", why, why_size);
@@ -580,9 +635,10 @@ bool model_check_point(struct model *model, const struct model_image *image, uin
 	}
 	if (last < from)
 		last = from;
-	for (uint32_t i = 0; i < model->sector_count; i++) {
+	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
+		uint32_t i = walk.number;
 		const struct sector *sector = &model->sectors[i];
-		struct match m = match(model, sector, image_crc(model, image, i), from);
+		struct match m = match(model, sector, walk.crc, from);
 		uint32_t must = newest(model, sector, COMPLETED, last, from);
 
 		if (m.last < must)

@@ -51,7 +51,7 @@ static void choose_options(struct world *world)
 	static const unsigned block_min[] = {1, 512, 4096};
 
 	o->theme = (enum world_theme)world_random(world, world_chance(world, 40) ? 1 : THEMES);
-	o->size_bytes = (1 + world_random(world, world_chance(world, 20) ? 16 : 3)) << 20;
+	o->size_bytes = (1 + world_random(world, world_chance(world, 20) ? 8 : 3)) << 20;
 	if (world_chance(world, 30)) /* an end that is not a multiple of a chunk or region */
 		o->size_bytes -= 4096 * world_random(world, 40);
 	o->protocol = "ABCCC"[world_random(world, 5)];
@@ -75,7 +75,7 @@ static void choose_options(struct world *world)
 	}
 	o->start_wait_ns = world_chance(world, 50) ? 0 : world_random(world, 4 * WORLD_SECOND);
 	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
-	o->strict = world_chance(world, 5);
+	o->strict = world_chance(world, 2);
 	o->suspend = world_chance(world, 20);
 	o->detach = o->theme == THEME_DISK || (o->theme == THEME_NONE && world_chance(world, 40));
 	o->encrypted = world->seed % 3 == 0;
@@ -225,6 +225,11 @@ static const uint8_t *image_page(void *context, uint64_t index)
 	return sim_file_page(context, WORLD_BACKING, index);
 }
 
+static const uint32_t *image_checksums(void *context, uint64_t index)
+{
+	return sim_file_checksums(context, WORLD_BACKING, index);
+}
+
 static struct metadata_super newest_super(const struct env *env)
 {
 	struct metadata_super super, newest = {0};
@@ -278,7 +283,11 @@ void world_replace_disk(struct world *world, unsigned index)
 struct model_image world_image(struct env *env)
 {
 	return (struct model_image){
-		.page = image_page, .context = env, .size_bytes = world_disk_size(env)};
+		.page = image_page,
+		.checksums = image_checksums,
+		.context = env,
+		.size_bytes = world_disk_size(env),
+	};
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------------ */
@@ -536,14 +545,17 @@ static void check_lag(struct world *world)
 static void resolve_leaning(struct world *world)
 {
 	struct world_node *n = &world->nodes[world->primary];
-	struct model_image image = world_image(world->nodes[1 - world->primary].env);
-	struct node_volume *v = world_volume(world, world->primary);
+	struct node_volume *v;
+	struct model_image image;
 	char why[1024];
 
-	if (!n->unresolved || sim_node_dead(n->env) || v == NULL ||
-	    volume_suspended(v->volume) & VOLUME_SUSPEND_ORIGIN)
+	if (!n->unresolved || sim_node_dead(n->env))
+		return;
+	v = world_volume(world, world->primary);
+	if (v == NULL || volume_suspended(v->volume) & VOLUME_SUSPEND_ORIGIN)
 		return;
 	n->unresolved = false;
+	image = world_image(world->nodes[1 - world->primary].env);
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1, at the peer: %s", why);
 }
