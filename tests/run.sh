@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system vm), two at a time, and ends with
-# one line: N passed, N failed, N skipped. Logs of failures are printed.
+# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system vm), TEST_JOBS at a time, and ends
+# with one line: N passed, N failed, N skipped. Logs of failures are printed. Most tests of daemons wait for
+# them, virtual machines keep processors busy: so there is one machine at a time, and the others beside it.
 #
 # What a test says:
 #   cmocka programs        counted from their output
 #   scripts and others     a line "ok NAME", "FAIL NAME[: why]" or "SKIP NAME: why" for each test
 # Exit status 77 without such a line: skipped. Anything else but 0: failed. A source with the words
-# "time limit: N s" gets N seconds instead of 120. "runs alone" in a script: nothing runs beside it.
+# "time limit: N s" gets N seconds instead of 120. "in the place of a machine" in a script: none runs
+# beside it.
 #
 # Environment: BUILD, FUZZ_BUILD, FUZZ_SECONDS, TEST_JOBS, SIM_ARGS, ONLY (words; only tests whose
 # name contains one of them), KEEP_LOGS (a directory).
@@ -17,7 +19,7 @@ cd "$(dirname "$0")/.." || exit 1
 export BUILD=${BUILD:-build} TOP=$PWD
 FUZZ_BUILD=${FUZZ_BUILD:-$BUILD/fuzz}
 FUZZ_SECONDS=${FUZZ_SECONDS:-5}
-TEST_JOBS=${TEST_JOBS:-2}
+TEST_JOBS=${TEST_JOBS:-3}
 case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
 
 logs=${KEEP_LOGS:-$(mktemp -d /tmp/offsite-tests-XXXXXX)}
@@ -100,13 +102,8 @@ reap_one() {
 	# What it left behind in its process group.
 	kill -KILL -- "-$pid" 2>/dev/null
 	unset "name_of[$pid]" "group_of[$pid]"
+	[ "$pid" != "$machine" ] || machine=
 	report "$name" "$status" $((SECONDS - started)) "$limit"
-}
-
-drain() {
-	while [ ${#name_of[@]} -gt "$1" ]; do
-		reap_one
-	done
 }
 
 wanted() {
@@ -124,16 +121,43 @@ limit_of() { # SOURCE
 	echo "${limit:-120}"
 }
 
-start() { # NAME LIMIT COMMAND...
-	local name=$1 limit=$2 pid
+# What is to be run, in this order: "NAME LIMIT COMMAND...", quoted.
+waiting=() waiting_machines=()
+machine= # the process that is one
+
+later() { # NAME LIMIT COMMAND...
+	wanted "$1" && waiting+=("$(printf '%q ' "$@")")
+}
+later_machine() { # the same
+	wanted "$1" && waiting_machines+=("$(printf '%q ' "$@")")
+}
+
+start() { # NAME LIMIT COMMAND...: $pid
+	local name=$1 limit=$2
 	shift 2
-	wanted "$name" || return 0
-	drain $((TEST_JOBS - 1))
 	# timeout makes a process group of its own, with its pid as the number.
 	timeout -k 10 "$limit" "$@" >"$logs/${name//\//_}.log" 2>&1 </dev/null &
 	pid=$!
 	name_of[$pid]="$name $limit $SECONDS"
 	group_of[$pid]=1
+}
+
+run_all() {
+	local pid
+	while [ $((${#name_of[@]} + ${#waiting[@]} + ${#waiting_machines[@]})) -gt 0 ]; do
+		if [ ${#name_of[@]} -ge "$TEST_JOBS" ]; then
+			reap_one
+		elif [ -z "$machine" ] && [ ${#waiting_machines[@]} -gt 0 ]; then
+			eval "start ${waiting_machines[0]}"
+			waiting_machines=("${waiting_machines[@]:1}")
+			machine=$pid
+		elif [ ${#waiting[@]} -gt 0 ]; then
+			eval "start ${waiting[0]}"
+			waiting=("${waiting[@]:1}")
+		else
+			reap_one
+		fi
+	done
 }
 
 skip_all() { # NAME WHY
@@ -146,7 +170,7 @@ run_unit() {
 	local source name
 	for source in tests/unit/*.c; do
 		name=$(basename "$source" .c)
-		start "unit/$name" "$(limit_of "$source")" "$BUILD/tests/unit/$name"
+		later "unit/$name" "$(limit_of "$source")" "$BUILD/tests/unit/$name"
 	done
 }
 
@@ -187,17 +211,17 @@ run_fuzz() {
 			continue
 		fi
 		# shellcheck disable=SC2016 # for the other shell
-		start "fuzz/$name" $((FUZZ_SECONDS * 12 + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
+		later "fuzz/$name" $((FUZZ_SECONDS * 12 + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
 			"$FUZZ_BUILD/tests/fuzz/$name" "$name"
 	done
 }
 
 run_sim() {
 	[ -x "$BUILD/tests/sim/sim" ] || return 0
-	start sim/sim 900 bash -c '"$@" && echo "ok seeds" || echo "FAIL seeds"' sim \
+	later sim/sim 900 bash -c '"$@" && echo "ok seeds" || echo "FAIL seeds"' sim \
 		"$BUILD/tests/sim/sim" ${SIM_ARGS:-}
 	# The same with a fault in the engine, one at a time: each has to be caught.
-	start sim/mutations 900 bash -c 'set -o pipefail; tests/sim/mutations.sh |
+	later sim/mutations 900 bash -c 'set -o pipefail; tests/sim/mutations.sh |
 		sed -E "s/^(caught|equivalent) ([a-z_]+):/ok \2 \1:/; s/^MISSED /FAIL /"'
 }
 
@@ -206,21 +230,20 @@ run_system() {
 	for script in tests/system/*.sh; do
 		name=$(basename "$script" .sh)
 		[[ $name == lib || $name == *_lib ]] && continue
-		grep -q 'runs alone' "$script" && drain 0
-		start "system/$name" "$(limit_of "$script")" bash "$script"
-		grep -q 'runs alone' "$script" && drain 0
+		if grep -q 'in the place of a machine' "$script"; then
+			later_machine "system/$name" "$(limit_of "$script")" bash "$script"
+		else
+			later "system/$name" "$(limit_of "$script")" bash "$script"
+		fi
 	done
 }
 
-# A machine keeps both processors busy: nothing beside it.
 run_vm() {
 	local script name
-	drain 0
 	for script in tests/vm/*.sh; do
 		name=$(basename "$script" .sh)
 		[[ $name =~ ^(lib|guest|image)$ ]] && continue
-		start "vm/$name" "$(limit_of "$script")" bash "$script"
-		drain 0
+		later_machine "vm/$name" "$(limit_of "$script")" bash "$script"
 	done
 }
 
@@ -233,8 +256,10 @@ for kind in "$@"; do
 		;;
 	esac
 done
-drain 0
+run_all
 
+read -r user system < <(times | sed -n 2p)
+echo "in $SECONDS s, with $user and $system of the processors (user, system)"
 [ ${#failures[@]} -eq 0 ] || echo "failed: ${failures[*]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -5,7 +5,7 @@
 # before 5 % of its disk is here; it works on, the daemon is killed and comes back, and when all is here the
 # indexes are sound and nothing that was committed is missing.
 # time limit: 240 s
-# runs alone
+# in the place of a machine
 . "$(dirname "$0")/lib.sh"
 pg=$(for d in /usr/lib/postgresql/*/bin; do echo "$d"; done | sort -V | tail -n 1)
 need jq nbdfuse losetup mkfs.ext4 setpriv "$pg/postgres" "$pg/pg_amcheck"

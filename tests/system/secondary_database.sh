@@ -7,7 +7,7 @@
 # alone a node starts, the filesystem's journal and PostgreSQL recover, and the ledger has no gap, none
 # less than a copy before had, and its indexes are sound. MOMENTS (8) of them.
 # time limit: 600 s
-# runs alone
+# in the place of a machine
 . "$(dirname "$0")/lib.sh"
 pg=$(for d in /usr/lib/postgresql/*/bin; do echo "$d"; done | sort -V | tail -n 1)
 need python3 jq nbdfuse losetup mkfs.ext4 setpriv "$pg/postgres" "$pg/pg_amcheck"
