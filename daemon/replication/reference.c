@@ -102,7 +102,7 @@ static int take_runs(struct replication *r, const struct frame *frame, const voi
 	return (int)count;
 }
 
-static bool adopt(struct replication *r, const struct frame *frame, const void *payload)
+static void adopt(struct replication *r, const struct frame *frame, const void *payload)
 {
 	struct id128 snapshot;
 	uint64_t sequence;
@@ -110,15 +110,10 @@ static bool adopt(struct replication *r, const struct frame *frame, const void *
 	/* Its disk may have failed since it asked. */
 	int error = count < 0 || id128_is_zero(&snapshot) || !volume_store_follows(r->volume);
 
-	if (!volume_store_follows(r->volume)) /* the disk failed after it was asked */
-		error = 1;
 	if (!error)
 		error = volume_adopt_snapshot(r->volume, &snapshot, sequence, r->reference.runs,
 					      (unsigned)count);
 	drop_cut(r, !error);
-	if (!error)
-		r->reference.peer = snapshot;
-	return !error;
 }
 
 /* ---- the target --------------------------------------------------------------------------------- */
@@ -144,31 +139,46 @@ static void asked(struct replication *r, const struct frame *frame)
 {
 	struct frame none = {.type = FRAME_SNAPSHOT, .id = frame->id};
 
-	if (!volume_store_follows(r->volume) || !send_snapshot(r, frame->id, true))
-		link_send(r->link, &none, NULL, 0);
+	if (volume_store_follows(r->volume) && send_snapshot(r, frame->id, true))
+		return;
+	link_send(r->link, &none, NULL, 0);
+	r->reference.said = false; /* said again when there is something to be asked for */
 }
 
 /* ---- the source ----------------------------------------------------------------------------------- */
+
+static void hear(struct replication *r, const void *payload)
+{
+	struct reference *ref = &r->reference;
+	struct frame_snapshot_wire wire;
+
+	memcpy(&wire, payload, frame_snapshot_bytes(0));
+	ref->peer = wire.snapshot;
+	ref->peer_sequence = from_be64(wire.sequence);
+	ref->heard = true;
+}
 
 static void answered(struct replication *r, const struct frame *frame, const void *payload)
 {
 	struct reference *ref = &r->reference;
 
 	if (frame->id == 0) {
-		struct frame_snapshot_wire wire;
-
-		memcpy(&wire, payload, frame_snapshot_bytes(0));
-		ref->peer = wire.snapshot;
-		ref->peer_sequence = from_be64(wire.sequence);
-		ref->heard = true;
+		hear(r, payload);
+		return;
+	}
+	if (frame->id > ref->question) {
+		replication_refuse(r, FRAME_ERROR_PROTOCOL, "SNAPSHOT that nobody asked for");
 		return;
 	}
 	if (frame->id != ref->question || !ref->cut)
 		return; /* given up meanwhile */
-	if (frame->payload_length)
-		ref->heard = adopt(r, frame, payload);
-	else
-		drop_cut(r, false);
+	/* What cannot be taken over now (this side is smaller yet, a disk failed) is asked for again. */
+	if (frame->payload_length) {
+		hear(r, payload);
+		adopt(r, frame, payload);
+	} else {
+		drop_cut(r, false); /* the target says when there is something to be asked for */
+	}
 }
 
 static void ask(struct replication *r)
@@ -256,6 +266,25 @@ void reference_state_changed(struct replication *r)
 		env_timer_start(r->env, &ref->timer, LOOK_NS / 4);
 	else
 		env_timer_stop(r->env, &ref->timer);
+}
+
+/*
+ * A snapshot takes the chunks that its cut seals and, from the one that the map is relative to, all others. So it
+ * misses nothing as long as each chunk that differs from that one is marked; and of the marks those alone may go
+ * that the other's map makes up for. Therefore:
+ *   - marks are sealed for an exchange at one point of the stream and dropped for the map of that very point: by
+ *     the source while its question is under way, by the target in one turn, with nothing half applied;
+ *   - what is sealed so is not what a snapshot is taken of: there is one cut of the store's map.
+ */
+void reference_check(const struct replication *r)
+{
+	const struct reference *ref = &r->reference;
+
+	if (!ref->cut)
+		return;
+	assert(r->state == REPLICATION_STREAMING && r->session == SESSION_SOURCE);
+	assert(ref->question > 0);
+	assert(volume_cut_is_bits_only(r->volume, VOLUME_STORE, ref->cut));
 }
 
 void reference_init(struct replication *r)

@@ -578,6 +578,7 @@ void replication_check(const struct replication *r)
 	source_check(r->source);
 	sink_check(r->sink);
 	verify_check(r->verify);
+	reference_check(r);
 	if (r->link)
 		link_check(r->link);
 	assert((r->link != NULL) == (r->session != SESSION_NONE));

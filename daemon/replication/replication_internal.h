@@ -197,6 +197,7 @@ void reference_init(struct replication *r);
 void reference_state_changed(struct replication *r);
 bool reference_admit(struct replication *r); /* FRAME_SNAPSHOT, in source or sink */
 void reference_frame(struct replication *r, const struct frame *frame, const void *payload);
+void reference_check(const struct replication *r);
 
 /* plan.c */
 void plan_note_rate(struct replication *r, uint64_t bytes, uint64_t started_ns);

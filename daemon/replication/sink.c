@@ -375,7 +375,8 @@ bool sink_is_at_rest(const struct sink *sink)
 
 bool sink_is_still(const struct sink *sink)
 {
-	return sink->phase == SINK_STREAM && sink->log == SINK_LOG_NONE && sink_is_at_rest(sink);
+	return sink->phase == SINK_STREAM && sink->log == SINK_LOG_NONE &&
+	       (sink_is_at_rest(sink) || MUTATE(replication_reference_early));
 }
 
 void sink_at_rest(struct sink *sink, void (*rest)(void *context, int error), void *context)

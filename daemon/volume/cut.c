@@ -537,6 +537,12 @@ uint64_t volume_cut_bytes(const struct volume_cut *cut)
 	return cut->bytes;
 }
 
+bool volume_cut_is_bits_only(const struct volume *v, enum volume_consumer c,
+			     const struct volume_cut *cut)
+{
+	return cut == &v->cuts[c] && cut->active && cut->bits_only;
+}
+
 /* Of a patient cut. What was overwritten since it was sealed is sent with what comes later. */
 static bool to_be_sent(const struct volume_cut *cut, uint64_t block)
 {

@@ -57,7 +57,8 @@ __attribute__((format(printf, 3, 4))) static void end_with(struct grow *g, int e
 
 /* ---- whether ------------------------------------------------------------------------------------ */
 
-/* Cuts that read content know the volume's end; the stream's have bits only. */
+/* Cuts that read content know the volume's end; those of the stream, and of the exchange of maps with the peer
+ * (reference.c), have bits only. */
 int volume_grow_check(const struct volume *v, uint64_t size_bytes, char *why, size_t why_size)
 {
 	unsigned long long now = v->size_bytes, wanted = size_bytes;
@@ -81,7 +82,7 @@ int volume_grow_check(const struct volume *v, uint64_t size_bytes, char *why, si
 		   v->state.disk >= VOLUME_DISK_FAILED) {
 		snprintf(why, why_size, "volume %s: its disk has failed, or is not whole yet",
 			 v->name);
-	} else if (v->cuts[VOLUME_STORE].active) {
+	} else if (v->cuts[VOLUME_STORE].active && !v->cuts[VOLUME_STORE].bits_only) {
 		error = -EBUSY;
 		snprintf(why, why_size, "volume %s: a snapshot is being made: try again afterwards",
 			 v->name);

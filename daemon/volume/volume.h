@@ -359,6 +359,9 @@ int volume_cut_begin(struct volume *volume, enum volume_consumer consumer, unsig
 		     struct volume_cut **cut);
 uint64_t volume_cut_lsn(const struct volume_cut *cut);
 uint64_t volume_cut_bytes(const struct volume_cut *cut); /* sealed at the beginning */
+/* For invariants: it is that consumer's present cut, and of bits only. */
+bool volume_cut_is_bits_only(const struct volume *volume, enum volume_consumer consumer,
+			     const struct volume_cut *cut);
 /* The next sealed run at or after offset, at most max_bytes long. Of a LIVE cut: of what is not
  * staged yet; and, until it is frozen, not overwritten since it was sealed. */
 bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,

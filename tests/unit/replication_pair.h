@@ -45,7 +45,7 @@ struct node {
 	uint64_t staging_max_bytes, final_cut_max_bytes, preserve_max_bytes;
 	unsigned start_wait_ms;
 	bool steps_down; /* if nobody has the volume open */
-	bool only_accept, suspends, detach;
+	bool only_accept, suspends, detach, store_follows;
 	enum hello_after_sb_0pri after_sb_0pri;
 	enum hello_after_sb_1pri after_sb_1pri;
 	unsigned gave_up; /* by them */
@@ -239,6 +239,7 @@ static void start(struct node *n, enum volume_role role)
 				   .size_bytes = VOLUME_BYTES,
 				   .preserve_max_bytes = n->preserve_max_bytes,
 				   .role = role,
+				   .store_follows = n->store_follows,
 				   .detach_on_error = n->detach};
 	if (volume_open(n->env, &vc, &n->volume, why, sizeof(why)))
 		fail_msg("%s", why);

@@ -116,24 +116,32 @@ static void refuses_while_a_snapshot_is_made(void **state)
 	close_it(f);
 }
 
-/* Between two flush points of the stream. */
+/* Between two flush points of the stream; while the peer is asked for its map of the store. */
 static void goes_on_with_what_is_sealed_for_the_stream(void **state)
 {
-	struct fixture *f = *state;
-	struct volume_cut *cut;
+	static const uint64_t block[] = {VOLUME_PEER_BLOCK_BYTES, VOLUME_STORE_BLOCK_BYTES};
+	uint64_t size = LARGE;
 
-	open_it(f);
-	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
-	assert_int_equal(
-		volume_cut_begin(f->volume, VOLUME_PEER, VOLUME_CUT_BITS_ONLY, NULL, NULL, &cut),
-		0);
-	assert_int_equal(simple(f, BLOCK_WRITE, 0, 8192, 1), 0);
-	assert_int_equal(grow(f, LARGE), 0);
-	volume_check(f->volume);
-	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
-	volume_cut_finish(cut, false);
-	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 8192);
-	close_it(f);
+	for (unsigned c = 0; c < 2; c++, size += MIB) {
+		enum volume_consumer consumer = c ? VOLUME_STORE : VOLUME_PEER;
+		struct fixture *f = *state;
+		struct volume_cut *cut;
+
+		if (c == 0)
+			open_it(f);
+		assert_int_equal(volume_clear_all(f->volume, consumer), 0);
+		assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+		assert_int_equal(volume_cut_begin(f->volume, consumer, VOLUME_CUT_BITS_ONLY, NULL,
+						  NULL, &cut),
+				 0);
+		assert_int_equal(simple(f, BLOCK_WRITE, 0, 2 * block[c], 1), 0);
+		assert_int_equal(grow(f, size), 0);
+		volume_check(f->volume);
+		assert_int_equal(volume_dirty_bytes(f->volume, consumer), 2 * block[c]);
+		volume_cut_finish(cut, false);
+		assert_int_equal(volume_dirty_bytes(f->volume, consumer), 2 * block[c]);
+	}
+	close_it(*state);
 }
 
 static void makes_what_the_backing_had_beyond_the_end_zero(void **state)
