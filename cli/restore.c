@@ -19,7 +19,7 @@
 const char help_restore[] =
 	"Usage: offsite restore --store URL --to PATH [--volume NAME|UUID] [--snapshot ID]\n"
 	"                       [--force]\n"
-	"       offsite restore VOLUME [--snapshot ID] [--instant [--volume UUID]]\n"
+	"       offsite restore VOLUME [--snapshot ID] [--instant [--volume NAME|UUID]]\n"
 	"       offsite restore VOLUME --from-peer\n"
 	"\n"
 	"The first form needs nothing but the store: no daemon, no configuration. PATH is a new\n"
@@ -37,9 +37,8 @@ const char help_restore[] =
 	"\n"
 	"  --store URL      s3://bucket/prefix or file:/directory\n"
 	"  --to PATH        where to\n"
-	"  --volume NAME    which volume of the store, if it holds several; with --instant the "
-	"uuid\n"
-	"                   of another volume: a new volume that nobody wrote to becomes that one\n"
+	"  --volume NAME    which volume of the store, by name or uuid, if it holds several; with\n"
+	"                   --instant another volume: a new one that nobody wrote to becomes that\n"
 	"  --instant        use it at once, fetch behind\n"
 	"  --dry-run        only print the plan: bytes, requests, time, what is overwritten\n"
 	"  --json           with --dry-run: the plan as JSON\n"
@@ -468,10 +467,13 @@ static int restore_body(struct cli *cli, const char *name, const struct options 
 static int plan_remote(struct cli *cli, const char *path, const json_t *body,
 		       const struct options *options)
 {
-	json_t *ask = json_pack("{s:O, s:b}", "snapshot", json_object_get(body, "snapshot"),
-				"dry_run", 1);
-	json_t *job, *end = NULL;
-	int code = client_call(cli, "POST", path, ask, &job);
+	json_t *ask = json_deep_copy(body), *job, *end = NULL;
+	int code;
+
+	if (!ask)
+		return cli_fail(CLI_FAILED, "out of memory");
+	json_object_set_new(ask, "dry_run", json_true());
+	code = client_call(cli, "POST", path, ask, &job);
 
 	if (!code)
 		code = client_follow_job(cli, job, "looking", &end);
@@ -529,9 +531,8 @@ static const char *options_invalid(const struct options *options, int arguments)
 		return "--from-peer: not together with --store";
 	if (options->json && !options->dry_run)
 		return "--json: only together with --dry-run";
-	if (options->dry_run && (options->from_peer || (options->volume && !options->store)))
-		return "--dry-run: not together with --from-peer, nor with another volume's "
-		       "snapshot";
+	if (options->dry_run && options->from_peer)
+		return "--dry-run: not together with --from-peer";
 	if (options->store && options->instant)
 		return "--instant: name a volume of the daemon, not --store";
 	if (options->store)

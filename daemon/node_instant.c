@@ -233,6 +233,7 @@ static void open_origin(struct instant *i, bool count_objects)
 		.id = i->source.snapshot,
 		.sequence = i->source.sequence,
 		.count_objects = count_objects,
+		.probe_archive = i->job,
 		.wait_ns = i->volume->config->hydrate_timeout_ns,
 	};
 

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "daemon/config_values.h"
 #include "daemon/control/render.h"
 
 typedef enum control_outcome (*handler_fn)(struct control *control,
@@ -463,8 +464,8 @@ static enum control_outcome post_restore(struct control *control, struct control
 		return CONTROL_ANSWERED;
 	order.instant = instant;
 	order.dry_run = dry_run;
-	if (dry_run && (from || source)) {
-		control_refuse(control, request, 400, "dry_run: not together with from or volume");
+	if (dry_run && from) {
+		control_refuse(control, request, 400, "dry_run: not together with from");
 		return CONTROL_ANSWERED;
 	}
 	if ((from || !instant) && (source || (from && instant))) {
@@ -475,9 +476,14 @@ static enum control_outcome post_restore(struct control *control, struct control
 	}
 	if (source && (!id128_parse(source, strlen(source), &order.source_volume) ||
 		       id128_is_zero(&order.source_volume))) {
-		control_refuse(control, request, 400,
-			       "volume: '%s' is no uuid (32 hexadecimal digits)", source);
-		return CONTROL_ANSWERED;
+		if (config_name_invalid(source)) {
+			control_refuse(control, request, 400,
+				       "volume: '%s' is neither a uuid (32 hexadecimal digits) "
+				       "nor a volume's name",
+				       source);
+			return CONTROL_ANSWERED;
+		}
+		order.source_name = source;
 	}
 	if (snapshot && !json_is_null(snapshot) && !json_is_string(snapshot)) {
 		control_refuse(control, request, 400, "snapshot: neither an id nor null");

@@ -249,6 +249,7 @@ void control_operation_done(struct control *control)
 
 void control_stop(struct control *control, void (*stopped)(void *context), void *context)
 {
+	jobs_stop(control->jobs);
 	control->stopped = stopped;
 	control->stopped_context = context;
 	pthread_mutex_lock(&control->mutex);

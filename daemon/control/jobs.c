@@ -12,6 +12,7 @@ struct jobs {
 	struct env *env;
 	struct job *first; /* newest first */
 	unsigned next_id;
+	bool stopping; /* the node may be gone */
 	void (*finished)(void *context, struct job *job);
 	void *context;
 };
@@ -92,6 +93,11 @@ static void job_free(struct job *job)
 	free(job->store_url);
 	secret_free(job->store_secret);
 	free(job);
+}
+
+void jobs_stop(struct jobs *jobs)
+{
+	jobs->stopping = true;
 }
 
 bool jobs_free(struct jobs *jobs)
@@ -273,26 +279,94 @@ static void opening_run(struct env_work *work)
 	}
 }
 
-static void opening_done(struct env_work *work)
+static const struct id128 *snapshot_of(const struct job *job)
 {
-	struct job *job = job_of_opening(work);
+	return id128_is_zero(&job->snapshot) ? NULL : &job->snapshot;
+}
 
-	if (!job->result.error) {
-		job->repo = snapshot_repo_new(job->store, &job->volume_uuid);
-		if (!job->repo)
-			job->result.error = -ENOMEM;
+/* Another volume's snapshot: its uuid is known. */
+static void source_known(struct job *job)
+{
+	if (!job->dry_run && job->jobs->stopping) {
+		node_done(job, -ESHUTDOWN, "the daemon is stopping");
+		return;
+	}
+	if (!job->dry_run) {
+		node_restore_instant(job->volume, &job->source_volume, snapshot_of(job), node_done,
+				     job);
+		return;
+	}
+	job->repo = snapshot_repo_new(job->store, &job->source_volume);
+	if (job->repo) {
+		snapshot_plan(job->repo, snapshot_of(job), planned, job);
+		return;
+	}
+	job->result.error = -ENOMEM;
+	job_finish(job);
+}
+
+static void source_each(void *context, const struct snapshot_info *newest)
+{
+	struct job *job = context;
+
+	if (strcmp(newest->volume_name, job->source_name) != 0)
+		return;
+	job->source_volume = newest->volume;
+	job->sources++;
+}
+
+static void sources_listed(void *context, const struct snapshot_result *result)
+{
+	struct job *job = context;
+
+	job->result = *result;
+	if (!result->error && job->sources != 1) {
+		job->result.error = job->sources ? -EINVAL : -ENOENT;
+		snprintf(job->result.why, sizeof(job->result.why),
+			 job->sources ? "volume: %s: the store holds %u volumes of that name; give "
+					"the uuid (snapshot list --store)"
+				      : "volume: %s: the store holds no volume of that name",
+			 job->source_name, job->sources);
 	}
 	if (job->result.error)
 		job_finish(job);
 	else
-		snapshot_verify(job->repo, id128_is_zero(&job->snapshot) ? NULL : &job->snapshot,
-				job->sample_percent, snapshot_verify_bad, progressed,
-				snapshot_verify_done, job);
+		source_known(job);
+}
+
+static void store_opened(struct job *job)
+{
+	if (job->type == JOB_RESTORE && job->source_name[0]) {
+		snapshot_volumes(job->store, source_each, NULL, sources_listed, job);
+		return;
+	}
+	if (job->type == JOB_RESTORE) {
+		source_known(job);
+		return;
+	}
+	job->repo = snapshot_repo_new(job->store, &job->volume_uuid);
+	if (job->repo) {
+		snapshot_verify(job->repo, snapshot_of(job), job->sample_percent,
+				snapshot_verify_bad, progressed, snapshot_verify_done, job);
+		return;
+	}
+	job->result.error = -ENOMEM;
+	job_finish(job);
+}
+
+static void opening_done(struct env_work *work)
+{
+	struct job *job = job_of_opening(work);
+
+	if (job->result.error)
+		job_finish(job);
+	else
+		store_opened(job);
 }
 
 /* With a store handle of the job's own: a verification may take hours and must not keep the node from
  * stopping, and it has no cancel. */
-static int verify_start(struct job *job, char *why, size_t why_size)
+static int with_own_store(struct job *job, char *why, size_t why_size)
 {
 	const struct secret_source source = node_store_secret(job->volume->config);
 	struct volume_state state;
@@ -315,7 +389,8 @@ static int verify_start(struct job *job, char *why, size_t why_size)
 
 static int job_run(struct job *job, char *why, size_t why_size)
 {
-	const struct id128 *id = id128_is_zero(&job->snapshot) ? NULL : &job->snapshot;
+	const struct id128 *id = snapshot_of(job);
+	bool elsewhere = !id128_is_zero(&job->source_volume);
 
 	switch (job->type) {
 	case JOB_SNAPSHOT_CREATE:
@@ -325,11 +400,13 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		snapshot_delete(job->volume->repo, &job->snapshot, snapshot_done, job);
 		return 0;
 	case JOB_SNAPSHOT_VERIFY:
-		return verify_start(job, why, why_size);
+		return with_own_store(job, why, why_size);
 	case JOB_SNAPSHOT_PROVE:
 		node_prove(job->volume, id, progressed, prove_done, job);
 		return 0;
 	case JOB_RESTORE:
+		if (job->source_name[0] || (job->dry_run && elsewhere))
+			return with_own_store(job, why, why_size);
 		if (job->dry_run)
 			snapshot_plan(job->volume->repo, id, planned, job);
 		else if (job->instant)
@@ -417,6 +494,8 @@ struct job *jobs_start(struct jobs *jobs, const struct job_order *order, int *er
 	job->instant = order->instant;
 	job->dry_run = order->dry_run;
 	job->source_volume = order->source_volume;
+	snprintf(job->source_name, sizeof(job->source_name), "%s",
+		 order->source_name ? order->source_name : "");
 	snprintf(job->label, sizeof(job->label), "%s", order->label ? order->label : "");
 	job->started_ns = env_realtime_ns(jobs->env);
 	job->started_mono_ns = env_now_ns(jobs->env);

@@ -54,13 +54,16 @@ struct job {
 	struct snapshot_plan plan;        /* ... when it succeeded */
 	bool instant;                     /* JOB_RESTORE: done when the volume can be used */
 	struct id128 source_volume;       /* ... whose snapshot; zero: its own */
+	char source_name[64];             /* ... or the same by its name in the store; "" */
+	unsigned sources;                 /* volumes of that name */
 	char kept[512];                   /* JOB_RESOLVE: where they were kept, else "" */
 	uint64_t started_ns, finished_ns; /* realtime */
 	uint64_t started_mono_ns;
 	struct snapshot_progress progress;
 	struct snapshot_result result;
 	json_t *damaged;             /* JOB_SNAPSHOT_VERIFY: array of what bad() told, or NULL */
-	struct store *store;         /* JOB_SNAPSHOT_VERIFY: its own, so that the node can stop */
+	struct store *store;         /* JOB_SNAPSHOT_VERIFY, and to look at another volume's
+					snapshots: its own, so that the node can stop */
 	struct snapshot_repo *repo;  /* likewise */
 	struct env_work opening;     /* of store, on a helper thread */
 	char *store_url;             /* for it: the node's config may be gone */
@@ -72,6 +75,8 @@ struct job {
 /* finished() is called once for each job, when it is no longer RUNNING. */
 struct jobs *jobs_new(struct env *env, void (*finished)(void *context, struct job *job),
 		      void *context);
+/* The node is about to stop: jobs begin nothing more in it. */
+void jobs_stop(struct jobs *jobs);
 /* False, and nothing freed, while a job is RUNNING. */
 bool jobs_free(struct jobs *jobs);
 
@@ -86,6 +91,7 @@ struct job_order {
 	bool no_keep;
 	bool instant;               /* JOB_RESTORE: done when the volume can be used */
 	struct id128 source_volume; /* ... whose snapshot; zero: its own */
+	const char *source_name;    /* ... or the same by its name in the store; NULL */
 	bool dry_run;               /* JOB_RESTORE: only the plan */
 };
 /* Starts a job. NULL and *error (-errno) and why: -EBUSY when a job on the volume excludes it. The

@@ -145,6 +145,7 @@ void snapshot_origin_open(struct snapshot_repo *repo, const struct snapshot_orig
 	struct snapshot_origin *o = must_alloc(sizeof(*o));
 	const struct snapshot_reader_config reader = {.sequence = config->sequence,
 						      .count_objects = config->count_objects,
+						      .probe_archive = config->probe_archive,
 						      .fetches_max = 16,
 						      .cache_bytes = 32u << 20};
 

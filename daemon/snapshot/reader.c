@@ -629,6 +629,9 @@ struct opening {
 	struct snapshot_reader_config config;
 	struct manifest *manifest;
 	struct inventory_archive archive;
+	struct env_op probe;
+	const struct manifest_object *probes[2]; /* still to be asked for; NULL: none */
+	char probe_name[SNAPFMT_NAME_BYTES];
 	void (*done)(void *context, struct snapshot_reader *reader, int error, const char *why);
 	void *context;
 };
@@ -675,15 +678,67 @@ static void opening_counted(void *context, int error, const char *why)
 	opening_end(context, error, line);
 }
 
+static void probe_next(struct opening *o);
+
+/* What cannot be told here a read will. */
+static void probed(struct env_op *op, int64_t result)
+{
+	struct opening *o = container_of(op, struct opening, probe);
+
+	if (result == 0)
+		inventory_look(o->repo->store, o->manifest, &o->archive, opening_counted, o);
+	else
+		probe_next(o);
+}
+
+static void probe_next(struct opening *o)
+{
+	const struct manifest_object **probe = o->probes[0] ? &o->probes[0] : &o->probes[1];
+	const struct manifest_object *object = *probe;
+
+	if (!object) {
+		opening_end(o, 0, "");
+		return;
+	}
+	*probe = NULL;
+	snapfmt_name(SNAPFMT_PACK, &o->repo->volume, &object->ref, o->probe_name);
+	o->probe.done = probed;
+	o->repo->store->ops->thawed(o->repo->store, &o->probe, o->probe_name);
+}
+
+/* Lifecycle rules archive the oldest first, and leave small ones where they are. */
+static void probe_begin(struct opening *o)
+{
+	const struct manifest *m = o->manifest;
+	const struct manifest_object *oldest = NULL, *largest = NULL;
+
+	for (unsigned i = 0; i < m->object_count; i++) {
+		const struct manifest_object *object = &m->objects[i];
+
+		if (object->kind != SNAPFMT_PACK)
+			continue;
+		if (!oldest)
+			oldest = object;
+		if (!largest || object->size_bytes > largest->size_bytes)
+			largest = object;
+	}
+	o->probes[0] = oldest;
+	o->probes[1] = largest == oldest ? NULL : largest;
+	probe_next(o);
+}
+
 static void opening_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct opening *o = context;
+	const struct store *store = o->repo->store;
 
 	o->manifest = manifest;
-	if (error || !o->config.count_objects)
-		opening_end(o, error, why);
-	else
+	if (!error && o->config.count_objects)
 		inventory_look(o->repo->store, manifest, &o->archive, opening_counted, o);
+	else if (!error && o->config.probe_archive && store->lists_cost && store->ops->thawed)
+		probe_begin(o);
+	else
+		opening_end(o, error, why);
 }
 
 static void opening_listed(void *context, const struct names *names, int error, const char *why)

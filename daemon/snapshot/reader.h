@@ -17,6 +17,8 @@ struct snapshot_reader_config {
 		sequence; /* of the snapshot, as in its info: it need not be looked for. 0: unknown */
 	bool count_objects; /* first make sure that all it needs is in the store (-EBADMSG: not so) and can
 			       be read (-STORE_ARCHIVED: not now; it was asked for) */
+	bool probe_archive; /* without that: where a service has archives, ask for two packs, the oldest and
+			       the largest; if one is archived, look at all, as above */
 	unsigned cache_pages; /* map pages kept, about 100 KiB each; 0: 16 */
 	uint64_t cache_bytes; /* content kept; 0: 16 MiB */
 	unsigned fetches_max; /* requests for content under way; 0: 8 */

@@ -43,7 +43,7 @@ newest() { off "$1" snapshot list v --json | jq -r '[.. | objects | select(.sequ
 
 sparse() {
 	current=sparse_tebibyte
-	local begun took uuid n
+	local begun took uuid n name
 	mkdir -p "$dir/store"
 	alone a 1T "hydrate-rate = 8M"
 	start a
@@ -80,6 +80,14 @@ sparse() {
 	alone a 1T "hydrate-rate = 8M"
 	start a
 	off a restore v --instant >"$dir/restore.log" 2>&1 && die "restored from nothing"
+	off a restore v --instant --volume other >"$dir/restore.log" 2>&1 && die "restored what is not there"
+	grep -q "holds no volume of that name" "$dir/restore.log" || die "$(tail -n 2 "$dir/restore.log")"
+	for name in "$uuid" v; do
+		off a restore v --instant --volume "$name" --dry-run --json >"$dir/plan.json" 2>"$dir/restore.log" ||
+			die "plan: $(tail -n 2 "$dir/restore.log")"
+		jq -e '.fetch_bytes > 0 and .target == "v"' "$dir/plan.json" >/dev/null || die "$(cat "$dir/plan.json")"
+	done
+	volume_is a ".uuid != \"$uuid\" and .filling == null" >/dev/null || die "the plan did something"
 	begun=$(milliseconds)
 	off a restore v --instant --volume "$uuid" >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
 	io a read -P 77 700000M 64k >"$dir/io.out" || die "first read: $(cat "$dir/io.out")"

@@ -67,6 +67,28 @@ archived_packs() {
 	ok restore_in_place
 }
 
+# A volume that is to be used at once does not wait for hours at its first read: it is said before anything
+# begins, what is needed is asked for, and then it is there.
+instant_of_an_archive() {
+	local store="s3://frozen/instant?endpoint=$endpoint&checksum=none&storage-class=GLACIER"
+	node "$store"
+	head -c 8M /dev/urandom >"$dir/a.img"
+	start a
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	stop a
+	mv "$dir/a.img" "$dir/want.img"
+	node "$store"
+	start a
+	off a restore v --instant --volume v >"$dir/out" 2>&1 && die "began with an archive"
+	grep -q '1 objects are archived (GLACIER) and have been asked for.*try again' "$dir/out" || die "says: $(cat "$dir/out")"
+	volume_is a '.filling == null and .disk == "uptodate"' >/dev/null || die "it did something"
+	thawed() { off a restore v --instant --volume v >"$dir/out" 2>&1; }
+	wait_for 20 "the objects to be back" thawed
+	qemu-img compare -f raw -F raw "$(uri a)" "$dir/want.img" >"$dir/out" 2>&1 || die "compare: $(cat "$dir/out")"
+	stop a
+	ok instant_of_an_archive
+}
+
 # One of which no list tells, met on the way.
 hidden_archive() {
 	local store="s3://tiered/db?endpoint=$endpoint&checksum=none&storage-class=INTELLIGENT_TIERING"
@@ -111,6 +133,7 @@ few_requests() {
 }
 
 part archived_packs
+part instant_of_an_archive
 part hidden_archive
 part few_requests
 exec 9>&-

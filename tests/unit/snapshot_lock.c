@@ -519,23 +519,31 @@ static void opened_done(void *context, struct snapshot_reader *reader, int error
 }
 
 /* Who would read at random does not wait for hours in the middle of it. */
-static void a_reader_does_not_begin_with_an_archive(void **state)
+static void does_not_begin_with_an_archive(struct world *w,
+					   const struct snapshot_reader_config *config)
 {
-	const struct snapshot_reader_config config = {.count_objects = true};
-	struct world *w = world_of(state);
 	struct opened opened = {.done = false};
 
 	locks_begin(w, STORE_LOCK_NONE, 0);
 	fill(w, 20, 0);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
 	locks->archived = true;
-	snapshot_reader_open(w->repo, NULL, &config, opened_done, &opened);
+	snapshot_reader_open(w->repo, NULL, config, opened_done, &opened);
 	env_run_until(w->env, &opened.done);
 	assert_int_equal(opened.error, -STORE_ARCHIVED);
 	assert_non_null(strstr(opened.why, "archived (GLACIER) and have been asked for"));
 	assert_non_null(strstr(opened.why, "within 5.0 hours"));
 	assert_true(locks->thaws > 1);
 	locks_end(w);
+}
+
+static void a_reader_does_not_begin_with_an_archive(void **state)
+{
+	const struct snapshot_reader_config count = {.count_objects = true};
+	const struct snapshot_reader_config probe = {.probe_archive = true};
+
+	does_not_begin_with_an_archive(world_of(state), &count);
+	does_not_begin_with_an_archive(world_of(state), &probe);
 }
 
 int main(void)
