@@ -585,7 +585,7 @@ bool world_step(struct world *world)
 		    (world->options.strict || world->steps % 64 == 0))
 			node_check(world->nodes[i].node);
 	/* Where a log is applied, promise 2 is at stake at every step. */
-	if (world_applies_log(world, 1 - world->primary) && world_chance(world, 5))
+	if (world_applies_log(world, 1 - world->primary) && world_chance(world, 3))
 		world->look = true;
 	/* From here on only its own disk counts again. */
 	leaning = world_leans(world, world->primary) ? world_volume(world, world->primary) : NULL;
@@ -722,7 +722,7 @@ static void request_done(struct block_request *request, int error)
 	default:
 		break;
 	}
-	if ((request->op == BLOCK_FLUSH || (request->flags & BLOCK_FUA)) && world_chance(world, 15))
+	if ((request->op == BLOCK_FLUSH || (request->flags & BLOCK_FUA)) && world_chance(world, 10))
 		world->look = true;
 	client_end(client);
 }

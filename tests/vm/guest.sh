@@ -12,7 +12,7 @@ wait_for() { # SECONDS WHAT COMMAND...
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || fail "$what: not within the time"
-		sleep 0.05
+		sleep 0.3 # under emulation, who asks too often is who has to be waited for
 	done
 }
 seconds() { cut -d' ' -f1 /proc/uptime; }
@@ -80,7 +80,7 @@ database_new() { # DIRECTORY: as durable as initdb leaves one
 database_start() { # DIRECTORY
 	mkdir -p /run/postgresql && chown postgres /run/postgresql
 	as_postgres "$pg/postgres" -D "$1" -k /run/postgresql -c listen_addresses='*' -c shared_buffers=32MB \
-		-c max_wal_size=64MB >>/out/postgresql.log 2>&1 &
+		-c max_wal_size=32MB >>/out/postgresql.log 2>&1 &
 	postmaster=$!
 	wait_for 240 "start of PostgreSQL" database_decided
 	sql -c 'SELECT 1' >/dev/null || fail "PostgreSQL does not start: $(tail -n 3 /out/postgresql.log)"

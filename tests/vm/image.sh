@@ -130,7 +130,7 @@ if [ -x "$initdb" ]; then
 		chown postgres "$root/var/lib/vm/database"
 		as_postgres="setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env"
 	fi
-	(cd / && $as_postgres "$initdb" -D "$root/var/lib/vm/database" -U postgres -A trust -N --no-instructions \
+	(cd / && $as_postgres "$initdb" -D "$root/var/lib/vm/database" -U postgres -A trust -N --no-instructions --wal-segsize=1 \
 		--locale=C.UTF-8 --wal-segsize=4 >/dev/null)
 	echo 'host all all 10.1.0.0/24 trust' >>"$root/var/lib/vm/database/pg_hba.conf"
 fi

@@ -47,7 +47,8 @@ mkfs.ext4 -q /dev/offsite/v && mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v ||
 database_new /mnt/v/database
 database_start /mnt/v/database
 sql -c 'CREATE EXTENSION amcheck' -c 'CREATE TABLE ledger (client int, number int, PRIMARY KEY (client, number))'
-as_postgres $pg/pgbench -h /run/postgresql -U postgres -q -i -s 1 postgres >/dev/null 2>&1 || fail "pgbench -i"
+sql -c 'CREATE TABLE account (number int PRIMARY KEY, balance int)' \
+	-c 'INSERT INTO account SELECT generate_series(1, 5000), 0' || fail "the accounts"
 END
 
 # Two clients on the machine that is not cut; what they were told goes to a file of the host.
@@ -76,13 +77,24 @@ nothing_is_missing() {
 			return 1
 		}
 	done
-	on "$1" "sql -c \"SELECT bt_index_check(indexrelid, true) FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE relname ~ '^(pgbench|ledger)'\" >/dev/null"
+	on "$1" "sql -c \"SELECT bt_index_check(indexrelid, true) FROM pg_index i JOIN pg_class c ON c.oid = indexrelid WHERE relname ~ '^(account|ledger)'\" >/dev/null &&
+		[ \"\$(sql -c 'SELECT sum(balance) FROM account')\" = 0 ]"
 }
 
 for moment in $(seq "$moments"); do
 	current=cut_$moment
 	clients
-	behind a '$pg/pgbench -h /run/postgresql -U postgres -n -c 2 -T 3600 postgres'
+	behind a <<'END'
+cat >/tmp/transfer <<'SQL'
+\set from random(1, 5000)
+\set to random(1, 5000)
+BEGIN;
+UPDATE account SET balance = balance - 1 WHERE number = least(:from, :to);
+UPDATE account SET balance = balance + 1 WHERE number = greatest(:from, :to);
+COMMIT;
+SQL
+$pg/pgbench -h /run/postgresql -U postgres -n -c 2 -T 3600 -f /tmp/transfer postgres
+END
 	wait_for 240 "the clients at work" noted 40
 	pause_ms "$(between 0 2000)"
 	power_cut a
@@ -97,7 +109,7 @@ database_start /mnt/v/database
 END
 	ok "cut_${moment}_taken_over"
 	nothing_is_missing b && ok "cut_${moment}_nothing_is_missing" || fail "cut_${moment}_nothing_is_missing" "see above"
-	on b "sql -c \"INSERT INTO ledger SELECT c, generate_series((SELECT max(number) + 1 FROM ledger WHERE client = c), 20000) FROM generate_series(1, 2) c\"" ||
+	on b "sql -c \"INSERT INTO ledger SELECT c, generate_series((SELECT max(number) + 1 FROM ledger WHERE client = c), 5000) FROM generate_series(1, 2) c\"" ||
 		die "writes on b"
 
 	# The first machine is back: its own word is that it is primary.
@@ -118,7 +130,7 @@ offsite attach v >/dev/null || fail attach
 mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v || fail mount
 database_start /mnt/v/database
 wait_for 240 "the peer in sync" in_sync
-[ "$(sql -c 'SELECT count(*) FROM ledger')" = 40000 ] || fail "the ledger is another one"
+[ "$(sql -c 'SELECT count(*) FROM ledger')" = 10000 ] || fail "the ledger is another one"
 sql -c 'TRUNCATE ledger'
 END
 	ok "cut_${moment}_back"
