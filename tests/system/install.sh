@@ -20,7 +20,8 @@ installed() {
 unit() {
 	local unit=$dir/root/usr/lib/systemd/system/offsited.service
 	current=unit
-	grep -q "@[A-Z]*@" "$unit" && die "a placeholder is left: $(grep "@[A-Z]*@" "$unit")"
+	grep "@[A-Z]*@" "${unit%/*}"/*.service && die "a placeholder is left, above"
+	[ -x "$dir/root$(sed -n 's/^ExecStop=//p' "${unit%/*}/offsite-unmount.service")" ] || die "nothing that unmounts"
 	# A store on NFS that is not mounted yet would be a folder on the local disk.
 	grep -qE '^After=.*\bremote-fs\.target\b' "$unit" || die "does not wait for remote file systems"
 	grep -qE '^After=.*\bnetwork-online\.target\b' "$unit" || die "does not wait for the network"
