@@ -13,14 +13,15 @@
 # here, the reason is the last line.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-out=$1
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
 build=${BUILD:-$here/../../build}
 export PATH=$PATH:/usr/sbin:/sbin LC_ALL=C
 
 packages="base-files base-passwd passwd bash dash coreutils util-linux mount procps iproute2 kmod
 	e2fsprogs xfsprogs grep sed findutils mawk tar gzip hostname bsdutils debianutils diffutils login
 	systemd udev
-	iputils-ping fio nbd-client nbdkit libnbd-bin drbd-utils postgresql jq curl strace python3-minimal"
+	iputils-ping fio nbd-client nbdkit libnbd-bin drbd-utils postgresql jq curl strace python3-minimal perl-base make"
 
 # Kernel modules by name; what they need comes along.
 root_modules="virtio_pci virtio_blk ext4"
@@ -35,7 +36,6 @@ cannot() {
 for tool in dpkg-query dpkg-deb apt-get mke2fs busybox cpio depmod modprobe qemu-img; do
 	command -v $tool >/dev/null || cannot "$tool is missing"
 done
-mkdir -p "$out"
 exec 9>"$out/lock"
 flock 9
 
@@ -144,13 +144,18 @@ install -D -m 644 "$here/guest/agent.service" "$root/etc/systemd/system/vm-agent
 mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
 ln -s ../vm-agent.service "$root/etc/systemd/system/multi-user.target.wants/"
 ln -sf /usr/lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+# What Debian's systemd does when it is installed: mounts of devices on the network, and a journal that stays.
+ln -s /usr/lib/systemd/system/remote-fs.target "$root/etc/systemd/system/multi-user.target.wants/"
+mkdir -p "$root/var/log/journal"
 for unit in serial-getty@ttyS0 getty@tty1 systemd-timesyncd systemd-networkd systemd-resolved \
-	systemd-firstboot e2scrub_reap nbd-client drbd postgresql; do
+	systemd-firstboot e2scrub_reap nbd-client drbd systemd-binfmt getty-static systemd-update-utmp \
+	systemd-update-utmp-runlevel systemd-pstore systemd-hwdb-update systemd-journal-catalog-update; do
 	ln -sf /dev/null "$root/etc/systemd/system/$unit.service"
 done
 for timer in apt-daily apt-daily-upgrade e2scrub_all fstrim man-db dpkg-db-backup logrotate; do
 	ln -sf /dev/null "$root/etc/systemd/system/$timer.timer"
 done
+ln -sf /dev/null "$root/etc/systemd/system/proc-sys-fs-binfmt_misc.automount"
 
 target=$root/usr/lib/modules/$version
 mkdir -p "$target"
