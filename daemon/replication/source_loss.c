@@ -6,10 +6,11 @@
  *   lacks, the history becomes another one first. If that cannot be made durable they wait until it can.
  *
  *   on-peer-loss = suspend: from the first time the peer streams (PEER_NEEDED, durable) until the
- *   operator says otherwise, no completion is given that the peer has no part in. When it is lost, also
- *   by a restart of this side, the clients' requests wait: those issued for their tokens, new ones at
- *   the volume's door. Issued ones are on this disk and marked for the peer, so the final cut of the
- *   next connection has them, and its acknowledgement ends the wait.
+ *   operator says otherwise, no completion is given that the peer has no part in. What is issued behind
+ *   the final cut waits already: it may still be under way here when the peer streams. When the peer is
+ *   lost, also by a restart of this side, the clients' requests wait: those issued for their tokens, new
+ *   ones at the volume's door. Issued ones are on this disk and marked for the peer, so the final cut of
+ *   the next connection has them, and its acknowledgement ends the wait.
  */
 #include <assert.h>
 #include <errno.h>

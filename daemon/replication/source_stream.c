@@ -51,8 +51,11 @@ static struct source_entry *push(struct source *source, struct frame *frame, str
 /* What the client's completion of this mutation waits for. */
 static enum source_wait wait_of(const struct source *source)
 {
-	if (source->phase != SOURCE_STREAM)
-		return WAIT_NOTHING; /* the peer is not in sync yet */
+	/* The peer is not in sync yet. But it may be by the time that this is complete here, and from then on,
+	 * with on-peer-loss = suspend, nothing is completed that it has no part in. */
+	if (source->phase != SOURCE_STREAM &&
+	    (!source->suspends || MUTATE(replication_final_alone)))
+		return WAIT_NOTHING;
 	if (volume_leans(source->volume))
 		return WAIT_DURABLE;
 	switch (source->protocol) {
@@ -308,7 +311,7 @@ static bool is_waiting(const struct source *source)
 	return source_cut_is_stuck(source) ||
 	       (source->next > source->oldest &&
 		(source->phase == SOURCE_STREAM || source->phase == SOURCE_LEAVE ||
-		 source->full_queue));
+		 source->full_queue || source->suspends));
 }
 
 /* A peer that answers pings but carries nothing out (its disk hangs) would hold the writers for ever.
