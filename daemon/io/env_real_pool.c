@@ -6,10 +6,15 @@
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include "daemon/io/env_real.h"
+
+#define HELPER_NICE 10
 
 struct work_priv {
 	struct env_task finished;
@@ -59,11 +64,22 @@ static struct env_work *next_work(struct real_pool *pool)
 	return work;
 }
 
+/* Behind the loop, and behind whoever else is at work on this host: clients wait for the loop, and seldom for
+ * a helper. A thread may always ask for less; where it may not, it runs as it is. */
+static void step_back(void)
+{
+	const struct sched_param param = {.sched_priority = 0};
+
+	pthread_setschedparam(pthread_self(), SCHED_BATCH, &param);
+	setpriority(PRIO_PROCESS, (id_t)gettid(), HELPER_NICE);
+}
+
 static void *helper(void *context)
 {
 	struct real_pool *pool = context;
 	struct env_work *work;
 
+	step_back();
 	while ((work = next_work(pool))) {
 		work->run(work);
 		real_post(&pool->real->env, &work_priv(work)->finished);

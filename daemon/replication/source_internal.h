@@ -5,6 +5,7 @@
 #define OFFSITE_REPLICATION_SOURCE_INTERNAL_H
 
 #include "daemon/replication/source.h"
+#include "daemon/volume/pacer.h"
 
 #define SOURCE_RING         8192u /* streamed frames not yet carried out by the peer */
 #define SOURCE_RING_MARGIN  64u   /* writes that may be issued after ready() said no */
@@ -68,12 +69,7 @@ struct source {
 	struct pace_bound bound;
 	struct rate_limit stream_rate, catch_up_rate;
 	struct env_timer pace_timer; /* catch-up goes on */
-	/* catch-up beside clients */
-	struct pace_control control;
-	struct rate_limit control_rate;
-	struct env_timer window_timer;
-	struct latency window_before; /* when the window began */
-	uint64_t window_at_ns, window_bytes;
+	struct pacer pacer;          /* ... beside clients */
 
 	struct link *link;
 	enum source_phase phase;

@@ -12,33 +12,14 @@ static bool sending(const struct source *source)
 	return source->phase == SOURCE_LIVE || source->phase == SOURCE_CUT;
 }
 
-static void begin_window(struct source *source)
+static bool window_judged(struct pacer *pacer)
 {
-	volume_get_latency(source->volume, &source->window_before);
-	source->window_at_ns = env_now_ns(source->env);
-	source->window_bytes = 0;
-}
-
-static void window_fire(struct env_timer *timer)
-{
-	struct source *source = container_of(timer, struct source, window_timer);
-	struct latency now;
+	struct source *source = container_of(pacer, struct source, pacer);
 
 	if (!sending(source))
-		return;
-	volume_get_latency(source->volume, &now);
-	struct pace_window window = {
-		.writes = latency_count(&now, &source->window_before),
-		.p99_ns = latency_quantile_ns(&now, &source->window_before, 990),
-		.bytes = source->window_bytes,
-		.length_ns = env_now_ns(source->env) - source->window_at_ns,
-	};
-	if (pace_control_window(&source->control, &window)) {
-		rate_limit_change(&source->control_rate, pace_control_rate(&source->control));
-		begin_window(source);
-	}
-	env_timer_start(source->env, timer, PACE_WINDOW_NS);
+		return false;
 	env_defer(source->env, &source->pump_task);
+	return true;
 }
 
 static void pace_timer_fire(struct env_timer *timer)
@@ -51,13 +32,16 @@ static void pace_timer_fire(struct env_timer *timer)
 void source_pace_init(struct source *source)
 {
 	source->pace_timer.fire = pace_timer_fire;
-	source->window_timer.fire = window_fire;
+	source->pacer.env = source->env;
+	source->pacer.volume = source->volume;
+	source->pacer.judged = window_judged;
+	pacer_init(&source->pacer);
 }
 
 void source_pace_stop(struct source *source)
 {
 	env_timer_stop(source->env, &source->pace_timer);
-	env_timer_stop(source->env, &source->window_timer);
+	pacer_end(&source->pacer);
 }
 
 void source_set_pace(struct source *source, const struct pace_options *pace)
@@ -65,8 +49,7 @@ void source_set_pace(struct source *source, const struct pace_options *pace)
 	source->bound = pace->bound;
 	rate_limit_set(&source->stream_rate, &pace->stream);
 	rate_limit_set(&source->catch_up_rate, &pace->catch_up);
-	pace_control_set(&source->control, pace->latency_percent, pace->min_rate);
-	rate_limit_change(&source->control_rate, pace_control_rate(&source->control));
+	pacer_set(&source->pacer, pace->latency_percent, pace->min_rate);
 	if (!source->link)
 		return;
 	link_set_stream_rate(source->link, &source->stream_rate);
@@ -74,26 +57,15 @@ void source_set_pace(struct source *source, const struct pace_options *pace)
 	env_defer(source->env, &source->pump_task);
 }
 
-/* The window's timer runs while blocks are sent. */
-static void watch_clients(struct source *source)
-{
-	if (!source->control.percent || env_timer_active(&source->window_timer))
-		return;
-	pace_control_begin(&source->control);
-	rate_limit_change(&source->control_rate, 0);
-	begin_window(source);
-	env_timer_start(source->env, &source->window_timer, PACE_WINDOW_NS);
-}
-
 bool source_pace_allows(struct source *source)
 {
 	uint64_t now_ns = env_now_ns(source->env), realtime_ns = env_realtime_ns(source->env);
 
-	watch_clients(source);
-	if (pace_control_paused(&source->control))
-		return false; /* the window's timer ends it */
+	pacer_begin(&source->pacer); /* its windows go on while blocks are sent */
+	uint64_t clients = pacer_wait_ns(&source->pacer);
+	if (clients == UINT64_MAX)
+		return false;
 	uint64_t wait = rate_limit_wait_ns(&source->catch_up_rate, now_ns, realtime_ns);
-	uint64_t clients = rate_limit_wait_ns(&source->control_rate, now_ns, realtime_ns);
 	if (clients > wait)
 		wait = clients;
 	if (wait && !env_timer_active(&source->pace_timer))
@@ -104,8 +76,7 @@ bool source_pace_allows(struct source *source)
 void source_pace_take(struct source *source, uint64_t bytes)
 {
 	rate_limit_take(&source->catch_up_rate, bytes);
-	rate_limit_take(&source->control_rate, bytes);
-	source->window_bytes += bytes;
+	pacer_take(&source->pacer, bytes);
 }
 
 /* Of what was taken so much was zeroes: it cost the disk its reading, the link nothing. */
@@ -116,23 +87,24 @@ void source_pace_zeroes(struct source *source, uint64_t bytes)
 
 uint64_t source_pace_rate(const struct source *source)
 {
-	uint64_t rate = source->catch_up_rate.rate, clients = source->control_rate.rate;
+	uint64_t rate = source->catch_up_rate.rate, clients = source->pacer.rate.rate;
 
 	return rate && (!clients || rate < clients) ? rate : clients;
 }
 
 void source_pace_status(const struct source *source, struct source_status *status)
 {
+	const struct pace_control *control = &source->pacer.control;
 	uint64_t realtime_ns = env_realtime_ns(source->env);
-	uint64_t clients = sending(source) ? pace_control_rate(&source->control) : 0;
+	uint64_t clients = sending(source) ? pace_control_rate(control) : 0;
 	uint64_t rate = rate_limit_now(&source->catch_up_rate, realtime_ns);
 
 	status->stream_limit = rate_limit_now(&source->stream_rate, realtime_ns);
 	status->catch_up_limit = clients && (!rate || clients < rate) ? clients : rate;
 	status->catch_up_reason = status->catch_up_limit && status->catch_up_limit == rate
 					  ? "catch-up-rate"
-				  : sending(source) ? pace_control_reason(&source->control)
+				  : sending(source) ? pace_control_reason(control)
 						    : "";
-	status->write_p99_ns = sending(source) ? source->control.p99_ns : 0;
-	status->write_baseline_ns = source->control.baseline_ns;
+	status->write_p99_ns = sending(source) ? control->p99_ns : 0;
+	status->write_baseline_ns = control->baseline_ns;
 }

@@ -29,6 +29,7 @@ void map_begin(struct snapshot_writer *w)
 
 void map_end(struct snapshot_writer *w)
 {
+	assert(!w->batches_busy);
 	span_end_last(w);
 	for (unsigned i = 0; i < SEAL_PAGES; i++) {
 		free(w->pages[i]);
@@ -270,6 +271,7 @@ static void batch_end(struct seal_batch *batch)
 	batch->out_bytes = 0;
 	batch->page->pending--;
 	batch->page = NULL;
+	w->batches_busy--;
 	seal_advance(w);
 }
 
@@ -301,26 +303,39 @@ static void batch_read_done(struct volume_cut_read *read, int error)
 	env_work_submit(w->env, &batch->work);
 }
 
+/* Whether another batch may be read beside the clients; if not, a timer asks again. */
+static bool may_read(struct snapshot_writer *w)
+{
+	uint64_t wait;
+
+	if (pacer_beside_clients(&w->pacer) && w->batches_busy >= SEAL_GENTLE_BATCHES)
+		return false;
+	wait = pacer_wait_ns(&w->pacer);
+	if (wait && wait != UINT64_MAX && !env_timer_active(&w->pace_timer))
+		env_timer_start(w->env, &w->pace_timer, wait);
+	return wait == 0;
+}
+
 /* Starts the page's next batch; false if there is no more to read or no room now. */
 static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 {
 	struct seal_batch *batch = NULL;
-	uint64_t start, length;
+	uint64_t start, length, max;
 
 	if (page->at >= page->end)
 		return false;
 	for (unsigned i = 0; i < SEAL_BATCHES && !batch; i++)
 		if (!w->batches[i].page)
 			batch = &w->batches[i];
-	if (!batch || (pack_is_full(w) && !may_put(w)))
+	if (!batch || (pack_is_full(w) && !may_put(w)) || !may_read(w))
 		return false;
-	if (!volume_cut_next(w->cut, page->at, BUF_SIZE_MAX, &start, &length) ||
-	    start >= page->end) {
+	max = pacer_beside_clients(&w->pacer) ? SEAL_GENTLE_BYTES : BUF_SIZE_MAX;
+	if (!volume_cut_next(w->cut, page->at, max, &start, &length) || start >= page->end) {
 		page->at = page->end;
 		return false;
 	}
-	if (length > BUF_SIZE_MAX)
-		length = BUF_SIZE_MAX;
+	if (length > max)
+		length = max;
 	if (length > page->end - start)
 		length = page->end - start;
 	assert(start % SNAPFMT_CHUNK_BYTES == 0);
@@ -337,6 +352,8 @@ static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 	};
 	page->pending++;
 	page->at = start + length;
+	w->batches_busy++;
+	pacer_take(&w->pacer, length);
 	volume_cut_read(w->cut, &batch->read);
 	return true;
 }

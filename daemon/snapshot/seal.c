@@ -93,6 +93,20 @@ void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_
 	env_defer(writer->env, &writer->nudge);
 }
 
+static void pace_timer_fire(struct env_timer *timer)
+{
+	struct snapshot_writer *w = container_of(timer, struct snapshot_writer, pace_timer);
+
+	env_defer(w->env, &w->nudge);
+}
+
+void snapshot_writer_set_pace(struct snapshot_writer *writer, unsigned latency_percent,
+			      uint64_t min_rate)
+{
+	pacer_set(&writer->pacer, latency_percent, min_rate);
+	env_defer(writer->env, &writer->nudge);
+}
+
 static void nudged(struct env_task *task)
 {
 	seal_advance(container_of(task, struct snapshot_writer, nudge));
@@ -211,16 +225,34 @@ static void data_begin(struct snapshot_writer *w)
 	seal_advance(w);
 }
 
-/* All is known that the cut needs: whoever prepares for it is asked to. */
+/* A window of the pacer's was judged. */
+static bool pace_judged(struct pacer *pacer)
+{
+	struct snapshot_writer *w = container_of(pacer, struct snapshot_writer, pacer);
+
+	env_defer(w->env, &w->nudge);
+	return w->phase >= SEAL_LOOK && w->phase <= SEAL_DATA;
+}
+
+/* All is known that the cut needs: whoever prepares for it is asked to. Writes cost more from the cut on, so what
+ * clients get without it is taken before. */
 static void cut_ask(struct snapshot_writer *w)
 {
-	set_phase(w, SEAL_READY);
+	w->pacing = !w->given_up && pacer_wait_ns(&w->pacer) == UINT64_MAX;
+	if (w->pacing)
+		return;
 	w->waiting++;
 	w->asked = true;
 	if (w->prepare && !w->given_up)
 		w->prepare(w->prepare_context, w);
 	else
 		snapshot_cut(w, 0, "");
+}
+
+static void ready(struct snapshot_writer *w)
+{
+	set_phase(w, SEAL_READY);
+	cut_ask(w);
 }
 
 int snapshot_cut(struct snapshot_writer *w, int error, const char *why)
@@ -274,7 +306,7 @@ static void claim_confirmed(void *context, struct names *names, int error, const
 	if (w->error)
 		seal_advance(w);
 	else
-		cut_ask(w);
+		ready(w);
 }
 
 static void claim_put(struct env_op *op, int64_t result)
@@ -287,7 +319,7 @@ static void claim_put(struct env_op *op, int64_t result)
 	if (w->error) {
 		seal_advance(w);
 	} else if (!w->base) {
-		cut_ask(w);
+		ready(w);
 	} else {
 		w->waiting++;
 		names_list_since(w->repo->store, &w->repo->volume,
@@ -525,6 +557,9 @@ static void seal_begin(struct snapshot_writer *w)
 	w->full = false;
 	w->progress = (struct snapshot_progress){.started_ns = env_now_ns(w->env)};
 	set_phase(w, SEAL_LOOK);
+	w->pacing = false;
+	if (!w->given_up)
+		pacer_begin_looking(&w->pacer);
 	if (check_volume(w)) {
 		env_defer(w->env, &w->nudge);
 		return;
@@ -734,6 +769,8 @@ static void manifest_start(struct snapshot_writer *w)
 static void run_free(struct snapshot_writer *w)
 {
 	map_end(w);
+	pacer_end(&w->pacer);
+	env_timer_stop(w->env, &w->pace_timer);
 	names_free(&w->names);
 	manifest_free(w->base);
 	manifest_free(w->next);
@@ -860,6 +897,8 @@ void seal_advance(struct snapshot_writer *w)
 	case SEAL_READY:
 		if (w->cut)
 			data_begin(w);
+		else if (w->pacing)
+			cut_ask(w);
 		return;
 	case SEAL_DATA:
 		map_pump(w);
@@ -906,10 +945,16 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 		return NULL;
 	w->nudge.call = nudged;
 	w->rate_timer.fire = rate_timer_fire;
+	w->pace_timer.fire = pace_timer_fire;
 	rate_limit_set(&w->rate, &config->rate);
 	w->volume = volume;
 	w->repo = repo;
 	w->env = repo->env;
+	w->pacer.env = w->env;
+	w->pacer.volume = volume;
+	w->pacer.judged = pace_judged;
+	pacer_init(&w->pacer);
+	pacer_set(&w->pacer, config->latency_percent, config->min_rate);
 	w->pack_bytes = config->pack_bytes ? config->pack_bytes : PACK_BYTES;
 	if (w->pack_bytes > PACK_BYTES_MAX)
 		w->pack_bytes = PACK_BYTES_MAX;

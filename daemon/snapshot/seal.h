@@ -10,10 +10,14 @@
 
 #include "daemon/snapshot/internal.h"
 #include "daemon/snapshot/pack.h"
+#include "daemon/volume/pacer.h"
 
 #define SEAL_BATCHES  8
 #define SEAL_PAGES    8
 #define SEAL_PUTS_MAX 2
+/* Beside clients: what one read may hold the disk for, and how many are under way. */
+#define SEAL_GENTLE_BYTES   (256u << 10)
+#define SEAL_GENTLE_BATCHES 2
 /* So large that 10,000 changed chunks, however they lie, make less than 50 objects. */
 #define SEAL_MAPS_BYTES (64u << 20)
 
@@ -106,6 +110,9 @@ struct snapshot_writer {
 	struct retention_policy policy;
 	struct rate_limit rate;
 	struct env_timer rate_timer; /* packs may be put again */
+	struct pacer pacer;          /* of reading, beside clients */
+	struct env_timer pace_timer; /* it may go on */
+	bool pacing; /* the cut waits until the clients' latency without it is known */
 	enum store_lock lock;
 	uint64_t lock_for_ns;
 	bool repack_on;
@@ -157,6 +164,7 @@ struct snapshot_writer {
 	unsigned base_cursor;
 	struct seal_page *pages[SEAL_PAGES];
 	struct seal_batch batches[SEAL_BATCHES];
+	unsigned batches_busy;
 	struct seal_span *span; /* the last one, or NULL; see span.c */
 	struct pack *pack, *maps;
 	struct seal_object *packs, *mapses; /* by number */

@@ -198,6 +198,8 @@ struct snapshot_writer_config {
 	int zstd_level;                 /* 0: 1 */
 	struct retention_policy policy; /* applied after each success */
 	struct rate_schedule rate;      /* of what is put, a pack at a time */
+	unsigned latency_percent; /* of reading beside clients, and its floor: pace_control_set() */
+	uint64_t min_rate;
 	bool repack; /* what lives in packs that are mostly dead is stored again (repack.c) */
 	enum store_lock lock; /* of what a snapshot needs */
 	uint64_t lock_for_ns; /* since its instant */
@@ -214,6 +216,8 @@ void snapshot_writer_free(struct snapshot_writer *writer, void (*freed)(void *co
 			  void *context);
 
 void snapshot_writer_set_rate(struct snapshot_writer *writer, const struct rate_schedule *rate);
+void snapshot_writer_set_pace(struct snapshot_writer *writer, unsigned latency_percent,
+			      uint64_t min_rate);
 /* The answer to prepare(). Takes the cut inside the call, or with an error gives the snapshot up for it.
  * 0: the cut is taken; else there is none. */
 int snapshot_cut(struct snapshot_writer *writer, int error, const char *why);

@@ -81,6 +81,7 @@ struct volume {
 	uint64_t peer_marked;
 	unsigned applied;
 	struct block block;
+	struct latency latency;
 };
 
 struct volume_cut {
@@ -164,6 +165,11 @@ static inline void fake_fill(struct volume *v, uint64_t chunk, uint64_t seed)
 		words[i] = seed ^ seed >> 29;
 	}
 	fake_write(v, chunk, (void *)words);
+}
+
+void volume_get_latency(const struct volume *volume, struct latency *latency)
+{
+	*latency = volume->latency;
 }
 
 const char *volume_name(const struct volume *volume)
@@ -347,6 +353,7 @@ void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
 		assert_true(bit(cut->volume->sealed, i));
 	*context = (struct late_read){cut, read};
 	cut->reads++;
+	cut->volume->stats.cut_read_bytes += read->length_bytes;
 	late->call = cut_read_late;
 	late->context = context;
 	if (cut->volume->lose_cut) {
