@@ -34,6 +34,7 @@ void metadata_super_encode(const struct metadata_super *super, struct metadata_s
 		.source_volume = super->source_volume,
 		.source_snapshot = super->source_snapshot,
 		.source_sequence = to_be64(super->source_sequence),
+		.writer = super->writer,
 	};
 	memcpy(wire->history, super->history, sizeof(wire->history));
 	memcpy(wire->backing, super->backing, strnlen(super->backing, METADATA_BACKING_BYTES - 1));
@@ -120,6 +121,7 @@ const char *metadata_super_decode(const struct metadata_super_wire *wire,
 		.source_volume = wire->source_volume,
 		.source_snapshot = wire->source_snapshot,
 		.source_sequence = from_be64(wire->source_sequence),
+		.writer = wire->writer,
 	};
 	memcpy(super->history, wire->history, sizeof(super->history));
 	memcpy(super->backing, wire->backing, sizeof(super->backing));

@@ -86,7 +86,8 @@ struct metadata_super_wire {
 	struct id128 source_volume;
 	struct id128 source_snapshot;
 	be64_t source_sequence;
-	uint8_t reserved[2716];
+	struct id128 writer;
+	uint8_t reserved[2700];
 	be32_t crc; /* CRC32C of the 4092 bytes before */
 };
 _Static_assert(sizeof(struct metadata_super_wire) == METADATA_SUPER_BYTES, "layout");
@@ -100,6 +101,7 @@ _Static_assert(offsetof(struct metadata_super_wire, snapshot) == 248, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, backing) == 272, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, heard_ns) == 1296, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, source_volume) == 1336, "layout");
+_Static_assert(offsetof(struct metadata_super_wire, writer) == 1376, "layout");
 _Static_assert(offsetof(struct metadata_super_wire, crc) == 4092, "layout");
 
 struct metadata_super {
@@ -118,6 +120,7 @@ struct metadata_super {
 	uint64_t heard_ns, heard_lsn, received_lsn, missing_bytes, behind_ns;
 	struct id128 source_volume, source_snapshot;
 	uint64_t source_sequence;
+	struct id128 writer;
 };
 
 void metadata_super_encode(const struct metadata_super *super, struct metadata_super_wire *wire);

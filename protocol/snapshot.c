@@ -183,13 +183,14 @@ bool snapfmt_claim_parse(const char *name, struct id128 *volume, struct snapfmt_
 
 /* ---- claim -------------------------------------------------------------------------------- */
 
-void snapfmt_claim_encode(uint64_t created_ns, const char *node_name,
+void snapfmt_claim_encode(uint64_t created_ns, const char *node_name, const struct id128 *writer,
 			  struct snapfmt_claim_wire *wire)
 {
 	*wire = (struct snapfmt_claim_wire){
 		.magic = to_be32(SNAPFMT_CLAIM_MAGIC),
 		.version = to_be16(SNAPFMT_VERSION),
 		.created_ns = to_be64(created_ns),
+		.writer = *writer,
 	};
 	snprintf(wire->node_name, sizeof(wire->node_name), "%s", node_name);
 	wire->crc = to_be32(crc32c(0, wire, offsetof(struct snapfmt_claim_wire, crc)));

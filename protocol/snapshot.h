@@ -107,12 +107,13 @@ struct snapfmt_claim_wire {
 	be16_t reserved;
 	be64_t created_ns; /* realtime */
 	char node_name[SNAPFMT_TEXT_BYTES];
-	uint8_t reserved2[44];
+	struct id128 writer; /* the same over restarts, of no other node; zero: not known */
+	uint8_t reserved2[28];
 	be32_t crc; /* CRC32C of the 124 bytes before */
 };
 _Static_assert(sizeof(struct snapfmt_claim_wire) == 128, "layout");
 
-void snapfmt_claim_encode(uint64_t created_ns, const char *node_name,
+void snapfmt_claim_encode(uint64_t created_ns, const char *node_name, const struct id128 *writer,
 			  struct snapfmt_claim_wire *wire);
 /* NULL, or why it is none. */
 const char *snapfmt_claim_invalid(const struct snapfmt_claim_wire *wire);

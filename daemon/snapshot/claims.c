@@ -3,7 +3,7 @@
  * claims: what is being written, and what that shares with. A claim stands from before a snapshot's first
  * object until its manifest is there. One whose writer stopped for good holds space back, so it ends: its
  * own node takes it away when nothing that the attempt sent can arrive any more; anybody after a month, in
- * which a writer has to be done.
+ * which a writer has to be done. Whose it is its identifier says: names may be given twice.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -35,7 +35,7 @@ static bool is_nobodys(const struct snapshot_repo *repo, const struct snapfmt_cl
 {
 	const uint64_t now = env_realtime_ns(repo->env);
 
-	if (*repo->node_name && !strcmp(wire->node_name, repo->node_name) &&
+	if (!id128_is_zero(&repo->writer) && id128_equal(&wire->writer, &repo->writer) &&
 	    env_now_ns(repo->env) >= repo->stale_from_ns)
 		return true;
 	return from_be64(wire->created_ns) + CLAIM_END_NS < now;

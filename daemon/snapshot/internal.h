@@ -55,12 +55,12 @@ struct snapshot_repo {
 	struct id128 deleted[64]; /* manifests that a deletion was begun of; the last of them */
 	unsigned deleted_next;
 	/* Of the writer at work here, if there is one; see claims.c. */
-	char node_name[SNAPFMT_TEXT_BYTES]; /* "": none */
-	struct id128 attempt;               /* under way; zero: none */
-	struct snapfmt_ref *sparse;         /* of the last collection: packs worth being repacked */
+	struct id128 writer;        /* zero: none, or it has no claim yet */
+	struct id128 attempt;       /* under way; zero: none */
+	struct snapfmt_ref *sparse; /* of the last collection: packs worth being repacked */
 	size_t sparse_count;
 	uint64_t
-		stale_from_ns; /* env_now_ns() from which on other claims of this node are nobody's */
+		stale_from_ns; /* env_now_ns() from which on other claims of this writer are nobody's */
 };
 
 /* holds.c. False: somebody has it open. Else it cannot be opened any more. */

@@ -346,6 +346,8 @@ static void claim_begin(struct snapshot_writer *w)
 	if (w->names.highest > sequence)
 		sequence = w->names.highest;
 	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
+	if (id128_is_zero(&state.writer))
+		env_random(w->env, &state.writer, sizeof(state.writer));
 	if (w->base)
 		w->next->parent = w->base->info.id;
 	error = volume_set_state(w->volume, &state);
@@ -358,7 +360,8 @@ static void claim_begin(struct snapshot_writer *w)
 	ref = (struct snapfmt_ref){w->next->info.id, w->next->info.sequence, 0};
 	w->repo->attempt = w->next->info.id;
 	w->claimed_ns = env_now_ns(w->env);
-	snapfmt_claim_encode(env_realtime_ns(w->env), w->node_name, &w->claim);
+	w->repo->writer = state.writer;
+	snapfmt_claim_encode(env_realtime_ns(w->env), w->node_name, &state.writer, &w->claim);
 	snapfmt_claim_name(&w->repo->volume, &ref, w->base ? &w->base->info.id : &none,
 			   w->claim_name);
 	w->claimed = true;
@@ -939,6 +942,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 					    const struct snapshot_writer_config *config)
 {
 	const unsigned counts[3] = {0, SEAL_BATCHES, SEAL_BATCHES};
+	struct volume_state state;
 	struct snapshot_writer *w = calloc(1, sizeof(*w));
 
 	if (!w)
@@ -973,7 +977,8 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 		free(w);
 		return NULL;
 	}
-	memcpy(repo->node_name, w->node_name, sizeof(repo->node_name));
+	volume_get_state(volume, &state);
+	repo->writer = state.writer;
 	repo->stale_from_ns = env_now_ns(w->env) + CLAIM_QUIET_NS;
 	repo->under_way++;
 	return w;

@@ -52,6 +52,7 @@ static void encode(struct volume *v, unsigned flags, uint64_t sequence, uint64_t
 		.received_lsn = contact->received_lsn,
 		.missing_bytes = contact->missing_bytes,
 		.behind_ns = contact->behind_ns,
+		.writer = state->writer,
 	};
 
 	_Static_assert(VOLUME_HISTORY == METADATA_HISTORY, "same history");
@@ -222,6 +223,7 @@ static void take(struct volume *v, const struct metadata_super *super)
 		.outdated_ns = super->outdated_ns,
 		.snapshot = super->snapshot,
 		.snapshot_sequence = super->snapshot_sequence,
+		.writer = super->writer,
 		.contact = {.heard_ns = super->heard_ns,
 			    .heard_lsn = super->heard_lsn,
 			    .received_lsn = super->received_lsn,

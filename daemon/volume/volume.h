@@ -151,6 +151,7 @@ struct volume_state {
 	struct id128 snapshot; /* the newest snapshot the STORE map is relative to; zero: none */
 	uint64_t
 		snapshot_sequence; /* highest sequence number ever used in the store, as far as known */
+	struct id128 writer;       /* as which this node claims in the store; zero: it never did */
 	struct volume_contact contact;
 	/* Primary: clients wait while the peer does not stream (on-peer-loss = suspend). */
 	bool peer_needed;

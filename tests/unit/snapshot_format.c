@@ -103,12 +103,12 @@ static void names_of_marks_and_claims(void **state)
 		assert_false(snapfmt_claim_parse(name, &uuid, &back, &base));
 		name[i] = old;
 	}
-	snapfmt_claim_encode(0x0123456789abcdef, "alpha", &claim);
+	snapfmt_claim_encode(0x0123456789abcdef, "alpha", &ref.snapshot, &claim);
 	assert_hex(&claim, sizeof(claim),
 		   "4f465343000100000123456789abcdef616c7068610000000000000000000000"
 		   "0000000000000000000000000000000000000000000000000000000000000000"
-		   "0000000000000000000000000000000000000000000000000000000000000000"
-		   "0000000000000000000000000000000000000000000000000000000071069f0c");
+		   "000000000000000000000000000000000102030405060708090a0b0c0d0e0f10"
+		   "00000000000000000000000000000000000000000000000000000000db09946a");
 	assert_null(snapfmt_claim_invalid(&claim));
 	for (size_t i = 0; i < sizeof(claim); i++) {
 		((uint8_t *)&claim)[i] ^= 1;

@@ -735,6 +735,7 @@ static void start_two_writers(struct explorer *x)
 	struct volume_state other = x->actors[0].volume->state;
 
 	memset(&other.snapshot, 0, sizeof(other.snapshot));
+	memset(&other.writer, 0, sizeof(other.writer));
 	other.snapshot_sequence = 0;
 	start_delete_base(x);
 	writer_begin(x, &x->actors[2], "b", &other, 0);
@@ -746,6 +747,24 @@ static void start_two_writers(struct explorer *x)
 static void two_writers_and_a_deleter(void **state)
 {
 	explore(&(struct scenario){"two writers, base deleted", start_two_writers, false, 2});
+}
+
+/* The other one has been up for long: what its own processes left would be gone. */
+static void start_two_of_one_name(struct explorer *x)
+{
+	struct volume_state other = x->actors[0].volume->state;
+
+	memset(&other.snapshot, 0, sizeof(other.snapshot));
+	memset(&other.writer, 0, sizeof(other.writer));
+	writer_begin(x, &x->actors[2], "a", &other, 0);
+	sim_run_until(x->sim, NULL, 2 * CLAIM_QUIET_NS);
+	start_delete_base(x);
+	actor_collect(&x->actors[2]);
+}
+
+static void a_node_of_the_same_name(void **state)
+{
+	explore(&(struct scenario){"two nodes of one name", start_two_of_one_name, false, 2});
 }
 
 static void start_lost_answer(struct explorer *x)
@@ -776,6 +795,7 @@ int main(void)
 		cmocka_unit_test(the_base_is_deleted),
 		cmocka_unit_test(a_deleter_and_a_collector),
 		cmocka_unit_test(two_writers_and_a_deleter),
+		cmocka_unit_test(a_node_of_the_same_name),
 		cmocka_unit_test(a_manifest_arrives_late),
 		cmocka_unit_test(lists_are_late),
 	};

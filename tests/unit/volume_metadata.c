@@ -35,6 +35,7 @@ static struct metadata_super example(void)
 	memset(&super.history[0], 0x44, 16);
 	memset(&super.history[7], 0x55, 16);
 	memset(&super.snapshot, 0x66, 16);
+	memset(&super.writer, 0x77, 16);
 	return super;
 }
 
@@ -65,7 +66,9 @@ static void golden_superblock(void **state)
 	assert_string_equal((const char *)bytes + 272, "/srv/pg.img");
 	assert_int_equal(bytes[1311], 0x5a);
 	assert_int_equal(bytes[1319], 0x38);
-	assert_int_equal(from_be32(wire.crc), 0xec088beb);
+	assert_int_equal(bytes[1376], 0x77);
+	assert_int_equal(bytes[1391], 0x77);
+	assert_int_equal(from_be32(wire.crc), 0x9cf5d29f);
 }
 
 static void golden_page(void **state)
