@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * seal: the snapshot_writer's inside, shared by seal.c (the course of a snapshot from cut to manifest)
- * and map.c (its content: chunks, packs, map pages).
+ * seal: the snapshot_writer's inside, shared by seal.c (the course of a snapshot), seal_open.c (what is
+ * compared with, claim, cut) and map.c (its content: chunks, packs, map pages).
  */
 #ifndef OFFSITE_SNAPSHOT_SEAL_H
 #define OFFSITE_SNAPSHOT_SEAL_H
@@ -189,6 +189,17 @@ struct snapshot_writer {
 void seal_fail(struct snapshot_writer *w, int error, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 void seal_advance(struct snapshot_writer *w); /* after each completion */
+void seal_set_phase(struct snapshot_writer *w, enum seal_phase phase);
+
+/* seal_open.c */
+void seal_open(struct snapshot_writer *w);    /* begins with LOOK */
+void seal_cut_ask(struct snapshot_writer *w); /* in READY: once more, as it had to wait */
+void seal_data_begin(struct snapshot_writer *w);
+void seal_cut_end(struct snapshot_writer *w, bool consumed);
+/* Collectors need not heed the claim any more: now, or when what may be on its way has arrived. */
+void seal_claim_drop(struct snapshot_writer *w, bool now);
+uint64_t seal_requests(const struct snapshot_writer *w); /* of the store, since it was opened */
+bool seal_pace_judged(struct pacer *pacer);              /* its judged() */
 
 /* span.c */
 
