@@ -246,6 +246,12 @@ static void print_snapshots(const json_t *snapshots)
 	if (json_is_true(json_object_get(snapshots, "running"))) {
 		printf("  sealing     ");
 		print_progress(json_object_get(snapshots, "progress"));
+		if (client_number(snapshots, "read_limit"))
+			printf("  limit       %s/s by %s, p99 %.1f ms (%.1f ms without it)\n",
+			       format_bytes(client_number(snapshots, "read_limit")).text,
+			       client_text(snapshots, "read_reason", "?"),
+			       client_number(snapshots, "write_p99_seconds") * 1e3,
+			       client_number(snapshots, "write_p99_baseline_seconds") * 1e3);
 	}
 }
 

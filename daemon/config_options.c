@@ -147,10 +147,11 @@ const struct config_option config_options[] = {
 	VOLUME("catch-up-rate", TYPE_RATE, catch_up_rate, "0",
 	       "the same for catch-up, e.g.: 20M, 100M@22:00-06:00, 5M@mon-fri 08:00-18:00", NO_LIMITS),
 	VOLUME("catch-up-latency-factor", TYPE_FACTOR, latency_percent, "2.0",
-	       "catch-up is so slow that clients' p99 write latency stays within this factor; 0: off",
+	       "catch-up and snapshots read so slowly that clients' p99 write latency stays within this "
+	       "factor; 0: off",
 	       NO_LIMITS),
 	VOLUME("catch-up-min-rate", TYPE_SIZE, catch_up_min_rate, "1M",
-	       "bytes a second that catch-up may always use, whatever the latency", NO_LIMITS),
+	       "bytes a second that they may always read, whatever the latency", NO_LIMITS),
 	VOLUME("snapshot-rate", TYPE_RATE, snapshot_rate, "0",
 	       "the same for what snapshots put into the store", NO_LIMITS),
 	VOLUME("after-sb-0pri", TYPE_CHOICE, after_sb_0pri, "disconnect",

@@ -498,6 +498,17 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "progress",
 			    writer->running ? render_progress(&writer->progress, now_ns)
 					    : json_null());
+	json_object_set_new(json, "read_limit",
+			    writer->read_limit ? number(writer->read_limit) : json_null());
+	json_object_set_new(json, "read_reason",
+			    writer->read_reason && *writer->read_reason
+				    ? json_string(writer->read_reason)
+				    : json_null());
+	json_object_set_new(json, "write_p99_seconds",
+			    writer->write_p99_ns ? seconds(writer->write_p99_ns) : json_null());
+	json_object_set_new(json, "write_p99_baseline_seconds",
+			    writer->write_baseline_ns ? seconds(writer->write_baseline_ns)
+						      : json_null());
 	json_object_set_new(json, "newest",
 			    sample->newest.sequence ? render_snapshot(&sample->newest)
 						    : json_null());

@@ -574,7 +574,14 @@ void snapshot_writer_status(const struct snapshot_writer *writer,
 		.last_done_ns = writer->last_done_ns,
 		.succeeded = writer->succeeded,
 		.failed = writer->failed,
+		.read_reason = "",
 	};
+	if (writer->phase < SEAL_LOOK || writer->phase > SEAL_DATA)
+		return;
+	status->read_limit = pace_control_rate(&writer->pacer.control);
+	status->read_reason = pace_control_reason(&writer->pacer.control);
+	status->write_p99_ns = writer->pacer.control.p99_ns;
+	status->write_baseline_ns = writer->pacer.control.baseline_ns;
 }
 
 void snapshot_check(const struct snapshot_writer *writer)

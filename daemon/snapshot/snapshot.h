@@ -242,6 +242,10 @@ struct snapshot_writer_status {
 	struct snapshot_result last; /* of the last finished run; info.sequence 0: none yet */
 	uint64_t last_done_ns;       /* realtime, 0: none */
 	uint64_t succeeded, failed;
+	/* Reading beside clients, while it runs. */
+	uint64_t read_limit;     /* bytes a second; 0: any */
+	const char *read_reason; /* what sets it; "": nothing is read */
+	uint64_t write_p99_ns, write_baseline_ns;
 };
 void snapshot_writer_status(const struct snapshot_writer *writer,
 			    struct snapshot_writer_status *status);

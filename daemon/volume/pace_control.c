@@ -14,8 +14,8 @@
 
 static const char *const reasons[] = {
 	[PACE_FREE] = "no client writes",
-	[PACE_SETTLE] = "measuring without catch-up",
-	[PACE_PROBE] = "measuring without catch-up",
+	[PACE_SETTLE] = "measuring without it",
+	[PACE_PROBE] = "measuring without it",
 	[PACE_RUN] = "write latency",
 };
 
