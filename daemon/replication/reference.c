@@ -275,6 +275,7 @@ void reference_state_changed(struct replication *r)
  *   - marks are sealed for an exchange at one point of the stream and dropped for the map of that very point: by
  *     the source while its question is under way, by the target in one turn, with nothing half applied;
  *   - what is sealed so is not what a snapshot is taken of: there is one cut of the store's map.
+ * That the map's snapshot stays the same while one is being taken: cut_check().
  */
 void reference_check(const struct replication *r)
 {

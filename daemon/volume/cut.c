@@ -515,6 +515,7 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 	cut->is_lost = false;
 	cut->epoch++;
 	cut->lsn = v->state.lsn;
+	cut->snapshot = v->state.snapshot;
 	cut->bytes = map_bytes(v, &cut->sealed, cut->sealed.count, cut_block(cut));
 	cut->used_slots = 0;
 	cut->data_start = cut->data_end = 0;
@@ -820,5 +821,10 @@ void cut_check(const struct volume *v)
 				assert((cut->staged.words[w] & ~cut->sealed.words[w]) == 0);
 		if (c == VOLUME_STORE && v->detached)
 			assert(consumer->active.count == consumer->active.blocks);
+		/* What a snapshot leaves out it takes from the one that the map was relative to at its cut:
+		 * nobody puts another one in its place. */
+		if (c == VOLUME_STORE && cut->active && !cut->bits_only)
+			assert(id128_is_zero(&v->state.snapshot) ||
+			       id128_equal(&v->state.snapshot, &cut->snapshot));
 	}
 }

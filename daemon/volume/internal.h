@@ -131,6 +131,7 @@ struct volume_cut {
 	bool failed_covered; /* begun after the last failed write: its content tells the truth */
 	int lost_error;
 	uint64_t lsn, bytes;
+	struct id128 snapshot; /* that the store's map is relative to, when it began */
 	struct dirty_map sealed;
 	struct dirty_map safe;   /* read or preserved: a mutation may go ahead */
 	struct dirty_map staged; /* of sealed: the consumer has their content; patient only */
@@ -312,6 +313,7 @@ struct volume {
 	struct reader *readers;
 	struct op_queue held;        /* suspended: at the door */
 	struct op_queue wait_resume; /* likewise, at the gate with their locks */
+	bool resuming;               /* both are being emptied */
 	struct op_queue wait_bounce, wait_job, wait_tap;
 	struct op_queue wait_cut;        /* preserve area full: until their blocks are read */
 	struct op_queue wait_checkpoint; /* far too many intents */

@@ -152,26 +152,27 @@ void op_start(struct op *op)
 }
 
 /* Those at the gate stay ahead of those that wait at the door; and who comes while the door's queue is
- * not empty stands behind it. */
+ * not empty stands behind it. What goes on may itself suspend and resume: the rest keeps its place, and goes on
+ * below. */
 void export_resume(struct volume *v)
 {
-	struct op_queue gate = queue_take(&v->wait_resume);
 	struct op *op;
 
-	while ((op = queue_pop(&gate)) != NULL) {
+	if (v->resuming)
+		return;
+	v->resuming = true;
+	while (!v->suspended && (v->wait_resume.first != NULL || v->held.first != NULL)) {
+		bool gate = v->wait_resume.first != NULL;
+
+		op = queue_pop(gate ? &v->wait_resume : &v->held);
 		if (op->kind == OP_FLUSH || op->locked)
 			op_gate(op);
-		else
-			op_lock(op);
-	}
-	while (!v->suspended && (op = queue_pop(&v->held)) != NULL) {
-		if (op->kind == OP_READ)
+		else if (op->kind == OP_READ)
 			read_start(op);
-		else if (op->kind == OP_FLUSH)
-			op_gate(op);
 		else
 			op_lock(op);
 	}
+	v->resuming = false;
 }
 
 /* ---- pieces ----------------------------------------------------------------------------------- */

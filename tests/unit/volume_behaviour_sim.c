@@ -339,6 +339,61 @@ static void suspension_holds_and_keeps_order(void **s)
 	assert_int_equal(finish(f, first), -ESHUTDOWN);
 }
 
+struct order {
+	struct volume_tap tap;
+	struct volume *volume;
+	uint64_t offsets[8];
+	unsigned count;
+};
+
+/* A short word in between: somebody suspends, and resumes at once. */
+static bool order_issue(struct volume_tap *tap, const struct volume_mutation *mutation,
+			uint64_t token)
+{
+	struct order *order = (struct order *)tap;
+
+	order->offsets[order->count++] = mutation->offset_bytes;
+	volume_suspend(order->volume, VOLUME_SUSPEND_PEER, true);
+	volume_suspend(order->volume, VOLUME_SUSPEND_PEER, false);
+	return false;
+}
+
+static bool order_ready(struct volume_tap *tap)
+{
+	return true;
+}
+
+static void a_resumption_within_another_overtakes_nobody(void **s)
+{
+	struct fixture *f = *s;
+	struct request *writes[6];
+	struct order order = {.tap = {.issue = order_issue, .ready = order_ready}};
+
+	open_it(f);
+	order.volume = f->volume;
+	/* The superblock is as it has to be; the bits go again. */
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	pass(f, MINUTE);
+	volume_set_tap(f->volume, &order.tap);
+	/* The first three wait for their intent bits, and then at the gate; the others at the door. */
+	for (unsigned i = 0; i < 6; i++) {
+		if (i == 3) {
+			volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, true);
+			pass(f, MINUTE / 60); /* not so long that the bits go again */
+		}
+		writes[i] = submit(f, BLOCK_WRITE, 0, i * 8192, 4096, 1);
+	}
+	assert_int_equal(order.count, 0);
+	volume_suspend(f->volume, VOLUME_SUSPEND_OPERATOR, false);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(finish(f, writes[i]), 0);
+	assert_int_equal(order.count, 6);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(order.offsets[i], i * 8192);
+	volume_set_tap(f->volume, NULL);
+	close_it(f);
+}
+
 static void each_who_suspended_has_to_resume(void **s)
 {
 	struct fixture *f = *s;
@@ -945,6 +1000,7 @@ int main(void)
 		TEST(zeroes_without_help_of_the_backing),
 		TEST(extents_say_what_is_a_hole),
 		TEST(each_who_suspended_has_to_resume),
+		TEST(a_resumption_within_another_overtakes_nobody),
 		TEST(what_is_known_of_the_primary_is_kept),
 		TEST(suspension_holds_and_keeps_order),
 		TEST(generations_are_bumped_once_per_loss),
