@@ -3,7 +3,8 @@
  * resize: a volume is made bigger on both nodes. The secondary's first, so that what is written beyond the
  * old end has a place there: the primary asks on the stream's connection, waits for the answer, then grows
  * its own. Whatever breaks in between leaves the secondary bigger, which the primary says when they meet.
- * A secondary that is smaller than its primary when they meet grows by itself.
+ * A secondary that is smaller than its primary when they meet grows by itself, and so does a new disk that is to
+ * get all its content from the peer.
  */
 #include <assert.h>
 #include <errno.h>
@@ -247,12 +248,28 @@ bool resize_sizes_fit(const struct replication *r, const struct hello *peer)
 	       ((peer->flags & HELLO_LEANS) && peer->size_bytes < size);
 }
 
+/* All of a new disk's content is to come from the peer: nothing here speaks for the size it has. */
+static bool takes_all(const struct replication *r, const struct hello *peer)
+{
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	return r->wants && id128_is_zero(&r->gives_up) && state.disk == VOLUME_DISK_INCONSISTENT &&
+	       !id128_is_zero(&peer->current) && !(peer->flags & (HELLO_WANTS | HELLO_LEANS)) &&
+	       (peer->disk == VOLUME_DISK_UPTODATE || peer->disk == VOLUME_DISK_OUTDATED);
+}
+
+static bool follows(const struct replication *r, const struct hello *peer)
+{
+	return peer->role == VOLUME_PRIMARY && id128_equal(&peer->uuid, &r->self.uuid);
+}
+
 bool resize_begin_by_itself(struct replication *r, const struct hello *peer)
 {
-	if (peer->size_bytes <= volume_size_bytes(r->volume) || peer->role != VOLUME_PRIMARY ||
-	    r->self.role == VOLUME_PRIMARY || strcmp(peer->node, r->node_name) == 0 ||
+	if (peer->size_bytes <= volume_size_bytes(r->volume) || r->self.role == VOLUME_PRIMARY ||
+	    strcmp(peer->node, r->node_name) == 0 ||
 	    strcmp(peer->volume, volume_name(r->volume)) != 0 ||
-	    !id128_equal(&peer->uuid, &r->self.uuid))
+	    !(follows(r, peer) || takes_all(r, peer)))
 		return false;
 	if (!r->resize.growing) {
 		r->resize.by_itself = true;
@@ -260,8 +277,16 @@ bool resize_begin_by_itself(struct replication *r, const struct hello *peer)
 			source_forget_transfer(r->source);
 		grow(r, peer->size_bytes);
 	}
-	replication_refuse(r, FRAME_ERROR_BUSY, "grows to the primary's size");
+	replication_refuse(r, FRAME_ERROR_BUSY, "grows to its peer's size");
 	return true;
+}
+
+/* Whether the peer, which is smaller, is about to grow: its view of the above. */
+static bool peer_grows(const struct hello *peer, const struct volume_state *state)
+{
+	return peer->role != VOLUME_PRIMARY &&
+	       ((state->role == VOLUME_PRIMARY && id128_equal(&peer->uuid, &state->uuid)) ||
+		((peer->flags & HELLO_WANTS) && peer->disk == VOLUME_DISK_INCONSISTENT));
 }
 
 enum frame_error resize_sizes_differ(const struct replication *r, const struct hello *peer,
@@ -270,23 +295,26 @@ enum frame_error resize_sizes_differ(const struct replication *r, const struct h
 	unsigned long long here = volume_size_bytes(r->volume), there = peer->size_bytes;
 	const char *small = here < there ? r->node_name : peer->node;
 	struct volume_state state;
+	int length = snprintf(text, size, "sizes differ: %llu bytes on %s, %llu bytes on %s", here,
+			      r->node_name, there, peer->node);
 
 	volume_get_state(r->volume, &state);
-	bool passes = state.role == VOLUME_PRIMARY && peer->role != VOLUME_PRIMARY &&
-		      there < here && id128_equal(&peer->uuid, &state.uuid);
-
-	if (passes)
+	assert(length > 0);
+	text += (size_t)length < size ? (size_t)length : size;
+	size -= (size_t)length < size ? (size_t)length : size;
+	if (there < here && peer_grows(peer, &state)) {
+		snprintf(text, size, ", which is to grow by itself");
+		return FRAME_ERROR_BUSY;
+	}
+	/* A new disk gets the size with the content. */
+	if ((here < there ? (unsigned)state.disk : peer->disk) == VOLUME_DISK_FAILED)
 		snprintf(text, size,
-			 "sizes differ: %llu bytes on %s, %llu bytes on %s, which is to grow by "
-			 "itself",
-			 here, r->node_name, there, peer->node);
+			 "; the disk of %s failed; there: offsite restore %s --from-peer", small,
+			 volume_name(r->volume));
 	else
-		snprintf(text, size,
-			 "sizes differ: %llu bytes on %s, %llu bytes on %s; on %s: offsite resize "
-			 "%s %llu --force",
-			 here, r->node_name, there, peer->node, small, volume_name(r->volume),
-			 here < there ? there : here);
-	return passes ? FRAME_ERROR_BUSY : FRAME_ERROR_SIZE;
+		snprintf(text, size, "; on %s: offsite resize %s %llu --force", small,
+			 volume_name(r->volume), here < there ? there : here);
+	return FRAME_ERROR_SIZE;
 }
 
 /* ---- life --------------------------------------------------------------------------------------- */

@@ -80,8 +80,12 @@ int volume_grow_check(const struct volume *v, uint64_t size_bytes, char *why, si
 			 v->name, now, wanted);
 	} else if (v->lean != VOLUME_LEAN_NO || v->hydrate.from_store || !disk_usable(v) ||
 		   v->state.disk >= VOLUME_DISK_FAILED) {
-		snprintf(why, why_size, "volume %s: its disk has failed, or is not whole yet",
-			 v->name);
+		snprintf(why, why_size,
+			 v->lean == VOLUME_LEAN_NO && v->state.disk == VOLUME_DISK_FAILED
+				 ? "volume %s: its disk has failed: a new one gets the peer's size "
+				   "with its content: offsite restore %s --from-peer"
+				 : "volume %s: its disk is not whole yet: offsite status %s",
+			 v->name, v->name);
 	} else if (v->cuts[VOLUME_STORE].active && !v->cuts[VOLUME_STORE].bits_only) {
 		error = -EBUSY;
 		snprintf(why, why_size, "volume %s: a snapshot is being made: try again afterwards",

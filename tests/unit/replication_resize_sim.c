@@ -201,6 +201,80 @@ static void a_smaller_primary_says_what_to_type(void **unused)
 	world_close(&w);
 }
 
+/* The primary dies after its peer was made bigger alone. */
+static void open_with_bigger_secondary(struct world *w)
+{
+	open_synced(w);
+	sim_crash(w->sim, w->a.env, SIM_CRASH_POWER);
+	w->a.replication = NULL;
+	w->a.volume = NULL;
+	WAIT(w, !status(&w->b).peer_known);
+	assert_int_equal(resize(&w->b, BIGGER, true).error, 0);
+}
+
+static void restarts(struct world *w, struct node *n, enum volume_role role)
+{
+	n->env = sim_restart(w->sim, n->env);
+	listen_on(n);
+	start(n, role);
+}
+
+static struct resized restore(struct node *n)
+{
+	struct resized z = {};
+
+	replication_restore_from_peer(n->replication, resize_done, &z);
+	WAIT(n->world, z.done);
+	return z;
+}
+
+static void expect_restored(struct world *w)
+{
+	struct resized z = restore(&w->a);
+
+	if (z.error)
+		fail_msg("%s", z.why);
+	assert_int_equal(volume_size_bytes(w->a.volume), BIGGER);
+	set_role(&w->a, VOLUME_PRIMARY);
+	expect_bigger(w, __LINE__);
+	world_close(w);
+}
+
+static void a_new_disk_takes_its_size_with_its_content(void **unused)
+{
+	struct world w;
+
+	open_with_bigger_secondary(&w);
+	sim_disk_lose(w.a.env);
+	restarts(&w, &w.a, VOLUME_SECONDARY);
+	assert_int_equal(volume_size_bytes(w.a.volume), VOLUME_BYTES);
+	expect_restored(&w);
+}
+
+static void a_failed_disk_is_to_be_restored_not_resized(void **unused)
+{
+	struct resized z;
+	struct world w;
+
+	open_with_bigger_secondary(&w);
+	sim_file_remove(w.a.env, "/a/backing");
+	restarts(&w, &w.a, VOLUME_PRIMARY);
+	assert_int_equal(state(&w.a).disk, VOLUME_DISK_FAILED);
+	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
+			 status(&w.b).state == REPLICATION_STANDALONE);
+	for (unsigned i = 0; i < 2; i++)
+		assert_non_null(
+			strstr(status(i ? &w.b : &w.a).refusal,
+			       "the disk of a failed; there: offsite restore v --from-peer"));
+	z = resize(&w.a, BIGGER, true);
+	assert_int_equal(z.error, -EPERM);
+	assert_non_null(strstr(z.why, "offsite restore v --from-peer"));
+	struct volume_state s = state(&w.a);
+	s.role = VOLUME_SECONDARY;
+	assert_int_equal(volume_set_state(w.a.volume, &s), 0);
+	expect_restored(&w);
+}
+
 static void comes_back(struct world *w, struct node *n, enum volume_role role)
 {
 	n->replication = NULL;
@@ -275,6 +349,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(what_the_peer_cannot_is_not_done_here),
 		cmocka_unit_test(a_smaller_secondary_grows_when_it_meets_its_primary),
 		cmocka_unit_test(a_smaller_primary_says_what_to_type),
+		cmocka_unit_test(a_new_disk_takes_its_size_with_its_content),
+		cmocka_unit_test(a_failed_disk_is_to_be_restored_not_resized),
 		cmocka_unit_test(a_crash_at_any_operation_can_be_gone_on_from),
 	};
 	const char *text = argc > 1 ? argv[1] : getenv("SEED");
