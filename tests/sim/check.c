@@ -413,6 +413,30 @@ void check_rolled_back(struct world *world)
 	sim_free(sim);
 }
 
+void check_kept(struct world *world, unsigned index, const char *text)
+{
+	struct world_node *n = &world->nodes[index];
+	struct volume_state state;
+	struct restore restore;
+	struct id128 id;
+	struct env *env;
+	struct sim *sim;
+
+	volume_get_state(world_volume(world, index)->volume, &state);
+	if (!id128_parse(text, strlen(text), &id))
+		world_fail(world, "promise 5: kept as '%s'", text);
+	sim = restore_snapshot(world, &state.uuid, &id, false, &env, &restore);
+	if (restore.error != 0)
+		world_fail(world, "promise 5: kept, and cannot be restored: %d, %s", restore.error,
+			   restore.why);
+	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096)
+		if (!pages_equal(n->giving_up + at, sim_file_page(env, RESTORED, at / 4096), 4096))
+			world_fail(world,
+				   "promise 5: what node %u gives up is kept, but not at %llu",
+				   index, (unsigned long long)at);
+	sim_free(sim);
+}
+
 /* own: a volume on env's disk. */
 static void check_store_map_of(struct world *world, struct volume *own, struct env *disk)
 {

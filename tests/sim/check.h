@@ -22,6 +22,8 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 void check_rolled_back(struct world *world);
 /* Every snapshot that the store lists can be restored. Returns how many. */
 unsigned check_all_snapshots(struct world *world);
+/* The node is giving up what it changed: the snapshot of that name holds what its disk held before. */
+void check_kept(struct world *world, unsigned index, const char *id);
 /* Both disks hold the same. */
 void check_equal(struct world *world);
 bool check_disks_differ(struct world *world, uint64_t *offset);

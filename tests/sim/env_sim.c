@@ -342,9 +342,9 @@ static uint64_t now_ns(struct env *e)
 
 static uint64_t realtime_ns(struct env *e)
 {
-	struct sim *sim = sim_env_of(e)->sim;
+	struct sim_env *env = sim_env_of(e);
 
-	return sim->realtime_offset_ns + sim->now_ns;
+	return env->sim->realtime_offset_ns + env->machine->clock_ns + env->sim->now_ns;
 }
 
 static void random_bytes(struct env *e, void *buf, size_t length_bytes)
@@ -541,6 +541,13 @@ void sim_crash_after_ios(struct sim *sim, struct env *e, uint64_t k, enum sim_cr
 
 	env->crash_at_io = k > 0 ? env->ios + k : 0;
 	env->crash_mode = mode;
+}
+
+void sim_clock_jump(struct sim *sim, struct env *e, int64_t by_ns)
+{
+	sim_env_of(e)->machine->clock_ns += (uint64_t)by_ns;
+	sim_note(sim, "the clock of %s jumps by %.3f s", sim_env_of(e)->machine->name,
+		 (double)by_ns / 1e9);
 }
 
 bool sim_io(struct sim_env *env)

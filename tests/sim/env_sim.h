@@ -68,6 +68,8 @@ void sim_crash_after_ios(struct sim *sim, struct env *env, uint64_t k, enum sim_
 bool sim_node_dead(const struct env *env);
 /* A fresh environment for the same name and disk. The node must be dead. */
 struct env *sim_restart(struct sim *sim, struct env *dead);
+/* The node's realtime clock is set: it is so much ahead, or behind, of where it was; also after a restart. */
+void sim_clock_jump(struct sim *sim, struct env *env, int64_t by_ns);
 const char *sim_node_name(const struct env *env);
 uint64_t sim_node_ios(const struct env *env); /* file operations since its start */
 

@@ -30,7 +30,8 @@ struct sim_event {
 	void (*drop)(struct sim_event *event, bool power);
 };
 
-struct sim_machine { /* what survives a crash */
+struct sim_machine {       /* what survives a crash */
+	uint64_t clock_ns; /* of its realtime clock, against the world's; wraps around */
 	char name[SIM_NAME_MAX];
 	struct sim_disk *disk;
 	struct sim_env *up; /* NULL: down */

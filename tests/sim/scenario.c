@@ -334,37 +334,40 @@ static bool has_failed(struct world *world, unsigned index)
 	return state.disk == VOLUME_DISK_FAILED && !world->nodes[index].disk_errors;
 }
 
+/* The operator makes the smaller side bigger, as the refusal says. */
+static bool make_equal(struct world *world)
+{
+	uint64_t size;
+
+	for (unsigned i = 0; i < NODES; i++)
+		if (sizes_differ(world, i, &size) && !has_failed(world, i) &&
+		    world_resize_alone(world, i, size))
+			return true;
+	return false;
+}
+
 /* The operator decides whose content counts: the primary's, unless its disk was lost. */
 static void look_after_content(struct world *world)
 {
 	unsigned other = 1 - world->primary;
-
-	uint64_t size;
+	char why[256] = "";
 
 	if (world->nodes[world->primary].content_lost) {
-		if (refused(world, world->primary) && sizes_differ(world, world->primary, &size) &&
-		    world_resize_alone(world, world->primary, size))
-			return;
-		world_restore_from_peer(world, world->primary);
+		if (!refused(world, world->primary) || !make_equal(world))
+			world_restore_from_peer(world, world->primary);
 		return;
 	}
 	if (world->nodes[world->primary].rolling_back)
 		world_roll_back(world);
-	if (world->nodes[other].node != NULL && world->nodes[world->primary].node != NULL &&
-	    !world->nodes[other].disconnected && !world->nodes[world->primary].disconnected &&
-	    (refused(world, other) || refused(world, world->primary) || has_failed(world, other))) {
-		char why[256] = "";
-
-		for (unsigned i = 0; i < NODES; i++) {
-			if (sizes_differ(world, i, &size) && !has_failed(world, i) &&
-			    world_resize_alone(world, i, size))
-				return;
-		}
-		if (!world_chance(world, 70) || !world_resolve(world, other))
-			world_restore_from_peer(world, other);
-		replication_connect(world_volume(world, world->primary)->replication, why,
-				    sizeof(why));
-	}
+	if (world->nodes[other].node == NULL || world->nodes[world->primary].node == NULL ||
+	    world->nodes[other].disconnected || world->nodes[world->primary].disconnected ||
+	    !(refused(world, other) || refused(world, world->primary) || has_failed(world, other)))
+		return;
+	if (make_equal(world))
+		return;
+	if (!world_chance(world, 70) || !world_resolve(world, other))
+		world_restore_from_peer(world, other);
+	replication_connect(world_volume(world, world->primary)->replication, why, sizeof(why));
 }
 
 /* ---- verify ------------------------------------------------------------------------------------------ */
@@ -494,6 +497,33 @@ static void must_repair(struct world *world)
 	world->spoilt = false;
 }
 
+/* The primary goes on without its peer, and dies; its peer goes on without it. Then they meet. */
+static void come_apart(struct world *world, unsigned faults)
+{
+	unsigned old = world->primary;
+
+	if (world_leans(world, old) || world->nodes[old].content_lost ||
+	    world->nodes[old].rolling_back)
+		return;
+	sim_cut(world->sim, "a", "b", false);
+	sim_block(world->sim, "a", "b", true);
+	sim_block(world->sim, "b", "a", true);
+	for (unsigned phase = 0; phase < 2; phase++) {
+		for (unsigned i = (unsigned)world_random(world, 40); i > 0; i--) {
+			world_submit(world);
+			run_steps(world, world_random(world, 60));
+		}
+		if (phase == 0) {
+			world_crash(world, old, any_crash(world));
+			world_fail_over(world);
+		}
+	}
+	sim_block(world->sim, "a", "b", false);
+	sim_block(world->sim, "b", "a", false);
+	start(world, faults, old);
+	run_time(world, world_random(world, 20 * WORLD_SECOND));
+}
+
 /* ---- the two phases ------------------------------------------------------------------------------------ */
 
 static void one_action(struct world *world, unsigned faults)
@@ -547,6 +577,8 @@ static void one_action(struct world *world, unsigned faults)
 		look_after_content(world);
 	if ((faults & FAIL_OVER) && world_chance(world, 1))
 		world_fail_over(world);
+	if ((faults & FAIL_OVER) && world->seed % 5 < 2 && world_random(world, 120) == 0)
+		come_apart(world, faults);
 	if ((faults & ROLL_BACK) && (faults & SNAPSHOTS) && world_random(world, 500) == 0)
 		world_roll_back(world);
 	if ((faults & FLIP) && world_chance(world, 2))
@@ -567,6 +599,8 @@ static void one_action(struct world *world, unsigned faults)
 		look_after_disks(world, faults);
 	if (world_chance(world, 1))
 		world_resume(world);
+	if (world->seed % 4 == 3 && world_chance(world, 1))
+		world_clock_jump(world);
 }
 
 static void prepare(struct world *world, unsigned faults)
@@ -603,10 +637,7 @@ static void with_faults(struct world *world)
 		faults &= ~(unsigned)(BLOCK | DISK_A | DISK_B | LOSE_A | LOSE_B | FLIP | ROLL_BACK |
 				      DISCONNECT | FAIL_OVER);
 	if (world->options.theme == THEME_SIZE)
-		faults = (faults | RESIZE) &
-			 ~(unsigned)(LOSE_A | LOSE_B | DISK_A | DISK_B | ROLL_BACK | FAIL_OVER);
-	else
-		faults &= ~(unsigned)RESIZE;
+		faults |= RESIZE;
 	sim_note(world->sim, "faults %04x, %u actions", faults, actions);
 	prepare(world, faults);
 	world_start(world, A);

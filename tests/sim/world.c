@@ -79,6 +79,11 @@ static void choose_options(struct world *world)
 	o->suspend = world_chance(world, 20);
 	o->detach = o->theme == THEME_DISK || (o->theme == THEME_NONE && world_chance(world, 40));
 	o->encrypted = world->seed % 3 == 0;
+	if (world->seed % 5 < 2) {
+		o->after_sb_0pri = (unsigned)(world->seed / 5 % AFTER_SB_0PRIS);
+		o->after_sb_1pri = (unsigned)(world->seed / 15 % AFTER_SB_1PRIS);
+	}
+	o->keep = world->seed % 2;
 	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
 
@@ -128,6 +133,8 @@ static void make_config(struct world *world, unsigned index)
 		.final_cut_max_bytes = o->final_cut_max_bytes,
 		.send_queue_max_bytes = o->send_queue_max_bytes,
 		.suspend_on_loss = o->suspend,
+		.after_sb_0pri = o->after_sb_0pri,
+		.after_sb_1pri = o->after_sb_1pri,
 		.max_lag_bytes = o->max_lag_bytes,
 		.latency_percent = o->latency_percent,
 		.max_lag_ns = o->max_lag_ns,
@@ -494,7 +501,7 @@ void world_stop(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 	uint64_t limit = sim_now_ns(world->sim) + 600 * WORLD_SECOND;
-	bool done = false;
+	bool done = false, abandoned;
 
 	/* Requests wait as long as its peer is away. */
 	if (n->node == NULL || n->restoring || world_leans(world, index))
@@ -509,7 +516,7 @@ void world_stop(struct world *world, unsigned index)
 		world->block = NULL;
 	}
 	sim_note(world->sim, "stop of node %u", index);
-	node_stop(n->node, stopped, &done);
+	abandoned = node_stop(n->node, stopped, &done);
 	while (!done) {
 		if (!sim_step(world->sim) || sim_now_ns(world->sim) > limit)
 			world_fail(world, "node %u does not stop", index);
@@ -520,6 +527,10 @@ void world_stop(struct world *world, unsigned index)
 	}
 	if (died(world, index))
 		return;
+	if (abandoned) { /* a long job still has it: the process ends */
+		world_crash(world, index, SIM_CRASH_KILL);
+		return;
+	}
 	env_free(n->env);
 	forget(world, index);
 }
@@ -571,6 +582,34 @@ bool world_applies_log(struct world *world, unsigned index)
 	return status.state != REPLICATION_STREAMING;
 }
 
+/* Split brain: what a node gives up, by the operator's word or by a policy, is in the store before it goes. */
+static void look_at_resolve(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	struct node_volume *v = world_volume(world, index);
+
+	if (v == NULL || v->resolve == NULL || sim_node_dead(n->env)) {
+		free(n->giving_up);
+		n->giving_up = NULL;
+		n->kept = false;
+		return;
+	}
+	if (n->giving_up == NULL && !n->kept) {
+		n->giving_up_bytes = volume_size_bytes(v->volume);
+		n->giving_up = malloc(n->giving_up_bytes);
+		if (n->giving_up == NULL ||
+		    !sim_file_peek(n->env, WORLD_BACKING, n->giving_up, n->giving_up_bytes, 0))
+			abort();
+		world->policies += !n->restoring;
+		world->newest_given_up = true;
+	}
+	if (!n->kept && strncmp(v->kept, "snapshot ", 9) == 0) {
+		check_kept(world, index, v->kept + 9);
+		n->kept = true;
+		world->kept++;
+	}
+}
+
 bool world_step(struct world *world)
 {
 	bool more = sim_step(world->sim);
@@ -588,6 +627,8 @@ bool world_step(struct world *world)
 	if (world_applies_log(world, 1 - world->primary) && world_chance(world, 3))
 		world->look = true;
 	/* From here on only its own disk counts again. */
+	for (unsigned i = 0; i < NODES; i++)
+		look_at_resolve(world, i);
 	leaning = world_leans(world, world->primary) ? world_volume(world, world->primary) : NULL;
 	if (world->leaning != NULL && world->leaning == world_volume(world, world->primary) &&
 	    leaning == NULL) {
@@ -939,6 +980,7 @@ struct ticket {
 	struct world *world;
 	unsigned index;
 	uint32_t incarnation;
+	bool secondary; /* a snapshot: by the node that the clients did not use then */
 };
 
 static struct ticket *ticket_new(struct world *world, unsigned index)
@@ -947,7 +989,8 @@ static struct ticket *ticket_new(struct world *world, unsigned index)
 
 	if (ticket == NULL)
 		abort();
-	*ticket = (struct ticket){world, index, world->nodes[index].incarnation};
+	*ticket = (struct ticket){world, index, world->nodes[index].incarnation,
+				  index != world->primary};
 	return ticket;
 }
 
@@ -970,8 +1013,7 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 	if (!ticket_take(context, &ticket))
 		return;
 	world = ticket.world;
-	/* Or it was the secondary when it began. */
-	if (ticket.index != world->primary || !world->snapshot_running) {
+	if (ticket.secondary || ticket.index != world->primary || !world->snapshot_running) {
 		world->secondary_snapshots += !result->error;
 		sim_note(world->sim, "snapshot of node %u: %d %s", ticket.index, result->error,
 			 result->why);
@@ -983,6 +1025,7 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 	if (result->error != 0)
 		return;
 	world->snapshots++;
+	world->newest_given_up = false;
 	check_snapshot(world, &result->info.id, world->snapshot_from, model_tick(world->model));
 }
 
@@ -1075,14 +1118,14 @@ bool world_resolve(struct world *world, unsigned index)
 	struct node_resolve_plan plan;
 	char why[512];
 
-	if (v == NULL || n->restoring || v->volume == NULL ||
-	    node_resolve_plan(v, keep, true, &plan, why, sizeof(why)) != 0)
+	if (v == NULL || n->restoring || v->volume == NULL || v->resolve != NULL ||
+	    node_resolve_plan(v, keep, !world->options.keep, &plan, why, sizeof(why)) != 0)
 		return false;
 	n->restoring = true;
 	world->resolves++;
 	sim_note(world->sim, "node %u gives up its changes: %llu bytes, full %d", index,
 		 (unsigned long long)plan.discarded.bytes, plan.full);
-	node_resolve(v, keep, true, restored, ticket_new(world, index));
+	node_resolve(v, keep, !world->options.keep, restored, ticket_new(world, index));
 	died(world, index);
 	return true;
 }
@@ -1133,7 +1176,7 @@ void world_roll_back(struct world *world)
 	    world->snapshot_running)
 		return;
 	world_volume_state(world, world->primary, &state);
-	if (!n->rolling_back && world->snapshots == 0)
+	if (!n->rolling_back && (world->snapshots == 0 || world->newest_given_up))
 		return;
 	if (world_leans(world, world->primary))
 		return;
@@ -1149,6 +1192,16 @@ void world_roll_back(struct world *world)
 	sim_note(world->sim, "roll-back of node %u begins", world->primary);
 	node_restore_snapshot(v, NULL, no_progress, rolled_back, ticket_new(world, world->primary));
 	died(world, world->primary);
+}
+
+void world_clock_jump(struct world *world)
+{
+	static const uint64_t most[] = {5, 3600, 10 * 24 * 3600};
+	uint64_t by = world_random(world, most[world_random(world, 3)] * WORLD_SECOND);
+	struct world_node *n = &world->nodes[world_random(world, NODES)];
+
+	sim_clock_jump(world->sim, n->env, world_chance(world, 50) ? (int64_t)by : -(int64_t)by);
+	world->clock_jumps++;
 }
 
 /* ---- size ------------------------------------------------------------------------------------------------ */
@@ -1294,7 +1347,7 @@ void world_fail_over(struct world *world)
 	char why[256] = "";
 
 	if (world->nodes[world->primary].node != NULL || v == NULL ||
-	    world->nodes[index].restoring || world->nodes[index].disk_errors ||
+	    world->nodes[index].restoring || world->nodes[index].disk_errors || v->busy != NULL ||
 	    replication_applying(v->replication))
 		return;
 	world_volume_state(world, index, &state);

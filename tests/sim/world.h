@@ -35,8 +35,12 @@ struct world_node {
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
-	bool unresolved;   /* leans on its peer since its start, and does not reach it yet */
-	bool disk_failed;  /* ... and was seen to: the operator is to look after it */
+	uint8_t *
+		giving_up; /* what its disk held when a split brain began to be resolved at its cost */
+	uint64_t giving_up_bytes;
+	bool kept;        /* ... and that is in the store */
+	bool unresolved;  /* leans on its peer since its start, and does not reach it yet */
+	bool disk_failed; /* ... and was seen to: the operator is to look after it */
 };
 
 struct client {
@@ -77,7 +81,9 @@ struct world_options { /* of one seed */
 	uint64_t start_wait_ns;
 	bool suspend; /* on-peer-loss = suspend */
 	bool detach;  /* on-io-error */
-	bool strict;  /* every step is checked by node_check() */
+	unsigned after_sb_0pri, after_sb_1pri;
+	bool keep;   /* what is given up in a split brain is kept as a snapshot */
+	bool strict; /* every step is checked by node_check() */
 };
 
 struct world {
@@ -112,10 +118,11 @@ struct world {
 	uint64_t snapshot_size_bytes; /* when it began */
 	unsigned snapshots, secondary_snapshots;
 	int snapshot_error;
+	bool newest_given_up; /* the newest snapshot may be what was kept in a split brain */
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, point_checks, resumes, fills, resizes;
+		roll_backs, kept, policies, clock_jumps, point_checks, resumes, fills, resizes;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -153,6 +160,8 @@ void world_snapshot(struct world *world);
 /* By the node that the clients do not use. */
 void world_snapshot_secondary(struct world *world);
 void world_restore_from_peer(struct world *world, unsigned index);
+/* The realtime clock of one of the nodes is set. */
+void world_clock_jump(struct world *world);
 /* Split brain: the node's changes are given up for the other's content. False: there is none. */
 bool world_resolve(struct world *world, unsigned index);
 /* Sets the primary back to its newest snapshot, in place; or goes on with that after a crash. */
