@@ -316,9 +316,8 @@ static void forget(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 
-	if (index == world->primary)
+	if (index == world->primary || index == world->resize_index)
 		world->resizing = false;
-
 	n->node = NULL;
 	n->incarnation++;
 	n->disconnected = false;
@@ -1282,6 +1281,7 @@ static bool resize(struct world *world, unsigned index, uint64_t size_bytes, boo
 	for (unsigned i = 0; i < NODES; i++)
 		append_junk(world, i, size_bytes);
 	world->resizing = true;
+	world->resize_index = index;
 	world->resize_bytes = size_bytes;
 	world->resize_alone = alone;
 	world->resize_incarnation = world->nodes[1 - index].incarnation;

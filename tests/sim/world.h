@@ -103,9 +103,10 @@ struct world {
 	bool spoilt;    /* the medium changed content: not to be looked at until it is mended */
 	bool must_wait; /* its peer was in sync: nothing may complete without it (suspend) */
 	struct node_volume *leaning; /* the primary, if its content was at its peer one step ago */
-	bool look;           /* something was just acknowledged as durable: look whether it is */
-	uint64_t size_bytes; /* of the volume, as the clients know it */
-	bool resizing;       /* by the operator's word, at this time */
+	bool look;             /* something was just acknowledged as durable: look whether it is */
+	uint64_t size_bytes;   /* of the volume, as the clients know it */
+	bool resizing;         /* by the operator's word, at this time */
+	unsigned resize_index; /* of that node */
 	uint64_t resize_bytes;
 	bool resize_alone;           /* without the peer */
 	uint32_t resize_incarnation; /* of the other node, when it began */
