@@ -3,8 +3,9 @@
  * Cuts: the consumer's active map becomes the sealed map, and until the cut is finished the content of
  * every sealed block as of the cut can be read.
  *
- * A sealed block is "safe" once it was read or copied into the preserve file; before that no mutation
- * of it is issued (cut_ready). Copies and reads wait for the mutations issued before them and keep
+ * A sealed block is "safe" once it was read; before that no mutation of it is issued (cut_ready), but of those
+ * units of it that were copied into the preserve file: a write pays for what it overwrites, however large the
+ * consumer's blocks are. Copies and reads wait for the mutations issued before them and keep
  * later ones back (struct reader), so what they see is what was issued up to the cut and nothing else.
  */
 #include "daemon/volume/internal.h"
@@ -26,29 +27,34 @@ static uint32_t cut_block(const struct volume_cut *cut)
 	return volume_consumer_block_bytes(cut->consumer);
 }
 
+static uint64_t units_per_block(const struct volume_cut *cut)
+{
+	return cut_block(cut) / PRESERVE_UNIT;
+}
+
 /* ---- the preserve file and its index ---------------------------------------------------------- */
 
-static struct preserve_slot *index_find(const struct volume_cut *cut, uint64_t block)
+static struct preserve_slot *index_find(const struct volume_cut *cut, uint64_t unit)
 {
-	uint64_t i = block * 0x9e3779b97f4a7c15ull;
+	uint64_t i = unit * 0x9e3779b97f4a7c15ull;
 
 	for (i ^= i >> 32;; i++) {
 		struct preserve_slot *slot = &cut->index[i & (cut->index_size - 1)];
 
-		if (slot->block_plus_1 == 0 || slot->block_plus_1 == block + 1)
+		if (slot->unit_plus_1 == 0 || slot->unit_plus_1 == unit + 1)
 			return slot;
 	}
 }
 
-static bool preserved(const struct volume_cut *cut, uint64_t block, uint64_t *slot)
+static bool preserved(const struct volume_cut *cut, uint64_t unit, uint64_t *slot)
 {
 	const struct preserve_slot *found;
 
 	if (cut->index_count == 0)
 		return false;
-	found = index_find(cut, block);
+	found = index_find(cut, unit);
 	*slot = found->slot;
-	return found->block_plus_1 != 0;
+	return found->unit_plus_1 != 0;
 }
 
 static bool index_reserve(struct volume_cut *cut, uint64_t more)
@@ -67,8 +73,8 @@ static bool index_reserve(struct volume_cut *cut, uint64_t more)
 	}
 	cut->index_size = size;
 	for (uint64_t i = 0; i < old_size; i++)
-		if (old[i].block_plus_1 != 0)
-			*index_find(cut, old[i].block_plus_1 - 1) = old[i];
+		if (old[i].unit_plus_1 != 0)
+			*index_find(cut, old[i].unit_plus_1 - 1) = old[i];
 	free(old);
 	return true;
 }
@@ -136,10 +142,11 @@ static void job_end(struct preserve_job *job, int error)
 	if (current && error == 0) {
 		for (uint64_t i = 0; i < job->count; i++) {
 			*index_find(cut, job->first + i) = (struct preserve_slot){
-				.block_plus_1 = job->first + i + 1, .slot = job->slot + i};
+				.unit_plus_1 = job->first + i + 1, .slot = job->slot + i};
 			cut->index_count++;
 		}
-		dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
+		if (units_per_block(cut) == 1)
+			dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
 		v->stats.preserved_bytes += job->reader.end - job->reader.start;
 	} else if (current && cut->patient) {
 		preserve_fail(cut, error);
@@ -175,7 +182,7 @@ static void job_read(struct env_op *io, int64_t result)
 	}
 	io->done = job_written;
 	env_write(job->volume->env, io, job->cut->file, job->buf->data,
-		  job->reader.end - job->reader.start, job->slot * cut_block(job->cut), 0);
+		  job->reader.end - job->reader.start, job->slot * PRESERVE_UNIT, 0);
 }
 
 static void job_ready(struct reader *reader)
@@ -196,50 +203,58 @@ static struct preserve_job *job_free(struct volume *v)
 	return NULL;
 }
 
-static bool needed(const struct volume_cut *cut, uint64_t block)
+static bool needed(const struct volume_cut *cut, uint64_t unit)
 {
+	const uint64_t per = units_per_block(cut), block = unit / per;
+	uint64_t slot;
+
 	return dirty_test(&cut->sealed, block) && !dirty_test(&cut->safe, block) &&
-	       !dirty_test(&cut->staged, block);
+	       !dirty_test(&cut->staged, block) && (per == 1 || !preserved(cut, unit, &slot));
 }
 
-/* The first block in [first, last] that is sealed, not safe and not with the consumer, or DIRTY_NONE. */
+/* The first unit in [first, last] of a sealed block that is not safe, and not with the consumer, that was not
+ * preserved; or DIRTY_NONE. */
 static uint64_t unsafe_next(const struct volume_cut *cut, uint64_t first, uint64_t last)
 {
-	while (first <= last) {
-		uint64_t block = dirty_next(&cut->sealed, first);
+	const uint64_t per = units_per_block(cut);
 
-		if (block == DIRTY_NONE || block > last)
+	while (first <= last) {
+		uint64_t block = dirty_next(&cut->sealed, first / per);
+
+		if (block == DIRTY_NONE || block * per > last)
 			break;
-		if (needed(cut, block))
-			return block;
-		first = block + 1;
+		if (block * per > first)
+			first = block * per;
+		if (needed(cut, first))
+			return first;
+		first++;
 	}
 	return DIRTY_NONE;
 }
 
-/* Copies from block on as much as lies together, up to last, and as the limit allows. */
-static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t block,
+/* Copies from unit on as much as lies together, up to last, and as the limit allows. */
+static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t unit,
 		      uint64_t last, struct op *op)
 {
 	struct volume *v = cut->volume;
-	uint64_t size = cut_block(cut), count = 1;
+	uint64_t size = PRESERVE_UNIT, count = 1;
 	uint64_t max =
 		min64(BUF_SIZE_MAX / size, v->config.preserve_max_bytes / size - cut->used_slots);
 
-	while (count < max && block + count <= last && needed(cut, block + count))
+	while (count < max && unit + count <= last && needed(cut, unit + count))
 		count++;
 	job->busy = true;
 	job->cut = cut;
 	job->epoch = cut->epoch;
-	job->first = block;
+	job->first = unit;
 	job->count = count;
 	job->slot = cut->next_slot;
 	cut->next_slot += count;
 	cut->used_slots += count;
 	cut->jobs++;
 	v->ops++;
-	job->reader.start = block * size;
-	job->reader.end = min64((block + count) * size, v->size_bytes);
+	job->reader.start = unit * size;
+	job->reader.end = min64((unit + count) * size, v->size_bytes);
 	job->reader.ready = job_ready;
 	reader_start(v, &job->reader);
 	queue_push(&job->reader.waiters, op);
@@ -250,23 +265,23 @@ bool cut_ready(struct volume *v, struct op *op)
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
 		struct volume_cut *cut = &v->cuts[c];
 		struct preserve_job *job;
-		uint64_t block, last;
+		uint64_t unit, last;
 
 		if (!cut->active || cut->bits_only || cut->is_live || cut->is_lost ||
 		    MUTATE(volume_skip_preserve))
 			continue;
-		last = block_of(cut->consumer, op->piece_offset + op->piece_length - 1);
-		block = unsafe_next(cut, block_of(cut->consumer, op->piece_offset), last);
-		if (block == DIRTY_NONE)
+		last = (op->piece_offset + op->piece_length - 1) / PRESERVE_UNIT;
+		unit = unsafe_next(cut, op->piece_offset / PRESERVE_UNIT, last);
+		if (unit == DIRTY_NONE)
 			continue;
 		if (cut->preserve_failed ||
-		    (cut->used_slots + 1) * cut_block(cut) > v->config.preserve_max_bytes) {
+		    (cut->used_slots + 1) * PRESERVE_UNIT > v->config.preserve_max_bytes) {
 			if (!cut->patient) {
 				cut_lose(cut, -ENOSPC);
 				continue;
 			}
 			if (cut->wanted == DIRTY_NONE)
-				cut->wanted = block;
+				cut->wanted = unit / units_per_block(cut);
 			v->stats.preserve_waits++;
 			queue_push(&v->wait_cut, op);
 			return false;
@@ -275,7 +290,7 @@ bool cut_ready(struct volume *v, struct op *op)
 		if (job == NULL)
 			queue_push(&v->wait_job, op);
 		else
-			job_start(cut, job, block, last, op);
+			job_start(cut, job, unit, last, op);
 		return false;
 	}
 	return true;
@@ -290,6 +305,7 @@ struct reading {
 	struct volume_cut *cut;
 	uint64_t pos, hole_bytes;
 	int error;
+	bool over; /* what was preserved goes over what was read */
 };
 _Static_assert(sizeof(struct reading) <= sizeof(((struct volume_cut_read *)0)->priv),
 	       "priv too small");
@@ -300,6 +316,7 @@ static struct volume_cut_read *read_of(struct reading *reading)
 }
 
 static void reading_next(struct reading *reading);
+static void reading_over(struct reading *reading);
 
 static void reading_end(struct reading *reading, int error)
 {
@@ -333,10 +350,53 @@ static void reading_done(struct env_op *io, int64_t result)
 		return;
 	}
 	reading->pos += (uint64_t)result;
-	if (reading->pos == reading->reader.end)
-		reading_end(reading, 0);
-	else
+	if (reading->over)
+		reading_over(reading);
+	else if (reading->pos < reading->reader.end)
 		reading_next(reading);
+	else
+		reading_over(reading);
+}
+
+/* The next run of units from pos on that were preserved. */
+static bool preserved_next(const struct reading *reading, uint64_t *pos, uint64_t *slot,
+			   uint64_t *count)
+{
+	const struct volume_cut *cut = reading->cut;
+	uint64_t unit = reading->pos / PRESERVE_UNIT, next;
+	const uint64_t end = (reading->reader.end + PRESERVE_UNIT - 1) / PRESERVE_UNIT;
+
+	while (unit < end && !preserved(cut, unit, slot))
+		unit++;
+	if (unit == end)
+		return false;
+	for (*count = 1;
+	     unit + *count < end && preserved(cut, unit + *count, &next) && next == *slot + *count;)
+		++*count;
+	*pos = unit * PRESERVE_UNIT;
+	return true;
+}
+
+/* The whole run is read, in blocks that may be there in part only: the rest is in the preserve file. */
+static void reading_over(struct reading *reading)
+{
+	struct volume_cut *cut = reading->cut;
+	struct volume_cut_read *read = read_of(reading);
+	uint64_t slot, count;
+
+	if (!reading->over)
+		reading->pos = reading->reader.start;
+	reading->over = true;
+	if (units_per_block(cut) == 1 || cut->index_count == 0 ||
+	    !preserved_next(reading, &reading->pos, &slot, &count)) {
+		reading_end(reading, 0);
+		return;
+	}
+	reading->io.done = reading_done;
+	env_read(cut->volume->env, &reading->io, cut->file,
+		 read->buf->data + (reading->pos - read->offset_bytes),
+		 min64(count * PRESERVE_UNIT, reading->reader.end - reading->pos),
+		 slot * PRESERVE_UNIT);
 }
 
 /* How much of [pos, end) is a hole in front, in whole blocks. Where data was seen none is looked for:
@@ -364,10 +424,15 @@ static void reading_hole_end(struct env_task *task)
 	struct reading *reading = (struct reading *)((char *)task - offsetof(struct reading, task));
 	struct volume_cut_read *read = read_of(reading);
 
-	read->hole = read->skip_hole && reading->hole_bytes == read->length_bytes;
+	uint64_t pos, slot, count;
+
+	reading->pos = reading->reader.start;
+	read->hole = read->skip_hole && reading->hole_bytes == read->length_bytes &&
+		     (units_per_block(reading->cut) == 1 || reading->cut->index_count == 0 ||
+		      !preserved_next(reading, &pos, &slot, &count));
 	if (!read->hole && reading->hole_bytes == read->length_bytes)
 		memset(read->buf->data, 0, read->length_bytes);
-	reading_end(reading, 0);
+	reading_over(reading);
 }
 
 /* True: the run of `length` bytes at pos begins with a hole, which is done with. */
@@ -399,12 +464,13 @@ static void reading_next(struct reading *reading)
 	struct volume_cut_read *read = read_of(reading);
 	uint64_t size = cut_block(cut), block = reading->pos / size, count = 1;
 	uint64_t slot = 0, next_slot = 0;
-	bool copy = preserved(cut, block, &slot);
+	const bool whole = units_per_block(cut) == 1;
+	bool copy = whole && preserved(cut, block, &slot);
 	uint64_t length;
 
 	while ((block + count) * size < reading->reader.end &&
-	       preserved(cut, block + count, &next_slot) == copy &&
-	       (!copy || next_slot == slot + count))
+	       (!whole || (preserved(cut, block + count, &next_slot) == copy &&
+			   (!copy || next_slot == slot + count))))
 		count++;
 	length = min64(count * size, reading->reader.end - reading->pos);
 	if (!copy && reading_skip_hole(reading, length))

@@ -108,13 +108,16 @@ struct preserve_job {
 	struct volume *volume;
 	struct buf *buf;
 	uint64_t epoch;        /* the cut's, when the job began */
-	uint64_t first, count; /* blocks */
+	uint64_t first, count; /* units */
 	uint64_t slot;
 	bool busy;
 };
 
+/* What copy-before-write copies: as little as a write may overwrite. */
+#define PRESERVE_UNIT 4096u
+
 struct preserve_slot {
-	uint64_t block_plus_1; /* 0: empty */
+	uint64_t unit_plus_1; /* 0: empty */
 	uint64_t slot;
 };
 
@@ -133,14 +136,14 @@ struct volume_cut {
 	uint64_t lsn, bytes;
 	struct id128 snapshot; /* that the store's map is relative to, when it began */
 	struct dirty_map sealed;
-	struct dirty_map safe;   /* read or preserved: a mutation may go ahead */
+	struct dirty_map safe;   /* read, or (one unit large) preserved: a mutation may go ahead */
 	struct dirty_map staged; /* of sealed: the consumer has their content; patient only */
 	void (*lost)(void *context, int error);
 	void *context;
 	struct env_task lost_task;
 	unsigned reads; /* cut_reads under way */
 
-	/* The preserve file: slots of one block each, and the index block -> slot. */
+	/* The preserve file: slots of one unit each, and the index unit -> slot. */
 	char *path;
 	struct env_file *file;
 	struct preserve_slot *index;

@@ -502,8 +502,7 @@ void volume_get_stats(const struct volume *v, struct volume_stats *stats)
 
 		if (!cut->active || cut->bits_only)
 			continue;
-		stats->preserve_used_bytes +=
-			cut->used_slots * volume_consumer_block_bytes(cut->consumer);
+		stats->preserve_used_bytes += cut->used_slots * PRESERVE_UNIT;
 		stats->preserve_max_bytes += v->config.preserve_max_bytes;
 	}
 }

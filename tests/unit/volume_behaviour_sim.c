@@ -587,6 +587,55 @@ static void full_preserve_area_gives_the_cut_up(void **s)
 	close_it(f);
 }
 
+struct cut_reading {
+	struct volume_cut_read read; /* first */
+	bool done;
+};
+
+static void cut_was_read(struct volume_cut_read *read, int error)
+{
+	assert_int_equal(error, 0);
+	((struct cut_reading *)read)->done = true;
+}
+
+/* Not the blocks of 64 KiB that the store counts in; and what is left of those on the disk is read from there. */
+static void a_write_preserves_what_it_overwrites(void **s)
+{
+	struct fixture *f = *s;
+	const unsigned counts[3] = {0, 0, 1};
+	struct buf_pool *pool = buf_pool_new(counts);
+	struct cut_reading r = {.read = {.length_bytes = 384 * 1024, .done = cut_was_read}};
+	struct volume_cut *cut;
+	struct volume_stats stats;
+	int error = 0;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 384 * 1024, 1), 0);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8192, 4096, 2), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8192, 4096, 3), 0); /* once is enough */
+	assert_int_equal(simple(f, BLOCK_WRITE, 60 * 1024, 12 * 1024, 4), 0);
+	assert_int_equal(simple(f, BLOCK_TRIM, 128 * 1024, 64 * 1024, 0), 0);
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, 4096 + 12 * 1024 + 64 * 1024);
+	r.read.buf = buf_alloc(pool, r.read.length_bytes);
+	volume_cut_read(cut, &r.read);
+	pass(f, MINUTE);
+	assert_true(r.done);
+	for (unsigned i = 0; i < r.read.length_bytes; i++)
+		if (r.read.buf->data[i] != 1)
+			fail_msg("byte %u is %u", i, r.read.buf->data[i]);
+	assert_int_equal(simple(f, BLOCK_WRITE, 200 * 1024, 4096, 5), 0); /* it was read */
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, 4096 + 12 * 1024 + 64 * 1024);
+	assert_int_equal(error, 0);
+	buf_put(r.read.buf);
+	volume_cut_finish(cut, true);
+	assert_true(reads_as(f, 8192, 4096, 3));
+	buf_pool_free(pool);
+	close_it(f);
+}
+
 /* ---- errors of the disk -------------------------------------------------------------------------- */
 
 static void failed_fsync_is_not_forgotten(void **s)
@@ -1007,6 +1056,7 @@ int main(void)
 		TEST(marks_are_durable),
 		TEST(idle_regions_lose_their_intent),
 		TEST(full_preserve_area_gives_the_cut_up),
+		TEST(a_write_preserves_what_it_overwrites),
 		TEST(failed_fsync_is_not_forgotten),
 		TEST(failed_write_stays_dirty),
 		TEST(full_state_directory_does_not_stop_it),
