@@ -85,6 +85,7 @@ static void put_pack(struct snapshot_writer *w, struct pack **pack, struct seal_
 	w->next->info.objects++;
 	w->puts++;
 	rate_limit_take(&w->rate, object->size_bytes);
+	w->repo->store->gentle = pacer_beside_clients(&w->pacer);
 	pack_put(*pack, w->repo->store, &w->next->info.retention, put_done, w);
 	*pack = NULL;
 }

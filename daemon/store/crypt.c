@@ -295,6 +295,7 @@ static void crypt_put_retained(struct store *store, struct env_op *op, const cha
 {
 	struct job *job = job_new(store, op, name);
 
+	crypt_of(store)->inner->gentle = store->gentle;
 	job->retention = *retention;
 	job->iov = iov;
 	job->iov_count = count;

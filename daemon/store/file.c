@@ -23,6 +23,7 @@
 #define TMP_FOLDER    ".tmp"
 #define TMP_STALE_SEC (24 * 3600)
 #define IOV_BATCH     512
+#define GENTLE_BYTES  (256u * 1024) /* what others may have to wait for on the disk */
 
 struct file_store {
 	struct store store; /* first */
@@ -48,6 +49,7 @@ struct task {
 	/* PUT */
 	const struct iovec *iov;
 	unsigned iov_count;
+	bool gentle;
 	char tmp[48];
 	/* GET */
 	void *buf;
@@ -89,21 +91,68 @@ static int check_root(const struct file_store *file)
 
 /* ---- put -------------------------------------------------------------------------------- */
 
+static uint64_t monotonic_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Has what was written last on the disk before there is more of it, and leaves the disk alone for as long as that
+ * took: an fsync of all at the end would be a queue that others stand behind. */
+static void make_room(int fd, uint64_t offset, uint64_t length)
+{
+	uint64_t begun = monotonic_ns(), took;
+	struct timespec pause;
+
+	if (sync_file_range(fd, (off_t)offset, (off_t)length,
+			    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+				    SYNC_FILE_RANGE_WAIT_AFTER))
+		return; /* the fsync will say */
+	took = monotonic_ns() - begun;
+	pause = (struct timespec){(time_t)(took / 1000000000u), (long)(took % 1000000000u)};
+	nanosleep(&pause, NULL);
+}
+
+/* The next parts of iov, up to max bytes; a part may be taken in pieces. */
+static unsigned take_parts(struct iovec *part, unsigned held, const struct iovec *iov,
+			   unsigned count, unsigned *next, size_t *taken, size_t max)
+{
+	size_t bytes = 0;
+
+	for (unsigned i = 0; i < held; i++)
+		bytes += part[i].iov_len;
+	while (held < IOV_BATCH && *next < count && bytes < max) {
+		size_t left = iov[*next].iov_len - *taken;
+		size_t length = left < max - bytes ? left : max - bytes;
+
+		if (length)
+			part[held++] = (struct iovec){(char *)iov[*next].iov_base + *taken, length};
+		bytes += length;
+		*taken += length;
+		if (*taken == iov[*next].iov_len) {
+			++*next;
+			*taken = 0;
+		}
+	}
+	return held;
+}
+
 /* Writes all of iov; the array itself is the caller's and stays untouched. */
-static int write_all(int fd, const struct iovec *iov, unsigned count)
+static int write_all(int fd, const struct iovec *iov, unsigned count, bool gentle)
 {
 	struct iovec part[IOV_BATCH];
 	unsigned next = 0, held = 0;
+	uint64_t offset = 0;
+	size_t taken = 0;
 
-	while (next < count || held) {
+	for (;;) {
 		ssize_t done;
 		unsigned used = 0;
 
-		while (held < IOV_BATCH && next < count) {
-			if (iov[next].iov_len)
-				part[held++] = iov[next];
-			next++;
-		}
+		held = take_parts(part, held, iov, count, &next, &taken,
+				  gentle ? GENTLE_BYTES : SIZE_MAX);
 		if (!held)
 			break;
 		done = writev(fd, part, (int)held);
@@ -111,6 +160,9 @@ static int write_all(int fd, const struct iovec *iov, unsigned count)
 			continue;
 		if (done < 0)
 			return -errno;
+		if (gentle)
+			make_room(fd, offset, (uint64_t)done);
+		offset += (uint64_t)done;
 		while (used < held && (size_t)done >= part[used].iov_len)
 			done -= (ssize_t)part[used++].iov_len;
 		memmove(part, part + used, (held - used) * sizeof(*part));
@@ -183,7 +235,7 @@ static int link_error(const struct task *task, int error)
 static int put_whole(const struct task *task, int fd)
 {
 	int root = task->file->root;
-	int error = write_all(fd, task->iov, task->iov_count);
+	int error = write_all(fd, task->iov, task->iov_count, task->gentle);
 
 	if (!error && !MUTATE(store_put_no_fsync) && fsync(fd))
 		error = -errno;
@@ -508,6 +560,7 @@ static void file_put(struct store *store, struct env_op *op, const char *name,
 		 (unsigned long long)random[0], (unsigned long long)random[1]);
 	task->iov = iov;
 	task->iov_count = count;
+	task->gentle = store->gentle;
 	env_work_submit(store->env, &task->work);
 }
 

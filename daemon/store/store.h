@@ -118,6 +118,9 @@ struct store {
 	/* Listing is paid for, by the number of names: not to be done where it can be helped. Set at
 	 * opening. */
 	bool lists_cost;
+	/* What is put from now on is to leave the disk to others, if this store is on one here. Set by
+	 * whoever puts beside clients. */
+	bool gentle;
 	/* Lists may show what was so long ago; 0: they show what is. Set by who opened it. */
 	uint64_t list_lag_ns;
 };

@@ -166,6 +166,42 @@ static void put_get_size_delete(void **state)
 	assert_int_equal(size(w, "a/b/c.x"), 0);
 }
 
+/* In pieces, so that others get at the disk: however its parts lie, it is the same object. */
+static void put_gently(void **state)
+{
+	enum { PARTS = 700, TOTAL = 3 << 20 };
+	struct world *w = world_of(state);
+	struct call call = {.op.done = call_done};
+	struct iovec *iov = calloc(PARTS, sizeof(*iov));
+	char *data = malloc(TOTAL), *back = malloc(TOTAL + 1);
+	size_t at = 0;
+
+	for (size_t i = 0; i < TOTAL; i++)
+		data[i] = (char)(i * 2654435761u >> 13);
+	for (unsigned i = 0; i < PARTS; i++) {
+		size_t length = i % 5 == 0 ? 0 : i % 7 == 0 ? 20000 : (i * 37u) % 5000;
+
+		if (i == PARTS - 1 || length > TOTAL - at)
+			length = TOTAL - at;
+		iov[i] = (struct iovec){data + at, length};
+		at += length;
+	}
+	w->store->gentle = true;
+	w->store->ops->put(w->store, &call.op, "a/large", iov, PARTS);
+	w->store->gentle = false; /* it counts at the call */
+	env_run_until(w->env, &call.done);
+	assert_int_equal(call.result, 0);
+	assert_int_equal(get(w, "a/large", back, TOTAL + 1, 0), TOTAL);
+	assert_memory_equal(data, back, TOTAL);
+	w->store->gentle = true;
+	assert_int_equal(put(w, "a/empty", "", ""), 0);
+	assert_int_equal(size(w, "a/empty"), 0);
+	w->store->gentle = false;
+	free(iov);
+	free(data);
+	free(back);
+}
+
 static void a_name_is_taken_once(void **state)
 {
 	struct world *w = world_of(state);
@@ -445,6 +481,7 @@ int main(void)
 		ON_BOTH(lists_are_sorted_and_by_prefix),
 		ON_BOTH(names_are_checked),
 		ON_BOTH(leftovers_go_after_a_day),
+		ON_BOTH(put_gently),
 		ON_BOTH(full_disk),
 		ON_BOTH(a_directory_that_was_replaced),
 		ON_BOTH(many_are_deleted_at_once),
