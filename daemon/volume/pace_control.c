@@ -75,6 +75,13 @@ static uint64_t growth(const struct pace_control *control)
 	return rate / 16 + STEP_RATE;
 }
 
+/* Whether clients waited longer than so many hundredths of what they wait without it. */
+static bool beyond(const struct pace_control *control, const struct pace_window *window,
+		   unsigned percent)
+{
+	return (__uint128_t)window->p99_ns * 100 > (__uint128_t)control->baseline_ns * percent;
+}
+
 static void adapt(struct pace_control *control, const struct pace_window *window)
 {
 	uint64_t passed =
@@ -82,17 +89,23 @@ static void adapt(struct pace_control *control, const struct pace_window *window
 			? (uint64_t)((__uint128_t)window->bytes * 1000000000u / window->length_ns)
 			: 0;
 
-	if ((__uint128_t)window->p99_ns * 100 >
-	    (__uint128_t)control->baseline_ns * control->percent) {
+	if (beyond(control, window, control->percent)) {
 		uint64_t from = passed < control->rate ? passed : control->rate;
 		control->slow_start = false;
 		control->too_much = from;
-		control->rate = clamp(control, from / 4 * 3);
-	} else if (passed >= control->rate / 4 * 3) { /* it was this that held it back */
-		control->rate = clamp(control, control->rate + growth(control));
+		/* Far beyond it is not worth many windows to find out. */
+		control->rate = clamp(control, beyond(control, window, 2 * control->percent)
+						       ? from / 2
+						       : from / 4 * 3);
+		return;
 	}
-	if (++control->windows >= PROBE_EVERY)
-		set_state(control, PACE_SETTLE);
+	/* Twice the rate would be beyond the factor: from here in steps. */
+	if (control->slow_start && beyond(control, window, (100 + control->percent) / 2)) {
+		control->slow_start = false;
+		control->too_much = 2 * control->rate;
+	}
+	if (passed >= control->rate / 4 * 3) /* it was this that held it back */
+		control->rate = clamp(control, control->rate + growth(control));
 }
 
 bool pace_control_window(struct pace_control *control, const struct pace_window *window)
@@ -121,6 +134,8 @@ bool pace_control_window(struct pace_control *control, const struct pace_window 
 		break;
 	case PACE_RUN:
 		adapt(control, window);
+		if (++control->windows >= PROBE_EVERY)
+			set_state(control, PACE_SETTLE);
 		break;
 	}
 	return true;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pace_control: background work (catch-up, a snapshot's reading) beside clients: their p99 write latency is held within a factor of what it is without
- * it. That is learnt by pausing for two windows, at first and every ten seconds or so. Then the
- * rate grows (doubling, and by little steps after the first time that it was too much) and falls by a
- * quarter wherever a window is beyond the factor, but not below a floor, so that the work always ends.
+ * pace_control: background work (catch-up, a snapshot's reading) beside clients: their p99 write latency is held
+ * within a factor of what it is without it. That is learnt by pausing for two windows, at first and every ten
+ * seconds or so. Then the rate grows: doubling until the latency is half way to the factor, by steps from there
+ * on; it falls by a quarter wherever a window is beyond the factor, by half where it is beyond twice that, but
+ * not below a floor, so that the work always ends. Pure: no clock, no I/O.
  *
  *  state   meaning                                          rate
  *  FREE    no client writes                                 any

@@ -78,6 +78,8 @@ static void run(struct model *m, unsigned calls)
 		if (writes) {
 			m->judged++;
 			m->over += window.p99_ns > m->base_ns * 2;
+			if (window.p99_ns * 100 / m->base_ns > m->worst_percent)
+				m->worst_percent = window.p99_ns * 100 / m->base_ns;
 		}
 		if (pace_control_window(&m->control, &window))
 			bytes = length = writes = 0;
@@ -106,6 +108,21 @@ static void latency_stays_within_the_factor(void **unused)
 	/* Twice the latency is at a quarter of the capacity: most of that is used. */
 	uint64_t rate = m.moved * 1000 / (m.ns / MS);
 	assert_in_range(rate, 70 * M, 105 * M);
+}
+
+/* From the first window on: what a short catch-up, or a snapshot, does to clients is its beginning. */
+static void it_does_not_begin_with_too_much(void **unused)
+{
+	struct model m = model(200);
+
+	m.capacity = 300 * M;
+	pace_control_begin_probing(&m.control);
+	assert_true(pace_control_paused(&m.control));
+	run(&m, 40);
+	assert_in_range(m.control.baseline_ns, MS * 99 / 100, MS * 101 / 100);
+	assert_true(m.worst_percent < 220);
+	/* Yet it is not timid. */
+	assert_true(pace_control_rate(&m.control) > 45 * M);
 }
 
 static void catch_up_has_its_floor(void **unused)
@@ -191,6 +208,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_bound_by_bytes_and_by_time),
 		cmocka_unit_test(latency_stays_within_the_factor),
+		cmocka_unit_test(it_does_not_begin_with_too_much),
 		cmocka_unit_test(catch_up_has_its_floor),
 		cmocka_unit_test(without_clients_or_factor_any_rate),
 		cmocka_unit_test(the_baseline_follows_the_clients),
