@@ -370,8 +370,8 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	world_volume_state(world, world->primary, &state);
 	sim = restore_snapshot(world, &state.uuid, id, false, &env, &restore);
 	world->point_checks++;
-	/* What the other node took since may be newer, and by its rules all that is kept. */
-	if (restore.error == -ENOENT && world->secondary_snapshots > 0) {
+	/* What the other node took since, or is about to have taken, may be newer, and by its rules all that is kept. */
+	if (restore.error == -ENOENT && world->secondary_maybe > 0) {
 		sim_free(sim);
 		return;
 	}

@@ -1014,6 +1014,7 @@ static void snapshot_created(void *context, const struct snapshot_result *result
 	world = ticket.world;
 	if (ticket.secondary || ticket.index != world->primary || !world->snapshot_running) {
 		world->secondary_snapshots += !result->error;
+		world->secondary_maybe -= result->error && world->secondary_maybe;
 		sim_note(world->sim, "snapshot of node %u: %d %s", ticket.index, result->error,
 			 result->why);
 		return;
@@ -1052,6 +1053,7 @@ void world_snapshot_secondary(struct world *world)
 	if (v == NULL || v->writer == NULL || world->nodes[index].restoring)
 		return;
 	sim_note(world->sim, "snapshot of node %u begins", index);
+	world->secondary_maybe++;
 	snapshot_create(v->writer, "sim, secondary", snapshot_created, ticket_new(world, index));
 	died(world, index);
 }

@@ -118,6 +118,7 @@ struct world {
 	uint32_t snapshot_from;
 	uint64_t snapshot_size_bytes; /* when it began */
 	unsigned snapshots, secondary_snapshots;
+	unsigned secondary_maybe; /* begun there, and not known to have failed */
 	int snapshot_error;
 	bool newest_given_up; /* the newest snapshot may be what was kept in a split brain */
 	/* counters, for the end's line */
