@@ -460,6 +460,21 @@ static bool all_durable(struct world *world)
 
 static void must_stream(struct world *world);
 
+static bool no_snapshot_runs(struct world *world)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct node_volume *v = world_volume(world, i);
+		struct snapshot_writer_status status;
+
+		if (v == NULL || v->writer == NULL)
+			continue;
+		snapshot_writer_status(v->writer, &status);
+		if (status.running)
+			return false;
+	}
+	return true;
+}
+
 /* A few bytes of one side change on the medium: verify finds and mends them, under writes. */
 static void must_repair(struct world *world)
 {
@@ -471,6 +486,9 @@ static void must_repair(struct world *world)
 
 	if (!world_wait(world, verify_ended, 600 * WORLD_SECOND))
 		world_fail(world, "liveness: a verification does not end");
+	/* It would read what is spoilt here. */
+	if (!world_wait(world, no_snapshot_runs, 600 * WORLD_SECOND))
+		world_fail(world, "liveness: a snapshot does not end");
 	must_stream(world); /* it may just have been left at max-lag */
 	world->spoilt = true;
 	for (unsigned i = 0; i < blocks; i++)
