@@ -1050,7 +1050,8 @@ void world_snapshot_secondary(struct world *world)
 	unsigned index = 1 - world->primary;
 	struct node_volume *v = world_volume(world, index);
 
-	if (v == NULL || v->writer == NULL || world->nodes[index].restoring)
+	if (v == NULL || v->writer == NULL || world->nodes[index].restoring ||
+	    world->nodes[world->primary].rolling_back)
 		return;
 	sim_note(world->sim, "snapshot of node %u begins", index);
 	world->secondary_maybe++;
@@ -1166,6 +1167,16 @@ static void no_progress(void *context, const struct snapshot_progress *progress)
 	(void)progress;
 }
 
+static bool snapshot_runs(struct world *world, unsigned index)
+{
+	struct node_volume *v = world_volume(world, index);
+	struct snapshot_writer_status status = {.running = false};
+
+	if (v != NULL && v->writer != NULL)
+		snapshot_writer_status(v->writer, &status);
+	return status.running;
+}
+
 void world_roll_back(struct world *world)
 {
 	struct world_node *n = &world->nodes[world->primary];
@@ -1175,6 +1186,9 @@ void world_roll_back(struct world *world)
 
 	if (v == NULL || n->restoring || n->content_lost || n->disk_errors || world->busy > 0 ||
 	    world->snapshot_running)
+		return;
+	/* Another one would be the newest by the time that is looked at. */
+	if (snapshot_runs(world, 1 - world->primary))
 		return;
 	world_volume_state(world, world->primary, &state);
 	if (!n->rolling_back && (world->snapshots == 0 || world->newest_given_up))
