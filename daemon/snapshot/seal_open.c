@@ -482,14 +482,14 @@ void seal_open(struct snapshot_writer *w)
 	w->progress = (struct snapshot_progress){.started_ns = env_now_ns(w->env)};
 	seal_set_phase(w, SEAL_LOOK);
 	w->pacing = false;
-	if (!w->given_up)
+	volume_get_state(w->volume, &state);
+	if (!w->given_up && state.role == VOLUME_PRIMARY) /* else there are no clients */
 		pacer_begin_looking(&w->pacer);
 	if (check_volume(w)) {
 		env_defer(w->env, &w->nudge);
 		return;
 	}
 	w->waiting++;
-	volume_get_state(w->volume, &state);
 	if (known_take(w, &state)) {
 		call_later(w->env, known_begin, w);
 		return;
