@@ -155,7 +155,14 @@ done
 for timer in apt-daily apt-daily-upgrade e2scrub_all fstrim man-db dpkg-db-backup logrotate; do
 	ln -sf /dev/null "$root/etc/systemd/system/$timer.timer"
 done
-ln -sf /dev/null "$root/etc/systemd/system/proc-sys-fs-binfmt_misc.automount"
+# What nothing here needs and takes seconds of a start under emulation.
+for unit in proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount \
+	sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount modprobe@.service \
+	systemd-modules-load.service systemd-user-sessions.service systemd-logind.service systemd-sysusers.service \
+	systemd-pcrphase.service systemd-pcrphase-sysinit.service getty.target systemd-ask-password-wall.path \
+	systemd-ask-password-console.path systemd-random-seed.service systemd-tmpfiles-clean.timer; do
+	ln -sf /dev/null "$root/etc/systemd/system/$unit"
+done
 
 target=$root/usr/lib/modules/$version
 mkdir -p "$target"
