@@ -56,7 +56,7 @@ sim_DEPS         := sim io protocol
 obj = $(patsubst %.c,$(BUILD)/%.o,$(1))
 archives = $(foreach l,$(1),$(BUILD)/lib$(l).a)
 
-.PHONY: all help deps deps-test run test unit sim system vm fuzz bench install clean lint format
+.PHONY: all help deps deps-test run test unit sim system vm vm-long fuzz bench install clean lint format
 all: $(BUILD)/offsited $(BUILD)/offsite ## Build the daemon and the command (default)
 
 help: ## List the targets

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system vm), TEST_JOBS at a time, and ends
-# with one line: N passed, N failed, N skipped. Logs of failures are printed. Most tests of daemons wait for
+# run.sh KIND...: runs the tests of these kinds (unit fuzz sim system vm vm-long), TEST_JOBS at a time, and
+# ends with one line: N passed, N failed, N skipped. Logs of failures are printed. Most tests of daemons wait for
 # them, virtual machines keep processors busy: so there is one machine at a time, and the others beside it.
 #
 # What a test says:
@@ -238,18 +238,21 @@ run_system() {
 	done
 }
 
-run_vm() {
-	local script name
-	for script in tests/vm/*.sh; do
+run_machines() { # KIND SCRIPT...
+	local kind=$1 script name
+	shift
+	for script in "$@"; do
 		name=$(basename "$script" .sh)
 		[[ $name =~ ^(lib|guest|image)$ ]] && continue
-		later_machine "vm/$name" "$(limit_of "$script")" bash "$script"
+		later_machine "$kind/$name" "$(limit_of "$script")" bash "$script"
 	done
 }
+run_vm() { run_machines vm tests/vm/*.sh; }
 
 for kind in "$@"; do
 	case $kind in
 	unit | fuzz | sim | system | vm) "run_$kind" ;;
+	vm-long) run_machines vm-long tests/vm/long/*.sh ;;
 	*)
 		echo "run.sh: unknown kind of test: $kind" >&2
 		exit 2

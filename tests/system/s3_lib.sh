@@ -3,7 +3,7 @@
 #
 # s3_up: a real S3 service on this machine for one test: Ceph's radosgw with a monitor and one OSD in memory,
 # everything below $dir/ceph, gone with the test. Sets S3_ENDPOINT, S3_ENDPOINT_TLS, S3_CA, S3_VHOST (a name
-# under which buckets are hosts), S3_PORT, the keys in the environment, and makes $bucket.
+# under which buckets are hosts; s3.localhost if it is not set before), S3_PORT, the keys in the environment, and makes $bucket.
 # s3_curl METHOD PATH ARGS...: a signed request to it.
 # s3_kill / s3_start: the gateway alone (what it acknowledged stays).
 
@@ -122,7 +122,7 @@ s3_up() {
 	export AWS_ACCESS_KEY_ID=AKIATESTTESTTESTTEST AWS_SECRET_ACCESS_KEY=testsecrettestsecrettestsecret
 	unset AWS_SESSION_TOKEN AWS_PROFILE AWS_REGION AWS_DEFAULT_REGION AWS_ENDPOINT_URL AWS_ENDPOINT_URL_S3
 	S3_PORT=$(free_port) tls_port=$(free_port) mon_port=$(free_port)
-	S3_VHOST=s3.localhost
+	S3_VHOST=${S3_VHOST:-s3.localhost}
 	S3_ENDPOINT=http://127.0.0.1:$S3_PORT
 	S3_ENDPOINT_TLS=https://127.0.0.1:$tls_port
 	S3_CA=$dir/ceph/tls.crt

@@ -18,7 +18,7 @@
 #     -s                                systemd runs it (else a script: seconds less)
 #     -v                                udev runs in it (with -s it does anyway)
 #     -k                                its root disk lives on over boots (else each boot begins anew)
-#     -a 'ARGUMENTS'                    more for the kernel's command line
+#     -a 'ARGUMENTS'                    more for the kernel's command line; vm.bare=1: offsite is not installed
 #   boot NAME...                        starts, and waits until all are there
 #   on NAME [COMMAND...]                a line of bash (or a script on standard input) as root there; its output,
 #                                       its exit status. guest.sh is there already. 120 s; with limit=N others
