@@ -7,6 +7,8 @@
             qemu-storage-daemon's write-blocking mirror
   snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg; all encrypt
   restore   1 GiB out of a directory into a new file, durable: offsite (plain, encrypted), restic, borg
+  s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
+            curl that gets the same objects, as many at once, and drops them
   seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without
 
 Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
@@ -16,6 +18,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -55,13 +58,14 @@ class Server:
     """A running server: processes, socket, and what it costs."""
 
     def __init__(self, name, folder):
-        self.name, self.folder, self.processes = name, folder, []
+        self.name, self.folder, self.processes, self.env = name, folder, [], None
         self.sock = os.path.join(folder, "nbd.sock")
         self.uri = f"nbd+unix:///?socket={self.sock}"
 
     def start(self, *command):
         log = open(os.path.join(self.folder, "log"), "ab")
-        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log))
+        self.processes.append(subprocess.Popen(command, stdout=log, stderr=log,
+                                               env=self.env))
 
     def ready(self):
         def answers():
@@ -462,6 +466,83 @@ def bench_restore(args, root):
         print(f"| {tool} | {wall:.2f} ({cpu:.2f}) |")
 
 
+@contextlib.contextmanager
+def s3_service(args):
+    here = os.path.dirname(os.path.abspath(__file__))
+    p = subprocess.Popen(["bash", f"{here}/s3.sh"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                         text=True, env=dict(os.environ, BUILD=args.build))
+    try:
+        line = p.stdout.readline()
+        if not line:
+            raise SystemExit("bench: no S3 service")
+        yield json.loads(line)
+    finally:
+        p.stdin.close()
+        p.wait()
+
+
+S3_TRANSFERS = 8  # at once, of a restore and of curl
+
+
+def s3_curl(s3):
+    return ["curl", "-sS", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user",
+            f"{s3['key']}:{s3['secret']}", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]
+
+
+def s3_objects(s3, prefix):
+    """Keys and sizes; fewer than a page of the listing."""
+    text = subprocess.run(
+        s3_curl(s3) + [f"{s3['endpoint']}/{s3['bucket']}?list-type=2&prefix={prefix}%2F"],
+        check=True, capture_output=True, text=True).stdout
+    return re.findall(r"<Key>([^<]+)</Key>.*?<Size>(\d+)</Size>", text)
+
+
+def bench_s3(args, root):
+    size, results = args.restore_mib << 20, {}
+    with s3_service(args) as s3:
+        env = dict(os.environ, AWS_ACCESS_KEY_ID=s3["key"], AWS_SECRET_ACCESS_KEY=s3["secret"])
+        store = f"s3://{s3['bucket']}/bench?region=us-east-1&endpoint={s3['endpoint']}&path-style=yes" \
+                f"&connections={S3_TRANSFERS}"
+        folder = tempfile.mkdtemp(dir=root)
+        image = os.path.join(folder, "disk.img")
+        make_file(image, size)
+        s = Server("offsite", folder)
+        s.env = env
+        s.start(f"{args.build}/offsited", "--config",
+                config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
+                       f"store = {store}"))
+        try:
+            s.ready()
+            timed([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
+                   "bench"])
+        finally:
+            s.stop()
+        objects = s3_objects(s3, "bench")
+        with open(f"{folder}/urls", "w") as f:
+            for key, _ in objects:
+                f.write(f'url = "{s3["endpoint"]}/{s3["bucket"]}/{key}"\noutput = "/dev/null"\n')
+        for n in range(args.rounds):
+            os.sync()
+            results.setdefault("offsite restore, durable", []).append(timed(
+                [f"{args.build}/offsite", "restore", "--store", store, "--to",
+                 f"{folder}/{n}.img"], env=env))
+            if subprocess.run(["cmp", image, f"{folder}/{n}.img"]).returncode:
+                raise SystemExit("bench: s3: restored something else")
+            os.unlink(f"{folder}/{n}.img")
+            results.setdefault("curl, dropped", []).append(timed(
+                s3_curl(s3) + ["--parallel", "--parallel-max", str(S3_TRANSFERS), "-K",
+                               f"{folder}/urls"]))
+        shutil.rmtree(folder)
+    total = sum(int(n) for _, n in objects)
+    print(f"\n## Restore of {args.restore_mib} MiB random data out of a bucket "
+          f"({len(objects)} objects, {total >> 20} MiB), {S3_TRANSFERS} transfers at once\n")
+    print("| tool | s (CPU s) | MiB/s |\n|---|---|---|")
+    for tool, runs in results.items():
+        wall, cpu = (statistics.median(r[k] for r in runs) for k in (0, 1))
+        print(f"| {tool} | {wall:.2f} ({cpu:.2f}) | {(total >> 20) / wall:.0f} |")
+    sys.stdout.flush()
+
+
 def bench_seal(args, root):
     """What clients feel of a snapshot: fio's percentiles with and without one under way."""
     size, results = 2 << 30, {}
@@ -518,9 +599,9 @@ def main():
     p.add_argument("--restore-mib", type=int, default=1024)
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
     p.add_argument("what", nargs="*", default=[],
-                   help="export, peer, snapshot, restore, seal (default: all)")
+                   help="export, peer, snapshot, restore, s3, seal (default: all)")
     args = p.parse_args()
-    what = args.what or ["export", "peer", "snapshot", "restore", "seal"]
+    what = args.what or ["export", "peer", "snapshot", "restore", "s3", "seal"]
     args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
     with contextlib.ExitStack() as stack:
@@ -542,6 +623,8 @@ def main():
             bench_snapshot(args, roots["disk"])
         if "restore" in what:
             bench_restore(args, roots["disk"])
+        if "s3" in what:
+            bench_s3(args, roots["disk"])
         if "seal" in what:
             bench_seal(args, roots["disk"])
 
