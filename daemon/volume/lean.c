@@ -315,6 +315,7 @@ void lean_check(const struct volume *v)
 	assert((v->lean == VOLUME_LEAN_SETTLING) == ((v->suspended & VOLUME_SUSPEND_SETTLE) != 0));
 	assert(v->lean == VOLUME_LEAN_SETTLING || v->wait_settled.first == NULL);
 	assert(v->lean != VOLUME_LEAN_HYDRATING || v->hydrate.active);
+	assert(!leaning(v) || v->detached || MUTATE(volume_diskless_attached));
 	assert(!leaning(v) || v->tap != NULL || (v->suspended & VOLUME_SUSPEND_ORIGIN));
 	assert(!v->hydrate.active || leaning(v) != v->hydrate.from_store);
 	if (v->hydrate.active)

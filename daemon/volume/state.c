@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "daemon/mutate.h"
+
 void volume_get_state(const struct volume *v, struct volume_state *state)
 {
 	*state = v->state;
@@ -72,9 +74,13 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	}
 	if (state->disk < VOLUME_DISK_FAILED)
 		v->disk_recorded = state->disk;
-	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. */
-	if (state->role == VOLUME_PRIMARY)
-		v->detached = v->applied_only = false;
+	/* A primary's own writes are marked: the store's map, all of it dirty now, follows again. But not as
+	 * long as they go to the peer. */
+	if (state->role == VOLUME_PRIMARY) {
+		v->applied_only = false;
+		if (!leaning(v) || MUTATE(volume_diskless_attached))
+			v->detached = false;
+	}
 	error = super_store(v, 0);
 	if (error != 0) {
 		v->state = old;

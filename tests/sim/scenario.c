@@ -771,6 +771,8 @@ static void must_resize(struct world *world)
 		world_resize(world);
 		if (!world_wait(world, resize_ended, 60 * WORLD_SECOND))
 			world_fail(world, "liveness: a resize does not end");
+		if (world->size_bytes == before) /* a snapshot of the other node */
+			run_time(world, 5 * WORLD_SECOND);
 	}
 	if (world->size_bytes == before && before < 2 * world->options.size_bytes)
 		world_fail(world, "liveness: in sync, and the volume cannot be made bigger");
