@@ -5,12 +5,12 @@
 # caught: first the seed that caught it when tests/sim/mutations.seeds was written (--update), which
 # saves time but decides nothing, then all from 1. Prints "caught NAME seed S" or "MISSED NAME";
 # exits non-zero if one is missed.
-# usage: mutations.sh [--list | --update] [NAME...]; environment: BUILD, SEEDS (300), SECONDS_MAX
+# usage: mutations.sh [--list | --update] [NAME...]; environment: BUILD, SEEDS (1000), SECONDS_MAX
 # (120, of the processor), JOBS
 set -eu
 cd "$(dirname "$0")/../.."
 BUILD=${BUILD:-build}-mutations
-SEEDS=${SEEDS:-300}
+SEEDS=${SEEDS:-1000}
 SECONDS_MAX=${SECONDS_MAX:-120}
 HINTS=tests/sim/mutations.seeds
 
