@@ -53,7 +53,8 @@ static enum source_wait wait_of(const struct source *source)
 {
 	/* The peer is not in sync yet. But it may be by the time that this is complete here, and from then on,
 	 * with on-peer-loss = suspend, nothing is completed that it has no part in. */
-	if (source->phase != SOURCE_STREAM && !source->suspends)
+	if (source->phase != SOURCE_STREAM &&
+	    (!source->suspends || MUTATE(replication_final_alone)))
 		return WAIT_NOTHING;
 	if (volume_leans(source->volume))
 		return WAIT_DURABLE;

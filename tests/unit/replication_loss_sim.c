@@ -8,6 +8,17 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/replication_pair.h"
 
+#ifdef OFFSITE_MUTATIONS
+/* MUTATION=name breaks the engine on purpose (make DEFS=-DOFFSITE_MUTATIONS): this test must fail. */
+bool mutation_is_active(const char *name);
+bool mutation_is_active(const char *name)
+{
+	const char *active = getenv("MUTATION");
+
+	return active != NULL && strcmp(active, name) == 0;
+}
+#endif
+
 static struct io *write_one(struct node *n, uint64_t offset, int fill)
 {
 	struct io *io = calloc(1, sizeof(*io));
@@ -129,6 +140,73 @@ static void it_waits_over_a_restart_until_the_operators_word(void **unused)
 	disconnect(&w.a);
 	assert_false(status(&w.a).waiting);
 	write_some(&w.a, 20);
+	world_close(&w);
+}
+
+/* Issued behind the final cut of a catch-up, when the peer is not in sync yet, and still under way on this
+ * disk when it is, and is lost at that very moment. */
+static void what_began_before_the_stream_waits_as_well(void **unused)
+{
+	enum { WRITES = 1024 };
+	struct sim_disk_options disk, slow;
+	struct io *ios[WRITES] = {0};
+	bool early[WRITES];
+	unsigned count = 0, waiting = 0;
+	struct world w;
+
+	open_suspending(&w);
+	disconnect(&w.a);
+	write_some(&w.a, 20);
+	sim_disk_get(w.a.env, &disk);
+	slow = disk;
+	slow.latency_min_ns = 400000000;
+	slow.latency_max_ns = 500000000;
+	sim_disk_set(w.a.env, &slow);
+	sim_disk_set(w.b.env, &slow); /* it has got more than it has carried out */
+	reconnect(&w.a);
+	while (status(&w.a).state != REPLICATION_STREAMING) {
+		if (status(&w.a).state == REPLICATION_CATCH_UP) {
+			ios[count] = write_one(&w.a, 4096ull * count, 1 + (int)(count % 200));
+			count++;
+		}
+		for (uint64_t end = now_ns(&w) + 100000000;
+		     now_ns(&w) < end && status(&w.a).state != REPLICATION_STREAMING;)
+			turn(&w);
+		assert_true(count < WRITES);
+	}
+	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
+	w.b.replication = NULL;
+	w.b.volume = NULL;
+	w.b.listener = NULL;
+	for (unsigned i = 0; i < count; i++) {
+		early[i] = ios[i]->done;
+		waiting += !early[i];
+	}
+	assert_true(waiting > 0);
+	WAIT(&w, status(&w.a).waiting);
+	let_pass(&w, 3000);
+	sim_block(w.sim, "a", "b", true);
+	sim_block(w.sim, "b", "a", true);
+	sim_disk_set(w.a.env, &disk);
+	w.b.env = sim_restart(w.sim, w.b.env);
+	sim_disk_set(w.b.env, &disk);
+	start(&w.b, VOLUME_SECONDARY);
+	WAIT(&w, !replication_applying(w.b.replication));
+	/* What ended meanwhile is there: of the cut, or its answer was on its way. */
+	for (unsigned i = 0; i < count; i++) {
+		uint8_t block[4096];
+
+		if (early[i] || !ios[i]->done)
+			continue;
+		assert_true(sim_file_peek(w.b.env, "/b/backing", block, 4096, 4096ull * i));
+		assert_memory_equal(block, w.model + 4096ull * i, 4096);
+	}
+	sim_block(w.sim, "a", "b", false);
+	sim_block(w.sim, "b", "a", false);
+	listen_on(&w.b);
+	for (unsigned i = 0; i < count; i++)
+		end_io(&w, ios[i], 0);
+	expect_same(&w, &w.a, __LINE__);
 	world_close(&w);
 }
 
@@ -392,6 +470,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(requests_wait_for_a_peer_that_was_lost),
 		cmocka_unit_test(held_writes_reach_the_peer),
 		cmocka_unit_test(it_waits_over_a_restart_until_the_operators_word),
+		cmocka_unit_test(what_began_before_the_stream_waits_as_well),
 		cmocka_unit_test(a_demotion_ends_the_wait),
 		cmocka_unit_test(who_steps_down_waits_no_more),
 		cmocka_unit_test(a_peer_that_does_nothing_is_lost),
