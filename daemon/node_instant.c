@@ -18,7 +18,11 @@
 
 #include "daemon/snapshot/origin.h"
 
-enum instant_step { OPENING, PINNING, FILLING, UNPINNING, CLOSING };
+enum instant_step { OPENING, PINNING, WAITING, FILLING, UNPINNING, CLOSING };
+
+/* What is under way on the volume (a cut of the peer's, the last requests of clients that went) ends soon. */
+#define BUSY_RETRY_NS 50000000ull
+#define BUSY_TRIES    100u
 
 struct instant {
 	struct node_volume *volume;
@@ -29,6 +33,8 @@ struct instant {
 	struct snapshot_repo *repo;
 	struct snapshot_origin *origin;
 	struct env_task over_task;
+	struct env_timer busy_timer; /* WAITING */
+	unsigned busy_tries;
 	int error; /* of the job */
 	char why[256];
 	char trouble[256];
@@ -59,6 +65,7 @@ static void close_it(struct instant *i)
 {
 	i->step = CLOSING;
 	env_defer_cancel(env_of(i), &i->over_task);
+	env_timer_stop(env_of(i), &i->busy_timer);
 	if (i->origin)
 		snapshot_origin_close(i->origin, closed, i);
 	else
@@ -126,6 +133,40 @@ static void over(void *context, bool filled)
 
 /* ---- the beginning ------------------------------------------------------------------------------ */
 
+static bool has_clients(const struct instant *i)
+{
+	struct volume_stats stats;
+
+	volume_get_stats(i->volume->volume, &stats);
+	return stats.clients > 0;
+}
+
+static void fill(struct instant *i)
+{
+	struct node_volume *v = i->volume;
+	char why[256] = "";
+	int error = volume_hydrate_from(v->volume, &i->source, snapshot_origin_of_volume(i->origin),
+					why, sizeof(why));
+
+	if (error == -EBUSY && !has_clients(i) && i->busy_tries++ < BUSY_TRIES) {
+		i->step = WAITING;
+		env_timer_start(env_of(i), &i->busy_timer, BUSY_RETRY_NS);
+		return;
+	}
+	if (error) {
+		fail(i, error, why);
+		return;
+	}
+	i->step = FILLING;
+	i->job = false;
+	node_job_finish(v, 0, "");
+}
+
+static void busy_fire(struct env_timer *timer)
+{
+	fill((struct instant *)((char *)timer - offsetof(struct instant, busy_timer)));
+}
+
 static void begin(struct instant *i)
 {
 	struct node_volume *v = i->volume;
@@ -140,16 +181,10 @@ static void begin(struct instant *i)
 		}
 	}
 	error = node_restore_prepare(v, why, sizeof(why));
-	if (!error)
-		error = volume_hydrate_from(v->volume, &i->source,
-					    snapshot_origin_of_volume(i->origin), why, sizeof(why));
-	if (error) {
+	if (error)
 		fail(i, error, why);
-		return;
-	}
-	i->step = FILLING;
-	i->job = false;
-	node_job_finish(v, 0, "");
+	else
+		fill(i);
 }
 
 static void pinned(void *context, const struct snapshot_result *result)
@@ -223,6 +258,7 @@ static struct instant *instant_new(struct node_volume *v, const struct volume_so
 	}
 	i->volume = v;
 	i->source = *source;
+	i->busy_timer.fire = busy_fire;
 	v->instant = i;
 	return i;
 }
@@ -308,7 +344,9 @@ void instant_stop(struct node_volume *v)
 
 	if (v->volume)
 		volume_set_origin(v->volume, NULL);
-	if (i->step == FILLING)
+	if (i->step == WAITING)
+		fail(i, -ESHUTDOWN, "the daemon stops");
+	else if (i->step == FILLING)
 		close_it(i); /* else what is under way in the store comes back, and ends it */
 }
 
