@@ -14,6 +14,7 @@
 
 #define NS_PER_S        1000000000ull
 #define WATCH_PERIOD_NS (5 * NS_PER_S)
+#define STORE_IDLE_NS   10000000ull
 
 /* One per volume, so that every callback finds its way with the node_volume alone. */
 struct volume_slot {
@@ -23,6 +24,7 @@ struct volume_slot {
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
 	struct id128 newest;              /* snapshot known here ... */
 	uint64_t newest_at_ns;            /* ... since; or since the start */
+	struct env_timer idle;            /* a stop waits for what is under way in the store */
 	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
 	struct env_work opening; /* under way while pub.store_opening */
 	struct store *opened;    /* what it came to: a store, or NULL ... */
@@ -121,6 +123,15 @@ static void open_repo(struct volume_slot *slot)
 		v->writer = snapshot_writer_new(v->volume, v->repo, &config);
 }
 
+/* Whether somebody still looks into the store: a plan, a deletion that was asked for. */
+static bool store_is_idle(const struct volume_slot *slot)
+{
+	for (unsigned i = 0; i < 4; i++)
+		if (slot->retired[i] && !snapshot_repo_is_idle(slot->retired[i]))
+			return false;
+	return !slot->pub.repo || snapshot_repo_is_idle(slot->pub.repo);
+}
+
 static void close_store(struct volume_slot *slot)
 {
 	for (unsigned i = 0; i < 4; i++)
@@ -134,6 +145,7 @@ static void close_store(struct volume_slot *slot)
 }
 
 static void finish_stop(struct node *node);
+static void idle_fire(struct env_timer *timer);
 
 /* On a helper thread: opening may hang for as long as NFS does. */
 static void opening_run(struct env_work *work)
@@ -438,6 +450,7 @@ static void open_volume(struct volume_slot *slot)
 	slot->newest_at_ns = env_now_ns(node->env);
 	open_store(slot);
 	slot->watch.fire = watch_fire;
+	slot->idle.fire = idle_fire;
 	v->schedule.fire = schedule_fire;
 	if (c->store)
 		env_timer_start(node->env, &slot->watch, WATCH_PERIOD_NS);
@@ -642,7 +655,11 @@ static void stop_next(struct volume_slot *slot)
 					 replication_freed, slot);
 		else
 			replication_freed(slot);
+	} else if (!store_is_idle(slot)) {
+		/* The store is stopped: what is under way in it comes to its end. */
+		env_timer_start(v->node->env, &slot->idle, STORE_IDLE_NS);
 	} else if (!slot->volume_gone) {
+		env_timer_stop(v->node->env, &slot->idle);
 		close_store(slot);
 		moment_free(v->moment);
 		v->moment = NULL;
@@ -656,6 +673,11 @@ static void stop_next(struct volume_slot *slot)
 	} else {
 		finish_stop(v->node);
 	}
+}
+
+static void idle_fire(struct env_timer *timer)
+{
+	stop_next((struct volume_slot *)((char *)timer - offsetof(struct volume_slot, idle)));
 }
 
 static void exports_gone(void *context)

@@ -19,6 +19,11 @@ struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 
 	return repo;
 }
 
+bool snapshot_repo_is_idle(const struct snapshot_repo *repo)
+{
+	return repo->under_way == 0;
+}
+
 void snapshot_repo_free(struct snapshot_repo *repo)
 {
 	if (!repo)

@@ -72,6 +72,8 @@ struct snapshot_repo;
 /* volume: uuid; the store stays the caller's and outlives the repo. */
 struct snapshot_repo *snapshot_repo_new(struct store *store, const struct id128 *volume);
 void snapshot_repo_free(struct snapshot_repo *repo); /* nothing under way */
+/* Nothing is under way on it: it may be freed. What is under way ends soon once its store is stopped. */
+bool snapshot_repo_is_idle(const struct snapshot_repo *repo);
 
 /* While a snapshot is held nothing of this repo deletes it: snapshot_delete() is refused (-EBUSY),
  * snapshot_forget() keeps it. Counted. False: it is being deleted. */
