@@ -4,7 +4,7 @@
 # The machines themselves: commands and their status, two of them on one link, a power cut that loses
 # what was not flushed and nothing else, an orderly end that loses nothing.
 # time limit: 400 s
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 vm_begin
 current=$test_name
 machine b -l 10.1.0.2/24

@@ -5,7 +5,7 @@
 # line in fstab. The filesystem comes after the daemon at boot and goes before it at shutdown, and a service that
 # writes to it sees no error through a restart, a kill and a hang of the daemon, nor through a reboot.
 # time limit: 600 s
-. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/../lib.sh"
 need dumpe2fs debugfs
 vm_begin
 current=$test_name
