@@ -56,7 +56,7 @@ half_circle() {
 	acknowledged_on "$old" "in sync"
 	acknowledged_on "$fresh" "in sync"
 	same "after $old came back"
-	off "$old" events | grep -q 'this node stepped down' || die "no event on $old"
+	wait_for 10 "the event on $old" says "$old" 'this node stepped down'
 }
 
 full_circle() {
@@ -100,7 +100,7 @@ split_brain() {
 		off $node status | grep -q 'SPLIT BRAIN since' || die "status of $node: $(off $node status)"
 		off $node changes v >"$dir/out" || die "changes on $node"
 		[ "$(grep -c 'changed at most' "$dir/out")" = 2 ] || die "changes on $node: $(cat "$dir/out")"
-		off $node events | grep -q 'split brain with' || die "no event on $node"
+		wait_for 10 "the event on $node" says $node 'split brain with'
 	done
 	off a changes v --json | jq -e '.split_brain.peer_changes.bytes > 0 and .changes.bytes > 0' >/dev/null || die "changes --json"
 	# Wrong words are answered in one line each.

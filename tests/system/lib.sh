@@ -227,6 +227,8 @@ off() {
 	shift
 	"$build/offsite" --socket "$dir/$node.sock" "$@"
 }
+# Among the node's events, which follow its state: NODE WORDS
+says() { off "$1" events >"$dir/events.out" && grep -q "$2" "$dir/events.out"; }
 volume_is() { off "$1" status --json | jq -e ".volumes[0] | $2"; }
 volume_get() { off "$1" status --json | jq -r ".volumes[0] | $2"; }
 streaming() { volume_is "$1" '.replication.state == "streaming"'; }

@@ -70,7 +70,7 @@ nobody_waits() {
 	volume_is a '.replication.left_stream > 0' >/dev/null || die "the stream was not left"
 	# The link carries no more than 384 of them.
 	[ "$fast" -gt $((2 * slow)) ] || die "$fast writes without waiting, $slow at the link's pace"
-	off a events | grep -q "stream was left" || die "no event"
+	wait_for 10 "the event" says a "stream was left"
 	relay rate 0 >/dev/null
 	same_disks
 	one_connection

@@ -94,7 +94,7 @@ failing() {
 	tail -n 1 "$log" | grep -q "^after v a .* failed$" || die "$(cat "$log")"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 0 ] || die "there is one"
 	volume_is a '.snapshots.command_failures == 1' >/dev/null || die "not counted"
-	off a events | grep -q "the database says no" || die "no event"
+	wait_for 10 "the event" says a "the database says no"
 	stop a
 	sed -i 's/^store = .*/&\nsnapshot-on-command-failure = continue/' "$dir/a.conf"
 	start a

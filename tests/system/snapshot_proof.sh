@@ -63,7 +63,7 @@ by_word() {
 	grep -q "everything is wrong" "$dir/prove.out" || die "$(cat "$dir/prove.out")"
 	proof ".proven == \"$id\" and (.last_error | test(\"everything is wrong\"))" || die "$(volume_get a .proof)"
 	nothing_left || die "left: $(ls "$dir/scratch")"
-	off a events | grep -q "not proven.*everything is wrong" || die "no event"
+	wait_for 10 "the event" says a "not proven.*everything is wrong"
 	stop a
 	start a
 	proof ".proven == \"$id\" and (.last_error | test(\"everything is wrong\"))" || die "forgotten"
