@@ -57,8 +57,8 @@ def wait_for(condition, what, seconds=30):
 class Server:
     """A running server: processes, socket, and what it costs."""
 
-    def __init__(self, name, folder):
-        self.name, self.folder, self.processes, self.env = name, folder, [], None
+    def __init__(self, name, folder, env=None):
+        self.name, self.folder, self.processes, self.env = name, folder, [], env
         self.sock = os.path.join(folder, "nbd.sock")
         self.uri = f"nbd+unix:///?socket={self.sock}"
 
@@ -405,24 +405,28 @@ def bench_snapshot(args, root):
     sys.stdout.flush()
 
 
-def backup_offsite(args, folder, image, encrypted):
-    """A snapshot of the image, through the daemon; the command that restores it."""
-    secret = ""
-    if encrypted:
-        with open(f"{folder}/key", "wb") as f:
-            f.write(os.urandom(64))
-        os.chmod(f"{folder}/key", 0o600)
-        secret = f"\nstore-key-file = {folder}/key"
-    s = Server("offsite", folder)
+def snapshot_create(args, folder, image, store, env=None):
+    """A snapshot of the image, through a daemon; store: the lines of its volume."""
+    s = Server("offsite", folder, env)
     s.start(f"{args.build}/offsited", "--config",
-            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                   f"store = file:{folder}/store{secret}"))
+            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}", store))
     try:
         s.ready()
         timed([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
                "bench"])
     finally:
         s.stop()
+
+
+def backup_offsite(args, folder, image, encrypted):
+    """Makes a snapshot of the image; the command that restores it."""
+    secret = ""
+    if encrypted:
+        with open(f"{folder}/key", "wb") as f:
+            f.write(os.urandom(64))
+        os.chmod(f"{folder}/key", 0o600)
+        secret = f"\nstore-key-file = {folder}/key"
+    snapshot_create(args, folder, image, f"store = file:{folder}/store{secret}")
     return [f"{args.build}/offsite", "restore", "--store", f"file:{folder}/store", "--to",
             f"{folder}/out/disk.img"] + (["--key-file", f"{folder}/key"] if encrypted else [])
 
@@ -506,17 +510,7 @@ def bench_s3(args, root):
         folder = tempfile.mkdtemp(dir=root)
         image = os.path.join(folder, "disk.img")
         make_file(image, size)
-        s = Server("offsite", folder)
-        s.env = env
-        s.start(f"{args.build}/offsited", "--config",
-                config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                       f"store = {store}"))
-        try:
-            s.ready()
-            timed([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
-                   "bench"])
-        finally:
-            s.stop()
+        snapshot_create(args, folder, image, f"store = {store}", env)
         objects = s3_objects(s3, "bench")
         with open(f"{folder}/urls", "w") as f:
             for key, _ in objects:
