@@ -38,7 +38,7 @@ config_SRC      := $(wildcard daemon/config*.c)
 node_SRC        := daemon/node.c daemon/roles.c daemon/resolve.c daemon/hook.c daemon/node_disk.c \
 	daemon/exports.c daemon/export_maps.c daemon/moment.c daemon/node_instant.c daemon/proof.c
 control_SRC     := $(wildcard daemon/control/*.c)
-sim_SRC         := $(wildcard tests/sim/env_sim*.c tests/sim/store_sim*.c)
+sim_SRC         := $(wildcard tests/sim/env_sim*.c tests/sim/store_sim*.c) tests/sim/mutation.c
 libs := protocol io nbd volume replication store snapshot config node control sim
 
 protocol_DEPS    := protocol

@@ -2,7 +2,7 @@
 /* How far the peer may lag. See pace.h. */
 #include "daemon/replication/pace.h"
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 
 #define HYSTERESIS_MAX_BYTES (1024u * 1024u)
 

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/replication_internal.h"
 
 /* ---- HELLO ---------------------------------------------------------------------------------- */

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "daemon/replication/answer.h"
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/sink_internal.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

@@ -11,7 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/sink_internal.h"
 
 static bool committed(const struct sink *sink)

@@ -11,7 +11,7 @@
  */
 #include <assert.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/source_internal.h"
 
 static bool next(void *owner, uint64_t offset, uint64_t *start, uint64_t *length)

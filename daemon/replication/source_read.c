@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/source_internal.h"
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))

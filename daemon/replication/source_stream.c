@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <stddef.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/source_internal.h"
 
 #define STALL_QUEUE_BYTES (64u * 1024)

@@ -10,7 +10,7 @@
 #include <assert.h>
 #include <string.h>
 
-#include "daemon/replication/fault.h"
+#include "daemon/mutate.h"
 #include "daemon/replication/source_internal.h"
 
 static uint64_t log_need(uint64_t bytes)

@@ -76,8 +76,7 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       (unsigned long long)present->policies,
 		       (unsigned long long)present->clock_jumps);
 	fflush(stdout);
-	if (present->key_fd >= 0)
-		close(present->key_fd);
+	world_end(present);
 	present = NULL;
 }
 

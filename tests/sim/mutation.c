@@ -2,17 +2,19 @@
 #include "tests/sim/mutation.h"
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
-/* Set once, by the command line. */
-static const char *active;
+static const char *active; /* NULL: not known yet; "": none */
 
 void mutation_set(const char *name)
 {
-	active = name;
+	active = name != NULL ? name : "";
 }
 
 bool mutation_is_active(const char *name)
 {
-	return active != NULL && strcmp(active, name) == 0;
+	if (active == NULL)
+		mutation_set(getenv("MUTATION"));
+	return strcmp(active, name) == 0;
 }

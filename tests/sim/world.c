@@ -193,13 +193,10 @@ struct world *world_new(uint64_t seed, bool trace)
 	return world;
 }
 
-void world_free(struct world *world)
+void world_end(struct world *world)
 {
-	sim_free(world->sim);
-	model_free(world->model);
 	if (world->key_fd >= 0)
 		close(world->key_fd);
-	free(world);
 }
 
 /* ---- looking ------------------------------------------------------------------------------------- */

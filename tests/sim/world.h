@@ -132,7 +132,8 @@ void world_fail(struct world *world, const char *format, ...)
 	__attribute__((format(printf, 2, 3), noreturn));
 
 struct world *world_new(uint64_t seed, bool trace);
-void world_free(struct world *world);
+/* All but its memory, which goes as a whole (memory.h). */
+void world_end(struct world *world);
 uint64_t world_random(struct world *world, uint64_t limit);
 bool world_chance(struct world *world, unsigned percent);
 

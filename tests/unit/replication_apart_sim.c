@@ -771,7 +771,6 @@ static void fifty_circles_without_a_full_sync(void **unused)
 
 int main(int argc, char **argv)
 {
-	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(in_every_pair_of_roles_it_is_split_brain),
 		cmocka_unit_test(what_is_given_up_costs_the_union),
@@ -792,11 +791,5 @@ int main(int argc, char **argv)
 		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),
 	};
 
-	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	if (getenv("TEST"))
-		cmocka_set_test_filter(getenv("TEST"));
-	int failed = cmocka_run_group_tests(tests, NULL, NULL);
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	return failed;
+	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -8,17 +8,6 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/replication_pair.h"
 
-#ifdef OFFSITE_MUTATIONS
-/* MUTATION=name breaks the engine on purpose (make DEFS=-DOFFSITE_MUTATIONS): this test must fail. */
-bool mutation_is_active(const char *name);
-bool mutation_is_active(const char *name)
-{
-	const char *active = getenv("MUTATION");
-
-	return active != NULL && strcmp(active, name) == 0;
-}
-#endif
-
 static struct io *write_one(struct node *n, uint64_t offset, int fill)
 {
 	struct io *io = calloc(1, sizeof(*io));
@@ -480,13 +469,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),
 		cmocka_unit_test(a_restore_onto_a_disk_that_fails_ends),
 	};
-	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 
-	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	if (getenv("TEST"))
-		cmocka_set_test_filter(getenv("TEST"));
-	int failed = cmocka_run_group_tests(tests, NULL, NULL);
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	return failed;
+	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -527,4 +527,19 @@ static void reconnect(struct node *n)
 	assert_int_equal(replication_connect(n->replication, why, sizeof(why)), 0);
 }
 
+/* All of them, or TEST=pattern. The seed: the program's argument, SEED=, or a new one. */
+static int pair_main(int argc, char **argv, const struct CMUnitTest *tests, size_t count)
+{
+	const char *text = argc > 1 ? argv[1] : getenv("SEED");
+	int failed;
+
+	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	if (getenv("TEST"))
+		cmocka_set_test_filter(getenv("TEST"));
+	failed = _cmocka_run_group_tests("tests", tests, count, NULL, NULL);
+	printf("seed: SEED=%llu\n", (unsigned long long)seed);
+	return failed;
+}
+
 #endif

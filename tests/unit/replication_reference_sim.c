@@ -9,19 +9,6 @@
 #pragma GCC diagnostic ignored "-Wunused-function"
 #include "tests/unit/replication_pair.h"
 
-#ifdef OFFSITE_MUTATIONS
-/* MUTATION=name breaks the engine on purpose (make DEFS=-DOFFSITE_MUTATIONS): this test must fail. */
-bool mutation_is_active(const char *name);
-bool mutation_is_active(const char *name)
-{
-	static const char *active;
-
-	if (!active)
-		active = getenv("MUTATION") ? getenv("MUTATION") : "";
-	return strcmp(active, name) == 0;
-}
-#endif
-
 /* What is written: the first chunk of each so many bytes, in regions that share no intent bit, nor are marked
  * with another's. */
 #define CHUNK     VOLUME_STORE_BLOCK_BYTES
@@ -386,13 +373,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(what_could_not_be_taken_over_is_asked_for_again),
 		cmocka_unit_test(a_question_is_no_snapshot_that_keeps_the_size),
 	};
-	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 
-	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	if (getenv("TEST"))
-		cmocka_set_test_filter(getenv("TEST"));
-	int failed = cmocka_run_group_tests(tests, NULL, NULL);
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	return failed;
+	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
 }

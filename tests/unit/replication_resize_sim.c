@@ -353,13 +353,6 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_failed_disk_is_to_be_restored_not_resized),
 		cmocka_unit_test(a_crash_at_any_operation_can_be_gone_on_from),
 	};
-	const char *text = argc > 1 ? argv[1] : getenv("SEED");
 
-	seed = text ? strtoull(text, NULL, 0) : (uint64_t)time(NULL) * 1000 + (uint64_t)getpid();
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	if (getenv("TEST"))
-		cmocka_set_test_filter(getenv("TEST"));
-	int failed = cmocka_run_group_tests(tests, NULL, NULL);
-	printf("seed: SEED=%llu\n", (unsigned long long)seed);
-	return failed;
+	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
 }

@@ -14,16 +14,6 @@
 #define FIXTURE_SEED  23
 #include "tests/unit/volume_alone.h"
 
-#ifdef OFFSITE_MUTATIONS
-bool mutation_is_active(const char *name);
-bool mutation_is_active(const char *name)
-{
-	const char *active = getenv("MUTATION");
-
-	return active != NULL && strcmp(active, name) == 0;
-}
-#endif
-
 #define SECTOR  512u
 #define SECTORS (FIXTURE_BYTES / SECTOR)
 #define OLD     (1ull << 60)

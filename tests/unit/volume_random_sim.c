@@ -796,19 +796,6 @@ static void run(uint64_t seed)
 	world_free(w);
 }
 
-#ifdef OFFSITE_MUTATIONS
-/* MUTATION=name breaks the volume on purpose (make DEFS=-DOFFSITE_MUTATIONS): this test must fail. */
-#include "daemon/mutate.h"
-bool mutation_is_active(const char *name)
-{
-	static const char *active;
-
-	if (active == NULL)
-		active = getenv("MUTATION") ? getenv("MUTATION") : "";
-	return strcmp(active, name) == 0;
-}
-#endif
-
 /* The memory of volumes that crashed is dropped, as env_sim.h says. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
