@@ -25,7 +25,7 @@ case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
 logs=${KEEP_LOGS:-$(mktemp -d /tmp/offsite-tests-XXXXXX)}
 mkdir -p "$logs"
 declare -A name_of=() group_of=()
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 spent=0
 failures=()
 
 clean_up() {
@@ -57,8 +57,22 @@ count_results() {
 	END { if (running != "") fail++; print ok + 0, fail + 0, skip + 0 }' "$1"
 }
 
-report() { # NAME STATUS SECONDS LIMIT
-	local name=$1 status=$2 seconds=$3 limit=$4 log=$logs/${1//\//_}.log ok fail skip why=
+# The processors' time of all that was waited for, in milliseconds: $spent.
+count_spent() {
+	local user system
+	times >"$logs/times"
+	read -r user system < <(tail -n 1 "$logs/times")
+	spent=$(($(in_ms "$user") + $(in_ms "$system")))
+}
+
+in_ms() { # 1m2.345s
+	local minutes=${1%m*} seconds=${1#*m}
+	seconds=${seconds%s}
+	echo $((minutes * 60000 + ${seconds%.*} * 1000 + 10#${seconds#*.}))
+}
+
+report() { # NAME STATUS SECONDS LIMIT PROCESSOR-SECONDS
+	local name=$1 status=$2 seconds=$3 limit=$4 used=$5 log=$logs/${1//\//_}.log ok fail skip why=
 	read -r ok fail skip <<<"$(count_results "$log")"
 	if [ "$status" -eq 124 ] || [ "$status" -eq 137 ] && [ "$seconds" -ge "$limit" ]; then
 		why="time limit of $limit s"
@@ -75,8 +89,8 @@ report() { # NAME STATUS SECONDS LIMIT
 	passed=$((passed + ok)) failed=$((failed + fail)) skipped=$((skipped + skip))
 	if [ "$fail" -gt 0 ]; then
 		failures+=("$name")
-		printf 'FAIL  %-34s %3d ok, %d failed (%d s)%s\n' "$name" "$ok" "$fail" "$seconds" \
-			"${why:+: $why}"
+		printf 'FAIL  %-34s %3d ok, %d failed (%d s, processor %d s)%s\n' "$name" "$ok" "$fail" \
+			"$seconds" "$used" "${why:+: $why}"
 		echo "----- $name: last lines of its output -----"
 		tail -n 60 "$log"
 		echo "----- end of $name -----"
@@ -84,8 +98,8 @@ report() { # NAME STATUS SECONDS LIMIT
 		printf 'SKIP  %-34s %s\n' "$name" \
 			"$(grep -m1 '^SKIP' "$log" | sed 's/^SKIP //' || echo 'not possible here')"
 	else
-		printf 'ok    %-34s %3d ok%s (%d s)\n' "$name" "$ok" \
-			"$([ "$skip" -gt 0 ] && echo ", $skip skipped")" "$seconds"
+		printf 'ok    %-34s %3d ok%s (%d s, processor %d s)\n' "$name" "$ok" \
+			"$([ "$skip" -gt 0 ] && echo ", $skip skipped")" "$seconds" "$used"
 		[ "$skip" -gt 0 ] && grep '^SKIP' "$log" | sed 's/^/      /'
 		grep '^note: ' "$log" | sed 's/^/      /'
 	fi
@@ -103,7 +117,9 @@ reap_one() {
 	kill -KILL -- "-$pid" 2>/dev/null
 	unset "name_of[$pid]" "group_of[$pid]"
 	[ "$pid" != "$machine" ] || machine=
-	report "$name" "$status" $((SECONDS - started)) "$limit"
+	local before=$spent
+	count_spent
+	report "$name" "$status" $((SECONDS - started)) "$limit" $(((spent - before) / 1000))
 }
 
 wanted() {
@@ -261,9 +277,8 @@ for kind in "$@"; do
 done
 run_all
 
-times >"$logs/times" # of this shell, and of what it waited for
-read -r user system < <(tail -n 1 "$logs/times")
-echo "in $SECONDS s, with $user and $system of the processors (user, system)"
+count_spent
+echo "in $SECONDS s, with $((spent / 1000)) s of the processors"
 [ ${#failures[@]} -eq 0 ] || echo "failed: ${failures[*]}"
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]
