@@ -60,7 +60,7 @@ struct attach_device {
 	char why[256]; /* WAITING */
 	bool first;    /* not yet attached, or given up, since the start of all */
 	bool resize_due, detach_due, force;
-	struct attach_waiter attached, detached;
+	struct attach_waiter attached, detached, resized;
 	struct env_timer retry;
 
 	struct attach_thread *thread;
@@ -581,6 +581,14 @@ static void give_done(struct attach_device *device)
 	}
 }
 
+/* Whoever waits for the new size waits for a call that is under way, and for nothing else. */
+static void tell_resized(struct attach_device *device)
+{
+	if (device->work == WORK_RESIZE || (device->work != WORK_NONE && device->resize_due))
+		return;
+	tell(&device->resized, 0, "", device->path);
+}
+
 static void detach_done(struct attach_device *device)
 {
 	if (device->error == -EINVAL || device->error == -ENODEV)
@@ -631,6 +639,7 @@ static void device_done(struct attach_call *call)
 				LOOK_NS); /* it may be tried again */
 	else if (work != WORK_GIVE || !env_timer_active(&device->retry))
 		device_step(device);
+	tell_resized(device);
 }
 
 /* ---- devices -------------------------------------------------------------------------------------- */
@@ -832,14 +841,19 @@ void attach_detach(struct attach *attach, const char *name, bool force, attach_d
 	device_step(device);
 }
 
-void attach_resized(struct attach *attach, const char *name)
+void attach_resized(struct attach *attach, const char *name, attach_done_fn done, void *context)
 {
 	struct attach_device *device = find_device(attach, name);
 
-	if (!device)
+	if (!device || attach->stopping) {
+		done(context, 0, "", "");
 		return;
+	}
+	tell(&device->resized, 0, "", device->path); /* of an earlier size */
+	device->resized = (struct attach_waiter){done, context};
 	device->resize_due = true;
 	device_step(device);
+	tell_resized(device);
 }
 
 /* ---- what is wanted ---------------------------------------------------------------------------- */
@@ -960,6 +974,7 @@ void attach_stop(struct attach *attach)
 			device_close(d);
 		tell(&d->attached, -ESHUTDOWN, "the daemon is stopping", "");
 		tell(&d->detached, -ESHUTDOWN, "the daemon is stopping", "");
+		tell(&d->resized, 0, "", d->path);
 	}
 }
 

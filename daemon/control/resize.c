@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/* resize: the endpoint that makes a volume bigger. It answers when both nodes' are. */
+/* resize: the endpoint that makes a volume bigger. It answers when both nodes' are, and the device attached here. */
 #include "daemon/control/internal.h"
 
 #include <stdlib.h>
@@ -12,20 +12,31 @@ struct resizing {
 	uint64_t before_bytes;
 };
 
+static void finish(struct resizing *z, int error, const char *why)
+{
+	api_answer_verb(z->control, z->request, z->volume, error, why);
+	control_operation_done(z->control);
+	free(z);
+}
+
+static void device_resized(void *context, int error, const char *why, const char *device)
+{
+	finish(context, 0, "");
+}
+
 static void resized(void *context, int error, const char *why)
 {
 	struct resizing *z = context;
 
-	if (!error && z->control->attach)
-		attach_resized(z->control->attach, z->volume->config->name);
 	if (!error)
 		events_add(z->control->events, env_realtime_ns(z->control->env), "resize",
 			   z->volume->config->name, "has %llu bytes now, and had %llu",
 			   (unsigned long long)volume_size_bytes(z->volume->volume),
 			   (unsigned long long)z->before_bytes);
-	api_answer_verb(z->control, z->request, z->volume, error, why);
-	control_operation_done(z->control);
-	free(z);
+	if (!error && z->control->attach)
+		attach_resized(z->control->attach, z->volume->config->name, device_resized, z);
+	else
+		finish(z, error, why);
 }
 
 enum control_outcome resize_post(struct control *control, struct control_request *request)

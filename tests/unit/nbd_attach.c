@@ -86,6 +86,7 @@ struct fake {
 	unsigned count, tuned, untuned, connects, gives;
 	int connect_error, disconnect_error;
 	unsigned disconnects;
+	unsigned resize_us; /* how long a resize takes */
 	unsigned unnoticed; /* so many gives come before the kernel knows of the old socket's end */
 };
 
@@ -147,6 +148,7 @@ static int fake_give(void *context, unsigned index, const struct nbd_kernel_para
 
 static int fake_resize(void *context, unsigned index, const struct nbd_kernel_params *params)
 {
+	usleep(fake.resize_us);
 	pthread_mutex_lock(&fake.lock);
 	fake.params.size_bytes = params->size_bytes;
 	pthread_mutex_unlock(&fake.lock);
@@ -768,7 +770,7 @@ static void what_is_wanted_is_attached(void **state)
 static void call_grow(struct harness *h, void *argument)
 {
 	h->device.info.size_bytes = DEVICE_BYTES;
-	attach_resized(daemon_side.attach, "vol");
+	attach_resized(daemon_side.attach, "vol", answer, NULL);
 }
 
 static void a_resize_reaches_the_kernel(void **state)
@@ -786,12 +788,43 @@ static void a_resize_reaches_the_kernel(void **state)
 	assert_int_equal(fake.params.size_bytes, DEVICE_BYTES / 2);
 	client_write(fake.sockets[0], 0, 1, DEVICE_BYTES / 2, data, sizeof(data));
 	expect_simple(fake.sockets[0], 1, NBD_ENOSPC);
+	fake.resize_us = 200000;
 	harness_call(h, call_grow, NULL);
 	client_write(fake.sockets[0], 0, 2, DEVICE_BYTES / 2, data, sizeof(data));
 	expect_simple(fake.sockets[0], 2, 0);
+	await_answer(h, 2);
+	assert_int_equal(fake.params.size_bytes, DEVICE_BYTES);
 	await_state(h, ATTACH_ATTACHED);
 	end(h);
-	assert_int_equal(fake.params.size_bytes, DEVICE_BYTES);
+}
+
+/* Whoever waits for the kernel is answered when the daemon stops, and where there is no kernel to wait for. */
+static void a_resize_is_answered_in_any_case(void **state)
+{
+	struct harness *h;
+	unsigned tuned;
+
+	reset();
+	h = begin();
+	harness_call(h, call_grow, NULL);
+	assert_int_equal(daemon_side.answers, 1); /* nothing is attached */
+	harness_call(h, call_attach, "vol");
+	await_answer(h, 2);
+	await_state(h, ATTACH_ATTACHED);
+	fake.resize_us = 200000;
+	harness_call(h, call_grow, NULL);
+	harness_call(h, call_grow, NULL); /* again: the first is not forgotten */
+	assert_int_equal(daemon_side.answers, 3);
+	await_answer(h, 4);
+	tuned = fake.tuned;
+	harness_call(h, call_grow, NULL);
+	assert_int_equal(daemon_side.answers, 4);
+	harness_call(h, call_attach_stop, NULL);
+	assert_int_equal(daemon_side.answers, 5);
+	while (fake.tuned == tuned) /* the call has to be over before all is freed */
+		usleep(1000);
+	usleep(100000);
+	harness_end(h);
 }
 
 static void a_snapshot_is_looked_up(void **state)
@@ -859,6 +892,7 @@ int main(void)
 		cmocka_unit_test(several_connections),
 		cmocka_unit_test(what_is_wanted_is_attached),
 		cmocka_unit_test(a_resize_reaches_the_kernel),
+		cmocka_unit_test(a_resize_is_answered_in_any_case),
 		cmocka_unit_test(read_only_exports),
 		cmocka_unit_test(a_snapshot_is_looked_up),
 	};
