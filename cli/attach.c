@@ -14,7 +14,7 @@
 #include "cli/format.h"
 
 #define LINK_DIR    "/dev/offsite"
-#define LINK_WAIT_S 5
+#define LINK_WAIT_S 15 /* when the module has just come, udev looks at all its devices */
 
 const char help_attach[] =
 	"Usage: offsite attach VOLUME[@SNAPSHOT] [/dev/nbdN]\n"
