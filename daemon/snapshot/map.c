@@ -4,7 +4,7 @@
  * ascending order, a few at a time: the base's page is loaded, the sealed runs are read in batches,
  * hashed and compared with it, and what is new is compressed, on helper threads. On the loop thread a
  * finished batch gets its place in the pack being filled. A page whose batches are all done is
- * encoded and gets its place in the maps object.
+ * encoded and gets its place in the maps object. Holes are not read, and a long one is one step.
  */
 #include "daemon/snapshot/seal.h"
 
@@ -287,11 +287,30 @@ static void batch_done(struct env_work *work)
 	batch_end(batch);
 }
 
+/* The batch is zeroes, however long. */
+static void batch_attach_zeroes(struct snapshot_writer *w, struct seal_batch *batch)
+{
+	struct seal_page *page = batch->page;
+
+	for (unsigned i = 0; i < batch->count; i++) {
+		uint64_t chunk = batch->first_chunk + i;
+		struct snapfmt_entry *entry = &page->map.entries[chunk % SNAPFMT_PAGE_CHUNKS];
+
+		if (!entry->stored_bytes)
+			continue;
+		entry_drop(w, entry);
+		page->changed = true;
+	}
+	w->progress.done_bytes += batch->read.length_bytes;
+}
+
 static void batch_read_done(struct volume_cut_read *read, int error)
 {
 	struct seal_batch *batch = container_of(read, struct seal_batch, read);
 	struct snapshot_writer *w = batch->writer;
 
+	if (!batch->buf)
+		batch->page->asking = false;
 	if (error)
 		seal_fail(w, error, "volume %s: reading at byte %llu: %s", volume_name(w->volume),
 			  (unsigned long long)read->offset_bytes, strerror(-error));
@@ -299,7 +318,18 @@ static void batch_read_done(struct volume_cut_read *read, int error)
 		batch_end(batch);
 		return;
 	}
+	if (!batch->buf && !read->hole) { /* it is read */
+		batch->page->at = read->offset_bytes;
+		batch->page->read_to = read->offset_bytes + read->length_bytes;
+		batch_end(batch);
+		return;
+	}
 	w->next->info.changed_bytes += read->length_bytes;
+	if (read->hole) {
+		batch_attach_zeroes(w, batch);
+		batch_end(batch);
+		return;
+	}
 	batch->work = (struct env_work){.run = batch_run, .done = batch_done};
 	env_work_submit(w->env, &batch->work);
 }
@@ -321,27 +351,35 @@ static bool may_read(struct snapshot_writer *w)
 static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 {
 	struct seal_batch *batch = NULL;
-	uint64_t start, length, max;
+	uint64_t start, length, max, hole = 0;
 
-	if (page->at >= page->end)
+	if (page->at >= page->end || page->asking)
 		return false;
 	for (unsigned i = 0; i < SEAL_BATCHES && !batch; i++)
 		if (!w->batches[i].page)
 			batch = &w->batches[i];
 	if (!batch || (pack_is_full(w) && !may_put(w)) || !may_read(w))
 		return false;
-	max = pacer_beside_clients(&w->pacer) ? SEAL_GENTLE_BYTES : BUF_SIZE_MAX;
-	if (!volume_cut_next(w->cut, page->at, max, &start, &length) || start >= page->end) {
+	if (!volume_cut_next(w->cut, page->at, SNAPFMT_PAGE_BYTES, &start, &length) ||
+	    start >= page->end) {
 		page->at = page->end;
 		return false;
 	}
-	if (length > max)
-		length = max;
 	if (length > page->end - start)
 		length = page->end - start;
 	assert(start % SNAPFMT_CHUNK_BYTES == 0);
-	batch->buf = buf_alloc(w->pool, (uint32_t)length);
-	assert(batch->buf); /* as many as slots */
+	max = pacer_beside_clients(&w->pacer) ? SEAL_GENTLE_BYTES : BUF_SIZE_MAX;
+	if (length > max && start >= page->read_to)
+		hole = volume_cut_hole_bytes(w->cut, start, length);
+	if (hole > max) {
+		length = hole;
+		page->asking = true;
+	} else {
+		length = length < max ? length : max;
+		batch->buf = buf_alloc(w->pool, (uint32_t)length);
+		assert(batch->buf); /* as many as slots */
+		pacer_take(&w->pacer, length);
+	}
 	batch->page = page;
 	batch->first_chunk = start / SNAPFMT_CHUNK_BYTES;
 	batch->count = (unsigned)((length + SNAPFMT_CHUNK_BYTES - 1) / SNAPFMT_CHUNK_BYTES);
@@ -350,11 +388,11 @@ static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 		.length_bytes = (uint32_t)length,
 		.buf = batch->buf,
 		.done = batch_read_done,
+		.skip_hole = true,
 	};
 	page->pending++;
 	page->at = start + length;
 	w->batches_busy++;
-	pacer_take(&w->pacer, length);
 	volume_cut_read(w->cut, &batch->read);
 	return true;
 }
@@ -529,6 +567,8 @@ static bool pages_open_next(struct snapshot_writer *w)
 	page->map.number = number;
 	page->at = number * SNAPFMT_PAGE_BYTES;
 	page->end = page->at + SNAPFMT_PAGE_BYTES < size ? page->at + SNAPFMT_PAGE_BYTES : size;
+	page->read_to = 0;
+	page->asking = false;
 	page->pending = 0;
 	page->changed = false;
 	page->state = PAGE_LOADING;

@@ -596,5 +596,6 @@ void snapshot_check(const struct snapshot_writer *writer)
 	assert(!w->asked || w->waiting);
 	assert(w->puts <= SEAL_PUTS_MAX + 2);
 	for (unsigned i = 0; i < SEAL_BATCHES; i++)
-		assert(!w->batches[i].page || (w->batches[i].buf && w->batches[i].page->pending));
+		assert(!w->batches[i].page || (w->batches[i].page->pending &&
+					       (w->batches[i].buf || w->batches[i].page->asking)));
 }

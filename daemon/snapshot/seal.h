@@ -55,13 +55,13 @@ enum chunk_state { CHUNK_ZERO, CHUNK_SAME, CHUNK_NEW };
 struct seal_page;
 struct seal_span;
 
-/* Up to RUN_CHUNKS neighbouring chunks on their way from the volume to a pack. */
+/* Up to RUN_CHUNKS neighbouring chunks on their way from the volume to a pack; or a hole. */
 struct seal_batch {
 	struct snapshot_writer *writer;
 	struct seal_page *page; /* NULL: the slot is free */
 	struct volume_cut_read read;
 	struct env_work work;
-	struct buf *buf;
+	struct buf *buf; /* NULL: it is only asked whether there is a hole, of any length */
 	ZSTD_CCtx *zstd;
 	uint64_t first_chunk;
 	unsigned count;
@@ -81,6 +81,8 @@ struct seal_page {
 	struct seal_span *span;          /* LOADING: what it waits for, or NULL */
 	void (*loaded)(void *context, int error, const char *why);
 	uint64_t at, end; /* what of it was not yet read, in bytes */
+	uint64_t read_to; /* below it nothing more is asked for holes: it was no hole after all */
+	bool asking;      /* whether there is a hole at `at`: nothing else is begun */
 	unsigned pending; /* batches under way */
 	bool changed;
 	uint8_t *encoded; /* malloc */

@@ -329,7 +329,7 @@ static void reading_end(struct reading *reading, int error)
 
 	if (error != 0)
 		v->stats.io_errors++;
-	else if (!cut->is_live)
+	else if (!cut->is_live && (read->buf != NULL || read->hole))
 		dirty_set(&cut->safe, first, last - first + 1, NULL, NULL);
 	if (cut->wanted >= first && cut->wanted <= last)
 		cut->wanted = DIRTY_NONE;
@@ -456,6 +456,47 @@ static bool reading_skip_hole(struct reading *reading, uint64_t length)
 	return true;
 }
 
+/* Whether anything in [start, end) was preserved. */
+static bool preserved_in(const struct volume_cut *cut, uint64_t start, uint64_t end)
+{
+	const uint64_t first = start / PRESERVE_UNIT,
+		       last = (end + PRESERVE_UNIT - 1) / PRESERVE_UNIT - 1;
+	uint64_t slot;
+
+	if (cut->index_count == 0)
+		return false;
+	if (last - first < cut->index_size) {
+		for (uint64_t unit = first; unit <= last; unit++)
+			if (preserved(cut, unit, &slot))
+				return true;
+		return false;
+	}
+	for (uint64_t i = 0; i < cut->index_size; i++)
+		if (cut->index[i].unit_plus_1 > first && cut->index[i].unit_plus_1 <= last + 1)
+			return true;
+	return false;
+}
+
+static void reading_asked(struct env_task *task)
+{
+	struct reading *reading = (struct reading *)((char *)task - offsetof(struct reading, task));
+
+	reading_end(reading, 0);
+}
+
+/* Nothing that was issued is under way there: the backing is as of the cut but for what was preserved. */
+static void reading_ask(struct reading *reading)
+{
+	struct volume_cut *cut = reading->cut;
+	const uint64_t start = reading->reader.start, end = reading->reader.end;
+
+	read_of(reading)->hole =
+		hole_at(cut, start, end) == end - start &&
+		(MUTATE(volume_hole_ignores_preserved) || !preserved_in(cut, start, end));
+	reading->task.call = reading_asked;
+	env_defer(cut->volume->env, &reading->task);
+}
+
 /* Takes the run at pos that lies together in one of the two places. */
 static void reading_next(struct reading *reading)
 {
@@ -503,7 +544,16 @@ static void reading_ready(struct reader *reader)
 		env_defer(reading->cut->volume->env, &reading->task);
 		return;
 	}
-	reading_next(reading);
+	if (read_of(reading)->buf == NULL)
+		reading_ask(reading);
+	else
+		reading_next(reading);
+}
+
+uint64_t volume_cut_hole_bytes(struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	assert(cut->active && !cut->bits_only && offset % cut_block(cut) == 0 && length > 0);
+	return cut->volume->backing == NULL ? 0 : hole_at(cut, offset, offset + length);
 }
 
 void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
@@ -513,7 +563,8 @@ void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
 	uint64_t end = read->offset_bytes + read->length_bytes;
 
 	assert(cut->active && !cut->bits_only);
-	assert(read->length_bytes > 0 && read->length_bytes <= read->buf->size_bytes);
+	assert(read->length_bytes > 0);
+	assert(read->buf == NULL ? read->skip_hole : read->length_bytes <= read->buf->size_bytes);
 	assert(read->offset_bytes % cut_block(cut) == 0 && end <= v->size_bytes);
 	assert(end % cut_block(cut) == 0 || end == v->size_bytes);
 	*reading = (struct reading){.cut = cut, .pos = read->offset_bytes};

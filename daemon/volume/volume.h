@@ -385,8 +385,10 @@ bool volume_cut_wanted(const struct volume_cut *cut, uint64_t *start, uint64_t *
 struct volume_cut_read {
 	uint64_t offset_bytes; /* within one sealed run; multiples of the consumer's block, the
 				 * volume's end aside */
-	uint32_t length_bytes; /* <= BUF_SIZE_MAX */
-	struct buf *buf;       /* the caller's; filled from data on */
+	uint32_t length_bytes; /* <= BUF_SIZE_MAX with a buf */
+	/* The caller's; filled from data on. NULL: nothing is read, it is only asked whether all of it is a hole:
+	 * where it is not, all stays as if it had not been asked. */
+	struct buf *buf;
 	void (*done)(struct volume_cut_read *read, int error); /* never from inside the call */
 	bool skip_hole; /* in: buf need not be filled where all of it is a hole */
 	bool hole;      /* out: it is one, and skip_hole was set */
@@ -396,6 +398,9 @@ struct volume_cut_read {
  * issued before the cut have landed there. Holes of the backing are not read. Afterwards the blocks need no preserving any more
  * (they stay sealed until the cut is finished). Several may be under way. */
 void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read);
+/* How much of [offset, offset + length) looks like a hole in front, in whole blocks: a guess, for what is worth
+ * being asked at once; what is so as of the cut a read says. */
+uint64_t volume_cut_hole_bytes(struct volume_cut *cut, uint64_t offset, uint64_t length);
 
 /* The consumer turned out to have [offset, offset + length) already, as it is at this point of the
  * write order or (a hold) was when nothing of it was under way: those blocks are no longer sealed.

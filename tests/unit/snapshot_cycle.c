@@ -257,6 +257,63 @@ static void huge_volume_small_change(void **state)
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 }
 
+/* All of it is marked, and nearly all of it holes. */
+static void holes_cost_a_step_each(void **state)
+{
+	struct world *w = world_of(state);
+	double start, took;
+
+	world_volume(w, 1ull << 40, 0, 0);
+	for (unsigned i = 0; i < 100; i++)
+		fake_fill(w->v, (uint64_t)i * 160003 + 5, i);
+	volume_mark_all(w->v, VOLUME_STORE, false);
+	start = seconds();
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	took = seconds() - start;
+	print_message("1 TiB of holes: %u reads, %.1f s (the test's volume included)\n",
+		      w->v->cut_reads, took);
+	assert_true(w->v->cut_reads <= (1ull << 40) / SNAPFMT_PAGE_BYTES + 100 * 4);
+	assert_true(w->v->stats.cut_read_bytes <= 100 << 20);
+	assert_int_equal(list(w->env, w->repo).infos[0].data_bytes, 100 * CHUNK);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+/* While it is asked whether there is a hole: the first time data comes into it and some goes out of the cut's
+ * data; both belong to what comes later. */
+static void write_into_hole(struct volume *v, const struct volume_cut_read *read)
+{
+	uint64_t first = read->offset_bytes / CHUNK;
+
+	if (read->buf || v->applied++)
+		return;
+	fake_fill(v, first + 7, 4711);
+	fake_write(v, first + read->length_bytes / CHUNK + 1, NULL);
+}
+
+static void holes_are_as_of_the_cut(void **state)
+{
+	struct world *w = world_of(state);
+	struct id128 id;
+
+	world_volume(w, 256 << 20, 0, 0);
+	for (unsigned i = 0; i < w->v->chunks; i++)
+		fake_fill(w->v, i, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	/* What was data in the snapshot before is none. */
+	for (unsigned i = 100; i < 700; i++)
+		fake_write(w->v, i, NULL);
+	for (unsigned i = 1500; i < 3000; i++)
+		fake_write(w->v, i, NULL);
+	w->v->on_cut_read = write_into_hole;
+	id = create(w->env, w->writer, "").result.info.id;
+	w->v->on_cut_read = NULL;
+	assert_true(w->v->applied > 0);
+	fake_write(w->v, 107, NULL);
+	fake_fill(w->v, 701, 701);
+	check_restore(w, &id, "cut");
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
 static void many_changes_few_objects(void **state)
 {
 	struct world *w = world_of(state);
@@ -724,6 +781,8 @@ int main(void)
 		ON_BOTH(a_snapshot_is_one_instant),
 		ON_BOTH(what_prepares_for_the_cut),
 		ON_BOTH(huge_volume_small_change),
+		ON_BOTH(holes_cost_a_step_each),
+		ON_BOTH(holes_are_as_of_the_cut),
 		ON_BOTH(many_changes_few_objects),
 		ON_BOTH(delete_gives_space_back),
 		ON_BOTH(keep_last),

@@ -79,7 +79,8 @@ struct volume {
 	bool fail_set_state, lose_cut;
 	bool store_lost; /* the store's map does not follow */
 	uint64_t peer_marked;
-	unsigned applied;
+	unsigned applied, cut_reads;
+	void (*on_cut_read)(struct volume *volume, const struct volume_cut_read *read); /* begun */
 	struct block block;
 	struct latency latency;
 };
@@ -295,6 +296,7 @@ bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max
 	const struct volume *v = cut->volume;
 	uint64_t i = offset / CHUNK, n;
 
+	assert_true(max_bytes >= CHUNK);
 	while (i < v->chunks && !bit(v->sealed, i)) {
 		if (i % 64 == 0 && i + 64 < v->chunks && !*(const uint64_t *)(v->sealed + i / 8))
 			i += 64;
@@ -312,6 +314,25 @@ bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max
 	return true;
 }
 
+uint64_t volume_cut_hole_bytes(struct volume_cut *cut, uint64_t offset, uint64_t length)
+{
+	const struct volume *v = cut->volume;
+	uint64_t i = offset / CHUNK, end = offset + length;
+
+	while (i * CHUNK < end && !v->data[i])
+		i++;
+	return i * CHUNK < end ? i * CHUNK - offset : length;
+}
+
+/* As of the cut. */
+static bool cut_is_hole(const struct volume *v, uint64_t offset, uint64_t end)
+{
+	for (uint64_t i = offset / CHUNK; i * CHUNK < end; i++)
+		if (v->data[i] || v->preserved[i])
+			return false;
+	return true;
+}
+
 struct late_read {
 	struct volume_cut *cut;
 	struct volume_cut_read *read;
@@ -325,12 +346,14 @@ static void cut_read_late(void *context)
 	struct volume *v = cut->volume;
 	uint64_t end = read->offset_bytes + read->length_bytes;
 
-	for (uint64_t at = read->offset_bytes; at < end; at += CHUNK) {
+	read->hole = read->skip_hole && cut_is_hole(v, read->offset_bytes, end);
+	for (uint64_t at = read->offset_bytes; at < end && (read->buf || read->hole); at += CHUNK) {
 		uint64_t chunk = at / CHUNK, length = end - at < CHUNK ? end - at : CHUNK;
 		uint8_t *kept = v->preserved[chunk];
 		const uint8_t *from = kept ? kept : v->data[chunk] ? v->data[chunk] : zero_chunk;
 
-		memcpy(read->buf->data + (at - read->offset_bytes), from, length);
+		if (read->buf && !read->hole)
+			memcpy(read->buf->data + (at - read->offset_bytes), from, length);
 		bit_assign(v->consumed, chunk, true);
 		v->preserved[chunk] = NULL;
 		if (kept && kept != zero_chunk)
@@ -349,17 +372,22 @@ void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
 	uint64_t last = (read->offset_bytes + read->length_bytes - 1) / CHUNK;
 
 	assert_int_equal(read->offset_bytes % CHUNK, 0);
+	assert_true(read->buf ? read->length_bytes <= read->buf->size_bytes : read->skip_hole);
 	for (uint64_t i = first; i <= last; i++)
 		assert_true(bit(cut->volume->sealed, i));
 	*context = (struct late_read){cut, read};
 	cut->reads++;
-	cut->volume->stats.cut_read_bytes += read->length_bytes;
+	cut->volume->cut_reads++;
+	if (read->buf)
+		cut->volume->stats.cut_read_bytes += read->length_bytes;
 	late->call = cut_read_late;
 	late->context = context;
 	if (cut->volume->lose_cut) {
 		cut->volume->lose_cut = false;
 		cut->lost(cut->context, -ENOSPC);
 	}
+	if (cut->volume->on_cut_read)
+		cut->volume->on_cut_read(cut->volume, read);
 }
 
 void volume_cut_finish(struct volume_cut *cut, bool consumed)

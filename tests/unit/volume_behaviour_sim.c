@@ -636,6 +636,58 @@ static void a_write_preserves_what_it_overwrites(void **s)
 	close_it(f);
 }
 
+static bool is_hole(struct fixture *f, struct volume_cut *cut, uint64_t offset, uint32_t length)
+{
+	struct cut_reading r = {
+		.read = {.offset_bytes = offset, .length_bytes = length, .skip_hole = true}};
+
+	r.read.done = cut_was_read;
+	volume_cut_read(cut, &r.read);
+	assert_false(r.done);
+	assert_true(sim_run_until(f->sim, &r.done, MINUTE));
+	return r.read.hole;
+}
+
+/* Asked for without a buffer, of any length; and as of the cut. */
+static void holes_of_a_cut(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_cut *cut;
+	struct volume_stats stats;
+	struct request *r;
+	int error = 0;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 8 * MIB, MIB, 1), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 40 * MIB, 4096, 1), 0);
+	assert_int_equal(volume_mark_all(f->volume, VOLUME_STORE, false), 0);
+	/* Issued, as its region is open, and on its way to the disk at the cut. */
+	r = submit(f, BLOCK_WRITE, 0, 40 * MIB + 512 * 1024, 4096, 2);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	assert_int_equal(volume_cut_hole_bytes(cut, 0, 64 * MIB), 8 * MIB);
+	assert_int_equal(volume_cut_hole_bytes(cut, 40 * MIB + 65536, MIB), MIB);
+	assert_false(is_hole(f, cut, 40 * MIB + 65536, MIB));
+	assert_int_equal(finish(f, r), 0);
+	/* What became one later was none, */
+	assert_int_equal(simple(f, BLOCK_TRIM, 8 * MIB, MIB, 0), 0);
+	assert_int_equal(volume_cut_hole_bytes(cut, 0, 64 * MIB), 40 * MIB);
+	assert_false(is_hole(f, cut, 8 * MIB, MIB));
+	assert_false(is_hole(f, cut, 0, 40 * MIB));
+	/* nor is what is not any more. It was not read: it is still kept for who reads. */
+	assert_int_equal(simple(f, BLOCK_WRITE, 20 * MIB, 4096, 3), 0);
+	assert_false(is_hole(f, cut, 16 * MIB, 24 * MIB));
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, MIB + 4096);
+	/* What is one is done with. */
+	assert_true(is_hole(f, cut, 41 * MIB, 23 * MIB));
+	assert_int_equal(simple(f, BLOCK_WRITE, 63 * MIB, MIB, 4), 0);
+	volume_get_stats(f->volume, &stats);
+	assert_int_equal(stats.preserve_used_bytes, MIB + 4096);
+	assert_int_equal(error, 0);
+	volume_cut_finish(cut, true);
+	close_it(f);
+}
+
 /* ---- errors of the disk -------------------------------------------------------------------------- */
 
 static void failed_fsync_is_not_forgotten(void **s)
@@ -1057,6 +1109,7 @@ int main(void)
 		TEST(idle_regions_lose_their_intent),
 		TEST(full_preserve_area_gives_the_cut_up),
 		TEST(a_write_preserves_what_it_overwrites),
+		TEST(holes_of_a_cut),
 		TEST(failed_fsync_is_not_forgotten),
 		TEST(failed_write_stays_dirty),
 		TEST(full_state_directory_does_not_stop_it),
