@@ -287,8 +287,9 @@ const char help_set[] =
 	"Usage: offsite set VOLUME OPTION=VALUE...\n"
 	"Changes options of a running volume, all of them or none, until the daemon's next start:\n"
 	"protocol, max-lag, max-lag-time, max-lag-action, stream-rate, catch-up-rate,\n"
-	"catch-up-latency-factor, catch-up-min-rate, snapshot-rate. Names and values are those\n"
-	"of the config; see offsited(8).\n";
+	"catch-up-latency-factor, catch-up-min-rate, snapshot-rate, snapshot-min-rate, "
+	"hydrate-rate,\n"
+	"hydrate-timeout. Names and values are those of the config; see offsited(8).\n";
 
 int cmd_set(struct cli *cli, int argc, char **argv)
 {

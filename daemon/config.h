@@ -61,6 +61,7 @@ struct config_volume {
 	unsigned max_lag_action;       /* max-lag-action = slow|catch-up (enum pace_action) */
 	unsigned latency_percent;      /* catch-up-latency-factor; 0: off */
 	uint64_t catch_up_min_rate;    /* catch-up-min-rate */
+	uint64_t snapshot_min_rate;    /* snapshot-min-rate */
 	struct rate_schedule stream_rate, catch_up_rate, snapshot_rate; /* stream-rate, ... */
 	uint64_t start_wait_ns;      /* start-wait; 0: not at all */
 	unsigned after_sb_0pri;      /* after-sb-0pri (enum hello_after_sb_0pri) */

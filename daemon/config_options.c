@@ -151,9 +151,11 @@ const struct config_option config_options[] = {
 	       "factor; 0: off",
 	       NO_LIMITS),
 	VOLUME("catch-up-min-rate", TYPE_SIZE, catch_up_min_rate, "1M",
-	       "bytes a second that they may always read, whatever the latency", NO_LIMITS),
+	       "bytes a second that catch-up may always read, whatever the latency", NO_LIMITS),
+	VOLUME("snapshot-min-rate", TYPE_SIZE, snapshot_min_rate, "8M",
+	       "the same for snapshots", NO_LIMITS),
 	VOLUME("snapshot-rate", TYPE_RATE, snapshot_rate, "0",
-	       "the same for what snapshots put into the store", NO_LIMITS),
+	       "most bytes a second that snapshots put into the store, by day and hour", NO_LIMITS),
 	VOLUME("after-sb-0pri", TYPE_CHOICE, after_sb_0pri, "disconnect",
 	       "split brain of two secondaries: disconnect (an operator decides), or who gives up what it "
 	       "changed; the same on both nodes",
@@ -247,9 +249,19 @@ const struct config_option config_options[] = {
 /* clang-format on */
 /* Those that can be changed while running, by `offsite set`. None of them is a text. */
 static const char *const live_options[] = {
-	"protocol",          "max-lag",       "max-lag-time",    "max-lag-action",
-	"stream-rate",       "catch-up-rate", "snapshot-rate",   "catch-up-latency-factor",
-	"catch-up-min-rate", "hydrate-rate",  "hydrate-timeout", NULL,
+	"protocol",
+	"max-lag",
+	"max-lag-time",
+	"max-lag-action",
+	"stream-rate",
+	"catch-up-rate",
+	"snapshot-rate",
+	"catch-up-latency-factor",
+	"catch-up-min-rate",
+	"snapshot-min-rate",
+	"hydrate-rate",
+	"hydrate-timeout",
+	NULL,
 };
 const size_t config_option_count = sizeof(config_options) / sizeof(config_options[0]);
 _Static_assert(sizeof(config_options) / sizeof(config_options[0]) <= CONFIG_OPTIONS_MAX, "room");

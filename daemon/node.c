@@ -109,7 +109,7 @@ static void open_repo(struct volume_slot *slot)
 		.policy = node_policy(v->config),
 		.rate = v->config->snapshot_rate,
 		.latency_percent = v->config->latency_percent,
-		.min_rate = v->config->catch_up_min_rate,
+		.min_rate = v->config->snapshot_min_rate,
 		.lock = (enum store_lock)v->config->lock,
 		.lock_for_ns = v->config->lock_for_ns,
 		.repack = v->config->repack,
@@ -351,7 +351,7 @@ int node_set_options(struct node_volume *v, const struct node_option *options, u
 	if (v->writer) {
 		snapshot_writer_set_rate(v->writer, &v->config->snapshot_rate);
 		snapshot_writer_set_pace(v->writer, v->config->latency_percent,
-					 v->config->catch_up_min_rate);
+					 v->config->snapshot_min_rate);
 	}
 	if (v->volume)
 		volume_set_hydrate_rate(v->volume, v->config->hydrate_rate_bytes,

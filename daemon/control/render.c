@@ -482,6 +482,7 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "open", json_boolean(sample->store_up));
 	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
 	json_object_set_new(json, "rate", render_text(rate_text(&config->snapshot_rate)));
+	json_object_set_new(json, "min_rate", number(config->snapshot_min_rate));
 	json_object_set_new(json, "keep_last", number(config->keep_last));
 	json_object_set_new(json, "lock", render_lock((enum store_lock)config->lock));
 	json_object_set_new(json, "lock_seconds", seconds(config->lock_for_ns));

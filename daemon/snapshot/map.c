@@ -341,6 +341,8 @@ static bool may_read(struct snapshot_writer *w)
 
 	if (pacer_beside_clients(&w->pacer) && w->batches_busy >= SEAL_GENTLE_BATCHES)
 		return false;
+	if (volume_cut_is_short(w->cut)) /* too slow, and it is given up */
+		return true;
 	wait = pacer_wait_ns(&w->pacer);
 	if (wait && wait != UINT64_MAX && !env_timer_active(&w->pace_timer))
 		env_timer_start(w->env, &w->pace_timer, wait);

@@ -655,6 +655,11 @@ uint64_t volume_cut_bytes(const struct volume_cut *cut)
 	return cut->bytes;
 }
 
+bool volume_cut_is_short(const struct volume_cut *cut)
+{
+	return cut->used_slots * PRESERVE_UNIT > cut->volume->config.preserve_max_bytes / 2;
+}
+
 bool volume_cut_is_bits_only(const struct volume *v, enum volume_consumer c,
 			     const struct volume_cut *cut)
 {

@@ -360,6 +360,8 @@ int volume_cut_begin(struct volume *volume, enum volume_consumer consumer, unsig
 		     struct volume_cut **cut);
 uint64_t volume_cut_lsn(const struct volume_cut *cut);
 uint64_t volume_cut_bytes(const struct volume_cut *cut); /* sealed at the beginning */
+/* More than half of its preserve area is used: it is time to read what is left. */
+bool volume_cut_is_short(const struct volume_cut *cut);
 /* For invariants: it is that consumer's present cut, and of bits only. */
 bool volume_cut_is_bits_only(const struct volume *volume, enum volume_consumer consumer,
 			     const struct volume_cut *cut);

@@ -77,6 +77,7 @@ struct volume {
 	struct volume_cut *cut;
 	struct volume_stats stats;
 	bool fail_set_state, lose_cut;
+	bool cut_is_short;
 	bool store_lost; /* the store's map does not follow */
 	uint64_t peer_marked;
 	unsigned applied, cut_reads;
@@ -288,6 +289,11 @@ uint64_t volume_cut_lsn(const struct volume_cut *cut)
 uint64_t volume_cut_bytes(const struct volume_cut *cut)
 {
 	return cut->bytes;
+}
+
+bool volume_cut_is_short(const struct volume_cut *cut)
+{
+	return cut->volume->cut_is_short;
 }
 
 bool volume_cut_next(const struct volume_cut *cut, uint64_t offset, uint64_t max_bytes,

@@ -112,6 +112,17 @@ static void without_clients_it_is_as_fast_as_ever(void **state)
 	assert_true(on < off + 0.5);
 }
 
+/* Where what clients overwrite may soon be more than is kept for it, nobody waits. */
+static void not_where_it_would_be_given_up(void **state)
+{
+	struct world *w = world_of(state);
+	struct clients c;
+
+	writer_with(w, 200);
+	w->v->cut_is_short = true;
+	assert_true(take(w, &c, 4) < 1);
+}
+
 /* Turned off, clients are not cared for; turned on in the middle, they are. */
 static void changed_while_it_runs(void **state)
 {
@@ -164,6 +175,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_BOTH(beside_clients_it_makes_room),
 		ON_BOTH(without_clients_it_is_as_fast_as_ever),
+		ON_BOTH(not_where_it_would_be_given_up),
 		ON_BOTH(changed_while_it_runs),
 		ON_BOTH(given_up_while_it_waits),
 	};

@@ -573,6 +573,9 @@ static void full_preserve_area_gives_the_cut_up(void **s)
 	volume_get_stats(f->volume, &stats);
 	assert_int_equal(stats.preserve_used_bytes, 128 * 1024);
 	assert_int_equal(error, 0);
+	assert_false(volume_cut_is_short(cut));
+	assert_int_equal(simple(f, BLOCK_WRITE, 128 * 1024, 4096, 2), 0);
+	assert_true(volume_cut_is_short(cut));
 	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 3), 0);
 	assert_int_equal(error, -ENOSPC);
 	volume_cut_finish(cut, false);
