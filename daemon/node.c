@@ -15,6 +15,10 @@
 #define NS_PER_S        1000000000ull
 #define WATCH_PERIOD_NS (5 * NS_PER_S)
 #define STORE_IDLE_NS   10000000ull
+/* A snapshot that was due before the start: its volume, and its peer, come first. */
+#define OVERDUE_WAIT_NS (10 * NS_PER_S)
+/* The first one of a volume, which may be about to be filled. */
+#define FIRST_WAIT_NS (300 * NS_PER_S)
 
 /* One per volume, so that every callback finds its way with the node_volume alone. */
 struct volume_slot {
@@ -24,7 +28,8 @@ struct volume_slot {
 	struct snapshot_repo *retired[4]; /* repos of uuids the volume had before; freed at stop */
 	struct id128 newest;              /* snapshot known here ... */
 	uint64_t newest_at_ns;            /* ... since; or since the start */
-	struct env_timer idle;            /* a stop waits for what is under way in the store */
+	uint64_t schedule_ns;  /* env_now_ns() at which the first automatic one is due; 0: it was */
+	struct env_timer idle; /* a stop waits for what is under way in the store */
 	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
 	struct env_work opening; /* under way while pub.store_opening */
 	struct store *opened;    /* what it came to: a store, or NULL ... */
@@ -273,6 +278,7 @@ static void schedule_fire(struct env_timer *timer)
 	struct node_volume *v =
 		(struct node_volume *)((char *)timer - offsetof(struct node_volume, schedule));
 
+	slot_of(v)->schedule_ns = 0;
 	if (is_due_here(slot_of(v))) {
 		open_store(
 			slot_of(v)); /* the uuid may have been taken over from the peer just now */
@@ -284,6 +290,30 @@ static void schedule_fire(struct env_timer *timer)
 				node_store_why(v));
 	}
 	env_timer_start(v->node->env, timer, v->config->snapshot_every_ns);
+}
+
+static void schedule_start(struct volume_slot *slot, uint64_t delay_ns)
+{
+	slot->schedule_ns = env_now_ns(slot->pub.node->env) + delay_ns;
+	env_timer_start(slot->pub.node->env, &slot->pub.schedule, delay_ns);
+}
+
+void node_saw_snapshot(struct node_volume *v, uint64_t created_ns)
+{
+	uint64_t every = v->config->snapshot_every_ns, now = env_realtime_ns(v->node->env);
+	uint64_t delay = every;
+
+	if (!slot_of(v)->schedule_ns || v->node->stopping)
+		return;
+	if (!created_ns)
+		delay = FIRST_WAIT_NS;
+	else if (created_ns < now)
+		delay = now - created_ns < every ? every - (now - created_ns) : 0;
+	if (delay < OVERDUE_WAIT_NS)
+		delay = OVERDUE_WAIT_NS;
+	/* Never later than without; a clock that was set does no more harm than that. */
+	if (env_now_ns(v->node->env) + delay < slot_of(v)->schedule_ns)
+		schedule_start(slot_of(v), delay);
 }
 
 /* ---- start ---------------------------------------------------------------------------------- */
@@ -455,7 +485,7 @@ static void open_volume(struct volume_slot *slot)
 	if (c->store)
 		env_timer_start(node->env, &slot->watch, WATCH_PERIOD_NS);
 	if (c->store && c->snapshot_every_ns)
-		env_timer_start(node->env, &v->schedule, c->snapshot_every_ns);
+		schedule_start(slot, c->snapshot_every_ns);
 }
 
 static int open_tls(struct node *node, char *why, size_t why_size)

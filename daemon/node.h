@@ -68,6 +68,10 @@ void node_stop_stores(struct node *node);
  * be freed any more: all that is left to do after stopped() is to end the process. */
 bool node_stop(struct node *node, void (*stopped)(void *context), void *context);
 
+/* The store was asked: when its newest snapshot was taken (since 1970; 0: there is none). The first one of this
+ * run is due an interval after that (0: in some minutes), not after the daemon's start. */
+void node_saw_snapshot(struct node_volume *volume, uint64_t created_ns);
+
 struct env *node_env(struct node *node);
 const struct config *node_config(struct node *node);
 unsigned node_volume_count(struct node *node);

@@ -50,8 +50,11 @@ static void listing_done(void *context, const struct snapshot_result *result)
 	struct control *control = listing->control;
 	const char *why = result->why[0] ? result->why : store_strerror(result->error);
 
-	if (!result->error)
+	if (!result->error) {
 		watch_saw_newest(control->watch, listing->volume_index, &listing->newest);
+		node_saw_snapshot(node_volume(control->node, listing->volume_index),
+				  listing->newest.created_ns);
+	}
 	if (!listing->request && result->error)
 		env_log(control->env, ENV_LOG_WARNING, "control: listing snapshots: %s", why);
 	else if (result->error)

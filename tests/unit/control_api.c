@@ -691,6 +691,7 @@ static void snapshots_are_listed_and_the_newest_is_known(void **state)
 		"newest");
 	assert_string_equal(text_of(newest, "id"), "a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1");
 	json_decref(json);
+	assert_int_equal(fake.saw_created_ns, fake.snapshots[1].created_ns);
 }
 
 static void *poll_events(void *context)

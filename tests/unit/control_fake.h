@@ -39,6 +39,7 @@ struct node {
 	/* What is under way: a test ends it. */
 	fake_result_fn pending;
 	void *pending_context;
+	uint64_t saw_created_ns; /* node_saw_snapshot() */
 	node_done_fn pending_node;
 	void *pending_node_context;
 	void (*pending_progress)(void *context, const struct snapshot_progress *progress);
@@ -106,6 +107,10 @@ static void fake_init(struct env *env)
 
 /* ---- the modules' functions ------------------------------------------------------------------ */
 
+void node_saw_snapshot(struct node_volume *volume, uint64_t created_ns)
+{
+	fake.saw_created_ns = created_ns;
+}
 struct env *node_env(struct node *node)
 {
 	return node->env;
