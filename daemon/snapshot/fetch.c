@@ -428,9 +428,16 @@ static void run_done(struct env_work *work)
 {
 	struct run *run = container_of(work, struct run, work);
 
-	free(run->stored);
+	if (!run->borrowed)
+		free(run->stored);
 	run->stored = NULL;
 	run->done(run);
+}
+
+static void run_submit(struct run *run)
+{
+	run->work = (struct env_work){.run = run_run, .done = run_done};
+	env_work_submit(run->store->env, &run->work);
 }
 
 static void run_got(struct env_op *op, int64_t result)
@@ -438,8 +445,7 @@ static void run_got(struct env_op *op, int64_t result)
 	struct run *run = container_of(op, struct run, op);
 
 	if (result == (int64_t)run->stored_bytes) {
-		run->work = (struct env_work){.run = run_run, .done = run_done};
-		env_work_submit(run->store->env, &run->work);
+		run_submit(run);
 		return;
 	}
 	if (result == -ENOENT)
@@ -454,7 +460,7 @@ static void run_got(struct env_op *op, int64_t result)
 	run_done(&run->work);
 }
 
-void run_start(struct run *run)
+static void run_begin(struct run *run)
 {
 	const struct snapfmt_entry *first = run->entries, *last = first + run->count - 1;
 
@@ -468,9 +474,23 @@ void run_start(struct run *run)
 		run->length_bytes += chunk_bytes(run->first_chunk + i, run->volume_size_bytes);
 	snapfmt_name(SNAPFMT_PACK, run->volume, &first->pack, run->name);
 	run->stored_bytes = last->offset + last->stored_bytes - first->offset;
+}
+
+void run_start(struct run *run)
+{
+	run_begin(run);
+	run->borrowed = false;
 	run->stored = malloc(run->stored_bytes);
 	assert(run->stored);
 	run->op.done = run_got;
 	run->store->ops->get(run->store, &run->op, run->name, run->stored, run->stored_bytes,
-			     first->offset);
+			     run->entries[0].offset);
+}
+
+void run_check(struct run *run, const uint8_t *stored)
+{
+	run_begin(run);
+	run->borrowed = true;
+	run->stored = (uint8_t *)(uintptr_t)stored; /* only read */
+	run_submit(run);
 }

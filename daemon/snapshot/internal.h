@@ -198,9 +198,11 @@ struct run {
 	char name[SNAPFMT_NAME_BYTES];
 	uint8_t *stored;
 	size_t stored_bytes;
+	bool borrowed; /* stored is the caller's */
 };
 void run_start(struct run *run);
-/* The same without reading: checks run->stored (given to it) and unpacks. */
+/* The same without reading: what is stored is there, and stays until done. */
+void run_check(struct run *run, const uint8_t *stored);
 uint32_t chunk_bytes(uint64_t chunk, uint64_t volume_size_bytes);
 
 /* ---- walk.c: the content of a snapshot in ascending order ---- */
@@ -248,6 +250,43 @@ bool walk_idle(const struct walk *walk); /* nothing is being loaded */
 void walk_end(struct walk *walk);
 /* Whether b, the next chunk of a page, lies behind a in the same pack: one request reads both. */
 bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
+
+/* ---- bulk.c: runs that lie together in a pack come by one request ---- */
+
+#define BULK_BYTES  (4u << 20) /* of a request, at most */
+#define BULK_PIECES 64
+#define BULK_GETS   12 /* requests under way, or whose bytes are still in use */
+
+struct bulk_get;
+/* An item of a walk. WAITING: for its request; FETCHING; COME, whether its bytes did or not; TAKEN by who uses
+ * them. */
+struct bulk_piece {
+	struct walk_item item;
+	const uint8_t *stored; /* the run's bytes; NULL: it has to be fetched by itself */
+	/* Private. */
+	enum { BULK_FREE, BULK_WAITING, BULK_FETCHING, BULK_COME, BULK_TAKEN } state;
+	uint64_t number;
+	struct bulk_get *get;
+};
+
+struct bulk {
+	/* Set by the caller. */
+	struct store *store;
+	const struct id128 *volume;
+	void (*ready)(struct bulk *bulk); /* something came; never from inside a call */
+	/* Private. */
+	unsigned count, waiting, gets;
+	uint64_t added, came;
+	struct bulk_piece pieces[BULK_PIECES];
+};
+bool bulk_has_room(const struct bulk *bulk);
+/* item has chunks, and its page is the piece's until the caller releases it after bulk_take(). */
+void bulk_add(struct bulk *bulk, const struct walk_item *item);
+void bulk_flush(struct bulk *bulk);   /* nothing more is added for now */
+void bulk_give_up(struct bulk *bulk); /* what was not asked for yet comes without bytes */
+struct bulk_piece *bulk_take(struct bulk *bulk); /* NULL: nothing has come that was not taken */
+void bulk_release(struct bulk *bulk, struct bulk_piece *piece); /* one that was taken */
+bool bulk_idle(const struct bulk *bulk);                        /* holds no piece */
 
 /* ---- reader.c ---- */
 

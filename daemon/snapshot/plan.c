@@ -7,7 +7,7 @@
 #include "daemon/snapshot/internal.h"
 
 #define SAMPLE_BYTES (1u << 20)
-#define PARALLEL     12u /* of restore.c */
+#define PARALLEL     BULK_GETS
 
 struct planning {
 	struct snapshot_repo *repo;
@@ -62,7 +62,7 @@ static void count(struct planning *p, const struct manifest *m)
 		if (object->kind != SNAPFMT_PACK)
 			continue;
 		plan->fetch_bytes += object->live_bytes;
-		plan->requests += (object->live_count + RUN_CHUNKS - 1) / RUN_CHUNKS;
+		plan->requests += (object->live_bytes + BULK_BYTES - 1) / BULK_BYTES;
 	}
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * restore: writes a snapshot's content to a target, in ascending order, several runs of chunks under
+ * restore: writes a snapshot's content to a target, in about ascending order, several runs of chunks under
  * way. The target is touched only when all objects that the snapshot needs are in the store; no byte goes
  * to it before its chunk's hash was found right. A target that holds something is read first, and only
  * what differs is written.
@@ -22,7 +22,8 @@ struct restore_slot {
 	struct restore *restore;
 	bool busy;
 	struct run run;
-	struct walk_page *page; /* NULL: zeroes */
+	struct walk_page *page;   /* NULL: zeroes */
+	struct bulk_piece *piece; /* what it is made of, until that was checked */
 	struct buf *buf, *old;
 	struct env_op op;
 	struct env_work work;
@@ -37,6 +38,7 @@ struct restore {
 	struct manifest *manifest;
 	struct buf_pool *pool;
 	struct walk walk;
+	struct bulk bulk;
 	bool walking;
 	struct id128 id; /* wanted; zero: the newest */
 	struct names names;
@@ -128,11 +130,22 @@ static void slot_written(struct env_op *op, int64_t result)
 	slot_end(slot);
 }
 
+static void slot_check(struct restore_slot *slot)
+{
+	if (slot->piece && slot->piece->stored)
+		run_check(&slot->run, slot->piece->stored);
+	else
+		run_start(&slot->run);
+}
+
 static void slot_checked(struct run *run)
 {
 	struct restore_slot *slot = container_of(run, struct restore_slot, run);
 	struct restore *r = slot->restore;
 
+	if (slot->piece)
+		bulk_release(&r->bulk, slot->piece);
+	slot->piece = NULL;
 	if (run->error == -STORE_ARCHIVED && !r->thawed_all && !r->result.error) {
 		slot->parked = true;
 		r->parked++;
@@ -192,7 +205,7 @@ static void slot_compare_read(struct env_op *op, int64_t result)
 	}
 	if (slot->page) { /* what cannot be read is written */
 		slot->run.compare = result < 0 ? NULL : slot->old->data;
-		run_start(&slot->run);
+		slot_check(slot);
 	} else if (result < 0) {
 		slot_zero(slot);
 	} else {
@@ -211,6 +224,7 @@ static struct restore_slot *slot_take(struct restore *r, uint64_t offset, uint64
 		slot->restore = r;
 		slot->busy = true;
 		slot->page = NULL;
+		slot->piece = NULL;
 		slot->offset = offset;
 		slot->length = length;
 		r->busy++;
@@ -230,23 +244,36 @@ static void slot_compare(struct restore_slot *slot)
 	r->target->read(r->target, &slot->op, slot->old, slot->offset, (uint32_t)slot->length);
 }
 
-static void start_chunks(struct restore *r, const struct walk_item *item)
+static uint64_t item_bytes(const struct restore *r, const struct walk_item *item)
 {
-	uint64_t size = r->manifest->info.size_bytes;
-	uint64_t offset = item->first_chunk * SNAPFMT_CHUNK_BYTES;
+	uint64_t left = r->manifest->info.size_bytes - item->first_chunk * SNAPFMT_CHUNK_BYTES;
 	uint64_t length = item->count * SNAPFMT_CHUNK_BYTES;
-	struct restore_slot *slot;
 
-	if (length > size - offset)
-		length = size - offset;
-	if (r->target->may_differ && !r->target->may_differ(r->target, offset, length)) {
-		r->progress.done_bytes += length;
-		r->result.skipped_bytes += length;
-		walk_release(&r->walk, item->page);
+	return length < left ? length : left;
+}
+
+static void fetch_chunks(struct restore *r, const struct walk_item *item)
+{
+	uint64_t length = item_bytes(r, item);
+
+	if (!r->target->may_differ ||
+	    r->target->may_differ(r->target, item->first_chunk * SNAPFMT_CHUNK_BYTES, length)) {
+		bulk_add(&r->bulk, item);
 		return;
 	}
-	slot = slot_take(r, offset, length);
+	r->progress.done_bytes += length;
+	r->result.skipped_bytes += length;
+	walk_release(&r->walk, item->page);
+}
+
+static void start_chunks(struct restore *r, struct bulk_piece *piece)
+{
+	const struct walk_item *item = &piece->item;
+	uint64_t length = item_bytes(r, item);
+	struct restore_slot *slot = slot_take(r, item->first_chunk * SNAPFMT_CHUNK_BYTES, length);
+
 	slot->page = item->page;
+	slot->piece = piece;
 	slot->buf = buf_alloc(r->pool, (uint32_t)length);
 	assert(slot->buf);
 	slot->run = (struct run){
@@ -255,14 +282,31 @@ static void start_chunks(struct restore *r, const struct walk_item *item)
 		.entries = item->entries,
 		.first_chunk = item->first_chunk,
 		.count = (unsigned)item->count,
-		.volume_size_bytes = size,
+		.volume_size_bytes = r->manifest->info.size_bytes,
 		.out = slot->buf->data,
 		.done = slot_checked,
 	};
 	if (r->target->compare)
 		slot_compare(slot);
 	else
-		run_start(&slot->run);
+		slot_check(slot);
+}
+
+/* What has come goes on where there are slots; after an error nothing does. */
+static void take_come(struct restore *r)
+{
+	struct bulk_piece *piece;
+
+	if (r->result.error)
+		bulk_give_up(&r->bulk);
+	while ((r->busy < SLOTS || r->result.error) && (piece = bulk_take(&r->bulk))) {
+		if (!r->result.error) {
+			start_chunks(r, piece);
+			continue;
+		}
+		walk_release(&r->walk, piece->item.page);
+		bulk_release(&r->bulk, piece);
+	}
 }
 
 /* ---- ranges of zeroes ------------------------------------------------------------------------- */
@@ -335,27 +379,37 @@ static void walk_ready(struct walk *walk)
 	pump(container_of(walk, struct restore, walk));
 }
 
-/* Starts items while there are slots; true when nothing is left to start. */
+static void bulk_ready(struct bulk *bulk)
+{
+	pump(container_of(bulk, struct restore, bulk));
+}
+
+/* Asks for items while there is room, and starts zeroes while there are slots; true when nothing is left to
+ * start. */
 static bool start_items(struct restore *r)
 {
 	struct walk_item item;
 
-	while (r->busy < SLOTS && !r->result.error) {
+	while (!r->result.error && bulk_has_room(&r->bulk)) {
 		enum walk_result next;
 
 		if (r->zero_at < r->zero_end) {
+			if (r->busy == SLOTS)
+				return false;
 			zero_step(r);
 			continue;
 		}
 		next = walk_next(&r->walk, &item);
-		if (next == WALK_WAIT)
+		if (next == WALK_WAIT) {
+			bulk_flush(&r->bulk);
 			return false;
+		}
 		if (next == WALK_ERROR) {
 			restore_fail(r, r->walk.error, r->walk.why);
 			return true;
 		}
 		if (next == WALK_ITEM && item.page) {
-			start_chunks(r, &item);
+			fetch_chunks(r, &item);
 		} else if (next == WALK_ITEM) {
 			r->zero_at = item.first_chunk * SNAPFMT_CHUNK_BYTES;
 			r->zero_end = r->zero_at + item.count * SNAPFMT_CHUNK_BYTES;
@@ -367,6 +421,7 @@ static bool start_items(struct restore *r)
 			r->zero_at = r->manifest->info.size_bytes;
 			r->zero_end = r->target->zero_to_bytes;
 		} else {
+			bulk_flush(&r->bulk);
 			return true;
 		}
 	}
@@ -410,7 +465,7 @@ static void archive_all_thawed(void *context, int error, const char *why)
 		if (!slot->parked)
 			continue;
 		slot->parked = false;
-		run_start(&slot->run);
+		slot_check(slot);
 	}
 }
 
@@ -445,8 +500,11 @@ static void pump(struct restore *r)
 			archive_ask_all(r);
 		return;
 	}
+	take_come(r);
 	over = start_items(r);
-	if (!over || r->busy || !walk_idle(&r->walk))
+	if (r->result.error)
+		take_come(r);
+	if (!over || r->busy || !bulk_idle(&r->bulk) || !walk_idle(&r->walk))
 		return;
 	r->finishing = true;
 	if (r->result.error) {
@@ -477,6 +535,9 @@ static void restore_begin(struct restore *r)
 	r->walk.store = r->repo->store;
 	r->walk.manifest = r->manifest;
 	r->walk.ready = walk_ready;
+	r->bulk.store = r->repo->store;
+	r->bulk.volume = &r->repo->volume;
+	r->bulk.ready = bulk_ready;
 	r->walking = true;
 	walk_begin(&r->walk);
 	pump(r);

@@ -44,6 +44,7 @@ struct verify_slot {
 	bool busy;
 	struct run run;
 	struct walk_page *page;
+	struct bulk_piece *piece;
 	uint8_t *out;
 };
 
@@ -76,6 +77,7 @@ struct verify {
 	struct snapfmt_header header;
 
 	struct walk walk;
+	struct bulk bulk;
 	struct verify_slot slots[SLOTS];
 	unsigned busy;
 	bool finishing;
@@ -252,6 +254,7 @@ static void slot_checked(struct run *run)
 	struct verify *v = slot->verify;
 	struct checked *c = checked_find(v, SNAPFMT_PACK, &run->entries[0].pack);
 
+	bulk_release(&v->bulk, slot->piece);
 	v->result.checked_bytes += run->length_bytes;
 	if (run->error) {
 		taint_page(v, slot->page->pointer);
@@ -314,8 +317,9 @@ static bool sampled(struct verify *v)
 	return random % 100 < v->percent;
 }
 
-static void start_run(struct verify *v, const struct walk_item *item)
+static void start_run(struct verify *v, struct bulk_piece *piece)
 {
+	const struct walk_item *item = &piece->item;
 	struct verify_slot *slot = v->slots;
 
 	while (slot->busy)
@@ -325,6 +329,7 @@ static void start_run(struct verify *v, const struct walk_item *item)
 	v->busy++;
 	slot->verify = v;
 	slot->page = item->page;
+	slot->piece = piece;
 	if (!slot->out)
 		slot->out = must_alloc(BUF_SIZE_MAX);
 	slot->run = (struct run){
@@ -337,7 +342,10 @@ static void start_run(struct verify *v, const struct walk_item *item)
 		.out = slot->out,
 		.done = slot_checked,
 	};
-	run_start(&slot->run);
+	if (piece->stored)
+		run_check(&slot->run, piece->stored);
+	else
+		run_start(&slot->run);
 }
 
 /* ---- pages ------------------------------------------------------------------------------------- */
@@ -369,6 +377,11 @@ static void walk_ready(struct walk *walk)
 	pump(container_of(walk, struct verify, walk));
 }
 
+static void bulk_ready(struct bulk *bulk)
+{
+	pump(container_of(bulk, struct verify, bulk));
+}
+
 static void snapshot_finish(struct verify *v)
 {
 	const struct manifest *m = v->manifest;
@@ -386,7 +399,8 @@ static void snapshot_finish(struct verify *v)
 
 static void pump(struct verify *v)
 {
-	enum walk_result next = WALK_WAIT;
+	enum walk_result next = WALK_ITEM;
+	struct bulk_piece *piece;
 	struct walk_item item;
 	uint64_t now = env_now_ns(v->repo->env);
 
@@ -397,18 +411,20 @@ static void pump(struct verify *v)
 		v->told_ns = now;
 		v->progress_fn(v->context, &v->progress);
 	}
-	while (v->busy < SLOTS) {
+	while (v->busy < SLOTS && (piece = bulk_take(&v->bulk)))
+		start_run(v, piece);
+	while (next == WALK_ITEM && bulk_has_room(&v->bulk)) {
 		next = walk_next(&v->walk, &item);
-		if (next != WALK_ITEM)
-			break;
-		if (!item.page)
+		if (next != WALK_ITEM || !item.page)
 			continue;
 		if (settled(v, &item) || !sampled(v))
 			walk_release(&v->walk, item.page);
 		else
-			start_run(v, &item);
+			bulk_add(&v->bulk, &item);
 	}
-	if (next != WALK_END || v->busy || !walk_idle(&v->walk))
+	if (next != WALK_ITEM)
+		bulk_flush(&v->bulk);
+	if (next != WALK_END || v->busy || !bulk_idle(&v->bulk) || !walk_idle(&v->walk))
 		return;
 	v->finishing = true; /* of this snapshot */
 	snapshot_finish(v);
@@ -417,6 +433,9 @@ static void pump(struct verify *v)
 static void walk_start(struct verify *v)
 {
 	v->finishing = false;
+	v->bulk.store = v->repo->store;
+	v->bulk.volume = &v->repo->volume;
+	v->bulk.ready = bulk_ready;
 	v->walk = (struct walk){
 		.store = v->repo->store,
 		.manifest = v->manifest,

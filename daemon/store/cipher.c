@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define SHA256_BYTES 32
@@ -200,33 +201,63 @@ void cipher_seal(const struct data_key *key, const char *name, const struct iove
 	explicit_bzero(&object_key, sizeof(object_key));
 }
 
-int64_t cipher_open(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,
-		    size_t length, uint8_t *out)
+/* Of the plain bytes [at, at + length) those that are wanted. */
+static void copy_wanted(const uint8_t *plain, uint64_t at, size_t length, uint64_t skip,
+			uint64_t most, uint8_t *out)
 {
+	uint64_t from = at > skip ? at : skip, end = at + length;
+
+	if (end - skip > most && end > skip)
+		end = skip + most;
+	if (from < end)
+		memcpy(out + (from - skip), plain + (from - at), end - from);
+}
+
+int64_t cipher_open_part(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,
+			 size_t length, uint64_t skip, uint64_t most, uint8_t *out)
+{
+	uint8_t *apart = NULL; /* a segment of which only a part is wanted */
+	uint64_t at = 0;
+	bool fine = true;
 	struct gcm gcm;
-	int64_t plain = 0;
 
 	gcm_begin(&gcm, object_key, false);
-	while (length && plain >= 0) {
+	while (length && fine) {
 		size_t now = length < CRYPTFMT_STORED_BYTES ? length : CRYPTFMT_STORED_BYTES;
 		size_t bytes = now - CRYPTFMT_SEGMENT_MORE;
 		be64_t bound = to_be64(first++);
+		bool whole = at >= skip && at - skip + CRYPTFMT_SEGMENT_BYTES <= most;
 
 		if (now <= CRYPTFMT_SEGMENT_MORE) {
-			plain = -EBADMSG;
+			fine = false;
 			break;
 		}
+		if (!whole && !apart) {
+			apart = malloc(CRYPTFMT_SEGMENT_BYTES);
+			assert(apart);
+		}
 		gcm_start(&gcm, stored, &bound, sizeof(bound));
-		gcm_update(&gcm, stored + CRYPTFMT_NONCE_BYTES, bytes, out + plain);
-		if (gcm_check(&gcm, stored + CRYPTFMT_NONCE_BYTES + bytes))
-			plain += (int64_t)bytes;
-		else
-			plain = -EBADMSG;
+		gcm_update(&gcm, stored + CRYPTFMT_NONCE_BYTES, bytes,
+			   whole ? out + (at - skip) : apart);
+		fine = gcm_check(&gcm, stored + CRYPTFMT_NONCE_BYTES + bytes);
+		if (fine && !whole)
+			copy_wanted(apart, at, bytes, skip, most, out);
+		at += bytes;
 		stored += now;
 		length -= now;
 	}
 	gcm_end(&gcm);
-	return plain;
+	free(apart);
+	if (!fine)
+		return -EBADMSG;
+	at = at > skip ? at - skip : 0;
+	return (int64_t)(at < most ? at : most);
+}
+
+int64_t cipher_open(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,
+		    size_t length, uint8_t *out)
+{
+	return cipher_open_part(object_key, first, stored, length, 0, INT64_MAX, out);
 }
 
 /* ---- wrapping ---------------------------------------------------------------------------------- */

@@ -36,6 +36,11 @@ void cipher_seal(const struct data_key *key, const char *name, const struct iove
 int64_t cipher_open(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,
 		    size_t length, uint8_t *out);
 
+/* The same, but of the plain bytes only those from skip on, at most so many: returns how many there are. What is
+ * in out after an error is worth nothing. */
+int64_t cipher_open_part(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,
+			 size_t length, uint64_t skip, uint64_t most, uint8_t *out);
+
 /* From a secret to the key that wraps. -EINVAL: the library refuses the cost (memory). */
 int cipher_from_passphrase(const uint8_t *secret, size_t length,
 			   const uint8_t salt[CRYPTFMT_SALT_BYTES], unsigned cost,

@@ -68,7 +68,7 @@ struct job {
 	void *out;
 	size_t length;
 	uint64_t offset, first; /* first: number of the first segment */
-	uint8_t *stored, *plain;
+	uint8_t *stored;
 	size_t stored_bytes;
 	struct data_key candidates[KEYRING_KEYS_MAX];
 	unsigned candidate_count;
@@ -107,7 +107,6 @@ static void job_finish(struct job *job, int64_t result)
 	free(job->nonces);
 	free(job->sealed.iov_base);
 	free(job->stored);
-	free(job->plain);
 	explicit_bzero(&job->key, sizeof(job->key));
 	explicit_bzero(job->candidates, sizeof(job->candidates));
 	free(job);
@@ -319,6 +318,7 @@ static int64_t get_open(struct job *job)
 {
 	const uint8_t *segments = job->stored;
 	size_t length = job->stored_bytes;
+	uint64_t skip = job->offset - job->first * CRYPTFMT_SEGMENT_BYTES;
 	bool has_head = !job->first;
 	struct cipher_key object_key;
 	int64_t plain = -EBADMSG;
@@ -336,7 +336,8 @@ static int64_t get_open(struct job *job)
 			continue;
 		job->unknown_key = false;
 		cipher_object_key(&job->candidates[i].key, job->name, &object_key);
-		plain = cipher_open(&object_key, job->first, segments, length, job->plain);
+		plain = cipher_open_part(&object_key, job->first, segments, length, skip,
+					 job->length, job->out);
 	}
 	explicit_bzero(&object_key, sizeof(object_key));
 	return plain;
@@ -345,16 +346,8 @@ static int64_t get_open(struct job *job)
 static void get_run(struct env_work *work)
 {
 	struct job *job = container_of(work, struct job, work);
-	uint64_t skip = job->offset - job->first * CRYPTFMT_SEGMENT_BYTES;
-	int64_t plain = get_open(job);
 
-	if (plain >= 0) {
-		plain = (uint64_t)plain > skip ? plain - (int64_t)skip : 0;
-		if ((uint64_t)plain > job->length)
-			plain = (int64_t)job->length;
-		memcpy(job->out, job->plain + skip, (size_t)plain);
-	}
-	job->result = plain;
+	job->result = get_open(job);
 }
 
 static void get_opened(struct env_work *work)
@@ -390,7 +383,6 @@ static void get_got(struct env_op *op, int64_t result)
 		return;
 	}
 	job->stored_bytes = (size_t)result;
-	job->plain = must_have(malloc(job->stored_bytes));
 	get_work(job);
 }
 

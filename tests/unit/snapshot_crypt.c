@@ -53,6 +53,36 @@ static struct data_key vector_key(void)
 	"0000000000000007-404142434445464748494a4b4c4" \
 	"d4e4f-00000001"
 
+/* Whatever part of the plain bytes is wanted: that, and not a byte beside it. */
+static void check_parts(const struct cipher_key *object_key, const uint8_t *plain,
+			const uint8_t *stored)
+{
+	static const unsigned at[] = {0,
+				      1,
+				      100,
+				      CRYPTFMT_SEGMENT_BYTES - 1,
+				      CRYPTFMT_SEGMENT_BYTES,
+				      CRYPTFMT_SEGMENT_BYTES + 1,
+				      CRYPTFMT_SEGMENT_BYTES + 5,
+				      CRYPTFMT_SEGMENT_BYTES + 9};
+	const unsigned count = sizeof(at) / sizeof(at[0]), size = CRYPTFMT_SEGMENT_BYTES + 5;
+	static uint8_t out[CRYPTFMT_SEGMENT_BYTES * 2 + 64];
+
+	for (unsigned i = 0; i < count; i++) {
+		for (unsigned j = 0; j < count; j++) {
+			unsigned there = at[i] < size ? size - at[i] : 0;
+			unsigned want = at[j] < there ? at[j] : there;
+
+			memset(out, 0xee, sizeof(out));
+			assert_int_equal(cipher_open_part(object_key, 0, stored, size + 56, at[i],
+							  at[j], out),
+					 want);
+			assert_memory_equal(out, plain + (want ? at[i] : 0), want);
+			assert_int_equal(out[want], 0xee);
+		}
+	}
+}
+
 static void object_vector(void **state)
 {
 	static uint8_t plain[CRYPTFMT_SEGMENT_BYTES + 5], out[20000], again[20000];
@@ -81,6 +111,7 @@ static void object_vector(void **state)
 	assert_int_equal(cipher_open(&object_key, 1, out + 32, 16477 - 32, again), -EBADMSG);
 	assert_int_equal(cipher_open(&object_key, 1, out + 16477 - 33, 33, again), 5);
 	assert_int_equal(cipher_open(&object_key, 1, out + 16477 - 33, 32, again), -EBADMSG);
+	check_parts(&object_key, plain, out + 32);
 }
 
 /* A wrapped key as section 9 has it; text may be "". */

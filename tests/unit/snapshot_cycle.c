@@ -62,6 +62,49 @@ static void content_comes_back(void **state)
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 }
 
+/* Requests take MiBs, whatever order chunks got their places in; what one did not bring is asked for again. */
+static void what_lies_together_comes_together(void **state)
+{
+	struct world *w = world_of(state);
+	struct waited r;
+	char path[128];
+	unsigned gets, failed = 0;
+
+	world_volume(w, 128 << 20, 0, 0);
+	for (unsigned i = 0; i < w->v->chunks; i++)
+		fake_fill(w->v, i, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	gets = w->m->gets;
+	check_restore(w, NULL, "whole");
+	gets = w->m->gets - gets;
+	print_message("128 MiB in %u requests\n", gets);
+	assert_true(gets <= 128 / 4 * 3 / 2 + 1 + 2); /* the manifest, two pages */
+	gets = w->m->gets;
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_true(w->m->gets - gets <= 128 / 4 * 2 + 1 + 2 + 3 * w->m->count);
+	for (unsigned k = 1; k < 9; k++) {
+		snprintf(path, sizeof(path), "%s/k%u", w->dir, k);
+		w->m->fail_types = OP_GET;
+		w->m->fail_at = k;
+		w->m->fail_error = -EIO;
+		r = restore_file(w->env, w->repo, NULL, path, false);
+		failed += r.result.error != 0;
+		if (!r.result.error)
+			assert_same(w->v, path);
+	}
+	assert_true(failed > 0 && failed <= 3); /* the manifest, the pages */
+	/* All over a newer one, of which most lies in the older one's packs. */
+	for (unsigned i = 0; i < w->v->chunks; i += 3)
+		fake_fill(w->v, i, 5000 + i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	gets = w->m->gets;
+	check_restore(w, NULL, "newer");
+	gets = w->m->gets - gets;
+	print_message("128 MiB out of the packs of two snapshots in %u requests\n", gets);
+	assert_true(gets <= 400); /* not one for each run of a chunk or two */
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
 static void empty_volume(void **state)
 {
 	struct world *w = world_of(state);
@@ -776,6 +819,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		ON_BOTH(content_comes_back),
+		ON_BOTH(what_lies_together_comes_together),
 		ON_BOTH(empty_volume),
 		ON_BOTH(only_changes_are_stored),
 		ON_BOTH(a_snapshot_is_one_instant),

@@ -520,6 +520,7 @@ struct memory_store {
 	unsigned fail_types, fail_at;
 	int fail_error;
 	bool fail_effect, failed;
+	bool fail_for_good; /* and all of them after it */
 	void (*on_put)(struct memory_store *m, const char *name); /* before it takes effect */
 	void (*on_get)(struct memory_store *m, const char *name);
 	void *context;
@@ -530,6 +531,7 @@ static bool fails(struct memory_store *m, unsigned type)
 	if (!m->fail_at || !(m->fail_types & type) || --m->fail_at)
 		return false;
 	m->failed = true;
+	m->fail_at = m->fail_for_good;
 	return true;
 }
 
