@@ -109,12 +109,22 @@ die() {
 	exit 1
 }
 
-wait_for() {
-	local end=$((SECONDS + $1)) what=$2
+# A pause without a new program: nobody writes into this pipe.
+exec {never}<> <(:)
+pause_ms() {
+	local seconds
+	printf -v seconds '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
+	read -r -t "$seconds" -u $never || true
+}
+
+# A look costs 60 ms of a processor that others need: jq's start is most of it. So there are fewer as time passes.
+wait_for() { # SECONDS WHAT COMMAND...
+	local end=$((SECONDS + $1)) what=$2 pause=30
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || die "$what: not within the time"
-		sleep 0.03
+		pause_ms $pause
+		pause=$((pause < 150 ? pause * 3 / 2 : pause))
 	done
 }
 
@@ -136,7 +146,6 @@ seed_random() {
 	note "seed $seed (SEED=$seed replays)"
 }
 between() { echo $(($1 + (RANDOM * 32768 + RANDOM) % ($2 - $1 + 1))); }
-pause_ms() { sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"; }
 
 # uring where the kernel lets us, and aio.
 backends() {

@@ -213,6 +213,7 @@ killed_in_the_middle() {
 # While the service is away a snapshot fails with a reason, and the daemon stops without waiting for it.
 service_away() {
 	node_b "s3://$bucket/away?endpoint=$S3_ENDPOINT" 8
+	wait_for 20 "the store" off b snapshot list v
 	s3_kill
 	off b snapshot create v --no-wait >/dev/null || die "create"
 	local begun=$SECONDS

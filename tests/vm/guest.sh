@@ -7,15 +7,24 @@ fail() {
 	echo "$*" >&2
 	exit 1
 }
+# sleep without a new program, which costs a tenth of a second here: nobody writes into this pipe.
+exec {never}<>/dev/vm-never
+pause() { # SECONDS
+	read -r -t "$1" -u $never || true
+}
 wait_for() { # SECONDS WHAT COMMAND...
 	local end=$((SECONDS + $1)) what=$2
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || fail "$what: not within the time"
-		sleep 0.3 # under emulation, who asks too often is who has to be waited for
+		pause 0.3 # under emulation, who asks too often is who has to be waited for
 	done
 }
-seconds() { cut -d' ' -f1 /proc/uptime; }
+seconds() {
+	local up
+	read -r up _ </proc/uptime
+	echo "$up"
+}
 since() { awk -v now="$(seconds)" -v then="$1" 'BEGIN { printf "%.1f", now - then }'; }
 
 # ---- a node --------------------------------------------------------------------------------------
@@ -70,7 +79,8 @@ kernel_is_quiet() {
 
 # ---- PostgreSQL ------------------------------------------------------------------------------------
 
-pg=$(for folder in /usr/lib/postgresql/*/bin; do echo "$folder"; done | sort -V | tail -n 1)
+pg=(/usr/lib/postgresql/*/bin)
+pg=${pg[-1]}
 as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env "$@"; }
 sql() { as_postgres "$pg/psql" -h /run/postgresql -U postgres -qAtX -v ON_ERROR_STOP=1 "$@"; }
 database_new() { # DIRECTORY: as durable as initdb leaves one

@@ -3,10 +3,12 @@
 #
 # image.sh DIRECTORY: makes what a virtual machine of the tests starts from, in DIRECTORY:
 #
-#   vmlinuz, modules/   Debian's own kernel, out of its package (downloaded once, never installed)
+#   vmlinux, modules/   Debian's own kernel, out of its package (downloaded once, never installed), unpacked:
+#                       under emulation its own way to unpack itself takes seconds
 #   root.img            an ext4 image of this host's own installed packages: those in packages below
 #                       and what they depend on, nothing of the host's configuration or data
-#   initrd              a busybox that loads the few modules a root disk needs, and goes on there
+#   initrd              a busybox that loads the modules of disks, network and shared folders, mounts them, and
+#                       goes on on the root disk (guest/first)
 #
 # Nothing is mounted and nothing is installed. Done again only when the packages of the host, these
 # scripts or the libraries of the programs under test change (stamp). Exit status 77: cannot be done
@@ -24,8 +26,8 @@ packages="base-files base-passwd passwd bash dash coreutils util-linux mount pro
 	iputils-ping fio nbd-client nbdkit libnbd-bin drbd-utils postgresql jq curl strace python3-minimal perl-base make"
 
 # Kernel modules by name; what they need comes along.
-root_modules="virtio_pci virtio_blk ext4"
-modules="$root_modules virtio_net virtio_rng virtio_balloon 9p 9pnet_virtio nbd drbd xfs btrfs loop brd
+root_modules="virtio_pci virtio_blk ext4 9p 9pnet_virtio virtio_net"
+modules="$root_modules virtio_rng virtio_balloon nbd drbd xfs btrfs loop brd
 	null_blk fuse dm-mod dm-flakey dm-log-writes sch_netem sch_tbf sch_ingress tls configfs autofs4 unix
 	ip_tables iptable_filter x_tables xt_tcpudp nf_tables crc32c_generic crc32c_intel af_packet vfat"
 
@@ -33,7 +35,7 @@ cannot() {
 	echo "$*" >&2
 	exit 77
 }
-for tool in dpkg-query dpkg-deb apt-get mke2fs busybox cpio depmod modprobe qemu-img; do
+for tool in dpkg-query dpkg-deb apt-get mke2fs busybox cpio depmod modprobe qemu-img xz; do
 	command -v $tool >/dev/null || cannot "$tool is missing"
 done
 exec 9>"$out/lock"
@@ -61,7 +63,17 @@ fetch_kernel() {
 	package=$(kernel_package)
 	[ -n "$package" ] && (cd "$out/deb" && apt-get -q download "$package")
 }
-if [ ! -f "$out/vmlinuz" ]; then
+# The kernel as a program for the PVH entry, from the compressed one within vmlinuz (the kernel's own
+# scripts/extract-vmlinux does the same).
+unpack_kernel() { # VMLINUZ VMLINUX
+	local at
+	for at in $(LC_ALL=C grep -aboP '\xFD7zXZ\x00' "$1" | cut -d: -f1); do
+		tail -c +$((at + 1)) "$1" | xz -qdc --single-stream >"$2.new" 2>/dev/null || true
+		[ "$(head -c 4 "$2.new" | tail -c 3)" = ELF ] && mv "$2.new" "$2" && return 0
+	done
+	return 1
+}
+if [ ! -f "$out/vmlinux" ]; then
 	rm -rf "$out/deb" "$out/kernel"
 	mkdir "$out/deb"
 	# Package lists that are missing or old: the first try fails.
@@ -72,7 +84,7 @@ if [ ! -f "$out/vmlinuz" ]; then
 	dpkg-deb -x "$out"/deb/linux-image-*.deb "$out/kernel"
 	rm -rf "$out/deb" "$out/modules"
 	mv "$out/kernel/lib/modules" "$out/modules"
-	mv "$out"/kernel/boot/vmlinuz-* "$out/vmlinuz"
+	unpack_kernel "$out"/kernel/boot/vmlinuz-* "$out/vmlinux" || cannot "Debian's kernel is not compressed with xz"
 	rm -rf "$out/kernel"
 fi
 version=$(ls "$out/modules")
@@ -101,7 +113,7 @@ package_files() {
 		sed -E 's,^/(bin|sbin|lib|lib64)/,/usr/\1/,'
 	libraries | sed -E 's,^/(bin|sbin|lib|lib64)/,/usr/\1/,'
 }
-mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,var/tmp,usr,mnt,src,build,out}
+mkdir -p "$root"/{proc,sys,dev,run,tmp,root,etc,var/tmp,usr,mnt,src,build,installed,out}
 for link in bin sbin lib lib64; do ln -s usr/$link "$root/$link"; done
 package_files | sort -u | while read -r file; do
 	[ -e "$file" ] || [ -L "$file" ] || continue

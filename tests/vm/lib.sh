@@ -136,7 +136,7 @@ vm_launch() { # NAME
 	rm -f "$dir/$name.out/up"
 	vm_process $qemu -name "$name" -machine q35,vmport=off,hpet=off -nodefaults -no-user-config -nographic \
 		-no-reboot -display none -monitor none -accel tcg,thread=multi,tb-size=512 -cpu max,-erms,-fsrm \
-		-smp "$cpus" -m "$memory" -kernel "$vm_images/vmlinuz" -initrd "$vm_images/initrd" \
+		-smp "$cpus" -m "$memory" -kernel "$vm_images/vmlinux" -initrd "$vm_images/initrd" \
 		-append "console=ttyS0 quiet panic=-1 clocksource=tsc tsc=reliable mitigations=off nokaslr random.trust_cpu=on cryptomgr.notests audit=0 apparmor=0 no_timer_check rcupdate.rcu_expedited=1 vm.name=$name${ip:+ vm.ip=$ip}${udev:+ vm.udev=1}${systemd:+ vm.init=systemd} $args" \
 		-drive "file=$dir/$name.root,format=qcow2,if=none,id=root,cache=unsafe" \
 		-device virtio-blk-pci,drive=root,serial=root -device virtio-rng-pci \
@@ -148,14 +148,14 @@ vm_launch() { # NAME
 }
 
 vm_alive() { kill -0 "${vm_pid[$1]}" 2>/dev/null; }
-vm_up_or_dead() { [ -f "$dir/$1.out/up" ] || ! vm_alive "$1"; }
+vm_up_or_dead() { [ -s "$dir/$1.out/up" ] || ! vm_alive "$1"; }
 
 boot() {
 	local name started=$SECONDS
 	for name in "$@"; do vm_launch "$name"; done
 	for name in "$@"; do
 		wait_for 180 "start of machine $name" vm_up_or_dead "$name"
-		[ -f "$dir/$name.out/up" ] || die "machine $name ended at its start: $(tail -n 3 "$dir/$name.qemu.log" "$dir/$name.console.log")"
+		[ -s "$dir/$name.out/up" ] || die "machine $name ended at its start: $(tail -n 3 "$dir/$name.qemu.log" "$dir/$name.console.log")"
 		note "machine $name: up after $((SECONDS - started)) s, $(cat "$dir/$name.out/up") s of its own time"
 	done
 }
@@ -173,7 +173,7 @@ behind() { # NAME [COMMAND...]: the job's name in $job, also for the caller of o
 }
 vm_path() { echo "$dir/${1%/*}.out/${1#*/}"; }
 job_output() { cat "$(vm_path "$1").out" 2>/dev/null; }
-job_over() { [ -f "$(vm_path "$1").rc" ] || ! vm_alive "${1%/*}"; }
+job_over() { [ -s "$(vm_path "$1").rc" ] || ! vm_alive "${1%/*}"; }
 job_runs() { ! job_over "$1"; }
 job_end() {
 	wait_for "${limit:-400}" "what machine ${1%/*} does ($(sed -n 2p "$(vm_path "$1").sh" | cut -c1-60))" job_over "$1"

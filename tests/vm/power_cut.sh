@@ -30,7 +30,7 @@ node_config $1 "psk-file = /run/psk
 peer-listen = $([ $1 = a ] && echo 10.1.0.1 || echo 10.1.0.2):7790" <<'VOLUMES'
 [volume v]
 backing = /srv/offsite/v.img
-size = 384M
+size = 256M
 role = $([ $1 = a ] && echo primary || echo secondary)
 peer = $([ $1 = a ] && echo 10.1.0.2 || echo 10.1.0.1):7790
 protocol = C
@@ -57,7 +57,10 @@ clients() {
 	behind b <<'END'
 server='host=10.1.0.1 user=postgres dbname=postgres tcp_user_timeout=3000 keepalives_idle=1 keepalives_interval=1 keepalives_count=3'
 for client in 1 2; do
-	seq 1000000 | sed "s/.*/INSERT INTO ledger VALUES ($client, &) RETURNING number;/" |
+	for ((number = 1;; number++)); do
+		echo "INSERT INTO ledger VALUES ($client, $number) RETURNING number;"
+		pause 0.05
+	done 2>/dev/null |
 		$pg/psql "$server" -qAtX -v ON_ERROR_STOP=1 >>/out/ledger.$client 2>>/out/clients.log &
 done
 wait
@@ -93,7 +96,7 @@ UPDATE account SET balance = balance - 1 WHERE number = least(:from, :to);
 UPDATE account SET balance = balance + 1 WHERE number = greatest(:from, :to);
 COMMIT;
 SQL
-$pg/pgbench -h /run/postgresql -U postgres -n -c 2 -T 3600 -f /tmp/transfer postgres
+$pg/pgbench -h /run/postgresql -U postgres -n -c 2 -R 15 -T 3600 -f /tmp/transfer postgres
 END
 	wait_for 240 "the clients at work" noted 40
 	pause_ms "$(between 0 2000)"

@@ -30,7 +30,7 @@ END
 
 behind a <<'END'
 cd /tmp
-as_postgres $pg/pgbench -h /run/postgresql -U postgres -n -c 4 -T 3600 -l --log-prefix=/tmp/transactions postgres
+as_postgres $pg/pgbench -h /run/postgresql -U postgres -n -c 4 -R 20 -T 3600 -l --log-prefix=/tmp/transactions postgres
 END
 bench=$job
 
