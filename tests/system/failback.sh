@@ -165,7 +165,7 @@ keep-last = 1"
 	cmp -s "$dir/a.img" "$dir/before.img" && die "there is nothing to tell the sides apart by"
 	off b resolve v --keep a --dry-run | grep -q 'kept before: as a snapshot' || die "dry-run"
 	# While the store cannot be used nothing is given up.
-	mkdir "$dir/elsewhere"
+	mkdir -p "$dir/elsewhere"
 	mv "$dir"/store/* "$dir/elsewhere"
 	for kind in "$dir"/elsewhere/*; do touch "$dir/store/${kind##*/}"; done
 	off b resolve v --keep a >"$dir/out" 2>&1 && die "resolved without a store: $(cat "$dir/out")"

@@ -79,8 +79,7 @@ kernel_is_quiet() {
 
 # ---- PostgreSQL ------------------------------------------------------------------------------------
 
-pg=(/usr/lib/postgresql/*/bin)
-pg=${pg[-1]}
+for pg in /usr/lib/postgresql/*/bin; do :; done # the last
 as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env "$@"; }
 sql() { as_postgres "$pg/psql" -h /run/postgresql -U postgres -qAtX -v ON_ERROR_STOP=1 "$@"; }
 database_new() { # DIRECTORY: as durable as initdb leaves one
