@@ -131,34 +131,65 @@ static void shrink_file(struct volume_cut *cut)
 	env_file_truncate(cut->volume->env, cut->file, 0);
 }
 
+static bool job_is_current(const struct preserve_job *job)
+{
+	const struct volume_cut *cut = job->cut;
+
+	return cut->active && !cut->is_live && cut->epoch == job->epoch;
+}
+
+/* What was copied is found from now on, and may be overwritten. */
+static int job_index(struct preserve_job *job)
+{
+	struct volume_cut *cut = job->cut;
+
+	if (!index_reserve(cut, job->count))
+		return -ENOMEM;
+	for (uint64_t i = 0; i < job->count; i++) {
+		*index_find(cut, job->first + i) = (struct preserve_slot){
+			.unit_plus_1 = job->first + i + 1, .slot = job->slot + i};
+		cut->index_count++;
+	}
+	if (units_per_block(cut) == 1)
+		dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
+	job->volume->stats.preserved_bytes += job->reader.end - job->reader.start;
+	return 0;
+}
+
+static void readings_go_on(struct preserve_job *job);
+
 static void job_end(struct preserve_job *job, int error)
 {
 	struct volume_cut *cut = job->cut;
 	struct volume *v = job->volume;
-	bool current = cut->active && !cut->is_live && cut->epoch == job->epoch;
+	bool current = job_is_current(job);
 
-	if (current && error == 0 && !index_reserve(cut, job->count))
-		error = -ENOMEM;
-	if (current && error == 0) {
-		for (uint64_t i = 0; i < job->count; i++) {
-			*index_find(cut, job->first + i) = (struct preserve_slot){
-				.unit_plus_1 = job->first + i + 1, .slot = job->slot + i};
-			cut->index_count++;
-		}
-		if (units_per_block(cut) == 1)
-			dirty_set(&cut->safe, job->first, job->count, NULL, NULL);
-		v->stats.preserved_bytes += job->reader.end - job->reader.start;
-	} else if (current && cut->patient) {
+	if (current && error == 0 && !job->ahead)
+		error = job_index(job);
+	if (current && error != 0 && cut->patient)
 		preserve_fail(cut, error);
-	} else if (current) {
+	else if (current && error != 0)
 		cut_lose(cut, error);
-	}
 	job->busy = false;
 	cut->jobs--;
 	shrink_file(cut);
-	reader_end(v, &job->reader);
+	readings_go_on(job);
+	if (!job->ahead)
+		reader_end(v, &job->reader);
 	op_gate_all(queue_take(&v->wait_job));
 	op_ended(v);
+}
+
+/* A cut that is given up where the file fails need not wait for the file. */
+static void job_go_ahead(struct preserve_job *job)
+{
+	const struct volume_cut *cut = job->cut;
+
+	if (!job_is_current(job) || cut->patient || cut->is_lost || units_per_block(cut) == 1 ||
+	    job_index(job))
+		return;
+	job->ahead = true;
+	reader_end(job->volume, &job->reader);
 }
 
 static struct preserve_job *job_of_io(struct env_op *io)
@@ -183,6 +214,7 @@ static void job_read(struct env_op *io, int64_t result)
 	io->done = job_written;
 	env_write(job->volume->env, io, job->cut->file, job->buf->data,
 		  job->reader.end - job->reader.start, job->slot * PRESERVE_UNIT, 0);
+	job_go_ahead(job);
 }
 
 static void job_ready(struct reader *reader)
@@ -244,6 +276,7 @@ static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t
 	while (count < max && unit + count <= last && needed(cut, unit + count))
 		count++;
 	job->busy = true;
+	job->ahead = false;
 	job->cut = cut;
 	job->epoch = cut->epoch;
 	job->first = unit;
@@ -300,6 +333,7 @@ bool cut_ready(struct volume *v, struct op *op)
 
 struct reading {
 	struct env_op io;
+	struct reading *next; /* that waits for the same job */
 	struct reader reader;
 	struct env_task task;
 	struct volume_cut *cut;
@@ -377,11 +411,42 @@ static bool preserved_next(const struct reading *reading, uint64_t *pos, uint64_
 	return true;
 }
 
+/* That job's bytes for one of these units are not in the file yet. */
+static struct preserve_job *job_ahead_of(const struct volume_cut *cut, uint64_t unit,
+					 uint64_t count)
+{
+	struct volume *v = cut->volume;
+
+	for (unsigned i = 0; i < PRESERVE_JOBS; i++) {
+		struct preserve_job *job = &v->jobs[i];
+
+		if (job->busy && job->ahead && job->cut == cut && job->epoch == cut->epoch &&
+		    job->first < unit + count && unit < job->first + job->count)
+			return job;
+	}
+	return NULL;
+}
+
+static void readings_go_on(struct preserve_job *job)
+{
+	struct reading *reading = job->readings, *next;
+
+	job->readings = NULL;
+	for (; reading != NULL; reading = next) {
+		next = reading->next;
+		if (job->cut->is_lost)
+			reading_end(reading, job->cut->lost_error);
+		else
+			reading_over(reading);
+	}
+}
+
 /* The whole run is read, in blocks that may be there in part only: the rest is in the preserve file. */
 static void reading_over(struct reading *reading)
 {
 	struct volume_cut *cut = reading->cut;
 	struct volume_cut_read *read = read_of(reading);
+	struct preserve_job *job;
 	uint64_t slot, count;
 
 	if (!reading->over)
@@ -390,6 +455,14 @@ static void reading_over(struct reading *reading)
 	if (units_per_block(cut) == 1 || cut->index_count == 0 ||
 	    !preserved_next(reading, &reading->pos, &slot, &count)) {
 		reading_end(reading, 0);
+		return;
+	}
+	job = MUTATE(volume_preserve_read_early)
+		      ? NULL
+		      : job_ahead_of(cut, reading->pos / PRESERVE_UNIT, count);
+	if (job != NULL) {
+		reading->next = job->readings;
+		job->readings = reading;
 		return;
 	}
 	reading->io.done = reading_done;

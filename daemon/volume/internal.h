@@ -101,6 +101,7 @@ struct reader {
 	struct op_queue waiters; /* mutations to be looked at again when it ends */
 };
 
+struct reading;
 struct preserve_job {
 	struct reader reader;
 	struct env_op io;
@@ -111,6 +112,8 @@ struct preserve_job {
 	uint64_t first, count; /* units */
 	uint64_t slot;
 	bool busy;
+	bool ahead; /* who waited has gone on: what was read is on its way to the file */
+	struct reading *readings; /* that need it from there */
 };
 
 /* What copy-before-write copies: as little as a write may overwrite. */

@@ -639,6 +639,51 @@ static void a_write_preserves_what_it_overwrites(void **s)
 	close_it(f);
 }
 
+/* A client's write waits for what it overwrites to be read, not for that to be in the preserve file; who reads
+ * the cut does. */
+static void a_write_goes_ahead_of_what_is_preserved(void **s)
+{
+	struct fixture *f = *s;
+	const unsigned counts[3] = {0, 1, 0};
+	struct buf_pool *pool = buf_pool_new(counts);
+	struct cut_reading r = {.read = {.length_bytes = 65536}};
+	struct volume_cut *cut;
+	struct request *request;
+	uint8_t kept[4096];
+	unsigned ahead = 0;
+	int error = 0;
+
+	open_it(f);
+	r.read.buf = buf_alloc(pool, r.read.length_bytes);
+	r.read.done = cut_was_read;
+	for (unsigned round = 1; round <= 200; round++) {
+		assert_int_equal(simple(f, BLOCK_WRITE, 0, 65536, round), 0);
+		assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut),
+				 0);
+		request = submit(f, BLOCK_WRITE, 0, 8192, 4096, 255);
+		assert_true(sim_run_until(f->sim, &request->wait.done, MINUTE));
+		if (!sim_file_peek(f->env, "/state/v/preserve.store", kept, sizeof(kept), 0) ||
+		    kept[0] != round)
+			ahead++;
+		memset(r.read.buf->data, 0, r.read.length_bytes);
+		r.done = false;
+		volume_cut_read(cut, &r.read);
+		assert_int_equal(finish(f, request), 0);
+		assert_true(r.done || sim_run_until(f->sim, &r.done, MINUTE));
+		for (unsigned i = 0; i < r.read.length_bytes; i++)
+			if (r.read.buf->data[i] != round)
+				fail_msg("round %u: byte %u is %u", round, i, r.read.buf->data[i]);
+		assert_int_equal(error, 0);
+		volume_cut_finish(cut, true);
+		pass(f, MINUTE);
+	}
+	print_message("ahead in %u of 200\n", ahead);
+	assert_true(ahead > 10);
+	buf_put(r.read.buf);
+	buf_pool_free(pool);
+	close_it(f);
+}
+
 static bool is_hole(struct fixture *f, struct volume_cut *cut, uint64_t offset, uint32_t length)
 {
 	struct cut_reading r = {
@@ -1112,6 +1157,7 @@ int main(void)
 		TEST(idle_regions_lose_their_intent),
 		TEST(full_preserve_area_gives_the_cut_up),
 		TEST(a_write_preserves_what_it_overwrites),
+		TEST(a_write_goes_ahead_of_what_is_preserved),
 		TEST(holes_of_a_cut),
 		TEST(failed_fsync_is_not_forgotten),
 		TEST(failed_write_stays_dirty),
