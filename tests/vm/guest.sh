@@ -69,7 +69,7 @@ in_sync() { volume_is '.replication | .state == "streaming" and .out_of_sync_byt
 # connection that is lost and made again is expected, by these very lines.
 kernel_errors() {
 	dmesg | grep -iE 'block nbd[0-9]|I/O error|EXT4-fs (error|warning)|XFS.*(error|corrupt|shut)|blocked for more|BUG:|WARNING:|Call Trace|Out of memory' |
-		grep -vE 'nbd[0-9]+: (Receive control failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|Possible stuck request|reconnected socket|NBD_DISCONNECT|Disconnected due to user request|shutting down sockets|detected capacity change|p[0-9])|nbd: (registered|Dead)'
+		grep -vE 'nbd[0-9]+: (Receive (control|data) failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|Possible stuck request|reconnected socket|NBD_DISCONNECT|Disconnected due to user request|shutting down sockets|detected capacity change|p[0-9])|nbd: (registered|Dead)'
 }
 kernel_is_quiet() {
 	local errors

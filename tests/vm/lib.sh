@@ -21,7 +21,7 @@
 #     -a 'ARGUMENTS'                    more for the kernel's command line; vm.bare=1: offsite is not installed
 #   boot NAME...                        starts, and waits until all are there
 #   on NAME [COMMAND...]                a line of bash (or a script on standard input) as root there; its output,
-#                                       its exit status. guest.sh is there already. 120 s; with limit=N others
+#                                       its exit status. guest.sh is there already. 400 s; with limit=N others
 #   behind NAME [COMMAND...]            the same in the background; $job. job_end JOB waits: output and status;
 #                                       job_runs JOB; job_output JOB: so far
 #   power_cut NAME                      killed at once, and what its disks had not flushed is lost
@@ -68,7 +68,7 @@ machine() {
 # A prompt: what is typed runs in a machine. Ends with the end of the input.
 vm_prompt() { # NAME
 	local line
-	while IFS= read -r -e -p "$1# " line; do on "$1" "$line"; done
+	while vm_alive "$1" && IFS= read -r -e -p "$1# " line; do on "$1" "$line"; done
 }
 
 # A process that ends with this script, however that ends.
@@ -154,7 +154,7 @@ boot() {
 	local name started=$SECONDS
 	for name in "$@"; do vm_launch "$name"; done
 	for name in "$@"; do
-		wait_for 180 "start of machine $name" vm_up_or_dead "$name"
+		wait_for 300 "start of machine $name" vm_up_or_dead "$name"
 		[ -s "$dir/$name.out/up" ] || die "machine $name ended at its start: $(tail -n 3 "$dir/$name.qemu.log" "$dir/$name.console.log")"
 		note "machine $name: up after $((SECONDS - started)) s, $(cat "$dir/$name.out/up") s of its own time"
 	done
@@ -164,6 +164,7 @@ behind() { # NAME [COMMAND...]: the job's name in $job, also for the caller of o
 	# Also in a subshell, $(on ...), no name comes twice.
 	local name=$1 number=${EPOCHREALTIME//[.,]/}-$BASHPID
 	shift
+	vm_alive "$name" || die "machine $name is gone: $(tail -n 3 "$dir/$name.console.log")"
 	job=$name/$number
 	{
 		echo '. /src/tests/vm/guest.sh'
@@ -208,7 +209,7 @@ power_off() {
 }
 vm_dead() { ! vm_alive "$1"; }
 vm_gone() {
-	wait_for 120 "machine $1 going off" vm_dead "$1"
+	wait_for 240 "machine $1 going off" vm_dead "$1"
 	vm_end "$1" TERM
 }
 reboots() {

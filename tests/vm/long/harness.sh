@@ -13,7 +13,7 @@ boot b a
 
 out=$(on a 'echo here; exit 3')
 [ $? -eq 3 ] && [ "$out" = here ] && ok status || fail status "got '$out'"
-on a 'ping -c 1 -w 5 10.1.0.2' >/dev/null && ok link || fail link "a does not reach b"
+on a 'ping -c 1 -w 30 10.1.0.2' >/dev/null && ok link || fail link "a does not reach b"
 on a 'modprobe nbd && [ -b /dev/nbd0 ]' && ok nbd || fail nbd "no nbd devices"
 
 disk=/dev/disk/by-serial/data
@@ -26,7 +26,7 @@ got=$(tr -d '\0' <"$dir/a.data.img")
 boot a
 got=$(on a "tr -d '\\0' <$disk")
 [ "$got" = flushed ] && ok disk_again || fail disk_again "the disk has: $got"
-on b 'ping -c 1 -w 10 10.1.0.1' >/dev/null && ok link_again || fail link_again "b does not reach a"
+on b 'ping -c 1 -w 30 10.1.0.1' >/dev/null && ok link_again || fail link_again "b does not reach a"
 
 on a "echo last | dd of=$disk bs=4096 seek=4 conv=notrunc,sync oflag=direct status=none" || fail write "third"
 power_off a
