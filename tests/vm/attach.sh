@@ -97,6 +97,7 @@ current=under_load
 on a 'mkfs.ext4 -q /dev/offsite/v && mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v' || die "mkfs, mount"
 limit=240 on a <<'END' && ok $current || fail $current "see above"
 . /root/daemon.sh
+dmesg -C # udev may have read from a device that was detached
 fio --name=load --filename=/mnt/v/load --size=24M --rw=randwrite --bs=4k --ioengine=libaio --iodepth=16 \
 	--direct=1 --fsync=32 --verify=crc32c --verify_fatal=1 --time_based --runtime=30 --rate_iops=50 \
 	--output-format=json --output=/root/fio.json >/root/fio.err 2>&1 &
