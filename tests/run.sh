@@ -19,7 +19,7 @@ cd "$(dirname "$0")/.." || exit 1
 export BUILD=${BUILD:-build} TOP=$PWD
 FUZZ_BUILD=${FUZZ_BUILD:-$BUILD/fuzz}
 FUZZ_SECONDS=${FUZZ_SECONDS:-5}
-TEST_JOBS=${TEST_JOBS:-3}
+TEST_JOBS=${TEST_JOBS:-4}
 case $BUILD in /*) ;; *) BUILD=$PWD/$BUILD ;; esac
 
 logs=${KEEP_LOGS:-$(mktemp -d /tmp/offsite-tests-XXXXXX)}
