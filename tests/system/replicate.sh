@@ -30,7 +30,7 @@ fio_job() { # OPTIONS...
 fio_write() {
 	exec fio --name=half --thread --ioengine=nbd --uri="$(uri a)" --offset=${half_mib}M --size=${half_mib}M \
 		--bs=4k --rw=randwrite --iodepth=16 --verify=crc32c --verify_fatal=1 --do_verify=0 --verify_state_save=0 \
-		--randseed="$fio_seed" --output-format=json --rate_iops=3000 --output="$dir/fio.json" \
+		--randseed="$fio_seed" --output-format=json --rate_iops=1500 --output="$dir/fio.json" \
 		>"$dir/fio.log" 2>&1
 }
 # Its words stand before and within the JSON it gives.
