@@ -46,9 +46,10 @@ for i in 1 2 3 4 5 6; do
 	[ "$out" = "/dev/nbd0 /dev/offsite/v" ] || fail "attach $i: $out"
 	head -c 64k /dev/urandom >/dev/offsite/v || fail "write $i"
 	offsite detach v >/dev/null || fail "detach $i"
-	wait_for 20 "the end of the name" test ! -e /dev/offsite/v
+	wait_for 60 "the end of the name" test ! -e /dev/offsite/v
+	udevadm settle # while udev looks into it, it is not free
 done
-[ "$(cat /sys/block/nbd0/size)" = 0 ]
+[ "$(cat /sys/block/nbd0/size)" = 0 ] || fail "it has $(cat /sys/block/nbd0/size) sectors"
 END
 
 current=what_it_says
@@ -94,7 +95,8 @@ done
 END
 
 current=under_load
-on a 'mkfs.ext4 -q /dev/offsite/v && mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v' || die "mkfs, mount"
+# Of udev, which reads from devices that go, the kernel has said something before.
+on a 'dmesg -C; mkfs.ext4 -q /dev/offsite/v && mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v' || die "mkfs, mount"
 limit=240 on a <<'END' && ok $current || fail $current "see above"
 . /root/daemon.sh
 dmesg -C # udev may have read from a device that was detached
@@ -102,11 +104,11 @@ fio --name=load --filename=/mnt/v/load --size=24M --rw=randwrite --bs=4k --ioeng
 	--direct=1 --fsync=32 --verify=crc32c --verify_fatal=1 --time_based --runtime=30 --rate_iops=50 \
 	--output-format=json --output=/root/fio.json >/root/fio.err 2>&1 &
 fio=$!
-wait_for 20 "the load" test -s /mnt/v/load
+wait_for 60 "the load" test -s /mnt/v/load
 for signal in KILL TERM KILL TERM KILL; do
 	stop $signal
 	start
-	wait_for 30 "the device after $signal" attached
+	wait_for 60 "the device after $signal" attached
 	pause 1.5 # of load
 done
 kill -0 $fio 2>/dev/null || note='(the load ended before the last of them)'
@@ -145,13 +147,14 @@ limit=180 on a <<'END' && ok $current || fail $current "see above"
 stop TERM
 sed -i '/^\[node\]/i [volume w]\nbacking = /root/w.img\nsize = 16M\nrole = primary\nattach = yes\nattach-timeout = 3' /root/offsite.conf
 start
-wait_for 30 "what is configured" test -b /dev/offsite/w
+wait_for 60 "what is configured" test -b /dev/offsite/w
+udevadm settle
 stop KILL
-dd if=/dev/zero of=/dev/nbd0 bs=4k count=1 oflag=direct 2>/root/err && fail "written without a daemon"
+dd if=/dev/zero of=/dev/offsite/w bs=4k count=1 oflag=direct 2>/root/err && fail "written without a daemon"
 grep -q 'Input/output error' /root/err || fail "$(cat /root/err)"
 start
-wait_for 30 "the device" attached
-dd if=/dev/zero of=/dev/nbd0 bs=4k count=1 oflag=direct 2>/root/err || fail "$(cat /root/err)"
+wait_for 60 "the device" attached
+dd if=/dev/zero of=/dev/offsite/w bs=4k count=1 oflag=direct 2>/root/err || fail "$(cat /root/err)"
 stop TERM
 END
 [ $failed -eq 0 ] || on a 'tail -n 30 /root/offsited.log; dmesg | grep -i nbd | tail -n 30'

@@ -83,9 +83,11 @@ begun=$(seconds)
 fstrim /mnt/big
 fstrim=$(since $begun)
 echo "# fstrim of 2 TiB: $fstrim s"
+# XFS gives the blocks of a removed file back in the background, and trims none that it is just giving back.
+after() { du -m /srv/offsite/big.img | cut -f1; }
+trimmed() { [ "$(after)" -lt $((before - 50)) ] || { sync && fstrim /mnt/big && false; }; }
+wait_for 60 "the backing had $before MiB, has $(after) MiB after fstrim" trimmed
 umount /mnt/big
-after=$(du -m /srv/offsite/big.img | cut -f1)
-[ "$after" -lt $((before - 50)) ] || fail "the backing had $before MiB, and has $after MiB after fstrim"
 [ "${fstrim%.*}" -lt 120 ] || fail "fstrim took $fstrim s"
 begun=$(seconds)
 blkdiscard -f /dev/offsite/big
@@ -106,8 +108,10 @@ for i in \$(seq ${CYCLES:-6}); do
 	offsite detach v >/dev/null || fail "detach \$i"
 	[ \$i != 5 ] || before=\$(ls /proc/\$pid/fd | wc -l)
 done
-[ "\$(ls /proc/\$pid/fd | wc -l)" -le \$before ] || fail "descriptors: \$before, then \$(ls /proc/\$pid/fd | wc -l)"
-volume_is '.clients == 0 and .attached == null' >/dev/null || fail "something is left"
+# The connection of a command that has ended goes a moment later.
+as_few() { [ "\$(ls /proc/\$pid/fd | wc -l)" -le \$before ]; }
+wait_for 20 "descriptors, \$before before, \$(ls /proc/\$pid/fd | wc -l) now" as_few
+wait_for 20 "no client" volume_is '.clients == 0 and .attached == null'
 echo "# attached and detached ${CYCLES:-6} times in \$(since \$begun) s"
 END
 story kernel_is_quiet <<<kernel_is_quiet

@@ -83,7 +83,7 @@ while kill -0 $writer 2>/dev/null; do
 	marked b
 	now=$(awk '/^Dirty:/ { print $2 }' /proc/meminfo)
 	[ "$now" -le $dirty ] || dirty=$now
-	sleep 0.5
+	pause 0.5
 done
 wait $writer || fail "the writer failed"
 for n in a b; do
