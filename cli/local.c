@@ -176,12 +176,15 @@ int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set)
 			.objects = (uint32_t)client_integer(json, "objects"),
 			.requests = (uint32_t)client_integer(json, "requests"),
 			.retention.until_ns = client_integer(json, "locked_until_ns"),
+			.given_up = json_is_true(json_object_get(json, "given_up")),
 		};
 
 		if (!id_member(json, "id", &info.id) ||
 		    !id_member(json, "volume_uuid", &info.volume))
 			return cli_fail(CLI_FAILED,
 					"the daemon's answer has a snapshot without id");
+		if (!id_member(json, "history", &info.history))
+			info.history = (struct id128){{0}};
 		snprintf(info.volume_name, sizeof(info.volume_name), "%s",
 			 client_text(json, "volume", ""));
 		snprintf(info.node_name, sizeof(info.node_name), "%s",
@@ -214,11 +217,11 @@ int snapshot_set_find(const struct snapshot_set *set, const char *text,
 	if (!set->count)
 		return cli_fail(CLI_FAILED, "there is no snapshot");
 	if (!text || !strcmp(text, "latest")) {
-		*found = &set->infos[0];
-		for (unsigned i = 1; i < set->count; i++)
-			if (set->infos[i].sequence >= (*found)->sequence)
-				*found = &set->infos[i];
-		return CLI_FINE;
+		*found = snapshot_newest(set->infos, set->count);
+		return *found ? CLI_FINE
+			      : cli_fail(CLI_FAILED,
+					 "there is no snapshot but of what was given up in a split "
+					 "brain: name one by its id");
 	}
 	for (unsigned i = 0; *text && i < set->count; i++) {
 		char id[ID128_TEXT_BYTES];

@@ -356,19 +356,21 @@ static void print_set(const struct snapshot_set *set)
 
 json_t *snapshot_info_json(const struct snapshot_info *info)
 {
-	char id[ID128_TEXT_BYTES], uuid[ID128_TEXT_BYTES];
+	char id[ID128_TEXT_BYTES], uuid[ID128_TEXT_BYTES], history[ID128_TEXT_BYTES];
 
 	id128_format(&info->id, id);
 	id128_format(&info->volume, uuid);
+	id128_format(&info->history, history);
 	static const char *const locks[] = {NULL, "governance", "compliance"};
 
 	return json_pack(
-		"{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:s?, "
-		"s:I}",
+		"{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:s?, s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o, "
+		"s:s?, s:I}",
 		"id", id, "sequence", (json_int_t)info->sequence, "created_ns",
 		(json_int_t)info->created_ns, "volume", info->volume_name, "volume_uuid", uuid,
-		"node", info->node_name, "label", info->label, "lsn", (json_int_t)info->lsn,
-		"size_bytes", (json_int_t)info->size_bytes, "data_bytes",
+		"node", info->node_name, "label", info->label, "history",
+		id128_is_zero(&info->history) ? NULL : history, "given_up", info->given_up, "lsn",
+		(json_int_t)info->lsn, "size_bytes", (json_int_t)info->size_bytes, "data_bytes",
 		(json_int_t)info->data_bytes, "changed_bytes", (json_int_t)info->changed_bytes,
 		"stored_bytes", (json_int_t)info->stored_bytes, "objects",
 		(json_int_t)info->objects, "requests",

@@ -330,7 +330,7 @@ static void list_each(void *context, const struct snapshot_info *info)
 
 	if (p->recheck)
 		p->listed |= id128_equal(&info->id, &p->info.id);
-	else if (id128_is_zero(&p->wanted) ? info->sequence > p->info.sequence
+	else if (id128_is_zero(&p->wanted) ? !info->given_up && info->sequence > p->info.sequence
 					   : id128_equal(&info->id, &p->wanted))
 		p->info = *info;
 }

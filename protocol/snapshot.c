@@ -533,6 +533,8 @@ const char *snapfmt_facts_invalid(const struct snapfmt_facts_wire *wire)
 		return "facts checksum";
 	if (!bytes_are_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes are not zero";
+	if (wire->flags & ~SNAPFMT_GIVEN_UP)
+		return "unknown flags";
 	if (wire->lock > SNAPFMT_LOCK_COMPLIANCE ||
 	    !wire->lock != !from_be64(wire->retain_until_ns))
 		return "bad lock";

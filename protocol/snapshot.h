@@ -227,10 +227,15 @@ struct snapfmt_facts_wire {
 	be32_t requests; /* that were made to the service for it, its own put included; 0: not known */
 	be64_t retain_until_ns; /* it and all it needs is locked until then, or longer; 0: not */
 	uint8_t lock;           /* enum snapfmt_lock */
-	uint8_t reserved[211];
+	uint8_t flags;          /* SNAPFMT_GIVEN_UP */
+	struct id128 history;   /* the generation that its content belongs to; zero: not known */
+	uint8_t reserved[194];
 	be32_t crc; /* CRC32C of the 508 bytes before */
 };
 _Static_assert(sizeof(struct snapfmt_facts_wire) == 512, "layout");
+
+/* Of the facts: it keeps what was given up in a split brain. */
+#define SNAPFMT_GIVEN_UP 1u
 
 enum snapfmt_lock {
 	SNAPFMT_LOCK_NONE = 0,

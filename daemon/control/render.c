@@ -100,6 +100,10 @@ json_t *render_snapshot(const struct snapshot_info *info)
 	json_object_set_new(json, "volume_uuid", render_id(&info->volume));
 	json_object_set_new(json, "node", render_text(info->node_name));
 	json_object_set_new(json, "label", render_text(info->label));
+	json_object_set_new(json, "history",
+			    id128_is_zero(&info->history) ? json_null()
+							  : render_id(&info->history));
+	json_object_set_new(json, "given_up", json_boolean(info->given_up));
 	json_object_set_new(json, "lsn", number(info->lsn));
 	json_object_set_new(json, "size_bytes", number(info->size_bytes));
 	json_object_set_new(json, "data_bytes", number(info->data_bytes));

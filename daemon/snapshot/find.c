@@ -29,10 +29,6 @@ static int choose(const struct find *f, const struct names *names, const struct 
 
 	if (!names->count)
 		return why_set(why, -ENOENT, "the store holds no snapshot of this volume");
-	if (!strcmp(f->text, "latest")) {
-		*ref = &names->refs[names->count - 1];
-		return 0;
-	}
 	for (size_t i = 0; length && i < names->count; i++) {
 		char id[ID128_TEXT_BYTES];
 
@@ -59,6 +55,26 @@ static struct snapshot_info info_of(const struct snapshot_repo *repo, const stru
 	};
 }
 
+static void find_end(struct find *f, const struct snapshot_info *info, int error, const char *why)
+{
+	f->repo->under_way--;
+	f->found(f->context, info, error, why);
+	free(f);
+}
+
+static void latest_loaded(void *context, struct manifest *manifest, int error, const char *why)
+{
+	struct snapshot_info info = {.sequence = 0};
+
+	if (!error) {
+		info.id = manifest->info.id;
+		info.sequence = manifest->info.sequence;
+		info.volume = manifest->info.volume;
+	}
+	manifest_free(manifest);
+	find_end(context, error ? NULL : &info, error, why);
+}
+
 static void find_listed(void *context, const struct names *names, int error, const char *why)
 {
 	struct find *f = context;
@@ -66,6 +82,10 @@ static void find_listed(void *context, const struct names *names, int error, con
 	const struct snapfmt_ref *ref = NULL;
 	char line[WHY_BYTES];
 
+	if (!error && names->count && !strcmp(f->text, "latest")) {
+		manifest_load_newest(f->repo->store, &f->repo->volume, names, latest_loaded, f);
+		return;
+	}
 	if (!error) {
 		error = choose(f, names, &ref, line);
 		why = error ? line : "";
@@ -78,9 +98,7 @@ static void find_listed(void *context, const struct names *names, int error, con
 	}
 	if (!error)
 		info = info_of(f->repo, ref);
-	f->repo->under_way--;
-	f->found(f->context, error ? NULL : &info, error, why);
-	free(f);
+	find_end(f, error ? NULL : &info, error, why);
 }
 
 void snapshot_find(struct snapshot_repo *repo, const char *text,

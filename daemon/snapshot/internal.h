@@ -133,6 +133,14 @@ void manifest_load(struct store *store, const struct id128 *volume, const struct
 				const char *why),
 		   void *context);
 
+/* The newest one of the volume's own history: neither what was given up in a split brain, nor what that node
+ * took while it was apart. -ENOENT: there is none. names are copied. */
+void manifest_load_newest(struct store *store, const struct id128 *volume,
+			  const struct names *names,
+			  void (*done)(void *context, struct manifest *manifest, int error,
+				       const char *why),
+			  void *context);
+
 /* ---- fetch.c ---- */
 
 /* Reads length bytes at offset into a new block (the receiver frees it); UINT64_MAX: the whole object.

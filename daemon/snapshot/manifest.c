@@ -134,6 +134,8 @@ static void facts_encode(const struct manifest *manifest, uint64_t body_bytes,
 		.requests = to_be32(info->requests),
 		.retain_until_ns = to_be64(info->retention.until_ns),
 		.lock = (uint8_t)info->retention.lock,
+		.flags = info->given_up ? SNAPFMT_GIVEN_UP : 0,
+		.history = info->history,
 	};
 	snprintf(wire->volume_name, sizeof(wire->volume_name), "%s", info->volume_name);
 	snprintf(wire->node_name, sizeof(wire->node_name), "%s", info->node_name);
@@ -207,6 +209,8 @@ static void facts_decode(const struct snapfmt_facts_wire *wire, const struct sna
 		.objects = from_be32(wire->objects),
 		.requests = from_be32(wire->requests),
 		.retention = {wire->lock, from_be64(wire->retain_until_ns)},
+		.history = wire->history,
+		.given_up = wire->flags & SNAPFMT_GIVEN_UP,
 	};
 	memcpy(info->volume_name, wire->volume_name, sizeof(info->volume_name));
 	memcpy(info->node_name, wire->node_name, sizeof(info->node_name));

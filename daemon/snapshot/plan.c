@@ -111,10 +111,12 @@ static void planning_listed(void *context, struct names *names, int error, const
 	const struct snapfmt_ref *found = NULL;
 
 	for (size_t i = 0; i < names->count; i++)
-		if (id128_is_zero(&p->id) || id128_equal(&p->id, &names->refs[i].snapshot))
+		if (id128_equal(&p->id, &names->refs[i].snapshot))
 			found = &names->refs[i];
 	if (error)
 		planning_end(p, error, why);
+	else if (id128_is_zero(&p->id))
+		manifest_load_newest(p->repo->store, &p->repo->volume, names, planning_loaded, p);
 	else if (!found)
 		planning_end(p, -ENOENT, "no such snapshot in the store");
 	else

@@ -748,15 +748,15 @@ static void opening_listed(void *context, const struct names *names, int error, 
 	const struct snapfmt_ref *found = NULL;
 
 	for (size_t i = 0; i < names->count; i++)
-		if (id128_is_zero(&o->id) || id128_equal(&o->id, &names->refs[i].snapshot))
+		if (id128_equal(&o->id, &names->refs[i].snapshot))
 			found = &names->refs[i];
 	id128_format(&o->id, id);
 	if (error)
 		opening_end(o, error, why);
+	else if (id128_is_zero(&o->id))
+		manifest_load_newest(o->repo->store, &o->repo->volume, names, opening_loaded, o);
 	else if (found)
 		manifest_load(o->repo->store, &o->repo->volume, found, opening_loaded, o);
-	else if (id128_is_zero(&o->id))
-		opening_end(o, -ENOENT, "the store holds no snapshot of this volume");
 	else
 		opening_end(o, why_set(line, -ENOENT, "%s: no such snapshot in the store", id),
 			    line);

@@ -585,6 +585,11 @@ static void restore_loaded(void *context, struct manifest *manifest, int error, 
 {
 	struct restore *r = context;
 
+	if (error && id128_is_zero(&r->result.info.id)) {
+		r->result.error = why_set(r->result.why, error, "%s", why);
+		restore_end(r);
+		return;
+	}
 	if (error) {
 		restore_fail(r, error, why);
 		restore_end(r);
@@ -601,15 +606,16 @@ static void restore_listed(void *context, struct names *names, int error, const 
 	const struct snapfmt_ref *found = NULL;
 	char id[ID128_TEXT_BYTES];
 
+	if (!error && id128_is_zero(&r->id)) {
+		manifest_load_newest(r->repo->store, &r->repo->volume, names, restore_loaded, r);
+		return;
+	}
 	for (size_t i = 0; i < names->count; i++)
-		if (id128_is_zero(&r->id) || id128_equal(&r->id, &names->refs[i].snapshot))
+		if (id128_equal(&r->id, &names->refs[i].snapshot))
 			found = &names->refs[i];
 	id128_format(&r->id, id);
 	if (error)
 		r->result.error = why_set(r->result.why, error, "%s", why);
-	else if (!found && id128_is_zero(&r->id))
-		r->result.error = why_set(r->result.why, -ENOENT,
-					  "the store holds no snapshot of this volume");
 	else if (!found)
 		r->result.error =
 			why_set(r->result.why, -ENOENT, "%s: no such snapshot in the store", id);

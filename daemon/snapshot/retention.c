@@ -96,6 +96,8 @@ void retention_decide(const struct retention_policy *policy, const struct snapsh
 		      const bool *pinned, size_t count, uint64_t now_ns,
 		      struct retention_verdict *verdicts)
 {
+	const struct snapshot_info *newest;
+
 	for (size_t i = 0; i < count; i++) {
 		verdicts[i] = (struct retention_verdict){.keep = false};
 		if (retention_is_empty(policy))
@@ -106,6 +108,10 @@ void retention_decide(const struct retention_policy *policy, const struct snapsh
 	if (!count)
 		return;
 	keep(&verdicts[count - 1], "newest", 0, 0);
+	newest = snapshot_newest(infos, count);
+	if (newest &&
+	    newest != &infos[count - 1]) /* that is of what was given up in a split brain */
+		keep(&verdicts[newest - infos], "newest", 0, 0);
 	apply(PERIOD_NONE, "last", policy->last, infos, pinned, count, verdicts);
 	apply(PERIOD_HOUR, "hourly", policy->hourly, infos, pinned, count, verdicts);
 	apply(PERIOD_DAY, "daily", policy->daily, infos, pinned, count, verdicts);

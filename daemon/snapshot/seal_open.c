@@ -72,6 +72,22 @@ static int check_volume(struct snapshot_writer *w)
 	return w->error;
 }
 
+/* Its link may be down, and the primary have gone on: the newest in the store is not to be older than the one
+ * before. What a history that this one left had beyond that point is no later content: it was given up. */
+static bool base_is_later(const struct snapshot_info *base, const struct volume_state *state)
+{
+	const struct volume_generations *g = &state->generations;
+
+	if (base->given_up || base->lsn <= state->lsn)
+		return false;
+	if (id128_is_zero(&base->history) || id128_equal(&base->history, &g->current))
+		return true;
+	for (unsigned i = 0; i < VOLUME_HISTORY; i++)
+		if (id128_equal(&base->history, &g->history[i]))
+			return false;
+	return true;
+}
+
 /* Without the map's being relative to the base, all that is allocated is in the cut. */
 static void cut_take(struct snapshot_writer *w)
 {
@@ -80,9 +96,8 @@ static void cut_take(struct snapshot_writer *w)
 
 	assert(!w->cut);
 	volume_get_state(w->volume, &state);
-	/* Its link may be down: the newest in the store is not to be older than the one before. */
 	if (w->base && state.role != VOLUME_PRIMARY && !w->given_up &&
-	    w->base->info.lsn > state.lsn) {
+	    base_is_later(&w->base->info, &state)) {
 		seal_fail(w, -ESTALE,
 			  "volume %s: the newest snapshot is of later content than this secondary "
 			  "has (LSN %llu, here %llu)",
@@ -106,6 +121,8 @@ static void cut_take(struct snapshot_writer *w)
 	w->next->info.size_bytes = volume_size_bytes(w->volume);
 	w->next->info.created_ns = env_realtime_ns(w->env);
 	w->next->info.lsn = volume_cut_lsn(w->cut);
+	w->next->info.history = state.generations.current;
+	w->next->info.given_up = w->given_up;
 	w->progress.total_bytes = volume_cut_bytes(w->cut);
 }
 

@@ -41,6 +41,9 @@ struct snapshot_info {
 	uint32_t requests; /* to the service for this one, of any kind; 0: not known, or none */
 	/* It, and all it needs, cannot be deleted before that time (realtime), at least. */
 	struct store_retention retention;
+	/* The generation that its content belongs to; zero: not known. */
+	struct id128 history;
+	bool given_up; /* it keeps what was given up in a split brain: never meant by "the newest" */
 };
 
 /* Long work reports through this; total may grow. Called at most a few times a second. */
@@ -96,6 +99,10 @@ void snapshot_list(struct snapshot_repo *repo,
 		   void (*damaged)(void *context, const char *object, const char *why),
 		   void (*done)(void *context, const struct snapshot_result *result),
 		   void *context);
+
+/* Of these, in any order, the newest of the volume's own history: neither what was given up in a split brain, nor
+ * what that node took while it was apart. NULL: there is none. */
+const struct snapshot_info *snapshot_newest(const struct snapshot_info *infos, size_t count);
 
 /* Deletes one snapshot (-EPERM: it is pinned or locked), then every object that no remaining snapshot needs and that no snapshot
  * being written can need. May be interrupted anywhere and run again. */
@@ -181,7 +188,7 @@ int snapshot_target_volume(struct volume *volume, struct snapshot_target **targe
 struct snapshot_target *snapshot_target_paced(struct env *env, struct snapshot_target *inner,
 					      struct rate_limit *rate);
 
-/* Restores snapshot id (NULL: the newest) to target. Objects missing from the store are noticed before
+/* Restores snapshot id (NULL: the newest of the volume's own history) to target. Objects missing from the store are noticed before
  * the target is touched (-EBADMSG); every chunk's hash is checked before it is written. The target is
  * freed after done. */
 void snapshot_restore(struct snapshot_repo *repo, const struct id128 *id,

@@ -436,7 +436,7 @@ static void given_up(void **state)
 	assert_int_equal(waited.result.error, 0);
 	assert_string_equal(waited.result.info.label, "given up for beta");
 	assert_int_equal(list(w->env, w->repo).listed, 2);
-	check_restore(w, NULL, "given up");
+	check_restore(w, &waited.result.info.id, "given up");
 }
 
 /* Another node writes in between: nothing may be taken over unseen. */

@@ -283,7 +283,7 @@ int volume_cut_begin(struct volume *volume, enum volume_consumer consumer, unsig
 
 uint64_t volume_cut_lsn(const struct volume_cut *cut)
 {
-	return 4711;
+	return cut->volume->state.lsn ? cut->volume->state.lsn : 4711;
 }
 
 uint64_t volume_cut_bytes(const struct volume_cut *cut)

@@ -247,8 +247,11 @@ static void manifest(void **state)
 				      .data_bytes = 65536,
 				      .changed_bytes = 65536,
 				      .stored_bytes = 1000,
-				      .objects = 2},
+				      .objects = 2,
+				      .history = {{7}},
+				      .given_up = true},
 			     .parent = {{5}}};
+	struct snapfmt_facts_wire *facts;
 	struct snapfmt_ref own = ref;
 	struct manifest *back = NULL;
 	uint8_t *data;
@@ -276,8 +279,10 @@ static void manifest(void **state)
 		   "0000000000000000000000000000000000000000000000000000000000000000"
 		   "0000000000000000000000000000000000000000000000000000000000000080"
 		   "000000010000000200000001000000000000000000000000");
+	assert_hex(data + 424, 20, "0001070000000000000000000000000000000000");
 	assert_null(manifest_decode(data, length, &volume, &own, &back));
 	assert_int_equal(back->info.stored_bytes, 1000 + length);
+	assert_true(back->info.given_up && id128_equal(&back->info.history, &m.info.history));
 	assert_int_equal(back->info.objects, 3);
 	assert_string_equal(back->info.volume_name, "pgdata");
 	for (unsigned i = 0; i < 2; i++) {
@@ -296,6 +301,10 @@ static void manifest(void **state)
 		assert_non_null(manifest_decode(data, length, &volume, &own, &back));
 		data[i] ^= 1;
 	}
+	facts = (void *)(data + sizeof(struct snapfmt_header_wire));
+	facts->flags = 2;
+	snapfmt_facts_seal(facts);
+	assert_string_equal(manifest_decode(data, length, &volume, &own, &back), "unknown flags");
 	free(data);
 	m.pages[0].offset = 400; /* beyond its object */
 	assert_int_equal(manifest_encode(&m, false, &data, &length), 0);
