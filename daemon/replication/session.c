@@ -211,6 +211,18 @@ static void take_base(struct replication *r)
 		replication_refuse(r, FRAME_ERROR_IO, "cannot persist the volume's state");
 }
 
+/* The peer will take for durable here what it gets from here, and no map names what the stream brought: left in
+ * the disk's cache it could be lost under a cut that comes back later. A primary has its intent bits. */
+static void make_durable(struct replication *r)
+{
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	if (state.role == VOLUME_SECONDARY && !MUTATE(replication_served_no_fsync) &&
+	    volume_sync_backing(r->volume))
+		replication_refuse(r, FRAME_ERROR_IO, "what is here cannot be made durable");
+}
+
 /* A primary whose content is at the secondary: the stream goes on where it was, without a catch-up. */
 static void run_served(struct replication *r)
 {
@@ -279,6 +291,7 @@ static void run(struct replication *r)
 		};
 		source_attach(r->source, r->link, r->config.protocol, &target);
 		contact_begin(r);
+		make_durable(r);
 		return;
 	}
 	r->session = SESSION_SINK;

@@ -34,15 +34,27 @@ static void pump(struct env_task *task)
 		source->ops->idle(source->owner);
 }
 
+static void memory_free(struct source *source)
+{
+	if (source->compare)
+		compare_free(source->compare);
+	free(source->ring);
+	free(source->sent);
+	free(source);
+}
+
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,
 			  uint64_t final_max_bytes, const struct source_ops *ops, void *owner)
 {
 	struct source *source = calloc(1, sizeof(*source));
 	if (!source)
 		return NULL;
-	source->sent = calloc(SOURCE_SENT, sizeof(*source->sent));
-	if (!source->sent) {
-		free(source);
+	/* Only what is between their ends means anything. */
+	source->sent = malloc(SOURCE_SENT * sizeof(*source->sent));
+	source->ring = malloc(SOURCE_RING * sizeof(*source->ring));
+	source->compare = compare_new(volume);
+	if (!source->sent || !source->ring || !source->compare) {
+		memory_free(source);
 		return NULL;
 	}
 	source->volume = volume;
@@ -55,12 +67,6 @@ struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t
 	source->final_max_bytes = final_max_bytes;
 	source->pump_task.call = pump;
 	source_pace_init(source);
-	source->compare = compare_new(volume);
-	if (!source->compare) {
-		free(source->sent);
-		free(source);
-		return NULL;
-	}
 	source_stream_init(source);
 	source_reads_init(source);
 	source_bad_init(source);
@@ -85,9 +91,7 @@ void source_free(struct source *source)
 	env_defer_cancel(source->env, &source->leave_task);
 	source_reads_fail(source);
 	source_transfer_end(source, false);
-	compare_free(source->compare);
-	free(source->sent);
-	free(source);
+	memory_free(source);
 }
 
 bool source_is_idle(const struct source *source)
@@ -343,6 +347,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 		return;
 	}
 	source_transfer_end(source, true);
+	source->phase = SOURCE_DONE;
 	source_bad_reset(source);
 	source->cuts++;
 	source->complete_at_ns = source->cut_at_ns;
@@ -355,7 +360,6 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 	if (!source->final) {
 		struct volume_state state;
 		volume_get_state(source->volume, &state);
-		source->phase = SOURCE_DONE;
 		if (state.role == VOLUME_PRIMARY)
 			source_propose(source);
 		source->ops->cut_acknowledged(source->owner, false);

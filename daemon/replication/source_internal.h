@@ -122,9 +122,9 @@ struct source {
 	/* the stream: sequences [oldest, next) are not yet written by the peer, in part */
 	struct volume_tap tap;
 	bool tapped;
-	bool full_queue; /* ready() said no: writers wait */
-	bool leaving;    /* the final cut's tap is off: LEAVE follows instead of STREAM */
-	struct source_entry ring[SOURCE_RING];
+	bool full_queue;           /* ready() said no: writers wait */
+	bool leaving;              /* the final cut's tap is off: LEAVE follows instead of STREAM */
+	struct source_entry *ring; /* SOURCE_RING */
 	uint64_t oldest, next, received;
 	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_payload, since_point_bytes;
 	uint64_t streamed_bytes; /* on this link */

@@ -30,6 +30,11 @@ static bool disk_change_allowed(enum volume_disk_state from, enum volume_disk_st
 	return allowed[from][to];
 }
 
+int volume_sync_backing(struct volume *v)
+{
+	return v->backing != NULL ? env_file_sync(v->env, v->backing) : 0;
+}
+
 int volume_set_state(struct volume *v, const struct volume_state *state)
 {
 	struct volume_state old = v->state;
@@ -45,9 +50,9 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	assert(disk_change_allowed(old.disk, state->disk));
 	/* The peer takes what a former primary wrote for durable here, and its map does not name it:
 	 * left in the disk's cache it could be lost under a cut that is applied later. */
-	if (old.role == VOLUME_PRIMARY && state->role == VOLUME_SECONDARY && v->backing != NULL &&
+	if (old.role == VOLUME_PRIMARY && state->role == VOLUME_SECONDARY &&
 	    state->disk != VOLUME_DISK_FAILED && state->disk != VOLUME_DISK_INCONSISTENT) {
-		error = env_file_sync(v->env, v->backing);
+		error = volume_sync_backing(v);
 		if (error != 0)
 			return error;
 	}

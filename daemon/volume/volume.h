@@ -164,6 +164,9 @@ void volume_get_state(const struct volume *volume, struct volume_state *state);
  * are not touched; the caller sees to allowed transitions (asserted by the table above). */
 int volume_set_state(struct volume *volume, const struct volume_state *state);
 
+/* All that the backing has been given is durable there before it returns (blocking). */
+int volume_sync_backing(struct volume *volume);
+
 /* Takes the contact over, and to the disk in a while: nothing waits for it. */
 void volume_note_contact(struct volume *volume, const struct volume_contact *contact);
 
