@@ -155,13 +155,8 @@ static void dies_somewhere(struct world *w, struct node *n)
 	uint64_t end = now_ns(w) + 2000000000ull;
 	while (!sim_node_dead(n->env) && now_ns(w) < end && sim_step(w->sim))
 		;
-	if (!sim_node_dead(n->env))
-		sim_crash(w->sim, n->env, mode);
-	n->replication = NULL;
-	n->volume = NULL;
-	n->env = sim_restart(w->sim, n->env);
-	listen_on(n);
-	start(n, VOLUME_SECONDARY);
+	crash(n, mode);
+	come_back(n, VOLUME_SECONDARY);
 }
 
 /* Whoever dies whenever: the wish outlives it, the loser's disk is old or new, never a mixture. */
@@ -212,12 +207,6 @@ static void a_promotion_takes_it_back(void **unused)
 
 /* ---- the old primary comes back --------------------------------------------------------------- */
 
-static void block_link(struct world *w, bool blocked)
-{
-	sim_block(w->sim, "a", "b", blocked);
-	sim_block(w->sim, "b", "a", blocked);
-}
-
 /* In sync; then a dies with writes on its disk that never reached b. */
 static void primary_dies(struct world *w)
 {
@@ -244,18 +233,8 @@ static void primary_dies(struct world *w)
 	let_pass(w, 500);
 	for (unsigned i = 0; i < 20; i++)
 		assert_false(ios[i].done); /* protocol C */
-	sim_crash(w->sim, w->a.env, SIM_CRASH_POWER_KEEP);
-	w->a.replication = NULL;
-	w->a.volume = NULL;
-	w->pool = buf_pool_new((unsigned[3]){64, 64, 32});
+	crash_primary(&w->a, SIM_CRASH_POWER_KEEP);
 	block_link(w, false);
-}
-
-static void comes_back(struct world *w)
-{
-	w->a.env = sim_restart(w->sim, w->a.env);
-	listen_on(&w->a);
-	start(&w->a, VOLUME_PRIMARY);
 }
 
 static void a_replaced_primary_steps_down_and_is_rolled_back(void **unused)
@@ -273,7 +252,7 @@ static void a_replaced_primary_steps_down_and_is_rolled_back(void **unused)
 				0);
 		else
 			write_some(&w.b, 5);
-		comes_back(&w);
+		come_back(&w.a, VOLUME_PRIMARY);
 		assert_true(status(&w.a).starting);
 		/* Its clients are there before it knows: nothing of theirs is done. */
 		struct io io = {
@@ -303,7 +282,7 @@ static void a_primary_alone_serves_after_its_wait(void **unused)
 
 	primary_dies(&w);
 	block_link(&w, true);
-	comes_back(&w);
+	come_back(&w.a, VOLUME_PRIMARY);
 	uint64_t begun = now_ns(&w);
 	struct io io = {.request = {.op = BLOCK_FLUSH}};
 	assert_int_equal(submit_and_wait(&w.a, &io), 0);
@@ -332,7 +311,7 @@ static void who_is_stopped_in_its_wait_did_nothing(void **unused)
 	set_role(&w.b, VOLUME_PRIMARY);
 	write_some(&w.b, 5);
 	block_link(&w, true);
-	comes_back(&w);
+	come_back(&w.a, VOLUME_PRIMARY);
 	assert_true(status(&w.a).starting);
 	struct io io = {.request = {.op = BLOCK_WRITE, .length_bytes = 4096, .done = io_done}};
 	struct block *block = volume_block(w.a.volume);
@@ -355,7 +334,7 @@ static void who_is_not_replaced_serves_at_once(void **unused)
 	struct io io = {.request = {.op = BLOCK_FLUSH}};
 
 	primary_dies(&w);
-	comes_back(&w);
+	come_back(&w.a, VOLUME_PRIMARY);
 	uint64_t begun = now_ns(&w);
 	assert_int_equal(submit_and_wait(&w.a, &io), 0);
 	assert_true(now_ns(&w) - begun < 1000000000ull);
@@ -375,7 +354,7 @@ static void who_is_in_use_does_not_step_down(void **unused)
 	set_role(&w.b, VOLUME_PRIMARY);
 	w.a.start_wait_ms = 0;
 	block_link(&w, true);
-	comes_back(&w);
+	come_back(&w.a, VOLUME_PRIMARY);
 	blocks[0] = volume_block(w.a.volume);
 	blocks[1] = volume_block(w.b.volume);
 	for (unsigned i = 0; i < 2; i++)
@@ -639,11 +618,7 @@ static void write_until_killed(struct circles *c)
 		for (unsigned steps = (unsigned)rnd(w, 30); steps && sim_step(w->sim); steps--)
 			;
 	}
-	if (!sim_node_dead(c->primary->env))
-		sim_crash(w->sim, c->primary->env, SIM_CRASH_KILL);
-	c->primary->replication = NULL;
-	c->primary->volume = NULL;
-	w->pool = buf_pool_new((unsigned[3]){64, 64, 32}); /* the old one went with the node */
+	crash_primary(c->primary, SIM_CRASH_KILL);
 	c->kills++;
 }
 
@@ -696,17 +671,12 @@ static void fail_over(struct circles *c)
 	write_some(fresh, (unsigned)rnd(w, 30));
 	/* The old one comes back as what it was, and finds out; it may die again in the middle. */
 	for (unsigned deaths = (unsigned)rnd(w, 3);; deaths--) {
-		old->env = sim_restart(w->sim, old->env);
-		listen_on(old);
-		start(old, VOLUME_PRIMARY);
+		come_back(old, VOLUME_PRIMARY);
 		if (!deaths)
 			break;
 		sim_crash_after_ios(w->sim, old->env, 1 + sim_random(w->sim, 60), SIM_CRASH_POWER);
 		sim_run_until(w->sim, NULL, rnd(w, 800) * 1000000ull);
-		if (!sim_node_dead(old->env))
-			sim_crash(w->sim, old->env, SIM_CRASH_POWER);
-		old->replication = NULL;
-		old->volume = NULL;
+		crash(old, SIM_CRASH_POWER);
 		c->kills++;
 	}
 }

@@ -150,12 +150,8 @@ static void an_interrupted_first_sync_costs_hashes(void **unused)
 	start(&w.b, VOLUME_SECONDARY);
 	WAIT(&w, status(&w.b).received_bytes > 3 << 20);
 	uint64_t total = status(&w.a).out_of_sync_bytes;
-	sim_crash(w.sim, w.b.env, SIM_CRASH_POWER_KEEP);
-	w.b.replication = NULL;
-	w.b.volume = NULL;
-	w.b.env = sim_restart(w.sim, w.b.env);
-	listen_on(&w.b);
-	start(&w.b, VOLUME_SECONDARY);
+	crash(&w.b, SIM_CRASH_POWER_KEEP);
+	come_back(&w.b, VOLUME_SECONDARY);
 	WAIT(&w, in_sync(&w));
 	assert_int_equal(status(&w.a).compared_bytes, VOLUME_BYTES);
 	assert_true(status(&w.a).compare_differ_bytes < total - (1 << 20));

@@ -369,8 +369,7 @@ static void an_unfinished_catch_up_does_not_keep_the_peer_from_serving(void **un
 	write_some(&w.a, 50);
 	expect_same(&w, &w.a, __LINE__);
 	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
-	sim_block(w.sim, "a", "b", true);
-	sim_block(w.sim, "b", "a", true);
+	block_link(&w, true);
 	for (unsigned i = 0; i < 24; i++) {
 		struct block *block = volume_block(w.a.volume);
 		ios[i].request = (struct block_request){.op = BLOCK_WRITE,
@@ -382,29 +381,21 @@ static void an_unfinished_catch_up_does_not_keep_the_peer_from_serving(void **un
 		block->ops->submit(block, &ios[i].request);
 	}
 	let_pass(&w, 500);
-	sim_crash(w.sim, w.a.env, SIM_CRASH_POWER_KEEP); /* nobody saw the end of them */
-	w.a.replication = NULL;
-	w.a.volume = NULL;
-	w.pool = buf_pool_new((unsigned[3]){64, 64, 32});
-	let_pass(&w, 3000); /* what was on its way is gone */
+	crash_primary(&w.a, SIM_CRASH_POWER_KEEP); /* nobody saw the end of them */
+	let_pass(&w, 3000);                        /* what was on its way is gone */
 	sim_net_get(w.sim, &net);
 	slow = net;
 	slow.bytes_per_second = 300000;
 	sim_net_set(w.sim, &slow);
-	sim_block(w.sim, "a", "b", false);
-	sim_block(w.sim, "b", "a", false);
-	w.a.env = sim_restart(w.sim, w.a.env);
-	listen_on(&w.a);
-	start(&w.a, VOLUME_PRIMARY);
+	block_link(&w, false);
+	come_back(&w.a, VOLUME_PRIMARY);
 	WAIT(&w, status(&w.b).staged_bytes > 300000);
 	assert_true(status(&w.b).staged_bytes < 24 * 65536);
-	sim_block(w.sim, "a", "b", true);
-	sim_block(w.sim, "b", "a", true);
+	block_link(&w, true);
 	stop(&w.a);
 	lose_backing(&w.a);
 	sim_net_set(w.sim, &net);
-	sim_block(w.sim, "a", "b", false);
-	sim_block(w.sim, "b", "a", false);
+	block_link(&w, false);
 	start(&w.a, VOLUME_PRIMARY);
 	lean_on_peer(&w.a);
 	WAIT(&w, in_sync(&w));
@@ -509,15 +500,6 @@ static void a_failing_disk_is_taken_over_by_the_peer(void **unused)
 	}
 }
 
-static void restart(struct node *n, enum volume_role role)
-{
-	n->replication = NULL;
-	n->volume = NULL;
-	n->env = sim_restart(n->world->sim, n->env);
-	listen_on(n);
-	start(n, role);
-}
-
 /* The primary was killed: what was under way may be there or not, in whole sectors; everything else is. */
 static void expect_after_crash(struct clients *c)
 {
@@ -551,8 +533,8 @@ static void expect_after_crash(struct clients *c)
 
 static void power_cut(struct clients *c, struct node *n)
 {
-	sim_crash(n->world->sim, n->env, (enum sim_crash)sim_random(n->world->sim, 4));
-	restart(n, n == &n->world->a ? VOLUME_PRIMARY : VOLUME_SECONDARY);
+	crash(n, (enum sim_crash)sim_random(n->world->sim, 4));
+	come_back(n, n == &n->world->a ? VOLUME_PRIMARY : VOLUME_SECONDARY);
 	if (n == c->node)
 		expect_after_crash(c);
 	(void)c;

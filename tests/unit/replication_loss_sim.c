@@ -75,8 +75,7 @@ static void held_writes_reach_the_peer(void **unused)
 
 	open_suspending(&w);
 	struct volume_state before = state(&w.a);
-	sim_block(w.sim, "a", "b", true);
-	sim_block(w.sim, "b", "a", true);
+	block_link(&w, true);
 	for (unsigned i = 0; i < 8; i++)
 		ios[i] = write_one(&w.a, 4096 * i, 1 + (int)i);
 	WAIT(&w, status(&w.a).waiting);
@@ -85,8 +84,7 @@ static void held_writes_reach_the_peer(void **unused)
 		assert_false(ios[i]->done);
 	struct volume_state during = state(&w.a);
 	assert_true(same_generation(&before, &during));
-	sim_block(w.sim, "a", "b", false);
-	sim_block(w.sim, "b", "a", false);
+	block_link(&w, false);
 	for (unsigned i = 0; i < 8; i++)
 		end_io(&w, ios[i], 0);
 	expect_same(&w, &w.a, __LINE__);
@@ -163,10 +161,7 @@ static void what_began_before_the_stream_waits_as_well(void **unused)
 			turn(&w);
 		assert_true(count < WRITES);
 	}
-	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
-	w.b.replication = NULL;
-	w.b.volume = NULL;
-	w.b.listener = NULL;
+	crash(&w.b, SIM_CRASH_KILL);
 	for (unsigned i = 0; i < count; i++) {
 		early[i] = ios[i]->done;
 		waiting += !early[i];
@@ -174,8 +169,7 @@ static void what_began_before_the_stream_waits_as_well(void **unused)
 	assert_true(waiting > 0);
 	WAIT(&w, status(&w.a).waiting);
 	let_pass(&w, 3000);
-	sim_block(w.sim, "a", "b", true);
-	sim_block(w.sim, "b", "a", true);
+	block_link(&w, true);
 	sim_disk_set(w.a.env, &disk);
 	w.b.env = sim_restart(w.sim, w.b.env);
 	sim_disk_set(w.b.env, &disk);
@@ -190,8 +184,7 @@ static void what_began_before_the_stream_waits_as_well(void **unused)
 		assert_true(sim_file_peek(w.b.env, "/b/backing", block, 4096, 4096ull * i));
 		assert_memory_equal(block, w.model + 4096ull * i, 4096);
 	}
-	sim_block(w.sim, "a", "b", false);
-	sim_block(w.sim, "b", "a", false);
+	block_link(&w, false);
 	listen_on(&w.b);
 	for (unsigned i = 0; i < count; i++)
 		end_io(&w, ios[i], 0);
@@ -303,9 +296,7 @@ static void a_peer_that_hangs_under_a_cut_is_lost(void **unused)
 		end_io(&w, ios[i], 0);
 	assert_true(now_ns(&w) - begun < 5000000000ull);
 	assert_non_null(strstr(status(&w.a).refusal, "carried nothing out"));
-	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
-	w.b.replication = NULL;
-	w.b.volume = NULL;
+	crash(&w.b, SIM_CRASH_KILL);
 	w.b.env = sim_restart(w.sim, w.b.env);
 	sim_disk_set(w.b.env, &disk);
 	listen_on(&w.b);
@@ -347,8 +338,7 @@ static void a_history_that_cannot_be_stored_holds_the_clients(void **unused)
 	write_some(&w.a, 50);
 	expect_same(&w, &w.a, __LINE__);
 	struct volume_state before = state(&w.a);
-	sim_block(w.sim, "a", "b", true);
-	sim_block(w.sim, "b", "a", true);
+	block_link(&w, true);
 	io = write_one(&w.a, 0, 7);
 	sim_disk_get(w.a.env, &disk);
 	disk.write_eio_ppm = 1000000;
@@ -364,8 +354,7 @@ static void a_history_that_cannot_be_stored_holds_the_clients(void **unused)
 	end_io(&w, next, 0);
 	struct volume_state after = state(&w.a);
 	assert_false(same_generation(&before, &after));
-	sim_block(w.sim, "a", "b", false);
-	sim_block(w.sim, "b", "a", false);
+	block_link(&w, false);
 	expect_same(&w, &w.a, __LINE__);
 	world_close(&w);
 }
@@ -398,11 +387,8 @@ static void restore_during_recovery(unsigned steps)
 	write_some(&w.a, 100);
 	reconnect(&w.b);
 	WAIT(&w, replication_applying(w.b.replication) && state(&w.b).disk == VOLUME_DISK_OUTDATED);
-	sim_crash(w.sim, w.b.env, SIM_CRASH_KILL);
+	crash(&w.b, SIM_CRASH_KILL);
 	sim_file_remove(w.b.env, "/b/backing");
-	w.b.replication = NULL;
-	w.b.volume = NULL;
-	w.b.listener = NULL;
 	w.b.env = sim_restart(w.sim, w.b.env);
 	start(&w.b, VOLUME_SECONDARY);
 	assert_int_equal(state(&w.b).disk, VOLUME_DISK_FAILED);

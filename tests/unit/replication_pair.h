@@ -143,6 +143,14 @@ static struct volume_state state(struct node *n)
 	return s;
 }
 
+static inline struct replication_loss loss(struct node *n)
+{
+	struct replication_loss l;
+
+	replication_get_loss(n->replication, &l);
+	return l;
+}
+
 static void dump(struct world *w)
 {
 	struct node *nodes[2] = {&w->a, &w->b};
@@ -526,6 +534,38 @@ static void reconnect(struct node *n)
 
 	assert_int_equal(replication_connect(n->replication, why, sizeof(why)), 0);
 }
+
+#ifdef WORLD_SIM
+static inline void block_link(struct world *w, bool blocked)
+{
+	sim_block(w->sim, "a", "b", blocked);
+	sim_block(w->sim, "b", "a", blocked);
+}
+
+/* Its process is gone; it may have died before. */
+static inline void crash(struct node *n, enum sim_crash mode)
+{
+	if (!sim_node_dead(n->env))
+		sim_crash(n->world->sim, n->env, mode);
+	n->replication = NULL;
+	n->volume = NULL;
+	n->listener = NULL;
+}
+
+/* Clients' buffers that it had go with it. */
+static inline void crash_primary(struct node *n, enum sim_crash mode)
+{
+	crash(n, mode);
+	n->world->pool = buf_pool_new((unsigned[3]){64, 64, 32});
+}
+
+static inline void come_back(struct node *n, enum volume_role role)
+{
+	n->env = sim_restart(n->world->sim, n->env);
+	listen_on(n);
+	start(n, role);
+}
+#endif
 
 /* All of them, or TEST=pattern. The seed: the program's argument, SEED=, or a new one. */
 static int pair_main(int argc, char **argv, const struct CMUnitTest *tests, size_t count)

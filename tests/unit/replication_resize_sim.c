@@ -205,18 +205,9 @@ static void a_smaller_primary_says_what_to_type(void **unused)
 static void open_with_bigger_secondary(struct world *w)
 {
 	open_synced(w);
-	sim_crash(w->sim, w->a.env, SIM_CRASH_POWER);
-	w->a.replication = NULL;
-	w->a.volume = NULL;
+	crash(&w->a, SIM_CRASH_POWER);
 	WAIT(w, !status(&w->b).peer_known);
 	assert_int_equal(resize(&w->b, BIGGER, true).error, 0);
-}
-
-static void restarts(struct world *w, struct node *n, enum volume_role role)
-{
-	n->env = sim_restart(w->sim, n->env);
-	listen_on(n);
-	start(n, role);
 }
 
 static struct resized restore(struct node *n)
@@ -246,7 +237,7 @@ static void a_new_disk_takes_its_size_with_its_content(void **unused)
 
 	open_with_bigger_secondary(&w);
 	sim_disk_lose(w.a.env);
-	restarts(&w, &w.a, VOLUME_SECONDARY);
+	come_back(&w.a, VOLUME_SECONDARY);
 	assert_int_equal(volume_size_bytes(w.a.volume), VOLUME_BYTES);
 	expect_restored(&w);
 }
@@ -258,7 +249,7 @@ static void a_failed_disk_is_to_be_restored_not_resized(void **unused)
 
 	open_with_bigger_secondary(&w);
 	sim_file_remove(w.a.env, "/a/backing");
-	restarts(&w, &w.a, VOLUME_PRIMARY);
+	come_back(&w.a, VOLUME_PRIMARY);
 	assert_int_equal(state(&w.a).disk, VOLUME_DISK_FAILED);
 	WAIT(&w, status(&w.a).state == REPLICATION_STANDALONE &&
 			 status(&w.b).state == REPLICATION_STANDALONE);
@@ -273,15 +264,6 @@ static void a_failed_disk_is_to_be_restored_not_resized(void **unused)
 	s.role = VOLUME_SECONDARY;
 	assert_int_equal(volume_set_state(w.a.volume, &s), 0);
 	expect_restored(&w);
-}
-
-static void comes_back(struct world *w, struct node *n, enum volume_role role)
-{
-	n->replication = NULL;
-	n->volume = NULL;
-	n->env = sim_restart(w->sim, n->env);
-	listen_on(n);
-	start(n, role);
 }
 
 /* Whoever dies whenever: each has one of the sizes; one word at most, and both have the new one. */
@@ -300,11 +282,8 @@ static bool dies_once(bool primary, uint64_t k, enum sim_crash mode)
 	while (!sim_node_dead(n->env) && !z.done)
 		sim_step(w.sim);
 	bool died = sim_node_dead(n->env);
-	if (!died)
-		sim_crash(w.sim, n->env, mode);
-	if (primary) /* what its process still had of the buffers is gone with it */
-		w.pool = buf_pool_new((unsigned[3]){64, 64, 32});
-	comes_back(&w, n, primary ? VOLUME_PRIMARY : VOLUME_SECONDARY);
+	primary ? crash_primary(n, mode) : crash(n, mode);
+	come_back(n, primary ? VOLUME_PRIMARY : VOLUME_SECONDARY);
 	/* Acknowledged or not: written again, so that the model is right. */
 	for (unsigned i = 0; i < 4; i++) {
 		if (primary)

@@ -18,9 +18,9 @@ struct disk {
 	uint8_t data[SIZE], buf[SIZE];
 };
 
-static const uint8_t *page(void *context, uint64_t index)
+static const uint8_t *page(const void *context, uint64_t index)
 {
-	return ((struct disk *)context)->data + index * PAGE;
+	return ((const struct disk *)context)->data + index * PAGE;
 }
 
 static struct model_image image(struct disk *disk)
