@@ -194,6 +194,22 @@ static bool pages_equal(const uint8_t *a, const uint8_t *b, size_t length)
 	return memcmp(a != NULL ? a : zeroes, b != NULL ? b : zeroes, length) == 0;
 }
 
+/* A page of both, as in 4096 bytes at that offset. */
+static bool blocks_equal(const struct inode *a, const struct inode *b, uint64_t at)
+{
+	return pages_equal(sim_file_page(a, at / 4096), sim_file_page(b, at / 4096), 4096);
+}
+
+/* False: they are equal so far. */
+static bool files_differ(const struct inode *a, const struct inode *b, uint64_t size_bytes,
+			 uint64_t *offset)
+{
+	for (*offset = 0; *offset < size_bytes; *offset += 4096)
+		if (!blocks_equal(a, b, *offset))
+			return true;
+	return false;
+}
+
 static void print_block(struct world *world, uint64_t at, struct env *other)
 {
 	struct model_image image;
@@ -211,6 +227,7 @@ static void print_block(struct world *world, uint64_t at, struct env *other)
 static void check_peer_map(struct world *world)
 {
 	struct volume *own = world_volume(world, world->primary)->volume, *theirs;
+	const struct inode *a_disk, *b_disk;
 	struct volume_state a, b;
 	struct alone alone;
 	bool known;
@@ -224,13 +241,10 @@ static void check_peer_map(struct world *world)
 		!id128_is_zero(&b.generations.current) &&
 		(id128_equal(&b.generations.current, &a.generations.current) ||
 		 id128_equal(&b.generations.current, &a.generations.base));
+	a_disk = sim_file_find(world->nodes[world->primary].env, WORLD_BACKING);
+	b_disk = sim_file_find(alone.env, WORLD_BACKING);
 	for (uint64_t at = 0; known && at < world->size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
-					       at / 4096),
-				 at < volume_size_bytes(theirs)
-					 ? sim_file_page(alone.env, WORLD_BACKING, at / 4096)
-					 : NULL,
-				 4096) &&
+		if (!blocks_equal(a_disk, at < volume_size_bytes(theirs) ? b_disk : NULL, at) &&
 		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
 			print_block(world, at, alone.env);
@@ -330,16 +344,6 @@ static struct sim *restore_snapshot(struct world *world, const struct id128 *uui
 	return sim;
 }
 
-static const uint8_t *restored_page(void *context, uint64_t index)
-{
-	return sim_file_page(context, RESTORED, index);
-}
-
-static const uint32_t *restored_checksums(void *context, uint64_t index)
-{
-	return sim_file_checksums(context, RESTORED, index);
-}
-
 /* With a damaged store a restore says so, or was not concerned. */
 static void check_damaged(struct world *world, const struct id128 *uuid, const struct id128 *id,
 			  struct env *sound)
@@ -347,14 +351,14 @@ static void check_damaged(struct world *world, const struct id128 *uuid, const s
 	struct restore restore;
 	struct env *env;
 	struct sim *sim = restore_snapshot(world, uuid, id, true, &env, &restore);
+	uint64_t at;
 
-	for (uint64_t at = 0; restore.error == 0 && at < world->size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(sound, RESTORED, at / 4096),
-				 sim_file_page(env, RESTORED, at / 4096), 4096))
-			world_fail(
-				world,
-				"promise 4: restored something else from a damaged store, at %llu",
-				(unsigned long long)at);
+	if (restore.error == 0 &&
+	    files_differ(sim_file_find(sound, RESTORED), sim_file_find(env, RESTORED),
+			 world->size_bytes, &at))
+		world_fail(world,
+			   "promise 4: restored something else from a damaged store, at %llu",
+			   (unsigned long long)at);
 	sim_free(sim);
 }
 
@@ -382,8 +386,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 	    size > (other > world->size_bytes ? other : world->size_bytes))
 		world_fail(world, "promise 4: the restored size is %llu", (unsigned long long)size);
 
-	struct model_image image = {
-		.page = restored_page, .checksums = restored_checksums, .context = env};
+	struct model_image image = world_image_of(env, RESTORED);
 
 	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
 		world_fail(world, "promise 4: %s", why);
@@ -394,6 +397,7 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 
 void check_rolled_back(struct world *world)
 {
+	uint64_t at;
 	struct volume_state state;
 	struct restore restore;
 	struct env *env;
@@ -404,18 +408,19 @@ void check_rolled_back(struct world *world)
 	if (restore.error != 0)
 		world_fail(world, "promise 6: restored in place, but not once more: %s",
 			   restore.why);
-	for (uint64_t at = 0; at < world->size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
-					       at / 4096),
-				 sim_file_page(env, RESTORED, at / 4096), 4096))
-			world_fail(world, "promise 6: restored in place, but not that: at %llu",
-				   (unsigned long long)at);
+	if (restore.info.given_up)
+		world_fail(world, "promise 5: restored what was given up, without being asked to");
+	if (files_differ(sim_file_find(world->nodes[world->primary].env, WORLD_BACKING),
+			 sim_file_find(env, RESTORED), world->size_bytes, &at))
+		world_fail(world, "promise 6: restored in place, but not that: at %llu",
+			   (unsigned long long)at);
 	sim_free(sim);
 }
 
 void check_kept(struct world *world, unsigned index, const char *text)
 {
 	struct world_node *n = &world->nodes[index];
+	const struct inode *restored;
 	struct volume_state state;
 	struct restore restore;
 	struct id128 id;
@@ -429,17 +434,88 @@ void check_kept(struct world *world, unsigned index, const char *text)
 	if (restore.error != 0)
 		world_fail(world, "promise 5: kept, and cannot be restored: %d, %s", restore.error,
 			   restore.why);
+	restored = sim_file_find(env, RESTORED);
 	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096)
-		if (!pages_equal(n->giving_up + at, sim_file_page(env, RESTORED, at / 4096), 4096))
+		if (!pages_equal(n->giving_up + at, sim_file_page(restored, at / 4096), 4096))
 			world_fail(world,
 				   "promise 5: what node %u gives up is kept, but not at %llu",
 				   index, (unsigned long long)at);
 	sim_free(sim);
 }
 
+/* Of the index: the next extent, behind *at. */
+static bool next_extent(const char **at, uint64_t *offset, uint64_t *length)
+{
+	const char *open = strchr(*at, '[');
+	char *end;
+
+	if (open == NULL)
+		return false;
+	*offset = strtoull(open + 1, &end, 10);
+	if (*end != ',')
+		return false;
+	*length = strtoull(end + 1, &end, 10);
+	*at = end;
+	return *end == ']';
+}
+
+/* What files keep: all that differs from what the other has, but for what that one changed itself. */
+static void check_image(struct world *world, unsigned index, const char *list,
+			const struct inode *image)
+{
+	struct world_node *n = &world->nodes[index];
+	struct node_volume *other = world_volume(world, 1 - index);
+	const struct inode *theirs = sim_file_find(world->nodes[1 - index].env, WORLD_BACKING);
+	uint64_t offset = 0, length = 0;
+	bool more = next_extent(&list, &offset, &length);
+
+	if (other == NULL || other->volume == NULL || !n->giving_up_near ||
+	    volume_leans(other->volume))
+		theirs = NULL;
+	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096) {
+		const uint8_t *page = n->giving_up + at;
+		bool inside;
+
+		while (more && offset + length <= at)
+			more = next_extent(&list, &offset, &length);
+		inside = more && offset <= at;
+		if (!pages_equal(inside ? page : NULL, sim_file_page(image, at / 4096), 4096))
+			world_fail(world, "promise 5: the files of node %u do not keep %llu", index,
+				   (unsigned long long)at);
+		if (!inside && theirs != NULL &&
+		    !pages_equal(page, sim_file_page(theirs, at / 4096), 4096) &&
+		    !marked(other->volume, VOLUME_PEER, at))
+			world_fail(world, "promise 5: node %u gives %llu up, and keeps it nowhere",
+				   index, (unsigned long long)at);
+	}
+}
+
+void check_kept_files(struct world *world, unsigned index, const char *path)
+{
+	struct sim *sim = sim_new(world_random(world, 0));
+	struct env *env = sim_node_copy(sim, "copy", world->nodes[index].env, SIM_CRASH_POWER_DROP);
+	char image[512], *text;
+	const char *list;
+	uint64_t size = 0;
+
+	snprintf(image, sizeof(image), "%.*s.img", (int)strlen(path) - 5, path);
+	if (!sim_file_size(env, path, &size) || sim_file_find(env, image) == NULL)
+		world_fail(world, "promise 5: kept in %s, which a power cut takes away", path);
+	text = calloc(1, size + 1);
+	if (text == NULL || !sim_file_peek(env, path, text, size, 0))
+		abort();
+	list = strstr(text, "\"extents\": [");
+	if (list == NULL)
+		world_fail(world, "promise 5: %s names no extents", path);
+	check_image(world, index, list + strlen("\"extents\": ["), sim_file_find(env, image));
+	free(text);
+	sim_free(sim);
+}
+
 /* own: a volume on env's disk. */
 static void check_store_map_of(struct world *world, struct volume *own, struct env *disk)
 {
+	const struct inode *backing, *restored;
 	struct volume_state state;
 	struct restore restore;
 	struct env *env;
@@ -457,10 +533,10 @@ static void check_store_map_of(struct world *world, struct volume *own, struct e
 	if (restore.error != 0)
 		world_fail(world, "promise 3: the newest snapshot cannot be restored: %d, %s",
 			   restore.error, restore.why);
+	backing = sim_file_find(disk, WORLD_BACKING);
+	restored = sim_file_find(env, RESTORED);
 	for (uint64_t at = 0; at < volume_size_bytes(own); at += 4096)
-		if (!pages_equal(sim_file_page(disk, WORLD_BACKING, at / 4096),
-				 sim_file_page(env, RESTORED, at / 4096), 4096) &&
-		    !marked(own, VOLUME_STORE, at))
+		if (!blocks_equal(backing, restored, at) && !marked(own, VOLUME_STORE, at))
 			world_fail(
 				world,
 				"promise 3: block at %llu differs from the newest snapshot and is "
@@ -489,6 +565,8 @@ static void check_secondary_store_map(struct world *world)
 void check_maps(struct world *world)
 {
 	check_peer_map(world);
+	if (world->options.no_store)
+		return;
 	if (world_chance(world, 50))
 		check_store_map(world);
 	if (world_chance(world, 50))
@@ -528,7 +606,7 @@ static void list_done(void *context, const struct snapshot_result *result)
 	listing->error = result->error;
 }
 
-unsigned check_all_snapshots(struct world *world)
+void check_all_snapshots(struct world *world, const struct id128 *but)
 {
 	struct listing listing = {0};
 	struct volume_state state;
@@ -552,27 +630,21 @@ unsigned check_all_snapshots(struct world *world)
 	for (unsigned i = 0; i < listing.count; i++) {
 		struct restore restore;
 
+		if (id128_equal(&listing.ids[i], but))
+			continue;
 		sim = restore_snapshot(world, &state.uuid, &listing.ids[i], false, &env, &restore);
 		if (restore.error != 0)
 			world_fail(world, "promise 4: a listed snapshot cannot be restored: %d, %s",
 				   restore.error, restore.why);
 		sim_free(sim);
 	}
-	return listing.count;
 }
 
 bool check_disks_differ(struct world *world, uint64_t *offset)
 {
-	for (uint64_t at = 0; at < world->size_bytes; at += 4096)
-		if (!pages_equal(sim_file_page(world->nodes[world->primary].env, WORLD_BACKING,
-					       at / 4096),
-				 sim_file_page(world->nodes[1 - world->primary].env, WORLD_BACKING,
-					       at / 4096),
-				 4096)) {
-			*offset = at;
-			return true;
-		}
-	return false;
+	return files_differ(sim_file_find(world->nodes[A].env, WORLD_BACKING),
+			    sim_file_find(world->nodes[B].env, WORLD_BACKING), world->size_bytes,
+			    offset);
 }
 
 void check_equal(struct world *world)

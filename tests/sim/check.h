@@ -18,12 +18,14 @@ void check_maps(struct world *world);
 /* Promise 4: restores a snapshot (NULL: the newest) from a copy of the store and checks that it is one
  * instant between two ordinals. */
 void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to);
-/* The primary's disk holds exactly the newest snapshot. */
+/* The primary's disk holds exactly the newest snapshot, which is none that keeps what was given up. */
 void check_rolled_back(struct world *world);
-/* Every snapshot that the store lists can be restored. Returns how many. */
-unsigned check_all_snapshots(struct world *world);
+/* Every snapshot that the store lists can be restored, but for one that just was. */
+void check_all_snapshots(struct world *world, const struct id128 *but);
 /* The node is giving up what it changed: the snapshot of that name holds what its disk held before. */
 void check_kept(struct world *world, unsigned index, const char *id);
+/* Likewise of files beside the volume, whose index lies there: also after a power cut, and nothing is left out. */
+void check_kept_files(struct world *world, unsigned index, const char *path);
 /* Both disks hold the same. */
 void check_equal(struct world *world);
 bool check_disks_differ(struct world *world, uint64_t *offset);

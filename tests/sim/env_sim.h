@@ -93,10 +93,13 @@ void sim_disk_set(struct env *env, const struct sim_disk_options *options);
 bool sim_file_peek(const struct env *env, const char *path, void *buf, size_t length,
 		   uint64_t offset);
 bool sim_file_size(const struct env *env, const char *path, uint64_t *size_bytes);
-/* Page number index (4096 bytes) of what reads see, or NULL for zeroes. Valid until the next event. */
-const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t index);
+/* The content of a file, valid until the next event; NULL: there is none, and it reads as zeroes. */
+struct inode;
+const struct inode *sim_file_find(const struct env *env, const char *path);
+/* Page number index (4096 bytes) of what reads see, or NULL for zeroes. */
+const uint8_t *sim_file_page(const struct inode *file, uint64_t index);
 /* CRC32C of each 512 bytes of that page, kept until it changes; NULL where sim_file_page is. */
-const uint32_t *sim_file_checksums(const struct env *env, const char *path, uint64_t index);
+const uint32_t *sim_file_checksums(const struct inode *file, uint64_t index);
 /* The file is gone, durably. The node must be dead. */
 void sim_file_remove(struct env *dead, const char *path);
 /* The disk is replaced by an empty one. The node must be dead. */

@@ -45,7 +45,7 @@ void inode_put(struct inode *inode)
 		struct change *change = inode->first;
 
 		inode->first = change->next;
-		free(change);
+		change_free(change);
 	}
 	*inode->previous = inode->next;
 	if (inode->next != NULL)
@@ -263,12 +263,8 @@ struct sim_disk *sim_disk_copy(struct sim *sim, struct sim_disk *from)
 		copy->completed = inode->completed;
 		copy->pending = inode->pending;
 		for (struct change *change = inode->first; change != NULL; change = change->next) {
-			struct change *c = change_new(
-				change->type, change->type == CHANGE_WRITE ? change->data : NULL,
-				change->offset, change->length);
+			struct change *c = change_copy(change);
 
-			c->punch = change->punch;
-			c->durable = change->durable;
 			*copy->end = c;
 			copy->end = &c->next;
 		}
@@ -349,23 +345,29 @@ bool sim_file_size(const struct env *env, const char *path, uint64_t *size_bytes
 	return inode != NULL;
 }
 
-const uint8_t *sim_file_page(const struct env *env, const char *path, uint64_t index)
+const struct inode *sim_file_find(const struct env *env, const char *path)
 {
-	struct inode *inode = find(env, path);
-
-	if (inode == NULL || index >= inode->now.count || inode->now.pages[index] == NULL)
-		return NULL;
-	return inode->now.pages[index]->data;
+	return find(env, path);
 }
 
-const uint32_t *sim_file_checksums(const struct env *env, const char *path, uint64_t index)
+static struct page *page_of(const struct inode *inode, uint64_t index)
 {
-	struct inode *inode = find(env, path);
-	struct page *page;
+	return inode != NULL ? image_page(&inode->now, index) : NULL;
+}
 
-	if (inode == NULL || index >= inode->now.count || inode->now.pages[index] == NULL)
+const uint8_t *sim_file_page(const struct inode *file, uint64_t index)
+{
+	struct page *page = page_of(file, index);
+
+	return page != NULL ? page->data : NULL;
+}
+
+const uint32_t *sim_file_checksums(const struct inode *file, uint64_t index)
+{
+	struct page *page = page_of(file, index);
+
+	if (page == NULL)
 		return NULL;
-	page = inode->now.pages[index];
 	for (unsigned i = 0; !page->checksums_known && i < PAGE / SECTOR; i++)
 		page->checksums[i] = crc32c(0, page->data + i * SECTOR, SECTOR);
 	page->checksums_known = true;

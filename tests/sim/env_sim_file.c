@@ -170,7 +170,7 @@ static bool has_space(struct sim_disk *disk, const struct inode *inode, uint64_t
 	if (disk->options.capacity_bytes == 0)
 		return true;
 	for (uint64_t i = offset / PAGE; i * PAGE < offset + length; i++)
-		if (i >= inode->now.count || inode->now.pages[i] == NULL)
+		if (image_page(&inode->now, i) == NULL)
 			need++;
 	return need == 0 || (disk->pages_used + need) * PAGE <= disk->options.capacity_bytes;
 }
@@ -241,12 +241,12 @@ static int do_change(struct env_file *file, struct change *change, bool durable)
 	if (fails(file, disk->options.write_eio_ppm)) {
 		if (sim_random(disk->sim, 2)) /* it leaves anything of itself */
 			inode_change_torn(disk->sim, inode, change);
-		free(change);
+		change_free(change);
 		return -EIO;
 	}
 	if ((change->type == CHANGE_WRITE || !change->punch) &&
 	    !has_space(disk, inode, change->offset, change->length)) {
-		free(change);
+		change_free(change);
 		return -ENOSPC;
 	}
 	change->durable = durable;
@@ -307,16 +307,16 @@ static int file_next_data(struct env *e, struct env_file *file, uint64_t offset,
 			  uint64_t *end)
 {
 	const struct image *image = &file->inode->now;
-	uint64_t i;
+	uint64_t i, pages = (uint64_t)image->count * LEAF_PAGES;
 
 	if (sim_env_of(e)->dead)
 		return -EIO;
-	for (i = offset / PAGE; i < image->count && image->pages[i] == NULL; i++)
+	for (i = offset / PAGE; i < pages && image_page(image, i) == NULL; i++)
 		;
 	*start = i * PAGE > offset ? i * PAGE : offset;
-	if (i >= image->count || *start >= image->size)
+	if (i >= pages || *start >= image->size)
 		return -ENXIO;
-	for (; i < image->count && image->pages[i] != NULL; i++)
+	for (; image_page(image, i) != NULL; i++)
 		;
 	*end = i * PAGE < image->size ? i * PAGE : image->size;
 	return 0;
@@ -522,7 +522,7 @@ static void disk_op_orphan(struct sim *sim, struct disk_op *d, struct inode *ino
 	default:
 		inode_change_torn(sim, inode, change);
 	}
-	free(change);
+	change_free(change);
 }
 
 static void disk_op_drop(struct sim_event *event, bool power)

@@ -6,15 +6,68 @@
 
 /* ---- images ----------------------------------------------------------------------------------- */
 
-static void page_put(struct image *image, uint32_t i)
+static void page_put(struct page *page)
 {
-	struct page *page = image->pages[i];
-
-	if (page == NULL)
-		return;
-	if (--page->references == 0)
+	if (page != NULL && --page->references == 0)
 		free(page);
-	image->pages[i] = NULL;
+}
+
+static void leaf_put(struct leaf *leaf)
+{
+	if (leaf == NULL || --leaf->references > 0)
+		return;
+	for (uint32_t i = 0; i < LEAF_PAGES; i++)
+		page_put(leaf->pages[i]);
+	free(leaf);
+}
+
+/* The table reaches to that page, and its leaf is there and nobody else's. */
+static struct leaf *leaf_to_change(struct image *image, uint32_t i)
+{
+	uint32_t number = i / LEAF_PAGES;
+	struct leaf *leaf;
+
+	if (number >= image->count) {
+		uint32_t count = number + 1 + image->count / 2;
+
+		image->leaves = realloc(image->leaves, count * sizeof(struct leaf *));
+		if (image->leaves == NULL)
+			abort();
+		memset(&image->leaves[image->count], 0,
+		       (count - image->count) * sizeof(struct leaf *));
+		image->count = count;
+	}
+	leaf = image->leaves[number];
+	if (leaf == NULL) {
+		leaf = sim_alloc(sizeof(*leaf));
+		leaf->references = 1;
+	} else if (leaf->references > 1) {
+		struct leaf *copy = malloc(sizeof(*copy));
+
+		if (copy == NULL)
+			abort();
+		*copy = *leaf;
+		copy->references = 1;
+		for (uint32_t k = 0; k < LEAF_PAGES; k++)
+			if (copy->pages[k] != NULL)
+				copy->pages[k]->references++;
+		leaf->references--;
+		leaf = copy;
+	}
+	image->leaves[number] = leaf;
+	return leaf;
+}
+
+static void page_drop(struct image *image, uint32_t i)
+{
+	struct leaf *leaf;
+
+	if (image_page(image, i) == NULL)
+		return;
+	leaf = leaf_to_change(image, i);
+	page_put(leaf->pages[i % LEAF_PAGES]);
+	leaf->pages[i % LEAF_PAGES] = NULL;
+	leaf->used--;
 	if (image->used != NULL)
 		--*image->used;
 }
@@ -36,26 +89,17 @@ static struct page *page_new(const uint8_t *data)
 /* whole: all of it is about to be written. */
 static uint8_t *page_to_change(struct image *image, uint32_t i, bool whole)
 {
-	struct page *page;
+	struct leaf *leaf = leaf_to_change(image, i);
+	struct page **place = &leaf->pages[i % LEAF_PAGES], *page = *place;
 
-	if (i >= image->count) {
-		uint32_t count = i + 64;
-
-		image->pages = realloc(image->pages, count * sizeof(struct page *));
-		if (image->pages == NULL)
-			abort();
-		memset(&image->pages[image->count], 0,
-		       (count - image->count) * sizeof(struct page *));
-		image->count = count;
-	}
-	page = image->pages[i];
 	if (page == NULL) {
-		image->pages[i] = page = page_new(whole ? NULL : zeroes);
+		*place = page = page_new(whole ? NULL : zeroes);
+		leaf->used++;
 		if (image->used != NULL)
 			++*image->used;
 	} else if (page->references > 1) {
 		page->references--;
-		image->pages[i] = page = page_new(whole ? NULL : page->data);
+		*place = page = page_new(whole ? NULL : page->data);
 	}
 	page->checksums_known = false;
 	return page->data;
@@ -74,8 +118,8 @@ void image_read(const struct image *image, void *buf, uint64_t length, uint64_t 
 		uint32_t i = (uint32_t)(offset / PAGE), in = (uint32_t)(offset % PAGE);
 		uint64_t n = PAGE - in < length ? PAGE - in : length;
 
-		if (i < image->count && image->pages[i] != NULL)
-			memcpy(to, image->pages[i]->data + in, n);
+		if (image_page(image, i) != NULL)
+			memcpy(to, image_page(image, i)->data + in, n);
 		else
 			memset(to, 0, n);
 		to += n;
@@ -110,11 +154,10 @@ void image_zero(struct image *image, uint64_t offset, uint64_t length, bool punc
 	while (length > 0) {
 		uint32_t i = (uint32_t)(offset / PAGE), in = (uint32_t)(offset % PAGE);
 		uint64_t n = PAGE - in < length ? PAGE - in : length;
-		bool there = i < image->count && image->pages[i] != NULL;
+		bool there = image_page(image, i) != NULL;
 
 		if (n == PAGE && punch) {
-			if (there)
-				page_put(image, i);
+			page_drop(image, i);
 		} else if (there || !punch) {
 			memset(page_to_change(image, i, n == PAGE) + in, 0, n);
 		}
@@ -128,7 +171,7 @@ void image_allocate(struct image *image, uint64_t offset, uint64_t length)
 	if (offset + length > image->size)
 		image->size = offset + length;
 	for (uint64_t i = offset / PAGE; i * PAGE < offset + length; i++)
-		if (i >= image->count || image->pages[i] == NULL)
+		if (image_page(image, i) == NULL)
 			image_page_to_change(image, (uint32_t)i);
 }
 
@@ -140,18 +183,21 @@ void image_truncate(struct image *image, uint64_t size)
 				   image->size - size < PAGE - size % PAGE ? image->size - size
 									   : PAGE - size % PAGE,
 				   true);
-		for (uint64_t i = (size + PAGE - 1) / PAGE; i < image->count; i++)
-			page_put(image, (uint32_t)i);
+		for (uint64_t i = (size + PAGE - 1) / PAGE; i < image->count * LEAF_PAGES; i++)
+			page_drop(image, (uint32_t)i);
 	}
 	image->size = size;
 }
 
 void image_free(struct image *image)
 {
-	for (uint32_t i = 0; i < image->count; i++)
-		page_put(image, i);
-	free(image->pages);
-	image->pages = NULL;
+	for (uint32_t i = 0; i < image->count; i++) {
+		if (image->used != NULL && image->leaves[i] != NULL)
+			*image->used -= image->leaves[i]->used;
+		leaf_put(image->leaves[i]);
+	}
+	free(image->leaves);
+	image->leaves = NULL;
 	image->count = 0;
 	image->size = 0;
 }
@@ -163,14 +209,14 @@ void image_copy(struct image *to, const struct image *from)
 	to->count = from->count;
 	if (from->count == 0)
 		return;
-	to->pages = sim_alloc(from->count * sizeof(struct page *));
+	to->leaves = sim_alloc(from->count * sizeof(struct leaf *));
 	for (uint32_t i = 0; i < from->count; i++) {
-		to->pages[i] = from->pages[i];
-		if (to->pages[i] == NULL)
+		to->leaves[i] = from->leaves[i];
+		if (to->leaves[i] == NULL)
 			continue;
-		to->pages[i]->references++;
+		to->leaves[i]->references++;
 		if (to->used != NULL)
-			++*to->used;
+			*to->used += to->leaves[i]->used;
 	}
 }
 
@@ -180,7 +226,7 @@ static void change_apply(struct image *image, const struct change *change)
 {
 	switch (change->type) {
 	case CHANGE_WRITE:
-		image_write(image, change->data, change->length, change->offset);
+		image_write(image, change->payload->data, change->length, change->offset);
 		break;
 	case CHANGE_ZERO:
 		image_zero(image, change->offset, change->length, change->punch);
@@ -209,7 +255,7 @@ void change_tear(struct sim *sim, struct image *image, const struct change *chan
 		if (prefix ? i >= keep : sim_random(sim, 2))
 			continue;
 		if (change->type == CHANGE_WRITE)
-			image_write(image, change->data + from, n, change->offset + from);
+			image_write(image, change->payload->data + from, n, change->offset + from);
 		else
 			image_zero(image, change->offset + from, n, change->punch);
 	}
@@ -217,14 +263,39 @@ void change_tear(struct sim *sim, struct image *image, const struct change *chan
 
 struct change *change_new(enum change_type type, const void *data, uint64_t offset, uint64_t length)
 {
-	struct change *change = malloc(sizeof(*change) + (data != NULL ? length : 0));
+	struct change *change = malloc(sizeof(*change));
 
 	if (change == NULL)
 		abort();
 	*change = (struct change){.type = type, .offset = offset, .length = length};
-	if (data != NULL)
-		memcpy(change->data, data, length);
+	if (data == NULL)
+		return change;
+	change->payload = malloc(sizeof(*change->payload) + length);
+	if (change->payload == NULL)
+		abort();
+	change->payload->references = 1;
+	memcpy(change->payload->data, data, length);
 	return change;
+}
+
+struct change *change_copy(const struct change *change)
+{
+	struct change *copy = malloc(sizeof(*copy));
+
+	if (copy == NULL)
+		abort();
+	*copy = *change;
+	copy->next = NULL;
+	if (copy->payload != NULL)
+		copy->payload->references++;
+	return copy;
+}
+
+void change_free(struct change *change)
+{
+	if (change->payload != NULL && --change->payload->references == 0)
+		free(change->payload);
+	free(change);
 }
 
 void inode_change(struct inode *inode, struct change *change)
@@ -244,7 +315,8 @@ void inode_change_torn(struct sim *sim, struct inode *inode, const struct change
 
 		if (sim_random(sim, 2))
 			continue;
-		c = change_new(change->type, change->type == CHANGE_WRITE ? change->data + i : NULL,
+		c = change_new(change->type,
+			       change->type == CHANGE_WRITE ? change->payload->data + i : NULL,
 			       change->offset + i, n);
 		c->punch = change->punch;
 		inode_change(inode, c);
@@ -260,7 +332,7 @@ void inode_flush(struct inode *inode, uint64_t upto)
 		change_apply(&inode->durable, change);
 		inode->first = change->next;
 		inode->pending--;
-		free(change);
+		change_free(change);
 	}
 	if (inode->first == NULL)
 		inode->end = &inode->first;
@@ -287,7 +359,7 @@ void inode_settle(struct sim *sim, struct inode *inode, enum sim_crash mode)
 		else if (what == 2)
 			change_tear(sim, &inode->durable, change);
 		inode->first = change->next;
-		free(change);
+		change_free(change);
 	}
 	inode->pending = 0;
 	inode->end = &inode->first;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The content of a simulated file: an image is a table of reference-counted pages, so that copying
- * is cheap; an inode has two of them, what reads see and what is durable for certain, and between
+ * The content of a simulated file: an image is a table of reference-counted leaves of reference-counted
+ * pages, so that copying is cheap; an inode has two of them, what reads see and what is durable for certain, and between
  * them the list of changes in the order they completed. What a power cut leaves is decided here.
  */
 #ifndef OFFSITE_TESTS_SIM_ENV_SIM_IMAGE_H
@@ -9,8 +9,9 @@
 
 #include "tests/sim/env_sim_internal.h"
 
-#define PAGE   4096u
-#define SECTOR 512u
+#define PAGE       4096u
+#define SECTOR     512u
+#define LEAF_PAGES 64u
 
 struct page {
 	uint32_t references;
@@ -19,12 +20,28 @@ struct page {
 	uint8_t data[PAGE];
 };
 
+/* A leaf of several images does not change, nor does a page of several leaves: they are copied then. */
+struct leaf {
+	uint32_t references;
+	uint32_t used; /* pages that are there */
+	struct page *pages[LEAF_PAGES];
+};
+
 struct image {
 	uint64_t size;
-	uint32_t count; /* of the table */
-	struct page **pages;
+	uint32_t count; /* leaves of the table */
+	struct leaf **leaves;
 	uint64_t *used; /* counts pages; NULL: nobody does */
 };
+
+/* NULL: zeroes. */
+static inline struct page *image_page(const struct image *image, uint64_t i)
+{
+	const struct leaf *leaf =
+		i / LEAF_PAGES < image->count ? image->leaves[i / LEAF_PAGES] : NULL;
+
+	return leaf != NULL ? leaf->pages[i % LEAF_PAGES] : NULL;
+}
 
 enum change_type { CHANGE_WRITE, CHANGE_ZERO, CHANGE_TRUNCATE, CHANGE_ALLOCATE };
 
@@ -34,6 +51,11 @@ struct change {
 	bool durable; /* FUA: kept whatever happens, in its place of the order */
 	uint64_t offset, length;
 	struct change *next;
+	struct payload *payload; /* WRITE */
+};
+
+struct payload { /* never changes */
+	uint32_t references;
 	uint8_t data[];
 };
 
@@ -63,6 +85,8 @@ uint8_t *image_page_to_change(struct image *image, uint32_t i);
 void change_tear(struct sim *sim, struct image *image, const struct change *change);
 struct change *change_new(enum change_type type, const void *data, uint64_t offset,
 			  uint64_t length);
+struct change *change_copy(const struct change *change); /* of no list */
+void change_free(struct change *change);
 /* A change is complete: reads see it. */
 void inode_change(struct inode *inode, struct change *change);
 /* Some of its sectors, each a change of its own, so that a power cut decides about each again. */

@@ -19,7 +19,7 @@
 #include "tests/sim/scenario.h"
 
 /* So many seeds to a process, at most. */
-#define BATCH 64u
+#define BATCH 256u
 
 struct options {
 	uint64_t first, seeds;
@@ -63,7 +63,9 @@ static void run_seed(const struct options *options, uint64_t seed)
 		printf("seed %llu: %llu steps, %.3f s simulated, %llu requests, %llu crashes, %llu "
 		       "images, %llu inconsistent, %u snapshots, %llu restores from the peer, %llu "
 		       "changes of roles, %llu roll-backs, %llu split brains resolved, %llu disks "
-		       "filled, %llu resizes, %llu kept, %llu by a policy, %llu jumps of clocks\n",
+		       "filled, %llu resizes, %llu kept, %llu in files, %llu by a policy, %llu "
+		       "jumps of "
+		       "clocks\n",
 		       (unsigned long long)seed, (unsigned long long)present->steps,
 		       (double)sim_now_ns(present->sim) / 1e9,
 		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
@@ -73,6 +75,7 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       (unsigned long long)present->roll_backs,
 		       (unsigned long long)present->resolves, (unsigned long long)present->fills,
 		       (unsigned long long)present->resizes, (unsigned long long)present->kept,
+		       (unsigned long long)present->kept_files,
 		       (unsigned long long)present->policies,
 		       (unsigned long long)present->clock_jumps);
 	fflush(stdout);

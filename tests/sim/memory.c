@@ -154,7 +154,7 @@ void __wrap_free(void *memory)
 /* Bitmaps are that small here, and have to be zeroes; above it are the arenas of buffer pools, whose
  * content means nothing. */
 #define ZEROED_MAX (64u << 10)
-#define KEPT_MAX   512u
+#define KEPT_MAX   2048u
 
 struct mapping {
 	void *memory;
@@ -194,12 +194,12 @@ void *__wrap_mmap(void *addr, size_t length, int protection, int flags, int fd, 
 	return memory;
 }
 
-static bool keep(const struct mapping *mapping)
+static void keep(const struct mapping *mapping)
 {
-	if (kept_count == KEPT_MAX)
-		return false;
-	kept[kept_count++] = *mapping;
-	return true;
+	if (kept_count < KEPT_MAX)
+		kept[kept_count++] = *mapping;
+	else
+		__real_munmap(mapping->memory, mapping->length);
 }
 
 int __wrap_munmap(void *addr, size_t length)
@@ -207,12 +207,11 @@ int __wrap_munmap(void *addr, size_t length)
 	for (unsigned i = used_count; i-- > 0;) {
 		if (used[i].memory != addr || used[i].length != length)
 			continue;
-		if (keep(&used[i]))
-			addr = NULL;
+		keep(&used[i]);
 		used[i] = used[--used_count];
-		break;
+		return 0;
 	}
-	return addr != NULL ? __real_munmap(addr, length) : 0;
+	return __real_munmap(addr, length);
 }
 
 /* ---- worlds -------------------------------------------------------------------------------------------------- */
@@ -238,7 +237,6 @@ bool memory_reset(void)
 	arena.next = arena.base;
 	memset(arena.free, 0, sizeof(arena.free));
 	while (used_count > 0)
-		if (!keep(&used[--used_count]))
-			return false;
+		keep(&used[--used_count]);
 	return true;
 }

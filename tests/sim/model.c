@@ -31,6 +31,7 @@ struct version {
 
 struct sector {
 	uint32_t count, room;
+	bool repeats; /* two versions are equal and not zeroes: a few bytes were written that were there */
 	struct version *versions; /* without the initial zeroes, which come before [0] */
 };
 
@@ -133,16 +134,20 @@ static void fill(uint8_t *data, uint64_t offset, uint64_t length, uint32_t write
 static void version_add(struct model *model, uint32_t number, uint32_t write)
 {
 	struct sector *sector = &model->sectors[number];
+	uint32_t crc;
 
 	if (sector->count == sector->room) {
 		sector->room = sector->room > 0 ? 2 * sector->room : 2;
 		sector->versions =
 			xrealloc(sector->versions, sector->room * sizeof(sector->versions[0]));
 	}
+	crc = crc32c(0, model->content + (uint64_t)number * MODEL_SECTOR, MODEL_SECTOR);
+	for (uint32_t i = 0; i < sector->count && crc != model->zero_crc; i++)
+		sector->repeats |= sector->versions[i].crc == crc;
 	sector->versions[sector->count++] = (struct version){
 		.write = write,
 		.death = MODEL_NEVER,
-		.crc = crc32c(0, model->content + (uint64_t)number * MODEL_SECTOR, MODEL_SECTOR),
+		.crc = crc,
 	};
 }
 
@@ -283,22 +288,26 @@ struct match {
 	uint32_t first, last; /* 0: the initial zeroes; else index + 1; first > last: none */
 };
 
-/* Which versions a content can be, of those from `from` on, not dead at dead_at. */
+/* Which versions a content can be, of those not dead at dead_at. */
 static struct match match(const struct model *model, const struct sector *sector, uint32_t crc,
 			  uint32_t dead_at)
 {
 	struct match m = {1, 0};
 
-	if (crc == model->zero_crc) {
+	if (crc == model->zero_crc)
 		m.first = 0;
-		m.last = 0;
-	}
-	for (uint32_t i = 0; i < sector->count; i++) {
-		if (sector->versions[i].crc != crc || sector->versions[i].death <= dead_at)
+	for (uint32_t i = sector->count; i > 0; i--) {
+		const struct version *version = &sector->versions[i - 1];
+
+		if (version->crc != crc || version->death <= dead_at)
 			continue;
-		if (m.first > m.last)
-			m.first = i + 1;
-		m.last = i + 1;
+		if (m.last == 0)
+			m.last = i;
+		if (m.first == 0)
+			return m;
+		m.first = i;
+		if (!sector->repeats)
+			return m;
 	}
 	return m;
 }

@@ -43,10 +43,10 @@ void model_flushed(struct model *model, uint32_t submitted, bool on_peer);
 
 /* An image: 4096-byte pages, NULL for zeroes. */
 struct model_image {
-	const uint8_t *(*page)(void *context, uint64_t index);
+	const uint8_t *(*page)(const void *context, uint64_t index);
 	/* CRC32C of each of its sectors, NULL for zeroes. May itself be NULL: the pages are asked. */
-	const uint32_t *(*checksums)(void *context, uint64_t index);
-	void *context;
+	const uint32_t *(*checksums)(const void *context, uint64_t index);
+	const void *context;
 	uint64_t size_bytes; /* what is behind it does not count; 0: all of it does */
 };
 

@@ -8,10 +8,15 @@
 
 #include "tests/sim/env_sim_internal.h"
 
+struct blob { /* never changes while it is shared */
+	uint32_t references;
+	uint8_t data[];
+};
+
 struct object {
 	struct object *next; /* in byte order of the names */
 	size_t size;
-	uint8_t *data;
+	struct blob *blob;
 	char name[];
 };
 
@@ -44,7 +49,8 @@ struct store_op {
 	enum store_sim_op type;
 	struct env_op *op;
 	char *name;
-	void *buf; /* GET: where to; PUT: a copy */
+	void *buf;         /* GET: where to */
+	struct blob *blob; /* PUT */
 	size_t length;
 	uint64_t offset;
 	void (*each)(void *context, const struct store_object *object);
@@ -81,9 +87,25 @@ static struct object *object_find(struct sim_store *b, const char *name)
 	return object;
 }
 
+static struct blob *blob_new(size_t size)
+{
+	struct blob *blob = malloc(sizeof(*blob) + size);
+
+	if (blob == NULL)
+		abort();
+	blob->references = 1;
+	return blob;
+}
+
+static void blob_put(struct blob *blob)
+{
+	if (--blob->references == 0)
+		free(blob);
+}
+
 static void object_free(struct object *object)
 {
-	free(object->data);
+	blob_put(object->blob);
 	free(object);
 }
 
@@ -102,7 +124,7 @@ static bool object_remove(struct sim_store *b, const char *name)
 	return false;
 }
 
-static int object_put(struct sim_store *b, const char *name, void *data, size_t size)
+static int object_put(struct sim_store *b, const char *name, struct blob *blob, size_t size)
 {
 	struct object **p = &b->objects;
 	struct object *object;
@@ -114,8 +136,8 @@ static int object_put(struct sim_store *b, const char *name, void *data, size_t 
 	object = sim_alloc(sizeof(*object) + strlen(name) + 1);
 	strcpy(object->name, name);
 	object->size = size;
-	object->data = sim_alloc(size);
-	memcpy(object->data, data, size);
+	object->blob = blob;
+	blob->references++;
 	while (*p != NULL && strcmp((*p)->name, name) < 0)
 		p = &(*p)->next;
 	object->next = *p;
@@ -128,8 +150,8 @@ static int object_put(struct sim_store *b, const char *name, void *data, size_t 
 
 static void op_free(struct store_op *o)
 {
-	if (o->type == STORE_SIM_PUT)
-		free(o->buf);
+	if (o->blob != NULL)
+		blob_put(o->blob);
 	free(o->name);
 	free(o);
 }
@@ -172,7 +194,7 @@ static int64_t do_get(struct store_op *o)
 	if (o->offset >= object->size)
 		return 0;
 	n = object->size - o->offset < o->length ? object->size - o->offset : o->length;
-	memcpy(o->buf, object->data + o->offset, n);
+	memcpy(o->buf, object->blob->data + o->offset, n);
 	return (int64_t)n;
 }
 
@@ -180,7 +202,7 @@ static int64_t do_op(struct store_op *o)
 {
 	switch (o->type) {
 	case STORE_SIM_PUT:
-		return object_put(o->bucket, o->name, o->buf, o->length);
+		return object_put(o->bucket, o->name, o->blob, o->length);
 	case STORE_SIM_DELETE:
 		object_remove(o->bucket, o->name);
 		return 0;
@@ -303,7 +325,8 @@ static void put_start(struct store *store, struct env_op *op, const char *name,
 		return;
 	for (unsigned i = 0; i < count; i++)
 		o->length += iov[i].iov_len;
-	to = o->buf = sim_alloc(o->length);
+	o->blob = blob_new(o->length);
+	to = o->blob->data;
 	for (unsigned i = 0; i < count; i++) {
 		memcpy(to, iov[i].iov_base, iov[i].iov_len);
 		to += iov[i].iov_len;
@@ -428,7 +451,7 @@ const char *store_sim_object(struct sim *sim, const char *url, unsigned index, c
 	if (object == NULL)
 		return NULL;
 	if (data != NULL)
-		*data = object->data;
+		*data = object->blob->data;
 	if (size_bytes != NULL)
 		*size_bytes = object->size;
 	return object->name;
@@ -439,7 +462,7 @@ void store_sim_copy(struct sim *to, struct sim *from, const char *url)
 	struct sim_store *target = bucket(to, url);
 
 	for (struct object *o = bucket(from, url)->objects; o != NULL; o = o->next)
-		object_put(target, o->name, o->data, o->size);
+		object_put(target, o->name, o->blob, o->size);
 }
 
 uint64_t store_sim_operations(struct sim *sim, const char *url)
@@ -456,10 +479,15 @@ bool store_sim_corrupt(struct sim *sim, const char *url, const char *name, size_
 		       uint8_t xor_with)
 {
 	struct object *object = object_find(bucket(sim, url), name);
+	struct blob *blob;
 
 	if (object == NULL || offset >= object->size)
 		return false;
-	object->data[offset] ^= xor_with;
+	blob = blob_new(object->size);
+	memcpy(blob->data, object->blob->data, object->size);
+	blob->data[offset] ^= xor_with;
+	blob_put(object->blob);
+	object->blob = blob;
 	return true;
 }
 

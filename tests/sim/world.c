@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/sim/world.h"
+#include "tests/sim/world_internal.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -9,9 +9,8 @@
 #include <unistd.h>
 
 #include "protocol/metadata.h"
+#include "protocol/split.h"
 #include "tests/sim/check.h"
-
-#define VOLUME_NAME "v"
 
 uint64_t world_random(struct world *world, uint64_t limit)
 {
@@ -51,7 +50,9 @@ static void choose_options(struct world *world)
 	static const unsigned block_min[] = {1, 512, 4096};
 
 	o->theme = (enum world_theme)world_random(world, world_chance(world, 40) ? 1 : THEMES);
-	o->size_bytes = (1 + world_random(world, world_chance(world, 20) ? 8 : 3)) << 20;
+	/* Most have two regions of the maps: what there is of content is copied and compared all the time. */
+	o->size_bytes = world_chance(world, 10) ? (1 + world_random(world, 8)) << 20
+						: (9 + world_random(world, 8)) << 17;
 	if (world_chance(world, 30)) /* an end that is not a multiple of a chunk or region */
 		o->size_bytes -= 4096 * world_random(world, 40);
 	o->protocol = "ABCCC"[world_random(world, 5)];
@@ -59,7 +60,7 @@ static void choose_options(struct world *world)
 	o->partial_sectors =
 		o->theme != THEME_DISK && o->block_min_bytes == 1 && world_chance(world, 60);
 	o->queue_depth = 1 + (unsigned)world_random(world, world_chance(world, 50) ? 4 : 32);
-	o->write_max_bytes = 4096u << world_random(world, 6);
+	o->write_max_bytes = 4096u << world_random(world, world_chance(world, 50) ? 3 : 6);
 	o->staging_max_bytes = world_chance(world, 50) ? 0 : (64 + world_random(world, 4096)) << 10;
 	o->preserve_max_bytes =
 		world_chance(world, 60) ? 0 : (128 + world_random(world, 1024)) << 10;
@@ -84,6 +85,7 @@ static void choose_options(struct world *world)
 		o->after_sb_1pri = (unsigned)(world->seed / 15 % AFTER_SB_1PRIS);
 	}
 	o->keep = world->seed % 2;
+	o->no_store = world->seed % 10 == 1;
 	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
 
@@ -122,7 +124,7 @@ static void make_config(struct world *world, unsigned index)
 		.volume_count = 1,
 	};
 	n->volume = (struct config_volume){
-		.name = (char *)VOLUME_NAME,
+		.name = (char *)WORLD_VOLUME,
 		.backing = (char *)WORLD_BACKING,
 		.size_bytes = o->size_bytes,
 		.primary = index == A,
@@ -141,7 +143,7 @@ static void make_config(struct world *world, unsigned index)
 		.max_lag_action = o->max_lag_leave ? PACE_CATCH_UP : PACE_SLOW,
 		.start_wait_ns = o->start_wait_ns,
 		.block_min_bytes = o->block_min_bytes,
-		.store = (char *)WORLD_STORE,
+		.store = o->no_store ? NULL : (char *)WORLD_STORE,
 		.store_key_file = (char *)(uintptr_t)world->key_file,
 		.keep_last = o->keep_last,
 		.keep_within_ns = o->keep_within_ns,
@@ -201,13 +203,11 @@ void world_end(struct world *world)
 
 /* ---- looking ------------------------------------------------------------------------------------- */
 
-static void look_at_size(struct world *world);
-
 struct node_volume *world_volume(struct world *world, unsigned index)
 {
 	struct node *node = world->nodes[index].node;
 
-	return node != NULL ? node_find(node, VOLUME_NAME) : NULL;
+	return node != NULL ? node_find(node, WORLD_VOLUME) : NULL;
 }
 
 void world_status(struct world *world, unsigned index, struct replication_status *status)
@@ -224,14 +224,14 @@ void world_volume_state(struct world *world, unsigned index, struct volume_state
 	volume_get_state(world_volume(world, index)->volume, state);
 }
 
-static const uint8_t *image_page(void *context, uint64_t index)
+static const uint8_t *image_page(const void *file, uint64_t index)
 {
-	return sim_file_page(context, WORLD_BACKING, index);
+	return sim_file_page(file, index);
 }
 
-static const uint32_t *image_checksums(void *context, uint64_t index)
+static const uint32_t *image_checksums(const void *file, uint64_t index)
 {
-	return sim_file_checksums(context, WORLD_BACKING, index);
+	return sim_file_checksums(file, index);
 }
 
 static struct metadata_super newest_super(const struct env *env)
@@ -284,21 +284,26 @@ void world_replace_disk(struct world *world, unsigned index)
 	node_replace_disk(v, replaced, NULL);
 }
 
-struct model_image world_image(struct env *env)
+struct model_image world_image_of(const struct env *env, const char *path)
 {
 	return (struct model_image){
 		.page = image_page,
 		.checksums = image_checksums,
-		.context = env,
-		.size_bytes = world_disk_size(env),
+		.context = sim_file_find(env, path),
 	};
+}
+
+struct model_image world_image(const struct env *env)
+{
+	struct model_image image = world_image_of(env, WORLD_BACKING);
+
+	image.size_bytes = world_disk_size(env);
+	return image;
 }
 
 /* ---- nodes ------------------------------------------------------------------------------------------ */
 
-/* Its process is gone: nothing of it is called or freed any more. */
-/* The clients lose their device: what is under way never completes. */
-static void drop_clients(struct world *world)
+void world_drop_clients(struct world *world)
 {
 	world->incarnation++;
 	world->block = NULL;
@@ -309,6 +314,7 @@ static void drop_clients(struct world *world)
 	new_pool(world); /* the old one's buffers are with the dead */
 }
 
+/* Its process is gone: nothing of it is called or freed any more. */
 static void forget(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
@@ -322,10 +328,10 @@ static void forget(struct world *world, unsigned index)
 	n->restoring = false;
 	world->crashes++;
 	if (index == world->primary)
-		drop_clients(world);
+		world_drop_clients(world);
 }
 
-static bool died(struct world *world, unsigned index)
+bool world_died(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 
@@ -338,7 +344,7 @@ static bool died(struct world *world, unsigned index)
 
 void world_crash(struct world *world, unsigned index, enum sim_crash mode)
 {
-	if (world->nodes[index].node == NULL || died(world, index))
+	if (world->nodes[index].node == NULL || world_died(world, index))
 		return;
 	sim_crash(world->sim, world->nodes[index].env, mode);
 	forget(world, index);
@@ -382,7 +388,7 @@ static void primary_started(struct world *world)
 	n->unresolved = world_leans(world, world->primary);
 	if (n->unresolved)
 		return;
-	look_at_size(world);
+	world_look_at_size(world);
 	if (!model_resolve(world->model, &image, false, why, sizeof(why)))
 		world_fail(world, "promise 1: %s", why);
 	check_maps(world);
@@ -392,7 +398,7 @@ static void primary_started(struct world *world)
 	if (n->node != NULL &&
 	    state.role != VOLUME_PRIMARY && /* died in the middle of a change of roles */
 	    node_promote(world_volume(world, world->primary), true, why, sizeof(why)) != 0 &&
-	    !died(world, world->primary) && !n->disk_errors)
+	    !world_died(world, world->primary) && !n->disk_errors)
 		world_fail(world, "the primary cannot be promoted again: %s", why);
 }
 
@@ -409,7 +415,7 @@ static void other_started(struct world *world, unsigned index)
 	    node_demote(world_volume(world, index), why, sizeof(why)) != 0 &&
 	    !sim_node_dead(world->nodes[index].env) && !world->nodes[index].disk_errors)
 		world_fail(world, "node %u cannot be demoted: %s", index, why);
-	died(world, index);
+	world_died(world, index);
 }
 
 /* The operator writes into the config what the volume has; a new disk gets what the clients know. */
@@ -477,9 +483,9 @@ void world_resume(struct world *world)
 	world->resumes++;
 	sim_note(world->sim, "resume");
 	if (replication_resume(v->replication, why, sizeof(why)) != 0 &&
-	    !died(world, world->primary) && !world->nodes[world->primary].disk_errors)
+	    !world_died(world, world->primary) && !world->nodes[world->primary].disk_errors)
 		world_fail(world, "suspended requests cannot be resumed: %s", why);
-	died(world, world->primary);
+	world_died(world, world->primary);
 }
 
 static bool idle_by_resume(struct world *world)
@@ -517,11 +523,11 @@ void world_stop(struct world *world, unsigned index)
 		if (!sim_step(world->sim) || sim_now_ns(world->sim) > limit)
 			world_fail(world, "node %u does not stop", index);
 		world->steps++;
-		died(world, 1 - index);
-		if (died(world, index))
+		world_died(world, 1 - index);
+		if (world_died(world, index))
 			return;
 	}
-	if (died(world, index))
+	if (world_died(world, index))
 		return;
 	if (abandoned) { /* a long job still has it: the process ends */
 		world_crash(world, index, SIM_CRASH_KILL);
@@ -578,11 +584,13 @@ bool world_applies_log(struct world *world, unsigned index)
 	return status.state != REPLICATION_STREAMING;
 }
 
-/* Split brain: what a node gives up, by the operator's word or by a policy, is in the store before it goes. */
+/* Split brain: what a node gives up, by the operator's word or by a policy, is in the store, or in files, before it
+ * goes. */
 static void look_at_resolve(struct world *world, unsigned index)
 {
 	struct world_node *n = &world->nodes[index];
 	struct node_volume *v = world_volume(world, index);
+	const struct split_record *split;
 
 	if (v == NULL || v->resolve == NULL || sim_node_dead(n->env)) {
 		free(n->giving_up);
@@ -596,13 +604,19 @@ static void look_at_resolve(struct world *world, unsigned index)
 		if (n->giving_up == NULL ||
 		    !sim_file_peek(n->env, WORLD_BACKING, n->giving_up, n->giving_up_bytes, 0))
 			abort();
+		split = replication_get_split(v->replication);
+		n->giving_up_near = split != NULL && (split->flags & SPLIT_NEAR);
 		world->policies += !n->restoring;
-		world->newest_given_up = true;
 	}
-	if (!n->kept && strncmp(v->kept, "snapshot ", 9) == 0) {
+	if (n->kept || v->kept[0] == '\0')
+		return;
+	n->kept = true;
+	if (strncmp(v->kept, "snapshot ", 9) == 0) {
 		check_kept(world, index, v->kept + 9);
-		n->kept = true;
 		world->kept++;
+	} else {
+		check_kept_files(world, index, v->kept);
+		world->kept_files++;
 	}
 }
 
@@ -612,11 +626,11 @@ bool world_step(struct world *world)
 	struct node_volume *leaning;
 
 	resolve_leaning(world);
-	look_at_size(world);
+	world_look_at_size(world);
 	world->steps++;
 	check_lag(world);
 	for (unsigned i = 0; i < NODES; i++)
-		if (!died(world, i) && world->nodes[i].node != NULL &&
+		if (!world_died(world, i) && world->nodes[i].node != NULL &&
 		    (world->options.strict || world->steps % 64 == 0))
 			node_check(world->nodes[i].node);
 	/* Where a log is applied, promise 2 is at stake at every step. */
@@ -648,779 +662,4 @@ bool world_wait(struct world *world, bool (*condition)(struct world *world), uin
 		if (sim_now_ns(world->sim) > end || !world_step(world))
 			return false;
 	return true;
-}
-
-/* ---- clients -------------------------------------------------------------------------------------------- */
-
-bool world_idle(struct world *world)
-{
-	return world->busy == 0;
-}
-
-static bool in_sync(struct world *world, uint64_t *connects)
-{
-	struct replication_status status;
-
-	world_status(world, world->primary, &status);
-	*connects = status.connects + status.disconnects + status.left_stream;
-	return status.state == REPLICATION_STREAMING && status.source &&
-	       status.protocol == REPLICATION_C;
-}
-
-/* What was written is on both disks: the peer said so before it was lost. */
-static bool on_both(struct world *world, const struct block_request *r)
-{
-	uint8_t *own = malloc(r->length_bytes), *other = malloc(r->length_bytes);
-	bool same = own != NULL && other != NULL &&
-		    sim_file_peek(world->nodes[world->primary].env, WORLD_BACKING, own,
-				  r->length_bytes, r->offset_bytes) &&
-		    sim_file_peek(world->nodes[1 - world->primary].env, WORLD_BACKING, other,
-				  r->length_bytes, r->offset_bytes) &&
-		    memcmp(own, other, r->length_bytes) == 0;
-
-	free(own);
-	free(other);
-	return same;
-}
-
-/* on-peer-loss = suspend: once the peer followed, no write completes without it. */
-static void check_not_alone(struct client *client)
-{
-	struct world *world = client->world;
-	struct replication_status status;
-
-	if (!world->must_wait || client->request.op == BLOCK_READ ||
-	    client->request.op == BLOCK_FLUSH || world->options.protocol != 'C')
-		return;
-	world_status(world, world->primary, &status);
-	if (status.state != REPLICATION_STREAMING && !on_both(world, &client->request))
-		world_fail(world, "a write completed while the peer did not follow (%s)",
-			   replication_state_name(status.state));
-}
-
-static void check_read_done(struct client *client)
-{
-	struct world *world = client->world;
-	struct block_request *r = &client->request;
-	char why[1024];
-
-	if (client->whole &&
-	    !model_check_read(world->model, r->buf->data, r->offset_bytes, r->length_bytes,
-			      client->submitted, model_tick(world->model), why, sizeof(why)))
-		world_fail(world, "read [%llu+%llu]: %s", (unsigned long long)r->offset_bytes,
-			   (unsigned long long)r->length_bytes, why);
-}
-
-static void client_end(struct client *client)
-{
-	buf_put(client->request.buf);
-	client->request.buf = NULL;
-	client->busy = false;
-	client->world->busy--;
-}
-
-static void request_done(struct block_request *request, int error)
-{
-	struct client *client = (struct client *)request;
-	struct world *world = client->world;
-	uint64_t connects;
-	bool on_peer, leans = world_leans(world, world->primary);
-
-	if (client->incarnation != world->incarnation ||
-	    sim_node_dead(world->nodes[world->primary].env))
-		return;
-	if (!client->busy)
-		world_fail(world, "a request completed twice");
-	if (error != 0 && !world->nodes[world->primary].disk_errors)
-		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
-			   (unsigned long long)request->offset_bytes,
-			   (unsigned long long)request->length_bytes, error);
-	if (error != 0) {
-		world->nodes[world->primary].disk_failed = true;
-		client_end(client);
-		return;
-	}
-	check_not_alone(client);
-	on_peer = leans ||
-		  (in_sync(world, &connects) && client->streaming && connects == client->connects);
-	switch (request->op) {
-	case BLOCK_READ:
-		check_read_done(client);
-		break;
-	case BLOCK_WRITE:
-	case BLOCK_TRIM:
-	case BLOCK_ZERO:
-		model_complete(world->model, client->write,
-			       (request->flags & BLOCK_FUA) != 0 || leans, on_peer);
-		break;
-	case BLOCK_FLUSH:
-		model_flushed(world->model, client->submitted, on_peer);
-		break;
-	default:
-		break;
-	}
-	if ((request->op == BLOCK_FLUSH || (request->flags & BLOCK_FUA)) && world_chance(world, 10))
-		world->look = true;
-	client_end(client);
-}
-
-/* Opens the export when the volume is fit for it. */
-static bool open_block(struct world *world)
-{
-	struct world_node *n = &world->nodes[world->primary];
-	struct volume_state state;
-	struct block *block;
-	char why[256] = "";
-
-	if (world->block != NULL)
-		return true;
-	if (n->node == NULL || n->content_lost || n->restoring || n->rolling_back || n->unresolved)
-		return false;
-	world_volume_state(world, world->primary, &state);
-	if (n->disk_errors && state.disk == VOLUME_DISK_FAILED)
-		n->disk_failed = true;
-	if (n->disk_failed)
-		return false;
-	if (state.role != VOLUME_PRIMARY ||
-	    (state.disk != VOLUME_DISK_UPTODATE && !world_leans(world, world->primary)))
-		world_fail(world, "the primary is %s and %s", volume_role_name(state.role),
-			   volume_disk_state_name(state.disk));
-	block = node_find_block(n->node, VOLUME_NAME);
-	if (block == NULL || block->ops->open(block, why, sizeof(why)) != 0)
-		world_fail(world, "the primary's export does not open: %s", why);
-	world->block = block;
-	return true;
-}
-
-static struct client *client_new(struct world *world, enum block_op op)
-{
-	struct client *client = NULL;
-
-	if (world->busy >= world->options.queue_depth || !open_block(world))
-		return NULL;
-	for (unsigned i = 0; client == NULL && i < WORLD_CLIENTS_MAX; i++)
-		if (!world->clients[i].busy)
-			client = &world->clients[i];
-	if (client == NULL)
-		return NULL;
-	memset(client, 0, sizeof(*client));
-	client->world = world;
-	client->busy = true;
-	client->incarnation = world->incarnation;
-	client->streaming = in_sync(world, &client->connects);
-	if (world->options.suspend && client->streaming)
-		world->must_wait = true;
-	client->request.op = op;
-	client->request.done = request_done;
-	world->busy++;
-	return client;
-}
-
-static void submit(struct world *world, struct client *client)
-{
-	world->requests++;
-	world->block->ops->submit(world->block, &client->request);
-	for (unsigned i = 0; i < NODES; i++)
-		died(world, i);
-}
-
-void world_flush(struct world *world)
-{
-	struct client *client = client_new(world, BLOCK_FLUSH);
-
-	if (client == NULL)
-		return;
-	client->submitted = model_tick(world->model);
-	submit(world, client);
-}
-
-static void choose_range(struct world *world, struct block_request *r, uint64_t align,
-			 uint64_t length_max)
-{
-	uint64_t size = world->size_bytes;
-	uint64_t length = 1 + world_random(world, length_max);
-
-	/* Half of it in a few places, so that requests meet. */
-	if (world_chance(world, 50))
-		r->offset_bytes =
-			(world_random(world, 8) * 131072 + world_random(world, 16384)) % size;
-	else
-		r->offset_bytes = world_random(world, size);
-	r->offset_bytes -= r->offset_bytes % align;
-	length += align - 1;
-	length -= length % align;
-	if (length > size - r->offset_bytes)
-		length = size - r->offset_bytes;
-	r->length_bytes = length;
-}
-
-/* Two writes that share a sector without sharing a byte may take effect in any order: not told
- * apart by the model, so not done at the same time. */
-static bool shares_sector(const struct world *world, const struct client *client)
-{
-	const struct block_request *r = &client->request;
-	uint64_t start = r->offset_bytes / MODEL_SECTOR;
-	uint64_t end = (r->offset_bytes + r->length_bytes - 1) / MODEL_SECTOR;
-
-	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++) {
-		const struct client *other = &world->clients[i];
-		const struct block_request *o = &other->request;
-
-		if (!other->busy || other == client || o->length_bytes == 0 || o->op == BLOCK_READ)
-			continue;
-		if (o->offset_bytes / MODEL_SECTOR <= end &&
-		    (o->offset_bytes + o->length_bytes - 1) / MODEL_SECTOR >= start)
-			return true;
-	}
-	return false;
-}
-
-static void submit_write(struct world *world)
-{
-	uint64_t align = world->options.block_min_bytes > 512 ? 4096 : 512;
-	struct client *client = client_new(world, BLOCK_WRITE);
-	struct block_request *r;
-
-	if (client == NULL)
-		return;
-	r = &client->request;
-	if (world->options.partial_sectors && world_chance(world, 50))
-		align = 1;
-	choose_range(world, r, align, world->options.write_max_bytes);
-	if (world->options.partial_sectors && shares_sector(world, client)) {
-		client_end(client);
-		return;
-	}
-	if (world_chance(world, 10))
-		r->flags = BLOCK_FUA;
-	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
-	if (r->buf == NULL) {
-		client_end(client);
-		return;
-	}
-	client->write = model_submit(world->model, r->offset_bytes, r->length_bytes, r->buf->data);
-	submit(world, client);
-}
-
-static void submit_zero(struct world *world)
-{
-	struct client *client;
-	struct block_request *r;
-	struct sim_disk_options disk;
-	uint64_t align = 4096;
-	bool trim;
-
-	/* A TRIM may leave the content where the disk cannot punch: not told apart. */
-	sim_disk_get(world->nodes[world->primary].env, &disk);
-	trim = !disk.zero_unsupported && world_chance(world, 50);
-	client = client_new(world, trim ? BLOCK_TRIM : BLOCK_ZERO);
-	if (client == NULL)
-		return;
-	r = &client->request;
-	if (r->op == BLOCK_ZERO && world->options.block_min_bytes <= 512)
-		align = 512;
-	choose_range(world, r, align, world_chance(world, 20) ? 1 << 20 : 65536);
-	if (world->options.partial_sectors && shares_sector(world, client)) {
-		client_end(client);
-		return;
-	}
-	if (world_chance(world, 10))
-		r->flags |= BLOCK_FUA;
-	if (r->op == BLOCK_ZERO && world_chance(world, 30))
-		r->flags |= BLOCK_NO_HOLE;
-	client->write = model_submit(world->model, r->offset_bytes, r->length_bytes, NULL);
-	submit(world, client);
-}
-
-static void submit_read(struct world *world)
-{
-	uint64_t align = world->options.block_min_bytes > 512 ? 4096 : 512;
-	struct client *client = client_new(world, BLOCK_READ);
-	struct block_request *r;
-
-	if (client == NULL)
-		return;
-	r = &client->request;
-	client->whole = true;
-	if (world->options.block_min_bytes == 1 && world_chance(world, 20)) {
-		align = 1;
-		client->whole = false;
-	}
-	choose_range(world, r, align, world->options.write_max_bytes);
-	r->buf = buf_alloc(world->pool, (uint32_t)r->length_bytes);
-	if (r->buf == NULL) {
-		client_end(client);
-		return;
-	}
-	client->submitted = model_tick(world->model);
-	submit(world, client);
-}
-
-void world_submit(struct world *world)
-{
-	unsigned what = (unsigned)world_random(world, 100);
-
-	if (what < 55)
-		submit_write(world);
-	else if (what < 65)
-		submit_zero(world);
-	else if (what < 85)
-		submit_read(world);
-	else
-		world_flush(world);
-}
-
-/* ---- snapshots, restores ----------------------------------------------------------------------------------- */
-
-struct ticket {
-	struct world *world;
-	unsigned index;
-	uint32_t incarnation;
-	bool secondary; /* a snapshot: by the node that the clients did not use then */
-};
-
-static struct ticket *ticket_new(struct world *world, unsigned index)
-{
-	struct ticket *ticket = malloc(sizeof(*ticket));
-
-	if (ticket == NULL)
-		abort();
-	*ticket = (struct ticket){world, index, world->nodes[index].incarnation,
-				  index != world->primary};
-	return ticket;
-}
-
-/* False: from an incarnation that is gone. */
-static bool ticket_take(void *context, struct ticket *ticket)
-{
-	struct world_node *n;
-
-	*ticket = *(struct ticket *)context;
-	free(context);
-	n = &ticket->world->nodes[ticket->index];
-	return ticket->incarnation == n->incarnation && !sim_node_dead(n->env);
-}
-
-static void snapshot_created(void *context, const struct snapshot_result *result)
-{
-	struct ticket ticket;
-	struct world *world;
-
-	if (!ticket_take(context, &ticket))
-		return;
-	world = ticket.world;
-	if (ticket.secondary || ticket.index != world->primary || !world->snapshot_running) {
-		world->secondary_snapshots += !result->error;
-		world->secondary_maybe -= result->error && world->secondary_maybe;
-		sim_note(world->sim, "snapshot of node %u: %d %s", ticket.index, result->error,
-			 result->why);
-		return;
-	}
-	world->snapshot_running = false;
-	world->snapshot_error = result->error;
-	sim_note(world->sim, "snapshot: %d %s", result->error, result->why);
-	if (result->error != 0)
-		return;
-	world->snapshots++;
-	world->newest_given_up = false;
-	check_snapshot(world, &result->info.id, world->snapshot_from, model_tick(world->model));
-}
-
-void world_snapshot(struct world *world)
-{
-	struct node_volume *v = world_volume(world, world->primary);
-
-	if (v == NULL || v->writer == NULL || world->snapshot_running ||
-	    world->nodes[world->primary].rolling_back ||
-	    world->nodes[world->primary].content_lost || world->nodes[world->primary].restoring)
-		return;
-	world->snapshot_running = true;
-	world->snapshot_from = model_tick(world->model);
-	world->snapshot_size_bytes = world->size_bytes;
-	sim_note(world->sim, "snapshot begins at ordinal %u", world->snapshot_from);
-	snapshot_create(v->writer, "sim", snapshot_created, ticket_new(world, world->primary));
-	died(world, world->primary);
-}
-
-void world_snapshot_secondary(struct world *world)
-{
-	unsigned index = 1 - world->primary;
-	struct node_volume *v = world_volume(world, index);
-
-	if (v == NULL || v->writer == NULL || world->nodes[index].restoring ||
-	    world->nodes[world->primary].rolling_back)
-		return;
-	sim_note(world->sim, "snapshot of node %u begins", index);
-	world->secondary_maybe++;
-	snapshot_create(v->writer, "sim, secondary", snapshot_created, ticket_new(world, index));
-	died(world, index);
-}
-
-/* The content of node index becomes what the clients go on with; the other's disk does not count. */
-static void take_over(struct world *world, unsigned index)
-{
-	struct model_image image = world_image(world->nodes[index].env);
-	char why[1024];
-
-	if (!model_resolve(world->model, &image, true, why, sizeof(why)))
-		world_fail(world, "promise 1, going on with the peer's content: %s", why);
-}
-
-static void restored(void *context, int error, const char *why)
-{
-	struct ticket ticket;
-	struct world *world;
-	struct world_node *n;
-	struct volume_state state;
-	char reason[256] = "";
-
-	if (!ticket_take(context, &ticket))
-		return;
-	world = ticket.world;
-	n = &world->nodes[ticket.index];
-	n->restoring = false;
-	sim_note(world->sim, "restore of node %u from its peer: %d %s", ticket.index, error,
-		 why != NULL ? why : "");
-	if (error != 0)
-		return;
-	world->restores++;
-	if (ticket.index != world->primary)
-		return;
-	take_over(world, ticket.index);
-	n->content_lost = false;
-	world_volume_state(world, ticket.index, &state);
-	if (state.role != VOLUME_PRIMARY &&
-	    node_promote(world_volume(world, ticket.index), false, reason, sizeof(reason)) != 0 &&
-	    !sim_node_dead(n->env))
-		world_fail(world, "restored from the peer, but not promoted: %s", reason);
-}
-
-void world_restore_from_peer(struct world *world, unsigned index)
-{
-	struct world_node *n = &world->nodes[index];
-
-	if (n->node == NULL || n->restoring)
-		return;
-	if (index == world->primary)
-		world->must_wait = false;
-	n->restoring = true;
-	sim_note(world->sim, "restore of node %u from its peer begins", index);
-	node_restore_from_peer(world_volume(world, index), restored, ticket_new(world, index));
-	died(world, index);
-}
-
-bool world_resolve(struct world *world, unsigned index)
-{
-	struct world_node *n = &world->nodes[index];
-	struct node_volume *v = world_volume(world, index);
-	const char *keep = world->nodes[1 - index].config.node.name;
-	struct node_resolve_plan plan;
-	char why[512];
-
-	if (v == NULL || n->restoring || v->volume == NULL || v->resolve != NULL ||
-	    node_resolve_plan(v, keep, !world->options.keep, &plan, why, sizeof(why)) != 0)
-		return false;
-	n->restoring = true;
-	world->resolves++;
-	sim_note(world->sim, "node %u gives up its changes: %llu bytes, full %d", index,
-		 (unsigned long long)plan.discarded.bytes, plan.full);
-	node_resolve(v, keep, !world->options.keep, restored, ticket_new(world, index));
-	died(world, index);
-	return true;
-}
-
-static void rolled_back(void *context, int error, const char *why)
-{
-	struct ticket ticket;
-	struct world *world;
-	struct world_node *n;
-	struct model_image image;
-	struct volume_state state;
-	char reason[1024];
-
-	if (!ticket_take(context, &ticket))
-		return;
-	world = ticket.world;
-	n = &world->nodes[ticket.index];
-	n->restoring = false;
-	sim_note(world->sim, "roll-back of node %u: %d %s", ticket.index, error,
-		 why != NULL ? why : "");
-	world_volume_state(world, ticket.index, &state);
-	if (error == -ENOENT && state.disk == VOLUME_DISK_UPTODATE) /* there is no snapshot */
-		n->rolling_back = false;
-	if (error != 0)
-		return;
-	check_rolled_back(world);
-	image = world_image(n->env);
-	if (!model_rolled_back(world->model, &image, reason, sizeof(reason)))
-		world_fail(world, "promise 6: %s", reason);
-	n->rolling_back = false;
-	world->roll_backs++;
-}
-
-static void no_progress(void *context, const struct snapshot_progress *progress)
-{
-	(void)context;
-	(void)progress;
-}
-
-static bool snapshot_runs(struct world *world, unsigned index)
-{
-	struct node_volume *v = world_volume(world, index);
-	struct snapshot_writer_status status = {.running = false};
-
-	if (v != NULL && v->writer != NULL)
-		snapshot_writer_status(v->writer, &status);
-	return status.running;
-}
-
-void world_roll_back(struct world *world)
-{
-	struct world_node *n = &world->nodes[world->primary];
-	struct node_volume *v = world_volume(world, world->primary);
-	struct volume_state state;
-	char why[256];
-
-	if (v == NULL || n->restoring || n->content_lost || n->disk_errors || world->busy > 0 ||
-	    world->snapshot_running)
-		return;
-	/* Another one would be the newest by the time that is looked at. */
-	if (snapshot_runs(world, 1 - world->primary))
-		return;
-	world_volume_state(world, world->primary, &state);
-	if (!n->rolling_back && (world->snapshots == 0 || world->newest_given_up))
-		return;
-	if (world_leans(world, world->primary))
-		return;
-	n->rolling_back = true;
-	world->must_wait = false;
-	if (world->block != NULL)
-		world->block->ops->close(world->block);
-	world->block = NULL;
-	if (state.disk == VOLUME_DISK_INCONSISTENT &&
-	    volume_block(v->volume)->ops->open(volume_block(v->volume), why, sizeof(why)) == 0)
-		world_fail(world, "promise 6: a half-restored volume can be opened");
-	n->restoring = true;
-	sim_note(world->sim, "roll-back of node %u begins", world->primary);
-	node_restore_snapshot(v, NULL, no_progress, rolled_back, ticket_new(world, world->primary));
-	died(world, world->primary);
-}
-
-void world_clock_jump(struct world *world)
-{
-	static const uint64_t most[] = {5, 3600, 10 * 24 * 3600};
-	uint64_t by = world_random(world, most[world_random(world, 3)] * WORLD_SECOND);
-	struct world_node *n = &world->nodes[world_random(world, NODES)];
-
-	sim_clock_jump(world->sim, n->env, world_chance(world, 50) ? (int64_t)by : -(int64_t)by);
-	world->clock_jumps++;
-}
-
-/* ---- size ------------------------------------------------------------------------------------------------ */
-
-/* A bigger volume is there for its clients at once; it is never smaller than it was said to be. */
-static void look_at_size(struct world *world)
-{
-	struct node_volume *v = world_volume(world, world->primary);
-	struct node_volume *w = world_volume(world, 1 - world->primary);
-	struct replication_status status, other;
-	uint64_t size;
-
-	if (v == NULL || v->volume == NULL || sim_node_dead(world->nodes[world->primary].env) ||
-	    world->nodes[world->primary].content_lost)
-		return;
-	size = volume_size_bytes(v->volume);
-	if (size < world->size_bytes)
-		world_fail(world, "the volume has %llu bytes, and had %llu",
-			   (unsigned long long)size, (unsigned long long)world->size_bytes);
-	if (size == world->size_bytes)
-		return;
-	world->size_bytes = size;
-	model_grow(world->model, size);
-	world_status(world, world->primary, &status);
-	world_status(world, 1 - world->primary, &other); /* its disk may be another since */
-	if (status.source && status.state == REPLICATION_STREAMING &&
-	    other.state == REPLICATION_STREAMING && w != NULL && w->volume != NULL &&
-	    !sim_node_dead(world->nodes[1 - world->primary].env) &&
-	    volume_size_bytes(w->volume) < size)
-		world_fail(world, "the primary is bigger than the secondary that it streams to");
-}
-
-static void resized(void *context, int error, const char *why)
-{
-	struct ticket ticket;
-	struct world *world;
-
-	if (!ticket_take(context, &ticket))
-		return;
-	world = ticket.world;
-	world->resizing = false;
-	sim_note(world->sim, "resize: %d %s", error, why);
-	if (error != 0)
-		return;
-	world->resizes++;
-	if (ticket.index == world->primary)
-		look_at_size(world);
-	if (world->resize_alone || ticket.index != world->primary ||
-	    world->nodes[1 - world->primary].incarnation != world->resize_incarnation)
-		return;
-	if (world->size_bytes < world->resize_bytes ||
-	    world_disk_size(world->nodes[1 - world->primary].env) < world->resize_bytes)
-		world_fail(
-			world, "resized to %llu bytes, and is not: %llu here, %llu there",
-			(unsigned long long)world->resize_bytes,
-			(unsigned long long)world->size_bytes,
-			(unsigned long long)world_disk_size(world->nodes[1 - world->primary].env));
-}
-
-/* Disks are seldom new: what is behind the volume's end is not zeroes. */
-static void append_junk(struct world *world, unsigned index, uint64_t size_bytes)
-{
-	struct env *env = world->nodes[index].env;
-	uint64_t file = 0, volume = world_disk_size(env);
-
-	if (world->nodes[index].node == NULL || volume == 0 || volume >= size_bytes ||
-	    !sim_file_size(env, WORLD_BACKING, &file) || file != volume || !world_chance(world, 60))
-		return;
-	sim_file_append_junk(env, WORLD_BACKING, 4096 * (1 + world_random(world, 64)));
-}
-
-static bool resize(struct world *world, unsigned index, uint64_t size_bytes, bool alone)
-{
-	struct node_volume *v = world_volume(world, index);
-
-	if (v == NULL || v->volume == NULL || world->resizing || world->nodes[index].restoring)
-		return false;
-	for (unsigned i = 0; i < NODES; i++)
-		append_junk(world, i, size_bytes);
-	world->resizing = true;
-	world->resize_index = index;
-	world->resize_bytes = size_bytes;
-	world->resize_alone = alone;
-	world->resize_incarnation = world->nodes[1 - index].incarnation;
-	sim_note(world->sim, "resize of node %u to %llu bytes%s", index,
-		 (unsigned long long)size_bytes, alone ? ", alone" : "");
-	node_resize(v, size_bytes, alone, resized, ticket_new(world, index));
-	died(world, index);
-	return true;
-}
-
-void world_resize(struct world *world)
-{
-	struct world_node *n = &world->nodes[world->primary];
-	uint64_t size = world->size_bytes;
-
-	if (n->content_lost || n->rolling_back || size >= 2 * world->options.size_bytes + (1 << 20))
-		return;
-	size += 4096 - size % 4096;
-	size += 4096 * world_random(world, world_chance(world, 50) ? 8 : 128);
-	resize(world, world->primary, size, world_chance(world, 20));
-}
-
-bool world_resize_alone(struct world *world, unsigned index, uint64_t size_bytes)
-{
-	return resize(world, index, size_bytes, true);
-}
-
-/* ---- roles ---------------------------------------------------------------------------------------------- */
-
-static void new_primary(struct world *world, unsigned index)
-{
-	take_over(world, index);
-	world->size_bytes = volume_size_bytes(world_volume(world, index)->volume);
-	model_grow(world->model, world->size_bytes);
-	world->resizing = false;
-	model_switched(world->model);
-	drop_clients(world);
-	world->nodes[world->primary].content_lost = false;
-	world->nodes[world->primary].rolling_back = false;
-	world->primary = index;
-	world->must_wait = false;
-	world->switches++;
-	sim_note(world->sim, "node %u is the primary from here on", index);
-}
-
-/* It was promoted without force, and no client of the old primary saw anything that is not here. */
-static void check_nothing_lost(struct world *world, unsigned index)
-{
-	struct model_image image = world_image(world->nodes[index].env);
-	char why[1024];
-
-	if (world->must_wait && world->options.protocol == 'C' && !died(world, index) &&
-	    !model_check_local(world->model, &image, why, sizeof(why)))
-		world_fail(world, "promise 1, lost in a promotion without force: %s", why);
-}
-
-void world_fail_over(struct world *world)
-{
-	unsigned index = 1 - world->primary;
-	struct node_volume *v = world_volume(world, index);
-	struct volume_state state;
-	struct replication_status status;
-	char why[256] = "";
-
-	if (world->nodes[world->primary].node != NULL || v == NULL ||
-	    world->nodes[index].restoring || world->nodes[index].disk_errors || v->busy != NULL ||
-	    replication_applying(v->replication))
-		return;
-	world_volume_state(world, index, &state);
-	if (id128_is_zero(&state.generations.current) || state.disk == VOLUME_DISK_INCONSISTENT ||
-	    state.disk == VOLUME_DISK_FAILED)
-		return;
-	if (state.role == VOLUME_PRIMARY) /* has not stepped down yet: not rolled back */
-		return;
-	/* Snapshots would be too big for it. */
-	if (volume_size_bytes(v->volume) < world->size_bytes && world->snapshots > 0)
-		return;
-	world_status(world, index, &status);
-	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */
-		return;
-	if (world_chance(world, 50) && node_promote(v, false, why, sizeof(why)) == 0)
-		check_nothing_lost(world, index);
-	else if (!died(world, index) && node_promote(v, true, why, sizeof(why)) != 0 &&
-		 !died(world, index))
-		world_fail(world, "a usable secondary is not promoted: %s", why);
-	if (!died(world, index))
-		new_primary(world, index);
-}
-
-void world_switch(struct world *world)
-{
-	unsigned from = world->primary, to = 1 - from;
-	struct node_volume *v = world_volume(world, from), *w = world_volume(world, to);
-	struct replication_status status;
-	struct model_image image;
-	uint32_t now;
-	char why[1024] = "";
-
-	if (world_leans(world, from))
-		return;
-	if (v == NULL || w == NULL || world->busy > 0 || world->snapshot_running ||
-	    world->nodes[from].content_lost || world->nodes[from].restoring ||
-	    world->nodes[from].rolling_back || world->nodes[to].restoring ||
-	    world->nodes[from].disk_errors || world->nodes[to].disk_errors)
-		return;
-	world_status(world, from, &status);
-	if (status.state != REPLICATION_STREAMING || !status.source)
-		return;
-	if (world->block != NULL)
-		world->block->ops->close(world->block);
-	world->block = NULL;
-	if (node_demote(v, why, sizeof(why)) != 0 || died(world, from))
-		return;
-	for (unsigned steps = (unsigned)world_random(world, 200); steps > 0; steps--)
-		world_step(world);
-	if (died(world, from) || died(world, to) || node_promote(w, false, why, sizeof(why)) != 0 ||
-	    died(world, to)) {
-		sim_note(world->sim, "the switch-over fails: %s", why);
-		if (!died(world, from) && node_promote(v, true, why, sizeof(why)) != 0 &&
-		    !died(world, from))
-			world_fail(world, "demoted and cannot be promoted again: %s", why);
-		return;
-	}
-	image = world_image(world->nodes[to].env);
-	now = model_tick(world->model);
-	if (!model_check_point(world->model, &image, now, now, why, sizeof(why)))
-		world_fail(world, "promise 1, lost in a planned change of roles: %s", why);
-	new_primary(world, to);
 }

@@ -16,6 +16,7 @@
 #define WORLD_STORE       "sim:bucket"
 #define WORLD_BACKING     "/srv/volume.img"
 #define WORLD_STATE       "/var/offsite/v" /* the volume's state on a node's disk */
+#define WORLD_VOLUME      "v"
 #define WORLD_SECOND      UINT64_C(1000000000)
 
 enum { A, B, NODES }; /* node A is the primary by its config; roles change */
@@ -38,9 +39,10 @@ struct world_node {
 	uint8_t *
 		giving_up; /* what its disk held when a split brain began to be resolved at its cost */
 	uint64_t giving_up_bytes;
-	bool kept;        /* ... and that is in the store */
-	bool unresolved;  /* leans on its peer since its start, and does not reach it yet */
-	bool disk_failed; /* ... and was seen to: the operator is to look after it */
+	bool giving_up_near; /* ... and both maps reach back to the history that they share */
+	bool kept;           /* ... and that is in the store, or in files */
+	bool unresolved;     /* leans on its peer since its start, and does not reach it yet */
+	bool disk_failed;    /* ... and was seen to: the operator is to look after it */
 };
 
 struct client {
@@ -82,8 +84,9 @@ struct world_options { /* of one seed */
 	bool suspend; /* on-peer-loss = suspend */
 	bool detach;  /* on-io-error */
 	unsigned after_sb_0pri, after_sb_1pri;
-	bool keep;   /* what is given up in a split brain is kept as a snapshot */
-	bool strict; /* every step is checked by node_check() */
+	bool keep;     /* what is given up in a split brain is kept: as a snapshot, or in files */
+	bool no_store; /* no snapshots at all, then */
+	bool strict;   /* every step is checked by node_check() */
 };
 
 struct world {
@@ -120,11 +123,11 @@ struct world {
 	unsigned snapshots, secondary_snapshots;
 	unsigned secondary_maybe; /* begun there, and not known to have failed */
 	int snapshot_error;
-	bool newest_given_up; /* the newest snapshot may be what was kept in a split brain */
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* of the stream, at the step before */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, kept, policies, clock_jumps, point_checks, resumes, fills, resizes;
+		roll_backs, kept, kept_files, policies, clock_jumps, point_checks, resumes, fills,
+		resizes;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -191,7 +194,9 @@ bool world_resize_alone(struct world *world, unsigned index, uint64_t size_bytes
 uint64_t world_disk_size(const struct env *env);
 void world_configure_size(const struct world *world, const struct env *env,
 			  struct config_volume *config);
-/* The volume's file on a node's disk, as far as the volume goes. */
-struct model_image world_image(struct env *env);
+/* A file on a node's disk as it is now: until the next step. */
+struct model_image world_image_of(const struct env *env, const char *path);
+/* The volume's, as far as the volume goes. */
+struct model_image world_image(const struct env *env);
 
 #endif
