@@ -114,6 +114,8 @@ static void slot_end(struct restore_slot *slot)
 	r->progress.done_bytes += slot->length;
 	if (slot->page)
 		walk_release(&r->walk, slot->page);
+	if (slot->piece) /* an error came before it was checked */
+		bulk_release(&r->bulk, slot->piece);
 	slot->busy = false;
 	r->busy--;
 	pump(r);

@@ -191,6 +191,96 @@ static void overwriting_is_marked(void **state)
 	assert_int_equal(access(restored, F_OK), 0);
 }
 
+/* A target that is slow to read, but for its beginning. */
+struct slow_target {
+	struct snapshot_target target; /* first */
+	struct env *env;
+	struct slow_read {
+		struct env_timer timer;
+		struct env_op *op;
+	} reads[256];
+	unsigned count;
+};
+
+static int slow_begin(struct snapshot_target *target, const struct snapshot_info *info, char *why,
+		      size_t why_size)
+{
+	return 0;
+}
+
+static void slow_fire(struct env_timer *timer)
+{
+	struct slow_read *read = (struct slow_read *)timer;
+
+	read->op->done(read->op, -EIO); /* what cannot be read is written */
+}
+
+static void slow_read(struct snapshot_target *target, struct env_op *op, struct buf *buf,
+		      uint64_t offset, uint32_t length)
+{
+	struct slow_target *slow = (struct slow_target *)target;
+	struct slow_read *read = &slow->reads[slow->count++];
+
+	read->timer.fire = slow_fire;
+	read->op = op;
+	env_timer_start(slow->env, &read->timer, offset ? 30000000 : 1000000);
+}
+
+static void slow_write(struct snapshot_target *target, struct env_op *op, struct buf *buf,
+		       uint64_t offset, uint32_t length)
+{
+	complete(((struct slow_target *)target)->env, op, length);
+}
+
+static void slow_zero(struct snapshot_target *target, struct env_op *op, uint64_t offset,
+		      uint64_t length)
+{
+	complete(((struct slow_target *)target)->env, op, 0);
+}
+
+static void slow_finish(struct snapshot_target *target, struct env_op *op)
+{
+	complete(((struct slow_target *)target)->env, op, 0);
+}
+
+static void slow_free(struct snapshot_target *target)
+{
+}
+
+/* The store fails while other pieces of the target are still being compared: it ends all the same. */
+static void a_restore_ends_at_every_failure(void **state)
+{
+	struct world *w = world_of(state);
+	struct slow_target slow;
+	struct waited r;
+
+	world_volume(w, 8 << 20, 0, 0);
+	for (unsigned i = 0; i < 40; i++)
+		fake_fill(w->v, 3 * i, i);
+	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+	for (unsigned k = 1; k < 100; k++) {
+		memset(&slow, 0, sizeof(slow));
+		slow.target = (struct snapshot_target){
+			.begin = slow_begin,
+			.read = slow_read,
+			.write = slow_write,
+			.zero = slow_zero,
+			.finish = slow_finish,
+			.free = slow_free,
+			.compare = true,
+		};
+		slow.env = w->env;
+		arm(w->m, OP_GET, k, false);
+		w->m->fail_for_good = true;
+		r = restore(w->env, w->repo, NULL, &slow.target);
+		arm(w->m, 0, 0, false);
+		if (!r.result.error)
+			return;
+		assert_int_equal(r.result.error, -EIO);
+	}
+	fail_msg("it never succeeds: %s", r.result.why);
+}
+
 /* A snapshot of which an object is missing or truncated does not cost a target what it holds. */
 static void an_incomplete_snapshot_spares_the_target(void **state)
 {
@@ -598,6 +688,7 @@ int main(void)
 		ON_BOTH(delete_fails_at_every_operation),
 		ON_BOTH(restore_fails_and_goes_on),
 		ON_BOTH(overwriting_is_marked),
+		ON_BOTH(a_restore_ends_at_every_failure),
 		ON_BOTH(an_incomplete_snapshot_spares_the_target),
 		ON_BOTH(every_byte_counts),
 		ON_BOTH(damage_is_told_for_each_snapshot),
