@@ -8,7 +8,8 @@
   snapshot  1 GiB, then 1 % of its 64 KiB blocks changed: offsite, restic, borg; all encrypt
   restore   1 GiB out of a directory into a new file, durable: offsite (plain, encrypted), restic, borg
   s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
-            curl that gets the same objects, as many at once, and drops them
+            curl that gets the same objects, as many at once; both onto the disk, durable, and without it:
+            offsite into a file in memory, curl drops them
   seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without
 
 Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
@@ -501,7 +502,7 @@ def s3_objects(s3, prefix):
     return re.findall(r"<Key>([^<]+)</Key>.*?<Size>(\d+)</Size>", text)
 
 
-def bench_s3(args, root):
+def bench_s3(args, root, memory):
     size, results = args.restore_mib << 20, {}
     with s3_service(args) as s3:
         env = dict(os.environ, AWS_ACCESS_KEY_ID=s3["key"], AWS_SECRET_ACCESS_KEY=s3["secret"])
@@ -512,20 +513,37 @@ def bench_s3(args, root):
         make_file(image, size)
         snapshot_create(args, folder, image, f"store = {store}", env)
         objects = s3_objects(s3, "bench")
-        with open(f"{folder}/urls", "w") as f:
-            for key, _ in objects:
-                f.write(f'url = "{s3["endpoint"]}/{s3["bucket"]}/{key}"\noutput = "/dev/null"\n')
-        for n in range(args.rounds):
+        for where, output in (("null", "/dev/null"), ("disk", f"{folder}/object.")):
+            with open(f"{folder}/urls.{where}", "w") as f:
+                for i, (key, _) in enumerate(objects):
+                    f.write(f'url = "{s3["endpoint"]}/{s3["bucket"]}/{key}"\n'
+                            f'output = "{output}{i if where == "disk" else ""}"\n')
+
+        def restore(name, target):
             os.sync()
-            results.setdefault("offsite restore, durable", []).append(timed(
-                [f"{args.build}/offsite", "restore", "--store", store, "--to",
-                 f"{folder}/{n}.img"], env=env))
-            if subprocess.run(["cmp", image, f"{folder}/{n}.img"]).returncode:
+            results.setdefault(name, []).append(timed(
+                [f"{args.build}/offsite", "restore", "--store", store, "--to", target], env=env))
+            if subprocess.run(["cmp", image, target]).returncode:
                 raise SystemExit("bench: s3: restored something else")
-            os.unlink(f"{folder}/{n}.img")
-            results.setdefault("curl, dropped", []).append(timed(
-                s3_curl(s3) + ["--parallel", "--parallel-max", str(S3_TRANSFERS), "-K",
-                               f"{folder}/urls"]))
+            os.unlink(target)
+
+        def curl(name, urls):
+            os.sync()
+            start = time.monotonic()
+            _, cpu = timed(s3_curl(s3) + ["--parallel", "--parallel-max", str(S3_TRANSFERS), "-K",
+                                          urls])
+            if urls.endswith("disk"):
+                os.sync()
+            results.setdefault(name, []).append((time.monotonic() - start, cpu))
+        in_memory = tempfile.mkdtemp(dir=memory)
+        for n in range(args.rounds):
+            restore("offsite restore, durable on the disk", f"{folder}/{n}.img")
+            curl("curl, durable on the disk", f"{folder}/urls.disk")
+            for name in os.listdir(folder):
+                if name.startswith("object."):
+                    os.unlink(f"{folder}/{name}")
+            restore("offsite restore, into memory", f"{in_memory}/{n}.img")
+            curl("curl, dropped", f"{folder}/urls.null")
         shutil.rmtree(folder)
     total = sum(int(n) for _, n in objects)
     print(f"\n## Restore of {args.restore_mib} MiB random data out of a bucket "
@@ -618,7 +636,7 @@ def main():
         if "restore" in what:
             bench_restore(args, roots["disk"])
         if "s3" in what:
-            bench_s3(args, roots["disk"])
+            bench_s3(args, roots["disk"], roots["tmpfs"])
         if "seal" in what:
             bench_seal(args, roots["disk"])
 

@@ -104,7 +104,7 @@ static bool maps_is_full(const struct snapshot_writer *w)
 /* Whether another full object may be put; if it is the rate that forbids it, the timer asks again. */
 static bool may_put(struct snapshot_writer *w)
 {
-	if (w->puts >= SEAL_PUTS_MAX)
+	if (w->puts >= (w->repo->store->lists_cost ? SEAL_PUTS_SERVICE : SEAL_PUTS))
 		return false;
 	uint64_t wait = rate_limit_wait_ns(&w->rate, env_now_ns(w->env), env_realtime_ns(w->env));
 	if (wait && !env_timer_active(&w->rate_timer))

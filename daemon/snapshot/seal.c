@@ -594,7 +594,7 @@ void snapshot_check(const struct snapshot_writer *writer)
 	assert(running || (!w->cut && !w->waiting && !w->puts && !w->base && !w->pack && !w->maps));
 	assert(w->phase != SEAL_DATA || w->cut || w->error);
 	assert(!w->asked || w->waiting);
-	assert(w->puts <= SEAL_PUTS_MAX + 2);
+	assert(w->puts <= SEAL_PUTS_SERVICE + 2);
 	for (unsigned i = 0; i < SEAL_BATCHES; i++)
 		assert(!w->batches[i].page || (w->batches[i].page->pending &&
 					       (w->batches[i].buf || w->batches[i].page->asking)));

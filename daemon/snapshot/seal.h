@@ -12,9 +12,11 @@
 #include "daemon/snapshot/pack.h"
 #include "daemon/volume/pacer.h"
 
-#define SEAL_BATCHES  8
-#define SEAL_PAGES    8
-#define SEAL_PUTS_MAX 2
+#define SEAL_BATCHES 8
+#define SEAL_PAGES   8
+/* Packs on their way: of a service one connection carries less than the link. */
+#define SEAL_PUTS         2
+#define SEAL_PUTS_SERVICE 4
 /* Beside clients: what one read may hold the disk for, and how many are under way. */
 #define SEAL_GENTLE_BYTES   (256u << 10)
 #define SEAL_GENTLE_BATCHES 2

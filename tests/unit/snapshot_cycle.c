@@ -105,6 +105,76 @@ static void what_lies_together_comes_together(void **state)
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 }
 
+/* Puts that take their time, and how many packs' were under way at once. */
+static struct {
+	const struct store_ops *plain;
+	unsigned now, most;
+} slow;
+
+struct slow_put {
+	struct env_timer timer;
+	struct env_op op, *user;
+	struct env *env;
+	int64_t result;
+	bool pack;
+};
+
+static void slow_put_ends(struct env_timer *timer)
+{
+	struct slow_put *put = (struct slow_put *)timer;
+
+	slow.now -= put->pack;
+	put->user->done(put->user, put->result);
+	free(put);
+}
+
+static void slow_put_stored(struct env_op *op, int64_t result)
+{
+	struct slow_put *put = (struct slow_put *)((char *)op - offsetof(struct slow_put, op));
+
+	put->result = result;
+	env_timer_start(put->env, &put->timer, 200000000);
+}
+
+static void slow_put(struct store *store, struct env_op *op, const char *name,
+		     const struct iovec *iov, unsigned count)
+{
+	struct slow_put *put = calloc(1, sizeof(*put));
+
+	put->timer.fire = slow_put_ends;
+	put->op.done = slow_put_stored;
+	put->user = op;
+	put->env = store->env;
+	put->pack = strstr(name, "/packs/") != NULL;
+	slow.now += put->pack;
+	if (slow.now > slow.most)
+		slow.most = slow.now;
+	slow.plain->put(store, &put->op, name, iov, count);
+}
+
+static void packs_are_put_side_by_side(void **state)
+{
+	struct world *w = world_of(state);
+	struct store_ops ops;
+
+	for (unsigned service = 0; service < 2; service++) {
+		world_volume(w, 24 << 20, 0, 2 << 20);
+		slow.plain = w->m->store.ops;
+		slow.most = 0;
+		ops = *slow.plain;
+		ops.put = slow_put;
+		w->m->store.ops = &ops;
+		w->m->store.lists_cost = service;
+		for (unsigned i = 0; i < w->v->chunks; i++)
+			fake_fill(w->v, i, i);
+		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
+		/* The last one, which is not full, waits for no other. */
+		assert_in_range(slow.most, service ? 4 : 2, service ? 5 : 3);
+		assert_int_equal(verify(w->env, w->repo).bad, 0);
+		world_drop(w);
+	}
+}
+
 static void empty_volume(void **state)
 {
 	struct world *w = world_of(state);
@@ -820,6 +890,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		ON_BOTH(content_comes_back),
 		ON_BOTH(what_lies_together_comes_together),
+		ON_BOTH(packs_are_put_side_by_side),
 		ON_BOTH(empty_volume),
 		ON_BOTH(only_changes_are_stored),
 		ON_BOTH(a_snapshot_is_one_instant),
