@@ -19,6 +19,8 @@
 #define OVERDUE_WAIT_NS (10 * NS_PER_S)
 /* The first one of a volume, which may be about to be filled. */
 #define FIRST_WAIT_NS (300 * NS_PER_S)
+/* One that could not be taken when it was due is tried again after an eighth of the interval, this at least. */
+#define RETRY_WAIT_NS (60 * NS_PER_S)
 
 /* One per volume, so that every callback finds its way with the node_volume alone. */
 struct volume_slot {
@@ -236,14 +238,26 @@ static void watch_fire(struct env_timer *timer)
 	env_timer_start(v->node->env, timer, WATCH_PERIOD_NS);
 }
 
+static uint64_t retry_wait(const struct config_volume *c)
+{
+	uint64_t wait = c->snapshot_every_ns / 8;
+
+	if (wait < RETRY_WAIT_NS)
+		wait = RETRY_WAIT_NS;
+	return wait < c->snapshot_every_ns ? wait : c->snapshot_every_ns;
+}
+
 static void scheduled_done(void *context, const struct snapshot_result *result)
 {
 	struct volume_slot *slot = context;
 	struct node_volume *v = &slot->pub;
 
-	if (result->error)
-		env_log(v->node->env, ENV_LOG_ERROR, "volume %s: scheduled snapshot: %s",
-			v->config->name, result->why);
+	if (!result->error)
+		return;
+	env_log(v->node->env, ENV_LOG_ERROR, "volume %s: scheduled snapshot: %s", v->config->name,
+		result->why);
+	if (!v->node->stopping)
+		env_timer_start(v->node->env, &v->schedule, retry_wait(v->config));
 }
 
 /* Whether the automatic snapshot is this node's to take. A primary whose secondary should, but did not
@@ -279,17 +293,18 @@ static void schedule_fire(struct env_timer *timer)
 		(struct node_volume *)((char *)timer - offsetof(struct node_volume, schedule));
 
 	slot_of(v)->schedule_ns = 0;
-	if (is_due_here(slot_of(v))) {
-		open_store(
-			slot_of(v)); /* the uuid may have been taken over from the peer just now */
-		if (v->writer)
-			snapshot_create(v->writer, "", scheduled_done, slot_of(v));
-		else
-			env_log(v->node->env, ENV_LOG_ERROR,
-				"volume %s: scheduled snapshot: not taken: %s", v->config->name,
-				node_store_why(v));
+	/* What stands in its way may go soon: a catch-up, a long job, the other node's role. */
+	env_timer_start(v->node->env, timer, retry_wait(v->config));
+	if (!is_due_here(slot_of(v)))
+		return;
+	open_store(slot_of(v)); /* the uuid may have been taken over from the peer just now */
+	if (!v->writer) {
+		env_log(v->node->env, ENV_LOG_ERROR, "volume %s: scheduled snapshot: not taken: %s",
+			v->config->name, node_store_why(v));
+		return;
 	}
 	env_timer_start(v->node->env, timer, v->config->snapshot_every_ns);
+	snapshot_create(v->writer, "", scheduled_done, slot_of(v));
 }
 
 static void schedule_start(struct volume_slot *slot, uint64_t delay_ns)
@@ -305,13 +320,13 @@ void node_saw_snapshot(struct node_volume *v, uint64_t created_ns)
 
 	if (!slot_of(v)->schedule_ns || v->node->stopping)
 		return;
-	if (!created_ns)
+	if (!created_ns || created_ns > now) /* none, or a clock was set back: nobody knows */
 		delay = FIRST_WAIT_NS;
-	else if (created_ns < now)
+	else
 		delay = now - created_ns < every ? every - (now - created_ns) : 0;
 	if (delay < OVERDUE_WAIT_NS)
 		delay = OVERDUE_WAIT_NS;
-	/* Never later than without; a clock that was set does no more harm than that. */
+	/* Never later than without. */
 	if (env_now_ns(v->node->env) + delay < slot_of(v)->schedule_ns)
 		schedule_start(slot_of(v), delay);
 }

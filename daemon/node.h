@@ -69,7 +69,7 @@ void node_stop_stores(struct node *node);
 bool node_stop(struct node *node, void (*stopped)(void *context), void *context);
 
 /* The store was asked: when its newest snapshot was taken (since 1970; 0: there is none). The first one of this
- * run is due an interval after that (0: in some minutes), not after the daemon's start. */
+ * run is due an interval after that (0, or in the future: in some minutes), not after the daemon's start. */
 void node_saw_snapshot(struct node_volume *volume, uint64_t created_ns);
 
 struct env *node_env(struct node *node);

@@ -77,6 +77,12 @@ static void put_done(void *context, int error, const char *why)
 	seal_advance(w);
 }
 
+/* Reading and writing make room for clients, but not at the price of the cut. */
+static bool is_gentle(const struct snapshot_writer *w)
+{
+	return pacer_beside_clients(&w->pacer) && !(w->cut && volume_cut_is_short(w->cut));
+}
+
 static void put_pack(struct snapshot_writer *w, struct pack **pack, struct seal_object *object)
 {
 	object->size_bytes = pack_size_bytes(*pack);
@@ -85,7 +91,7 @@ static void put_pack(struct snapshot_writer *w, struct pack **pack, struct seal_
 	w->next->info.objects++;
 	w->puts++;
 	rate_limit_take(&w->rate, object->size_bytes);
-	w->repo->store->gentle = pacer_beside_clients(&w->pacer);
+	w->repo->store->gentle = is_gentle(w);
 	pack_put(*pack, w->repo->store, &w->next->info.retention, put_done, w);
 	*pack = NULL;
 }
@@ -339,10 +345,10 @@ static bool may_read(struct snapshot_writer *w)
 {
 	uint64_t wait;
 
-	if (pacer_beside_clients(&w->pacer) && w->batches_busy >= SEAL_GENTLE_BATCHES)
-		return false;
 	if (volume_cut_is_short(w->cut)) /* too slow, and it is given up */
 		return true;
+	if (is_gentle(w) && w->batches_busy >= SEAL_GENTLE_BATCHES)
+		return false;
 	wait = pacer_wait_ns(&w->pacer);
 	if (wait && wait != UINT64_MAX && !env_timer_active(&w->pace_timer))
 		env_timer_start(w->env, &w->pace_timer, wait);
@@ -370,7 +376,7 @@ static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 	if (length > page->end - start)
 		length = page->end - start;
 	assert(start % SNAPFMT_CHUNK_BYTES == 0);
-	max = pacer_beside_clients(&w->pacer) ? SEAL_GENTLE_BYTES : BUF_SIZE_MAX;
+	max = is_gentle(w) ? SEAL_GENTLE_BYTES : BUF_SIZE_MAX;
 	if (length > max && start >= page->read_to)
 		hole = volume_cut_hole_bytes(w->cut, start, length);
 	if (hole > max) {

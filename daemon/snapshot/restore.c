@@ -396,8 +396,10 @@ static bool start_items(struct restore *r)
 		enum walk_result next;
 
 		if (r->zero_at < r->zero_end) {
-			if (r->busy == SLOTS)
+			if (r->busy == SLOTS) {
+				bulk_flush(&r->bulk); /* a range of zeroes may be long */
 				return false;
+			}
 			zero_step(r);
 			continue;
 		}

@@ -449,6 +449,10 @@ static void reading_over(struct reading *reading)
 	struct preserve_job *job;
 	uint64_t slot, count;
 
+	if (cut->is_lost) { /* what the index names may never have come to the preserve file */
+		reading_end(reading, cut->lost_error);
+		return;
+	}
 	if (!reading->over)
 		reading->pos = reading->reader.start;
 	reading->over = true;

@@ -8,6 +8,7 @@
 
 #include "daemon/node.h"
 #include "tests/sim/env_sim.h"
+#include "tests/sim/store_sim.h"
 
 #define SECOND 1000000000ull
 #define MINUTE (60 * SECOND)
@@ -133,11 +134,30 @@ static void what_is_overdue_comes_soon(void **state)
 	assert_int_equal(minutes_until_more(0), 5);
 }
 
-/* A clock that was set back: not in years. */
-static void never_later_than_an_interval(void **state)
+/* A clock that was set back: not in years, and not an interval after each start. */
+static void the_future_is_not_waited_for(void **state)
 {
 	node_saw_snapshot(node_find(node, "v"), env_realtime_ns(env) + 1000 * HOUR);
-	assert_int_equal(minutes_until_more(0), 60);
+	assert_int_equal(minutes_until_more(0), 5);
+}
+
+/* What stood in the way when it was due does not cost an interval. */
+static void it_is_tried_again(void **state)
+{
+	struct node_volume *v = node_find(node, "v");
+
+	v->busy = "restore";
+	sim_run_until(sim, NULL, HOUR + MINUTE);
+	v->busy = NULL;
+	assert_int_equal(taken().succeeded, 0);
+	assert_in_range(minutes_until_more(0), 6, 7);
+	assert_int_equal(minutes_until_more(1), 60);
+	/* The same where it fails. */
+	store_sim_set_options(sim, "sim:store", &(struct store_sim_options){.error_ppm = 1000000});
+	sim_run_until(sim, NULL, HOUR + MINUTE);
+	store_sim_set_options(sim, "sim:store", &(struct store_sim_options){0});
+	assert_int_equal(taken().succeeded, 2);
+	assert_in_range(minutes_until_more(2), 0, 8);
 }
 
 static void nothing_is_due_without_an_interval(void **state)
@@ -158,7 +178,8 @@ int main(void)
 		TEST(it_counts_from_the_newest),
 		TEST(it_is_taken_over_restarts),
 		TEST(what_is_overdue_comes_soon),
-		TEST(never_later_than_an_interval),
+		TEST(the_future_is_not_waited_for),
+		TEST(it_is_tried_again),
 		TEST(nothing_is_due_without_an_interval),
 	};
 
