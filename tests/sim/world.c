@@ -435,7 +435,7 @@ void world_start(struct world *world, unsigned index)
 	struct node *node = NULL;
 	int error;
 
-	if (n->node != NULL)
+	if (!world_died(world, index) && n->node != NULL)
 		return;
 	if (sim_node_dead(n->env))
 		n->env = sim_restart(world->sim, n->env);
