@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # The service that `make install` puts there, under systemd: a volume attached by configuration and the README's
-# line in fstab. The filesystem comes after the daemon at boot and goes before it at shutdown, and a service that
-# writes to it sees no error through a restart, a kill and a hang of the daemon, nor through a reboot.
+# line in fstab. At boot the daemon comes after its disk, which udev finds late, and the filesystem after the daemon; it
+# goes before it at shutdown; and a service that writes to it sees no error through a restart, a kill and a hang of the
+# daemon, nor through a reboot.
 # time limit: 600 s
 . "$(dirname "$0")/../lib.sh"
 need dumpe2fs debugfs
@@ -47,6 +48,23 @@ attach = yes
 backing = /dev/disk/by-id/virtio-hand
 role = primary
 CONF
+# At the next boot: what does not wait for udev has started for a while (or had 20 s to do so: all does when
+# sysinit.target has to) when udev is done with this disk, and its name is there.
+cat >/etc/udev/rules.d/59-late.rules <<'RULES'
+ACTION=="add", SUBSYSTEM=="block", ATTR{serial}=="data", PROGRAM="/usr/sbin/late"
+RULES
+cat >/usr/sbin/late <<'LATE'
+#!/bin/sh
+for i in $(seq 20); do
+	[ ! -e /run/systemd/units/invocation:vm-agent.service ] || break
+	sleep 1
+done
+sleep 5
+cut -d' ' -f1 /proc/uptime >/run/late
+LATE
+chmod 755 /usr/sbin/late || fail "the rule for a late disk"
+mkdir -p /etc/systemd/system.conf.d
+printf '[Manager]\nDefaultDeviceTimeoutSec=10min\n' >/etc/systemd/system.conf.d/slow.conf # under emulation it all takes long
 cat >/etc/systemd/system/writer.service <<UNIT
 [Unit]
 RequiresMountsFor=/var/lib/postgresql
@@ -108,6 +126,14 @@ note "down after $((SECONDS - begun)) s"
 left_clean shut_down data
 boot a
 
+story started_after_the_disk <<'END'
+wait_for 240 "the daemon" systemctl is-active -q offsited
+[ -s /run/late ] || fail "the disk was not late: $(ls -l /dev/disk/by-id)"
+started=$(systemctl show -P ExecMainStartTimestampMonotonic offsited)
+awk -v late="$(cat /run/late)" -v started="$started" 'BEGIN { exit started / 1e6 <= late }' ||
+	fail "started at $((started / 1000000)) s, the disk was there at $(cat /run/late) s"
+[ "$(restarts)" = 0 ] || fail "it did not start at once: $(journalctl -b -u offsited | head -n 20)"
+END
 story mounted_after_the_daemon <<'END'
 at() { systemctl show -P "$1" "$2"; }
 wait_for 240 "the mount" mountpoint -q /var/lib/postgresql
