@@ -157,6 +157,18 @@ static bool id_member(const json_t *json, const char *key, struct id128 *id)
 	return id128_parse(text, strlen(text), id);
 }
 
+static void given_up_from_json(const json_t *json, struct snapshot_info *info)
+{
+	const json_t *list = json_object_get(json, "given_up_before");
+
+	for (size_t i = 0; i < json_array_size(list) && i < SNAPSHOT_GIVEN_UP_MAX; i++) {
+		const char *text = json_string_value(json_array_get(list, i));
+
+		if (text)
+			id128_parse(text, strlen(text), &info->given_up_before[i]);
+	}
+}
+
 int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set)
 {
 	const json_t *json;
@@ -185,6 +197,7 @@ int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set)
 					"the daemon's answer has a snapshot without id");
 		if (!id_member(json, "history", &info.history))
 			info.history = (struct id128){{0}};
+		given_up_from_json(json, &info);
 		snprintf(info.volume_name, sizeof(info.volume_name), "%s",
 			 client_text(json, "volume", ""));
 		snprintf(info.node_name, sizeof(info.node_name), "%s",

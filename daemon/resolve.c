@@ -192,13 +192,15 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 	struct node_resolve_plan plan;
 	struct resolve *resolve;
 	struct volume_state state = {};
+	struct id128 common = {};
 	char why[512] = "", reason[SNAPSHOT_NAME_MAX];
 	int error = node_resolve_plan(v, keep, no_keep, &plan, why, sizeof(why));
 
-	if (!error) /* before the demotion */
+	if (!error) { /* before the demotion */
 		volume_get_state(v->volume, &state);
-	if (!error)
+		common = replication_get_split(v->replication)->common;
 		error = may_resolve(v, &plan, keep, why, sizeof(why));
+	}
 	resolve = error ? NULL : calloc(1, sizeof(*resolve));
 	if (!resolve) {
 		done(context, error ? error : -ENOMEM, error ? why : "out of memory");
@@ -214,7 +216,7 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 	v->kept[0] = 0;
 	snprintf(reason, sizeof(reason), "given up for %.40s", keep);
 	if (!strcmp(plan.kept, "snapshot"))
-		snapshot_create_given_up(v->writer, keep, kept_in_store, resolve);
+		snapshot_create_given_up(v->writer, keep, &common, kept_in_store, resolve);
 	else if (!strcmp(plan.kept, "file"))
 		kept_write(v->volume, node_config(v->node)->node.name, reason, kept_in_file,
 			   resolve);

@@ -520,6 +520,19 @@ static bool text_valid(const char text[SNAPFMT_TEXT_BYTES])
 	return end && bytes_are_zero(end, (size_t)(text + SNAPFMT_TEXT_BYTES - end));
 }
 
+static bool given_up_valid(const struct snapfmt_facts_wire *wire)
+{
+	unsigned count = 0;
+
+	while (count < SNAPFMT_GIVEN_UP_MAX && !id128_is_zero(&wire->given_up[count]))
+		count++;
+	if (count && !(wire->flags & SNAPFMT_GIVEN_UP))
+		return false;
+	while (count < SNAPFMT_GIVEN_UP_MAX && id128_is_zero(&wire->given_up[count]))
+		count++;
+	return count == SNAPFMT_GIVEN_UP_MAX;
+}
+
 const char *snapfmt_facts_invalid(const struct snapfmt_facts_wire *wire)
 {
 	uint64_t size = from_be64(wire->size_bytes);
@@ -535,6 +548,8 @@ const char *snapfmt_facts_invalid(const struct snapfmt_facts_wire *wire)
 		return "reserved bytes are not zero";
 	if (wire->flags & ~SNAPFMT_GIVEN_UP)
 		return "unknown flags";
+	if (!given_up_valid(wire))
+		return "bad list of what was given up";
 	if (wire->lock > SNAPFMT_LOCK_COMPLIANCE ||
 	    !wire->lock != !from_be64(wire->retain_until_ns))
 		return "bad lock";

@@ -15,16 +15,17 @@
 #define SNAPFMT_CLAIM_MAGIC 0x4f465343u /* "OFSC" */
 #define SNAPFMT_VERSION     1u
 
-#define SNAPFMT_CHUNK_BYTES 65536u
-#define SNAPFMT_PAGE_CHUNKS 1024u
-#define SNAPFMT_PAGE_BYTES  ((uint64_t)SNAPFMT_PAGE_CHUNKS * SNAPFMT_CHUNK_BYTES)
-#define SNAPFMT_HASH_BYTES  32u
-#define SNAPFMT_TEXT_BYTES  64u
-#define SNAPFMT_SIZE_UNIT   4096u        /* volume sizes are multiples of it */
-#define SNAPFMT_VOLUME_MAX  (1ull << 50) /* 1 PiB */
-#define SNAPFMT_PACK_MAX    (1u << 28)   /* bytes of a pack or maps object */
-#define SNAPFMT_BODY_MAX    (1u << 30)   /* bytes of a manifest's body, unpacked */
-#define SNAPFMT_NAME_BYTES  128          /* longest object name and its NUL fit */
+#define SNAPFMT_CHUNK_BYTES  65536u
+#define SNAPFMT_PAGE_CHUNKS  1024u
+#define SNAPFMT_PAGE_BYTES   ((uint64_t)SNAPFMT_PAGE_CHUNKS * SNAPFMT_CHUNK_BYTES)
+#define SNAPFMT_HASH_BYTES   32u
+#define SNAPFMT_TEXT_BYTES   64u
+#define SNAPFMT_SIZE_UNIT    4096u        /* volume sizes are multiples of it */
+#define SNAPFMT_VOLUME_MAX   (1ull << 50) /* 1 PiB */
+#define SNAPFMT_PACK_MAX     (1u << 28)   /* bytes of a pack or maps object */
+#define SNAPFMT_BODY_MAX     (1u << 30)   /* bytes of a manifest's body, unpacked */
+#define SNAPFMT_GIVEN_UP_MAX 8u  /* generations that a manifest can say were given up with it */
+#define SNAPFMT_NAME_BYTES   128 /* longest object name and its NUL fit */
 
 enum snapfmt_kind { SNAPFMT_PACK = 1, SNAPFMT_MAPS = 2, SNAPFMT_MANIFEST = 3 };
 enum snapfmt_flags { SNAPFMT_ZSTD = 1 };
@@ -229,10 +230,13 @@ struct snapfmt_facts_wire {
 	uint8_t lock;           /* enum snapfmt_lock */
 	uint8_t flags;          /* SNAPFMT_GIVEN_UP */
 	struct id128 history;   /* the generation that its content belongs to; zero: not known */
-	uint8_t reserved[194];
+	/* With SNAPFMT_GIVEN_UP: the generations before it that were given up with it; first those there are. */
+	struct id128 given_up[SNAPFMT_GIVEN_UP_MAX];
+	uint8_t reserved[66];
 	be32_t crc; /* CRC32C of the 508 bytes before */
 };
 _Static_assert(sizeof(struct snapfmt_facts_wire) == 512, "layout");
+_Static_assert(offsetof(struct snapfmt_facts_wire, given_up) == 314, "layout");
 
 /* Of the facts: it keeps what was given up in a split brain. */
 #define SNAPFMT_GIVEN_UP 1u

@@ -88,6 +88,16 @@ static json_t *render_lock(enum store_lock lock)
 					       : json_string("compliance");
 }
 
+static json_t *render_given_up(const struct snapshot_info *info)
+{
+	json_t *json = json_array();
+
+	for (unsigned i = 0; i < SNAPSHOT_GIVEN_UP_MAX; i++)
+		if (!id128_is_zero(&info->given_up_before[i]))
+			json_array_append_new(json, render_id(&info->given_up_before[i]));
+	return json;
+}
+
 json_t *render_snapshot(const struct snapshot_info *info)
 {
 	json_t *json = json_object();
@@ -104,6 +114,7 @@ json_t *render_snapshot(const struct snapshot_info *info)
 			    id128_is_zero(&info->history) ? json_null()
 							  : render_id(&info->history));
 	json_object_set_new(json, "given_up", json_boolean(info->given_up));
+	json_object_set_new(json, "given_up_before", render_given_up(info));
 	json_object_set_new(json, "lsn", number(info->lsn));
 	json_object_set_new(json, "size_bytes", number(info->size_bytes));
 	json_object_set_new(json, "data_bytes", number(info->data_bytes));

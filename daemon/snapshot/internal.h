@@ -16,6 +16,7 @@
 #define WHY_BYTES  256
 #define RUN_CHUNKS (BUF_SIZE_MAX / SNAPFMT_CHUNK_BYTES)
 _Static_assert(SNAPSHOT_CHUNK_BYTES == SNAPFMT_CHUNK_BYTES, "the dirty map counts in chunks");
+_Static_assert(SNAPSHOT_GIVEN_UP_MAX == SNAPFMT_GIVEN_UP_MAX, "they fit");
 _Static_assert(SNAPSHOT_NAME_MAX == SNAPFMT_TEXT_BYTES, "texts fit");
 
 /* What a manifest said. They never change. */

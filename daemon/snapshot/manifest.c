@@ -137,6 +137,7 @@ static void facts_encode(const struct manifest *manifest, uint64_t body_bytes,
 		.flags = info->given_up ? SNAPFMT_GIVEN_UP : 0,
 		.history = info->history,
 	};
+	memcpy(wire->given_up, info->given_up_before, sizeof(wire->given_up));
 	snprintf(wire->volume_name, sizeof(wire->volume_name), "%s", info->volume_name);
 	snprintf(wire->node_name, sizeof(wire->node_name), "%s", info->node_name);
 	snprintf(wire->label, sizeof(wire->label), "%s", info->label);
@@ -212,6 +213,7 @@ static void facts_decode(const struct snapfmt_facts_wire *wire, const struct sna
 		.history = wire->history,
 		.given_up = wire->flags & SNAPFMT_GIVEN_UP,
 	};
+	memcpy(info->given_up_before, wire->given_up, sizeof(info->given_up_before));
 	memcpy(info->volume_name, wire->volume_name, sizeof(info->volume_name));
 	memcpy(info->node_name, wire->node_name, sizeof(info->node_name));
 	memcpy(info->label, wire->label, sizeof(info->label));

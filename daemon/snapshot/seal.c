@@ -555,12 +555,15 @@ void snapshot_create(struct snapshot_writer *writer, const char *label,
 }
 
 void snapshot_create_given_up(struct snapshot_writer *writer, const char *node,
+			      const struct id128 *common,
 			      void (*done)(void *context, const struct snapshot_result *result),
 			      void *context)
 {
 	char label[SNAPSHOT_NAME_MAX];
 
 	snprintf(label, sizeof(label), "given up for %.40s", node);
+	if (writer->phase == SEAL_IDLE)
+		writer->given_up_since = *common;
 	create(writer, label, true, done, context);
 }
 

@@ -146,6 +146,7 @@ struct snapshot_writer {
 	unsigned waiting;      /* lists, loads, manifest put under way */
 
 	struct volume_cut *cut;
+	struct id128 given_up_since; /* with it: the youngest generation that is not given up */
 	bool given_up; /* what a secondary is about to give up: see snapshot_create_given_up() */
 	bool full;     /* every chunk not in the cut is zero; else: as in the base */
 	struct manifest *base;

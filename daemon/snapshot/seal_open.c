@@ -88,6 +88,23 @@ static bool base_is_later(const struct snapshot_info *base, const struct volume_
 	return true;
 }
 
+/* It began a generation whenever it was started apart: all of them are given up. */
+static void given_up_list(struct snapshot_writer *w, const struct volume_state *state)
+{
+	const struct volume_generations *g = &state->generations;
+	struct id128 *list = w->next->info.given_up_before;
+	unsigned count = 0;
+
+	_Static_assert(SNAPSHOT_GIVEN_UP_MAX >= VOLUME_HISTORY, "all that is remembered");
+	if (!w->given_up || id128_is_zero(&w->given_up_since) ||
+	    id128_equal(&g->current, &w->given_up_since))
+		return;
+	for (unsigned i = 0; i < VOLUME_HISTORY && !id128_is_zero(&g->history[i]) &&
+			     !id128_equal(&g->history[i], &w->given_up_since);
+	     i++)
+		list[count++] = g->history[i];
+}
+
 /* Without the map's being relative to the base, all that is allocated is in the cut. */
 static void cut_take(struct snapshot_writer *w)
 {
@@ -123,6 +140,7 @@ static void cut_take(struct snapshot_writer *w)
 	w->next->info.lsn = volume_cut_lsn(w->cut);
 	w->next->info.history = state.generations.current;
 	w->next->info.given_up = w->given_up;
+	given_up_list(w, &state);
 	w->progress.total_bytes = volume_cut_bytes(w->cut);
 }
 

@@ -21,8 +21,9 @@
 #include "daemon/volume/volume.h"
 #include "protocol/wire.h"
 
-#define SNAPSHOT_CHUNK_BYTES VOLUME_STORE_BLOCK_BYTES
-#define SNAPSHOT_NAME_MAX    64
+#define SNAPSHOT_CHUNK_BYTES  VOLUME_STORE_BLOCK_BYTES
+#define SNAPSHOT_NAME_MAX     64
+#define SNAPSHOT_GIVEN_UP_MAX 8
 
 struct snapshot_info {
 	struct id128 id;
@@ -44,6 +45,8 @@ struct snapshot_info {
 	/* The generation that its content belongs to; zero: not known. */
 	struct id128 history;
 	bool given_up; /* it keeps what was given up in a split brain: never meant by "the newest" */
+	/* The generations before it that were given up with it, younger first; zero: no more. */
+	struct id128 given_up_before[SNAPSHOT_GIVEN_UP_MAX];
 };
 
 /* Long work reports through this; total may grow. Called at most a few times a second. */
@@ -103,6 +106,8 @@ void snapshot_list(struct snapshot_repo *repo,
 /* Of these, in any order, the newest of the volume's own history: neither what was given up in a split brain, nor
  * what that node took while it was apart. NULL: there is none. */
 const struct snapshot_info *snapshot_newest(const struct snapshot_info *infos, size_t count);
+/* kept says that it keeps what was given up, and content of that history was among it. */
+bool snapshot_gave_up(const struct snapshot_info *kept, const struct id128 *history);
 
 /* Deletes one snapshot (-EPERM: it is pinned or locked), then every object that no remaining snapshot needs and that no snapshot
  * being written can need. May be interrupted anywhere and run again. */
@@ -240,8 +245,10 @@ void snapshot_create(struct snapshot_writer *writer, const char *label,
 		     void (*done)(void *context, const struct snapshot_result *result),
 		     void *context);
 /* Keeps what is about to be given up in a split brain for the content of node: also of a secondary, whose
- * disk may be outdated, as long as nothing is applied to it. No older snapshot is deleted for it; the caller pins it. */
+ * disk may be outdated, as long as nothing is applied to it. common: the youngest generation that both descend
+ * from; the snapshot says that all since then was given up. No older snapshot is deleted for it; the caller pins it. */
 void snapshot_create_given_up(struct snapshot_writer *writer, const char *node,
+			      const struct id128 *common,
 			      void (*done)(void *context, const struct snapshot_result *result),
 			      void *context);
 

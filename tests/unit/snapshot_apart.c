@@ -31,15 +31,20 @@ static struct id128 take(struct world *w)
 	return c.result.info.id;
 }
 
-static struct id128 keep_given_up(struct world *w)
+static struct snapshot_info keep_since(struct world *w, struct id128 common)
 {
 	struct waited waited = {};
 
-	snapshot_create_given_up(w->writer, "beta", waited_done, &waited);
+	snapshot_create_given_up(w->writer, "beta", &common, waited_done, &waited);
 	env_run_until(w->env, &waited.done);
 	assert_string_equal(waited.result.why, "");
 	assert_true(waited.result.info.given_up);
-	return waited.result.info.id;
+	return waited.result.info;
+}
+
+static struct id128 keep_given_up(struct world *w)
+{
+	return keep_since(w, generation(1)).id;
 }
 
 struct answer {
@@ -143,6 +148,58 @@ static void newest_is_of_the_own_history(void **state)
 	unlink(path);
 	w->v->state.generations.current = generation(3);
 	after = take(w);
+	assert_newest(w, &after);
+}
+
+/* As a restart and a write, apart. */
+static void begin_generation(struct world *w, uint8_t number)
+{
+	struct volume_generations *g = &w->v->state.generations;
+
+	memmove(&g->history[1], &g->history[0], sizeof(g->history) - sizeof(g->history[0]));
+	g->history[0] = g->current;
+	g->current = generation(number);
+	write_at(w, 100 + number);
+}
+
+static void generations_apart(void **state)
+{
+	struct world *w = world_of(state);
+	struct volume_generations before_split;
+	struct snapshot_info kept;
+	struct id128 before, after;
+
+	world_volume(w, 64 << 20, 0, 0);
+	w->v->state.generations.current = generation(9);
+	begin_generation(w, 1);
+	before_split = w->v->state.generations;
+	before = take(w);
+	for (uint8_t i = 2; i <= 4; i++) { /* the loser's daemon is restarted now and then */
+		begin_generation(w, i);
+		take(w);
+		take(w);
+	}
+	begin_generation(w, 5);
+	kept = keep_since(w, generation(1));
+	for (uint8_t i = 0; i < SNAPSHOT_GIVEN_UP_MAX; i++) {
+		const struct id128 expected = i < 3 ? generation(4 - i) : (struct id128){{0}};
+
+		assert_true(id128_equal(&kept.given_up_before[i], &expected));
+	}
+	assert_newest(w, &before);
+	/* The other's, and what is caught up from it. */
+	w->v->state.generations = before_split;
+	begin_generation(w, 21);
+	after = take(w);
+	assert_newest(w, &after);
+	/* The same again, longer than is remembered. */
+	for (uint8_t i = 31; i < 40; i++)
+		begin_generation(w, i);
+	take(w);
+	begin_generation(w, 40);
+	take(w);
+	kept = keep_since(w, generation(21));
+	assert_false(id128_is_zero(&kept.given_up_before[SNAPSHOT_GIVEN_UP_MAX - 1]));
 	assert_newest(w, &after);
 }
 
@@ -250,9 +307,13 @@ static void the_newest_was_given_up(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		ON_BOTH(newest_is_of_the_own_history), ON_BOTH(nothing_but_what_was_given_up),
-		ON_BOTH(no_rule_takes_the_newest),     ON_BOTH(secondary_is_behind),
-		ON_BOTH(the_newest_was_rolled_back),   ON_BOTH(the_newest_was_given_up),
+		ON_BOTH(newest_is_of_the_own_history),
+		ON_BOTH(nothing_but_what_was_given_up),
+		ON_BOTH(no_rule_takes_the_newest),
+		ON_BOTH(secondary_is_behind),
+		ON_BOTH(the_newest_was_rolled_back),
+		ON_BOTH(the_newest_was_given_up),
+		ON_BOTH(generations_apart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

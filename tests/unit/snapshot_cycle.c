@@ -495,13 +495,14 @@ static void keep_last(void **state)
 static void given_up(void **state)
 {
 	struct world *w = world_of(state);
+	const struct id128 common = {{0}};
 	struct waited waited = {};
 
 	world_volume(w, 64 << 20, 1, 1 << 20);
 	fill_some(w, 60, 0);
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 	fill_some(w, 60, 1);
-	snapshot_create_given_up(w->writer, "beta", waited_done, &waited);
+	snapshot_create_given_up(w->writer, "beta", &common, waited_done, &waited);
 	env_run_until(w->env, &waited.done);
 	assert_int_equal(waited.result.error, 0);
 	assert_string_equal(waited.result.info.label, "given up for beta");

@@ -249,7 +249,8 @@ static void manifest(void **state)
 				      .stored_bytes = 1000,
 				      .objects = 2,
 				      .history = {{7}},
-				      .given_up = true},
+				      .given_up = true,
+				      .given_up_before = {{{8}}, {{9}}}},
 			     .parent = {{5}}};
 	struct snapfmt_facts_wire *facts;
 	struct snapfmt_ref own = ref;
@@ -279,10 +280,14 @@ static void manifest(void **state)
 		   "0000000000000000000000000000000000000000000000000000000000000000"
 		   "0000000000000000000000000000000000000000000000000000000000000080"
 		   "000000010000000200000001000000000000000000000000");
-	assert_hex(data + 424, 20, "0001070000000000000000000000000000000000");
+	assert_hex(data + 424, 52,
+		   "0001070000000000000000000000000000000800000000000000000000000000"
+		   "0000090000000000000000000000000000000000");
 	assert_null(manifest_decode(data, length, &volume, &own, &back));
 	assert_int_equal(back->info.stored_bytes, 1000 + length);
 	assert_true(back->info.given_up && id128_equal(&back->info.history, &m.info.history));
+	assert_memory_equal(back->info.given_up_before, m.info.given_up_before,
+			    sizeof(m.info.given_up_before));
 	assert_int_equal(back->info.objects, 3);
 	assert_string_equal(back->info.volume_name, "pgdata");
 	for (unsigned i = 0; i < 2; i++) {
@@ -305,6 +310,15 @@ static void manifest(void **state)
 	facts->flags = 2;
 	snapfmt_facts_seal(facts);
 	assert_string_equal(manifest_decode(data, length, &volume, &own, &back), "unknown flags");
+	facts->flags = 0; /* then nothing was given up with it */
+	snapfmt_facts_seal(facts);
+	assert_string_equal(manifest_decode(data, length, &volume, &own, &back),
+			    "bad list of what was given up");
+	facts->flags = SNAPFMT_GIVEN_UP;
+	facts->given_up[0] = (struct id128){{0}};
+	snapfmt_facts_seal(facts);
+	assert_string_equal(manifest_decode(data, length, &volume, &own, &back),
+			    "bad list of what was given up");
 	free(data);
 	m.pages[0].offset = 400; /* beyond its object */
 	assert_int_equal(manifest_encode(&m, false, &data, &length), 0);
