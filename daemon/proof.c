@@ -46,8 +46,9 @@ struct proof {
 	struct store *store;
 	struct snapshot_repo *repo;
 	struct env_work work;
-	struct snapshot_info info; /* sequence 0: none found */
-	bool recheck, listed;      /* whether info.id is still there is asked; it is */
+	struct snapshot_info info;   /* sequence 0: none found */
+	struct snapshot_infos infos; /* of a listing under way, for the newest */
+	bool recheck, listed;        /* whether info.id is still there is asked; it is */
 	unsigned vanished;
 	char *path;
 	uint64_t started_ns; /* monotonic */
@@ -330,15 +331,29 @@ static void list_each(void *context, const struct snapshot_info *info)
 
 	if (p->recheck)
 		p->listed |= id128_equal(&info->id, &p->info.id);
-	else if (id128_is_zero(&p->wanted) ? !info->given_up && info->sequence > p->info.sequence
-					   : id128_equal(&info->id, &p->wanted))
+	else if (id128_is_zero(&p->wanted))
+		snapshot_infos_add(&p->infos, info);
+	else if (id128_equal(&info->id, &p->wanted))
 		p->info = *info;
+}
+
+/* As a restore would. */
+static void take_newest(struct proof *p)
+{
+	const struct snapshot_info *newest = snapshot_newest(p->infos.list, p->infos.count);
+
+	if (newest)
+		p->info = *newest;
+	free(p->infos.list);
+	p->infos = (struct snapshot_infos){};
 }
 
 static void listed(void *context, const struct snapshot_result *result)
 {
 	struct proof *p = context;
 
+	if (id128_is_zero(&p->wanted) && !p->recheck)
+		take_newest(p);
 	if (p->recheck) {
 		p->recheck = false;
 		if (result->error || p->listed || p->stopping) {
@@ -504,6 +519,7 @@ struct proof *proof_new(struct node_volume *volume)
 		return p;
 	if (asprintf(&p->path, "%s/offsite-proof-%s-%s.img", config->proof_dir,
 		     node_config(volume->node)->node.name, config->name) < 0) {
+		free(p->infos.list);
 		free(p);
 		return NULL;
 	}
@@ -519,6 +535,7 @@ void proof_free(struct proof *p)
 		return;
 	assert(p->step == IDLE);
 	free(p->path);
+	free(p->infos.list);
 	free(p);
 }
 

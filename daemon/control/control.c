@@ -292,7 +292,8 @@ static void learn_snapshots(struct control *control, unsigned index)
 static void learn_new_stores(struct control *control)
 {
 	for (unsigned i = 0; i < node_volume_count(control->node); i++)
-		if (node_volume(control->node, i)->repo != control->listed[i])
+		if (watch_wants_listing(control->watch, i) ||
+		    node_volume(control->node, i)->repo != control->listed[i])
 			learn_snapshots(control, i);
 }
 

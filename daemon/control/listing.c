@@ -14,7 +14,7 @@ struct listing {
 	struct control *control;
 	struct control_request *request; /* NULL: only to learn the newest */
 	unsigned volume_index;
-	struct snapshot_info newest;
+	struct snapshot_infos infos;
 	json_t *snapshots, *damaged; /* with a request */
 };
 
@@ -24,8 +24,7 @@ static void listing_each(void *context, const struct snapshot_info *info)
 
 	if (listing->request)
 		json_array_append_new(listing->snapshots, render_snapshot(info));
-	if (info->sequence > listing->newest.sequence)
-		listing->newest = *info;
+	snapshot_infos_add(&listing->infos, info);
 }
 
 static void listing_damaged(void *context, const char *object, const char *why)
@@ -41,6 +40,7 @@ static void listing_free(struct listing *listing)
 {
 	json_decref(listing->snapshots);
 	json_decref(listing->damaged);
+	free(listing->infos.list);
 	free(listing);
 }
 
@@ -51,9 +51,13 @@ static void listing_done(void *context, const struct snapshot_result *result)
 	const char *why = result->why[0] ? result->why : store_strerror(result->error);
 
 	if (!result->error) {
-		watch_saw_newest(control->watch, listing->volume_index, &listing->newest);
+		const struct snapshot_info none = {}, *newest;
+
+		newest = snapshot_newest(listing->infos.list, listing->infos.count);
+		newest = newest ? newest : &none;
+		watch_saw_newest(control->watch, listing->volume_index, newest);
 		node_saw_snapshot(node_volume(control->node, listing->volume_index),
-				  listing->newest.created_ns);
+				  newest->created_ns);
 	}
 	if (!listing->request && result->error)
 		env_log(control->env, ENV_LOG_WARNING, "control: listing snapshots: %s", why);

@@ -29,6 +29,7 @@ struct seen {
 	unsigned command_failures;
 	uint64_t proof_tried_ns;
 	bool listed; /* newest comes from a listing younger than the writer's last snapshot */
+	bool look;   /* the newest is not known any more */
 	struct snapshot_info newest;
 };
 
@@ -105,7 +106,8 @@ void watch_take(const struct watch *watch, unsigned index, struct watch_sample *
 		sample->stored = true;
 		snapshot_writer_status(nv->writer, &sample->writer);
 		/* A listing knows better, as the writer's last one may have been deleted since. */
-		if (!sample->writer.last.error && !watch->seen[index].listed &&
+		if (!sample->writer.last.error && !sample->writer.last.info.given_up &&
+		    !watch->seen[index].listed &&
 		    sample->writer.last.info.sequence > sample->newest.sequence)
 			sample->newest = sample->writer.last.info;
 	}
@@ -116,6 +118,14 @@ void watch_saw_newest(struct watch *watch, unsigned index, const struct snapshot
 	assert(index < watch->count);
 	watch->seen[index].newest = *info;
 	watch->seen[index].listed = true;
+}
+
+bool watch_wants_listing(struct watch *watch, unsigned index)
+{
+	bool look = watch->seen[index].look;
+
+	watch->seen[index].look = false;
+	return look;
 }
 
 static void tell_store(struct watch *watch, const struct seen *old, const struct watch_sample *now,
@@ -316,7 +326,11 @@ static void remember(struct seen *seen, const struct watch_sample *now)
 	seen->left_stream = now->replication.left_stream;
 	memcpy(seen->refusal, now->replication.refusal, sizeof(seen->refusal));
 	memcpy(seen->store_error, now->volume->store_error, sizeof(seen->store_error));
-	if (now->writer.succeeded > seen->snapshots) {
+	if (now->writer.succeeded > seen->snapshots && now->writer.last.info.given_up) {
+		/* What was the newest may be given up with it: then a listing is to say which one is. */
+		seen->look = snapshot_gave_up(&now->writer.last.info, &now->newest.history);
+		seen->newest = seen->look ? (struct snapshot_info){} : now->newest;
+	} else if (now->writer.succeeded > seen->snapshots) {
 		seen->listed = false;
 		seen->newest = now->writer.last.info;
 	} else {

@@ -49,6 +49,8 @@ void watch_free(struct watch *watch);
 void watch_take(const struct watch *watch, unsigned index, struct watch_sample *sample);
 /* The newest snapshot of a volume as a listing of the store found it; sequence 0: there is none. */
 void watch_saw_newest(struct watch *watch, unsigned index, const struct snapshot_info *info);
+/* Once: the newest is not known any more, and a listing is to say which one it is. */
+bool watch_wants_listing(struct watch *watch, unsigned index);
 /* Compares all volumes with the last call and tells the differences. */
 void watch_compare(struct watch *watch);
 

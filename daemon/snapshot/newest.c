@@ -60,3 +60,14 @@ const struct snapshot_info *snapshot_newest(const struct snapshot_info *infos, s
 	free(kept);
 	return newest;
 }
+
+void snapshot_infos_add(struct snapshot_infos *infos, const struct snapshot_info *info)
+{
+	if (infos->count == infos->room) {
+		infos->room = infos->room ? 2 * infos->room : 16;
+		infos->list = realloc(infos->list, infos->room * sizeof(*infos->list));
+		if (!infos->list)
+			abort();
+	}
+	infos->list[infos->count++] = *info;
+}

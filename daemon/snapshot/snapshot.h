@@ -106,6 +106,13 @@ void snapshot_list(struct snapshot_repo *repo,
 /* Of these, in any order, the newest of the volume's own history: neither what was given up in a split brain, nor
  * what that node took while it was apart. NULL: there is none. */
 const struct snapshot_info *snapshot_newest(const struct snapshot_info *infos, size_t count);
+/* To collect what snapshot_list() tells; starts as zeroes, and list is to be freed. */
+struct snapshot_infos {
+	struct snapshot_info *list;
+	size_t count, room;
+};
+void snapshot_infos_add(struct snapshot_infos *infos, const struct snapshot_info *info);
+
 /* kept says that it keeps what was given up, and content of that history was among it. */
 bool snapshot_gave_up(const struct snapshot_info *kept, const struct id128 *history);
 

@@ -694,6 +694,66 @@ static void snapshots_are_listed_and_the_newest_is_known(void **state)
 	assert_int_equal(fake.saw_created_ns, fake.snapshots[1].created_ns);
 }
 
+/* As a restore takes it: not what was given up in a split brain. */
+static void the_newest_is_of_the_own_history(void **state)
+{
+	const json_t *newest;
+	json_t *json;
+
+	fake.snapshots[1].given_up = true;
+	json_decref(expect("GET", "/v1/volumes/pgdata/snapshots", NULL, 200));
+	json = expect("GET", "/v1/status?volume=pgdata", NULL, 200);
+	newest = json_object_get(
+		json_object_get(json_array_get(json_object_get(json, "volumes"), 0), "snapshots"),
+		"newest");
+	assert_string_equal(text_of(newest, "id"), "a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0");
+	json_decref(json);
+	assert_int_equal(fake.saw_created_ns, fake.snapshots[0].created_ns);
+	fake.snapshots[1].given_up = false;
+}
+
+static struct id128 newest_of_status(void)
+{
+	json_t *json = expect("GET", "/v1/status?volume=pgdata", NULL, 200);
+	const char *text = text_of(
+		json_object_get(json_object_get(json_array_get(json_object_get(json, "volumes"), 0),
+						"snapshots"),
+				"newest"),
+		"id");
+	struct id128 id = {{0}};
+
+	if (text)
+		id128_parse(text, strlen(text), &id);
+	json_decref(json);
+	return id;
+}
+
+/* What this node took while it was apart is the newest no more once that is given up; nor is what keeps it. */
+static void what_is_given_up_is_not_the_newest(void **state)
+{
+	struct snapshot_info *kept = &fake.writer.last.info;
+	struct id128 newest;
+
+	fake.snapshots[1].history = (struct id128){{7}};
+	json_decref(expect("GET", "/v1/volumes/pgdata/snapshots", NULL, 200));
+	newest = newest_of_status();
+	assert_true(id128_equal(&newest, &fake.snapshots[1].id));
+	*kept = fake.snapshots[1];
+	kept->id = (struct id128){{0xaa}};
+	kept->sequence++;
+	kept->history = (struct id128){{8}};
+	kept->given_up = true;
+	kept->given_up_before[0] = fake.snapshots[1].history;
+	fake.snapshots[2] = *kept;
+	fake.snapshot_count = 3;
+	fake.writer.succeeded++;
+	for (unsigned i = 0; i < 100 && !id128_equal(&newest, &fake.snapshots[0].id); i++) {
+		usleep(100000);
+		newest = newest_of_status();
+	}
+	assert_true(id128_equal(&newest, &fake.snapshots[0].id));
+}
+
 static void *poll_events(void *context)
 {
 	json_t *json;
@@ -858,6 +918,8 @@ int main(void)
 		TEST(restore_takes_an_id_or_the_newest),
 		TEST(what_changed_comes_in_parts),
 		TEST(snapshots_are_listed_and_the_newest_is_known),
+		TEST(the_newest_is_of_the_own_history),
+		TEST(what_is_given_up_is_not_the_newest),
 		TEST(changes_become_events),
 		TEST(metrics_are_prometheus_text),
 		TEST(stop_ends_long_polls_and_waits_for_deletions),
