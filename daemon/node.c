@@ -31,6 +31,8 @@ struct volume_slot {
 	struct id128 newest;              /* snapshot known here ... */
 	uint64_t newest_at_ns;            /* ... since; or since the start */
 	uint64_t schedule_ns;  /* env_now_ns() at which the first automatic one is due; 0: it was */
+	bool split_over;       /* this primary survived a split brain, and took none since */
+	bool after_split;      /* the one under way is taken for that */
 	struct env_timer idle; /* a stop waits for what is under way in the store */
 	struct env_timer watch;  /* opens a store that could not be opened; follows the uuid */
 	struct env_work opening; /* under way while pub.store_opening */
@@ -252,6 +254,8 @@ static void scheduled_done(void *context, const struct snapshot_result *result)
 	struct volume_slot *slot = context;
 	struct node_volume *v = &slot->pub;
 
+	slot->split_over = slot->split_over || (result->error && slot->after_split);
+	slot->after_split = false;
 	if (!result->error)
 		return;
 	env_log(v->node->env, ENV_LOG_ERROR, "volume %s: scheduled snapshot: %s", v->config->name,
@@ -276,7 +280,7 @@ static bool is_due_here(struct volume_slot *slot)
 		replication_get_status(v->replication, &peer);
 	if (state.role != VOLUME_PRIMARY)
 		return v->config->snapshot_from_secondary && peer.state == REPLICATION_STREAMING;
-	if (!v->config->snapshot_from_secondary)
+	if (!v->config->snapshot_from_secondary || slot->split_over)
 		return true;
 	if (env_now_ns(v->node->env) - slot->newest_at_ns <
 	    v->config->snapshot_every_ns * 3 / 2 + WATCH_PERIOD_NS)
@@ -287,12 +291,29 @@ static bool is_due_here(struct volume_slot *slot)
 	return true;
 }
 
+/* What is under way may be older than what the other took last. */
+static bool must_wait(struct volume_slot *slot)
+{
+	struct snapshot_writer_status status = {};
+	struct node_volume *v = &slot->pub;
+
+	if (!slot->split_over)
+		return false;
+	if (v->writer)
+		snapshot_writer_status(v->writer, &status);
+	return v->busy || status.running;
+}
+
 static void schedule_fire(struct env_timer *timer)
 {
 	struct node_volume *v =
 		(struct node_volume *)((char *)timer - offsetof(struct node_volume, schedule));
 
 	slot_of(v)->schedule_ns = 0;
+	if (must_wait(slot_of(v))) {
+		env_timer_start(v->node->env, timer, OVERDUE_WAIT_NS);
+		return;
+	}
 	/* What stands in its way may go soon: a catch-up, a long job, the other node's role. */
 	env_timer_start(v->node->env, timer, retry_wait(v->config));
 	if (!is_due_here(slot_of(v)))
@@ -304,6 +325,8 @@ static void schedule_fire(struct env_timer *timer)
 		return;
 	}
 	env_timer_start(v->node->env, timer, v->config->snapshot_every_ns);
+	slot_of(v)->after_split = slot_of(v)->split_over;
+	slot_of(v)->split_over = false;
 	snapshot_create(v->writer, "", scheduled_done, slot_of(v));
 }
 
@@ -311,6 +334,21 @@ static void schedule_start(struct volume_slot *slot, uint64_t delay_ns)
 {
 	slot->schedule_ns = env_now_ns(slot->pub.node->env) + delay_ns;
 	env_timer_start(slot->pub.node->env, &slot->pub.schedule, delay_ns);
+}
+
+/* What the other took while it was apart may be the newest in the store, and be what was given up. So the
+ * surviving primary takes one soon, which is newer than that. */
+static void split_over(void *volume)
+{
+	struct node_volume *v = volume;
+	struct volume_state state;
+
+	volume_get_state(v->volume, &state);
+	if (state.role != VOLUME_PRIMARY || !v->config->snapshot_every_ns || !v->config->store ||
+	    v->node->stopping)
+		return;
+	slot_of(v)->split_over = true;
+	schedule_start(slot_of(v), OVERDUE_WAIT_NS);
 }
 
 void node_saw_snapshot(struct node_volume *v, uint64_t created_ns)
@@ -440,6 +478,8 @@ static int open_replication(struct volume_slot *slot, char *why, size_t why_size
 		.after_sb_1pri = (enum hello_after_sb_1pri)v->config->after_sb_1pri,
 		.give_up = resolve_by_policy,
 		.give_up_context = v,
+		.split_over = split_over,
+		.split_over_context = v,
 	};
 	get_pace(v, &config.pace);
 

@@ -69,6 +69,10 @@ struct replication_config {
 	 * Called each time the split brain is found. NULL: it waits for an operator. */
 	void (*give_up)(void *context);
 	void *give_up_context;
+	/* A split brain is over, by either side's word: what the store has of it is older than what comes. May be
+	 * NULL; nothing of replication is to be called from within. */
+	void (*split_over)(void *context);
+	void *split_over_context;
 };
 
 /* Begins to apply a staged cut that was committed but not wholly applied: replication_applying() is

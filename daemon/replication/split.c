@@ -107,6 +107,8 @@ void split_end(struct replication *r)
 			volume_name(r->volume), volume_state_dir(r->volume), strerror(-error));
 	env_log(r->env, ENV_LOG_INFO, "replication: volume %s: the split brain is over",
 		volume_name(r->volume));
+	if (r->config.split_over)
+		r->config.split_over(r->config.split_over_context);
 }
 
 static void tell(struct replication *r)

@@ -22,6 +22,7 @@ struct side {
 
 static struct sim *sim;
 static struct side a, b;
+static bool with_store;
 
 struct result {
 	bool done;
@@ -43,6 +44,10 @@ static void start(struct side *side, const char *name, const char *listen, const
 					      .protocol = 'C',
 					      .block_min_bytes = 1,
 					      .fence_timeout_ns = SECOND};
+	if (with_store) {
+		side->volume.store = (char *)"sim:store";
+		side->volume.snapshot_every_ns = 3600 * SECOND;
+	}
 	side->config = (struct config){.node = {.name = (char *)(uintptr_t)name,
 						.state_dir = (char *)"/state",
 						.peer_listen = (char *)(uintptr_t)listen,
@@ -186,6 +191,62 @@ static void a_planned_change_moves_nothing(void **state)
 	assert_int_equal(status(&a).catch_up_total_bytes, 0);
 }
 
+static void written(struct block_request *request, int error)
+{
+	assert_int_equal(error, 0);
+}
+
+static void write_zeroes(struct side *side, struct block_request *request)
+{
+	struct block *block = volume_block(volume(side)->volume);
+
+	*request = (struct block_request){.op = BLOCK_ZERO, .length_bytes = 65536, .done = written};
+	block->ops->submit(block, request);
+}
+
+static uint64_t snapshots(struct side *side)
+{
+	struct snapshot_writer_status taken;
+
+	snapshot_writer_status(volume(side)->writer, &taken);
+	return taken.succeeded;
+}
+
+/* So that the newest in the store is not of what was given up. */
+static void the_survivor_of_a_split_brain_takes_a_snapshot(void **state)
+{
+	struct block_request requests[2];
+	struct result result = {};
+
+	sim_free(sim);
+	sim = sim_new(5);
+	with_store = true;
+	start(&a, "a", "a:7000", "b:7000", true);
+	start(&b, "b", "b:7000", "a:7000", false);
+	with_store = false;
+	wait_for_stream();
+	sim_block(sim, "a", "b", true);
+	sim_block(sim, "b", "a", true);
+	promote(&b, &result);
+	assert_int_equal(result.error, 0);
+	write_zeroes(&a, &requests[0]);
+	write_zeroes(&b, &requests[1]);
+	sim_run_until(sim, NULL, 30 * SECOND);
+	sim_block(sim, "a", "b", false);
+	sim_block(sim, "b", "a", false);
+	sim_run_until(sim, NULL, 60 * SECOND);
+	assert_true(status(&a).split_brain && status(&b).split_brain);
+	assert_int_equal(snapshots(&a), 0);
+	result = (struct result){};
+	node_resolve(volume(&b), "a", true, promoted, &result);
+	sim_run_until(sim, &result.done, 60 * SECOND);
+	assert_string_equal(result.why, "");
+	sim_run_until(sim, NULL, 60 * SECOND);
+	assert_false(status(&a).split_brain);
+	assert_int_equal(snapshots(&a), 1);
+	assert_int_equal(snapshots(&b), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -194,6 +255,7 @@ int main(void)
 		TEST(one_that_died_without_a_word_is_replaced_in_two_seconds),
 		TEST(the_one_that_was_replaced_steps_down),
 		TEST(a_planned_change_moves_nothing),
+		TEST(the_survivor_of_a_split_brain_takes_a_snapshot),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
