@@ -141,8 +141,9 @@ limit_of() { # SOURCE
 waiting=() waiting_machines=()
 machine= # the process that is one
 
+# Machines come first where processors are short: they are one after the other, and what takes longest.
 later() { # NAME LIMIT COMMAND...
-	wanted "$1" && waiting+=("$(printf '%q ' "$@")")
+	wanted "$1" && waiting+=("$(printf '%q ' "${@:1:2}" nice -n 4 "${@:3}")")
 }
 later_machine() { # the same
 	wanted "$1" && waiting_machines+=("$(printf '%q ' "$@")")

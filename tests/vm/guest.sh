@@ -83,7 +83,8 @@ for pg in /usr/lib/postgresql/*/bin; do :; done # the last
 as_postgres() { setpriv --reuid=postgres --regid=postgres --clear-groups --reset-env "$@"; }
 sql() { as_postgres "$pg/psql" -h /run/postgresql -U postgres -qAtX -v ON_ERROR_STOP=1 "$@"; }
 database_new() { # DIRECTORY: as durable as initdb leaves one
-	cp -r /var/lib/vm/database "$1" && chown -R postgres: "$1" && chmod 700 "$1" && sync -f "$1" ||
+	cp -a /var/lib/vm/database "$1" &&
+		{ [ "$(stat -c %U "$1")" = postgres ] || chown -R postgres: "$1"; } && sync -f "$1" ||
 		fail "a new database in $1"
 }
 database_start() { # DIRECTORY
