@@ -20,9 +20,11 @@
 
 enum instant_step { OPENING, PINNING, WAITING, FILLING, UNPINNING, CLOSING };
 
-/* What is under way on the volume (a cut of the peer's, the last requests of clients that went) ends soon. */
+/* What is under way on the volume (a cut of the peer's, the last requests of clients that went) ends soon. A
+ * client that is there is not waited for, but one that has just gone may not have been missed yet. */
 #define BUSY_RETRY_NS 50000000ull
 #define BUSY_TRIES    100u
+#define CLIENT_TRIES  20u
 
 struct instant {
 	struct node_volume *volume;
@@ -148,7 +150,7 @@ static void fill(struct instant *i)
 	int error = volume_hydrate_from(v->volume, &i->source, snapshot_origin_of_volume(i->origin),
 					why, sizeof(why));
 
-	if (error == -EBUSY && !has_clients(i) && i->busy_tries++ < BUSY_TRIES) {
+	if (error == -EBUSY && i->busy_tries++ < (has_clients(i) ? CLIENT_TRIES : BUSY_TRIES)) {
 		i->step = WAITING;
 		env_timer_start(env_of(i), &i->busy_timer, BUSY_RETRY_NS);
 		return;
