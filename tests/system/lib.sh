@@ -118,13 +118,14 @@ pause_ms() {
 }
 
 # A look costs 60 ms of a processor that others need: jq's start is most of it. So there are fewer as time passes.
+longest_pause_ms=230
 wait_for() { # SECONDS WHAT COMMAND...
 	local end=$((SECONDS + $1)) what=$2 pause=30
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || die "$what: not within the time"
 		pause_ms $pause
-		pause=$((pause < 150 ? pause * 3 / 2 : pause))
+		pause=$((pause < longest_pause_ms ? pause * 3 / 2 : pause))
 	done
 }
 

@@ -35,6 +35,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/../system/lib.sh"
 vm_images=${VM_IMAGES:-$build/vm}
 qemu='qemu-system-x86_64'
+longest_pause_ms=60 # a look for a file costs nothing
 declare -A vm_options=() vm_pid=() vm_disk_pids=() vm_runs=()
 vm_link_port=
 
