@@ -5,13 +5,13 @@
 # primary killed, or the roles are changed as planned; the other node is promoted and works; the first one
 # comes back, finds that it was replaced, and follows. After each half circle: what the client saw
 # acknowledged (protocol C) is on both disks, which are the same, fio verifies its blocks, and not once was
-# there a full sync. CIRCLES (8) of two halves, on each I/O backend in turn.
+# there a full sync. CIRCLES (6) of two halves, on each I/O backend in turn.
 # time limit: 420 s
 . "$(dirname "$0")/lib.sh"
 need fio python3 jq nbd_ledger
 begin
 seed_random
-circles=${CIRCLES:-8}
+circles=${CIRCLES:-6}
 half_mib=16
 blocks=$((half_mib * 256))
 
