@@ -519,7 +519,6 @@ struct proof *proof_new(struct node_volume *volume)
 		return p;
 	if (asprintf(&p->path, "%s/offsite-proof-%s-%s.img", config->proof_dir,
 		     node_config(volume->node)->node.name, config->name) < 0) {
-		free(p->infos.list);
 		free(p);
 		return NULL;
 	}
@@ -535,7 +534,6 @@ void proof_free(struct proof *p)
 		return;
 	assert(p->step == IDLE);
 	free(p->path);
-	free(p->infos.list);
 	free(p);
 }
 

@@ -4,7 +4,7 @@
  * loser's node took: its own while it was apart, and above them the one that keeps what it gave up. That one
  * says so, and names the histories; so going down from the newest it is met before the others of them.
  */
-#include "daemon/snapshot/snapshot.h"
+#include "daemon/snapshot/internal.h"
 
 #include <stdlib.h>
 
@@ -31,9 +31,7 @@ static const struct snapshot_info **kept_of(const struct snapshot_info *infos, s
 		*kept_count += infos[i].given_up;
 	if (*kept_count == 0)
 		return NULL;
-	kept = calloc(*kept_count, sizeof(*kept));
-	if (!kept)
-		abort();
+	kept = must_alloc(*kept_count * sizeof(*kept));
 	*kept_count = 0;
 	for (size_t i = 0; i < count; i++)
 		if (infos[i].given_up)
@@ -63,11 +61,8 @@ const struct snapshot_info *snapshot_newest(const struct snapshot_info *infos, s
 
 void snapshot_infos_add(struct snapshot_infos *infos, const struct snapshot_info *info)
 {
-	if (infos->count == infos->room) {
-		infos->room = infos->room ? 2 * infos->room : 16;
-		infos->list = realloc(infos->list, infos->room * sizeof(*infos->list));
-		if (!infos->list)
-			abort();
-	}
-	infos->list[infos->count++] = *info;
+	struct snapshot_info *added =
+		array_add((void **)&infos->list, &infos->count, &infos->room, sizeof(*added));
+
+	*added = *info;
 }

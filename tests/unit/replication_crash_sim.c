@@ -77,19 +77,11 @@ static void crashes_of_the_secondary(void **unused)
 
 static void read_content(struct node *n, uint8_t *content)
 {
-	struct world *w = n->world;
-
 	for (uint64_t at = 0; at < VOLUME_BYTES; at += 65536) {
-		struct io io = {.request = {.op = BLOCK_READ,
-					    .offset_bytes = at,
-					    .length_bytes = 65536,
-					    .done = io_done}};
-		io.request.buf = buf_alloc(w->pool, 65536);
-		volume_read(n->volume, &io.request);
-		WAIT(w, io.done);
-		assert_int_equal(io.error, 0);
-		memcpy(content + at, io.request.buf->data, 65536);
-		buf_put(io.request.buf);
+		struct buf *piece = read_piece(n, at);
+
+		memcpy(content + at, piece->data, 65536);
+		buf_put(piece);
 	}
 }
 

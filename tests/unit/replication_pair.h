@@ -470,27 +470,35 @@ static void write_some(struct node *n, unsigned count)
 	free(ios);
 }
 
-static void expect_content(struct node *n, const uint8_t *model, int line)
+/* 64 KiB of its content; the caller puts the buffer back. */
+static inline struct buf *read_piece(struct node *n, uint64_t at)
 {
 	struct world *w = n->world;
+	struct io io = {.request = {.op = BLOCK_READ,
+				    .offset_bytes = at,
+				    .length_bytes = 65536,
+				    .done = io_done}};
 
+	io.request.buf = buf_alloc(w->pool, 65536);
+	volume_read(n->volume, &io.request);
+	WAIT(w, io.done);
+	assert_int_equal(io.error, 0);
+	return io.request.buf;
+}
+
+static void expect_content(struct node *n, const uint8_t *model, int line)
+{
 	for (uint64_t at = 0; at < VOLUME_BYTES; at += 65536) {
-		struct io io = {.request = {.op = BLOCK_READ,
-					    .offset_bytes = at,
-					    .length_bytes = 65536,
-					    .done = io_done}};
-		io.request.buf = buf_alloc(w->pool, 65536);
-		volume_read(n->volume, &io.request);
-		WAIT(w, io.done);
-		assert_int_equal(io.error, 0);
+		struct buf *piece = read_piece(n, at);
+
 		for (unsigned i = 0; i < 65536; i += 512)
-			if (memcmp(io.request.buf->data + i, model + at + i, 512)) {
-				dump(w);
+			if (memcmp(piece->data + i, model + at + i, 512)) {
+				dump(n->world);
 				fail_msg("line %d, seed %llu: node %s differs at %llu", line,
 					 (unsigned long long)seed, n->name,
 					 (unsigned long long)(at + i));
 			}
-		buf_put(io.request.buf);
+		buf_put(piece);
 	}
 }
 
