@@ -97,7 +97,7 @@ split_brain() {
 	current=split_brain
 	split
 	for node in a b; do
-		off $node status | grep -q 'SPLIT BRAIN since' || die "status of $node: $(off $node status)"
+		off $node status | found 'SPLIT BRAIN since' || die "status of $node: $(off $node status)"
 		off $node changes v >"$dir/out" || die "changes on $node"
 		[ "$(grep -c 'changed at most' "$dir/out")" = 2 ] || die "changes on $node: $(cat "$dir/out")"
 		wait_for 10 "the event on $node" says $node 'split brain with'
@@ -163,7 +163,7 @@ keep-last = 1"
 	split
 	cp "$dir/b.img" "$dir/before.img"
 	cmp -s "$dir/a.img" "$dir/before.img" && die "there is nothing to tell the sides apart by"
-	off b resolve v --keep a --dry-run | grep -q 'kept before: as a snapshot' || die "dry-run"
+	off b resolve v --keep a --dry-run | found 'kept before: as a snapshot' || die "dry-run"
 	# While the store cannot be used nothing is given up.
 	mkdir -p "$dir/elsewhere"
 	mv "$dir"/store/* "$dir/elsewhere"

@@ -70,14 +70,14 @@ store_is_seen() {
 	node_config "$dir/v.img" "store = file:$dir/store"
 	start_x
 	wait_for 5 "the reason" sh -c "'$build/offsite' --socket '$dir/run/control/x.sock' status | grep 'failed .*Not a directory'"
-	curl -s --unix-socket "$dir/run/control/x.sock" http://x/metrics | grep -q '^offsite_store_up{volume="v"} 0' ||
+	curl -s --unix-socket "$dir/run/control/x.sock" http://x/metrics | found '^offsite_store_up{volume="v"} 0' ||
 		die "not in the metrics"
 	off_x snapshot create v >"$dir/out" 2>&1
 	[ $? -eq 4 ] || die "not refused: $(cat "$dir/out")"
 	rm "$dir/store"
 	wait_for 15 "the snapshot" off_x snapshot create v
-	off_x status | grep -q 'failed ' && die "the reason is still there"
-	off_x events | grep -q 'the store is open' || die "no event"
+	off_x status | found 'failed ' && die "the reason is still there"
+	off_x events | found 'the store is open' || die "no event"
 	stop x
 	ok "$current"
 }

@@ -161,7 +161,7 @@ $([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of
 	off a snapshot create v >"$dir/snapshot.log" 2>&1 && die "a snapshot of what is not there"
 	grep -q "being filled" "$dir/snapshot.log" || die "$(cat "$dir/snapshot.log")"
 	off a demote v >"$dir/demote.log" 2>&1 && die "demoted"
-	off a status | grep -q "filling *from snapshot" || die "status: $(off a status)"
+	off a status | found "filling *from snapshot" || die "status: $(off a status)"
 	off a set v hydrate-rate=0 >/dev/null 2>&1 || die "set"
 	same_as_wanted "while it is filled"
 	wait_for 60 "the volume to be whole" filled a
@@ -194,7 +194,7 @@ away() {
 	helper_start read_behind
 	reader=$helper
 	wait_for 20 "status to say it" says_trouble
-	off a status | grep -q "cannot be read now" || die "$(off a status)"
+	off a status | found "cannot be read now" || die "$(off a status)"
 	kill -0 "$reader" 2>/dev/null || die "the read did not wait: $(cat "$dir/io.read")"
 	show
 	wait "$reader" || die "the read failed: $(cat "$dir/io.read")"

@@ -109,6 +109,10 @@ die() {
 	exit 1
 }
 
+# PIPE | found GREP'S ARGUMENTS: reads all there is. `grep -q` goes at its first match, who still writes gets SIGPIPE, and
+# pipefail makes that a failure.
+found() { [ "$(grep -c "$@")" -gt 0 ]; }
+
 # A pause without a new program: nobody writes into this pipe.
 exec {never}<> <(:)
 pause_ms() {

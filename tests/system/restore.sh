@@ -148,7 +148,7 @@ run_backend() {
 	stop a
 	mv "$dir/back.img.restored" "$dir/a.img.restoring"
 	start a
-	off a status 2>&1 | grep -q "a.img: a restore onto it was interrupted" || die "$(off a status 2>&1)"
+	off a status 2>&1 | found "a.img: a restore onto it was interrupted" || die "$(off a status 2>&1)"
 	stop a
 	restore --to "$dir/a.img" --force --snapshot latest || die "$(tail -n 2 "$dir/restore.log")"
 	start a

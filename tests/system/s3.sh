@@ -131,11 +131,11 @@ class_and_tags() {
 	node_b "$url"
 	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
 	stop b
-	heads classes packs | grep -qi '^x-amz-storage-class: GLACIER' || die "class of packs"
-	heads classes snapshots | grep -qi '^x-amz-storage-class: GLACIER' && die "class of manifests"
+	heads classes packs | found -i '^x-amz-storage-class: GLACIER' || die "class of packs"
+	heads classes snapshots | found -i '^x-amz-storage-class: GLACIER' && die "class of manifests"
 	local key
 	key=$(s3_curl GET "/$bucket?list-type=2&prefix=classes" | grep -o '<Key>[^<]*' | head -1 | cut -c6-)
-	s3_curl GET "/$bucket/$key?tagging=" | grep -q '<Key>env</Key><Value>a b</Value>' || die "tags"
+	s3_curl GET "/$bucket/$key?tagging=" | found '<Key>env</Key><Value>a b</Value>' || die "tags"
 	ok storage_class_and_tags
 }
 
@@ -144,7 +144,7 @@ encrypted_by_the_service() {
 	node_b "$url"
 	off b snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
 	stop b
-	heads kms packs | grep -qi '^x-amz-server-side-encryption: aws:kms' || die "no sse-kms"
+	heads kms packs | found -i '^x-amz-server-side-encryption: aws:kms' || die "no sse-kms"
 	"$build/offsite" restore --store "$url" --to "$dir/b.back" >"$dir/out" 2>&1 || die "$(cat "$dir/out")"
 	cmp "$dir/b.img" "$dir/b.back" || die "restored otherwise"
 
@@ -165,7 +165,7 @@ encrypted_by_the_service() {
 gateway_restarts() {
 	node_b "s3://$bucket/restarts?endpoint=$S3_ENDPOINT&connections=2" 192
 	off b snapshot create v --no-wait >/dev/null || die "create"
-	packs_there() { s3_curl GET "/$bucket?list-type=2&prefix=restarts" | grep -q /packs/; }
+	packs_there() { s3_curl GET "/$bucket?list-type=2&prefix=restarts" | found /packs/; }
 	wait_for 30 "the first pack" packs_there
 	s3_kill
 	sleep 1
@@ -181,7 +181,7 @@ gateway_restarts() {
 killed_in_the_middle() {
 	node_b "s3://$bucket/killed?endpoint=$S3_ENDPOINT&connections=2" 128
 	off b snapshot create v --no-wait >/dev/null || die "create"
-	a_pack_there() { s3_curl GET "/$bucket?list-type=2&prefix=killed" | grep -q /packs/; }
+	a_pack_there() { s3_curl GET "/$bucket?list-type=2&prefix=killed" | found /packs/; }
 	wait_for 30 "the first pack" a_pack_there
 	kill9 b
 	start b

@@ -123,7 +123,7 @@ few_requests() {
 	[ $(($(requests count '[.[]] | add') - before)) = 7 ] || die "not 7 requests: $(requests count .)"
 	[ $(($(requests count .LIST) - lists)) = 1 ] || die "$(requests count .LIST) lists"
 	grep -q '(7 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
-	off a status | grep -q 'requests  *7 for the newest' || die "status: $(off a status)"
+	off a status | found 'requests  *7 for the newest' || die "status: $(off a status)"
 	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 7 ] ||
 		die "list: $(off a snapshot list v --json)"
 	[ "$("$build/offsite" snapshot list --store "s3://count/db?endpoint=$endpoint" --json |

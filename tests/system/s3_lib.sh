@@ -87,7 +87,7 @@ s3_start() {
 	wait_for 30 radosgw s3_answers
 }
 s3_kill() { kill -KILL "$(cat "$dir/ceph/run/rgw.pid")"; }
-s3_osd_up() { ceph -c ceph.conf osd stat 2>/dev/null | grep -q ' 1 up'; }
+s3_osd_up() { ceph -c ceph.conf osd stat 2>/dev/null | found ' 1 up'; }
 
 s3_cluster() {
 	local fsid osd_id class

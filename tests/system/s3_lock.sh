@@ -50,8 +50,8 @@ lock_cycle() {
 	first=$(off a snapshot list v --json | jq -r '.snapshots[0].id')
 	qemu-io -f raw -c 'write -P 0x33 1M 1M' "$(uri a)" >/dev/null || die "cannot write"
 	off a snapshot create v >"$dir/out" 2>&1 || die "second create: $(cat "$dir/out")"
-	off a snapshot list v | grep -q 'LOCKED UNTIL' || die "list does not say it"
-	off a status | grep -q 'locked .*until .*compliance' || die "status does not say it"
+	off a snapshot list v | found 'LOCKED UNTIL' || die "list does not say it"
+	off a status | found 'locked .*until .*compliance' || die "status does not say it"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 2 ] || die "not two snapshots"
 	ok snapshots_are_locked
 
@@ -59,7 +59,7 @@ lock_cycle() {
 	# snapshot.
 	count=0
 	while read -r key version; do
-		s3_curl GET "/$locked/$key?retention=" | grep -q COMPLIANCE || die "$key is not locked"
+		s3_curl GET "/$locked/$key?retention=" | found COMPLIANCE || die "$key is not locked"
 		status=$(s3_curl DELETE "/$locked/$key?versionId=$version" -o /dev/null -w '%{http_code}')
 		[ "$status" = 403 ] || die "$key could be deleted ($status)"
 		count=$((count + 1))
@@ -84,7 +84,7 @@ lock_cycle() {
 			[ "$(versions | wc -l)" -lt "$count" ]
 	}
 	wait_for 60 "the lock's end, and space that comes back" later
-	versions | grep -q "/snapshots/.*$first" && die "the manifest is still there"
+	versions | found "/snapshots/.*$first" && die "the manifest is still there"
 	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
 	stop a
 	local_store restore --to "$dir/back2.img" >"$dir/out" 2>&1 || die "restore: $(cat "$dir/out")"

@@ -91,7 +91,7 @@ failing() {
 	create && die "taken though the command failed"
 	grep -q "ended with 3: the database says no" "$dir/create.out" || die "$(cat "$dir/create.out")"
 	wait_for 5 "the command after it all the same" lines 2
-	tail -n 1 "$log" | grep -q "^after v a .* failed$" || die "$(cat "$log")"
+	tail -n 1 "$log" | found "^after v a .* failed$" || die "$(cat "$log")"
 	[ "$(off a snapshot list v --json | jq '.snapshots | length')" = 0 ] || die "there is one"
 	volume_is a '.snapshots.command_failures == 1' >/dev/null || die "not counted"
 	wait_for 10 "the event" says a "the database says no"
@@ -155,7 +155,7 @@ killed() {
 	[ -e "$dir/a.state/v/after-command" ] || die "nothing says that it is owed"
 	start a
 	wait_for 5 "the second command, at the start" lines 2
-	tail -n 1 "$log" | grep -q "^after v a  interrupted$" || die "$(cat "$log")"
+	tail -n 1 "$log" | found "^after v a  interrupted$" || die "$(cat "$log")"
 	write_command before true
 	create || die "then: $(tail -n 1 "$dir/create.out")"
 	stop a

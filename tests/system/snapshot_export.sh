@@ -96,7 +96,7 @@ changes() {
 	off a snapshot diff v "${ids[one]}" >"$dir/out" || die "diff until now"
 	grep -q '41943040 *131072 *data' "$dir/out" && grep -q '2.2 MiB changed in 4 extents' "$dir/out" ||
 		die "until now: $(cat "$dir/out")"
-	off a snapshot diff v latest latest | grep -q '^0 B changed' || die "differs from itself"
+	off a snapshot diff v latest latest | found '^0 B changed' || die "differs from itself"
 	ok diff
 }
 
@@ -165,7 +165,7 @@ deletion() {
 	open_it "v@${ids[one]}"
 	volume_is a ".exports | any(.snapshot == \"${ids[one]}\" and .clients == 1)" >/dev/null ||
 		die "not in the status: $(volume_get a .exports)"
-	off a status | grep -q "@${ids[one]:0:12} as of .*clients:1" || die "status: $(off a status)"
+	off a status | found "@${ids[one]:0:12} as of .*clients:1" || die "status: $(off a status)"
 	off a snapshot delete v "${ids[one]}" >"$dir/out" 2>&1 && die "was deleted"
 	grep -q "open as an export" "$dir/out" || die "says $(cat "$dir/out")"
 	opener_reads 0 read
@@ -193,7 +193,7 @@ damage() {
 	opener_reads $((60 << 20)) EIO
 	opener_reads 0 read
 	[ "$(grep -c 'ERROR\|error: export v@' "$dir/a.log")" = 1 ] || die "not one line: $(grep error: "$dir/a.log")"
-	grep 'error: export v@' "$dir/a.log" | grep -q "/packs/" || die "the object is not named"
+	grep 'error: export v@' "$dir/a.log" | found "/packs/" || die "the object is not named"
 	rm "$pack"
 	opener_reads $((60 << 20)) EIO
 	opener_reads $((25 << 20)) read

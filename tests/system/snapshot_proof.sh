@@ -54,7 +54,7 @@ by_word() {
 	nothing_left || die "left: $(ls "$dir/scratch")"
 	proof ".proven == \"$id\" and .last_error == null and .proven_age_seconds < 60" ||
 		die "$(volume_get a .proof)"
-	off a status | grep -q "proven .*${id:0:12}" || die "$(off a status)"
+	off a status | found "proven .*${id:0:12}" || die "$(off a status)"
 	# What fails is said, and what was proven before stays.
 	qemu-io -f raw -c 'write -P 9 2M 64k' "$(uri a)" >/dev/null || die "writing"
 	create two

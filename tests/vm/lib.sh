@@ -44,7 +44,7 @@ vm_begin() {
 	need $qemu qemu-img nbdkit jq
 	begin
 	[ -z "${VM_SHELL:-}" ] || trap 'vm_prompt "$VM_SHELL"; finish' EXIT
-	$qemu -accel help 2>/dev/null | grep -q '^tcg$' || {
+	$qemu -accel help 2>/dev/null | found '^tcg$' || {
 		skip "$test_name" "this QEMU has no software emulation"
 		exit 0
 	}

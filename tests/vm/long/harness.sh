@@ -19,7 +19,7 @@ on a 'modprobe nbd && [ -b /dev/nbd0 ]' && ok nbd || fail nbd "no nbd devices"
 disk=/dev/disk/by-serial/data
 on a "echo flushed | dd of=$disk bs=512 conv=notrunc,sync,fsync status=none" || fail write "flushed block"
 on a "echo not-flushed | dd of=$disk bs=4096 seek=4 conv=notrunc,sync oflag=direct status=none" || fail write "other block"
-on a "dd if=$disk bs=4096 skip=4 count=1 iflag=direct status=none" | grep -aq not-flushed || fail write "is not there to be read"
+on a "dd if=$disk bs=4096 skip=4 count=1 iflag=direct status=none" | found -a not-flushed || fail write "is not there to be read"
 power_cut a
 got=$(tr -d '\0' <"$dir/a.data.img")
 [ "$got" = flushed ] && ok power_cut_loses || fail power_cut_loses "the disk has: $got"
