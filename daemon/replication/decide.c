@@ -200,7 +200,13 @@ static const struct {
 	{ANY_PRIMARY, S(LEANS), ANY_RELATION, VERDICT_BOTH_PRIMARY},
 	{GIVES_UP | S(INCOMPLETE), S(LEANS), ANY_RELATION, VERDICT_NO_SOURCE},
 
-	{GIVES_UP, GIVES_UP | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
+	/* What the other's changes were given up for is lost: theirs is the only good copy now. */
+	{S(DISCARDS), S(WANTS), HAS_A, VERDICT_A_KEEPS},
+	{S(WANTS), S(DISCARDS), HAS_B, VERDICT_B_KEEPS},
+	{S(DISCARDS), S(WANTS), R(A_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{S(WANTS), S(DISCARDS), R(B_BLANK) | R(BOTH_BLANK), VERDICT_NO_SOURCE},
+	{S(DISCARDS), S(DISCARDS) | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
+	{S(WANTS), S(WANTS) | S(INCOMPLETE), ANY_RELATION, VERDICT_NO_SOURCE},
 	{S(INCOMPLETE), GIVES_UP, ANY_RELATION, VERDICT_NO_SOURCE},
 };
 
@@ -326,6 +332,10 @@ static const struct {
 	[VERDICT_SERVED_BY_B] = {VERDICT_SERVED_BY_A, 0, "served from the peer's disk"},
 	[VERDICT_A_YIELDS] = {VERDICT_B_YIELDS, 0, "the peer was promoted: this node steps down"},
 	[VERDICT_B_YIELDS] = {VERDICT_A_YIELDS, 0, "this node was promoted: the peer steps down"},
+	[VERDICT_A_KEEPS] = {VERDICT_B_KEEPS, 0,
+			     "the peer's content is lost: what is here is not given up for it"},
+	[VERDICT_B_KEEPS] = {VERDICT_A_KEEPS, 0,
+			     "the content here is lost: the peer does not give its own up for it"},
 };
 
 enum verdict decide_mirror(enum verdict verdict)

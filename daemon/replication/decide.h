@@ -57,6 +57,8 @@ enum verdict {
 	VERDICT_SERVED_BY_B,
 	VERDICT_A_YIELDS, /* a becomes secondary, then anew: b was promoted, and a has nothing alone */
 	VERDICT_B_YIELDS,
+	VERDICT_A_KEEPS, /* a does not give up its changes, then anew: b's content was lost meanwhile */
+	VERDICT_B_KEEPS,
 	VERDICTS,
 };
 

@@ -249,6 +249,7 @@ void restore_finish(struct replication *r, int error, const char *why);
 void restore_satisfied(struct replication *r);
 void restore_recheck(struct replication *r); /* satisfied while there was no link? */
 void restore_void_if_promoted(struct replication *r);
+void restore_take_back(struct replication *r); /* the peer has lost what is wanted */
 void restore_disk_failed(struct replication *r);
 
 #endif

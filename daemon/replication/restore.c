@@ -99,6 +99,17 @@ void restore_void_if_promoted(struct replication *r)
 	restore_finish(r, -ECANCELED, "the volume was promoted");
 }
 
+void restore_take_back(struct replication *r)
+{
+	char why[256];
+
+	snprintf(why, sizeof(why),
+		 "the content of %s is lost: what this node changed is not given up", r->peer.node);
+	env_log(r->env, ENV_LOG_WARNING, "replication: volume %s: %s", volume_name(r->volume), why);
+	forget(r);
+	restore_finish(r, -ECANCELED, why);
+}
+
 void restore_finish(struct replication *r, int error, const char *why)
 {
 	void (*done)(void *, int, const char *) = r->restore_done;

@@ -267,7 +267,13 @@ static void run(struct replication *r)
 		return;
 	}
 	yield_settled(r);
-	if (r->verdict == VERDICT_IDLE || r->verdict == VERDICT_B_YIELDS) {
+	if (r->verdict == VERDICT_A_KEEPS) {
+		restore_take_back(r);
+		replication_refuse(r, FRAME_ERROR_CLOSING, "what is here is not given up");
+		return;
+	}
+	if (r->verdict == VERDICT_IDLE || r->verdict == VERDICT_B_YIELDS ||
+	    r->verdict == VERDICT_B_KEEPS) {
 		r->session = SESSION_IDLE;
 		replication_set_state(r, REPLICATION_IDLE);
 		contact_begin(r);

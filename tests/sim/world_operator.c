@@ -183,7 +183,8 @@ static void rolled_back(void *context, int error, const char *why)
 	sim_note(world->sim, "roll-back of node %u: %d %s", ticket.index, error,
 		 why != NULL ? why : "");
 	world_volume_state(world, ticket.index, &state);
-	if (error == -ENOENT && state.disk == VOLUME_DISK_UPTODATE) /* there is no snapshot */
+	/* There is no snapshot, or the newest is of a peer that was made bigger before this node. */
+	if ((error == -ENOENT || error == -ENOSPC) && state.disk == VOLUME_DISK_UPTODATE)
 		n->rolling_back = false;
 	if (error != 0)
 		return;

@@ -205,6 +205,38 @@ static void a_promotion_takes_it_back(void **unused)
 	world_close(&w);
 }
 
+/* The other's content is lost before it came: what was to be given up is the only good copy now. */
+static void what_is_the_last_copy_is_not_given_up(void **unused)
+{
+	struct given_up given = {}, restored = {};
+	struct world w;
+	uint8_t *other;
+
+	split_apart(&w, &other);
+	set_role(&w.b, VOLUME_SECONDARY);
+	meet(&w);
+	disconnect(&w.a);
+	replication_discard_changes(w.b.replication, given_up, &given);
+	let_pass(&w, 100);
+	assert_false(given.done);
+	struct volume_state lost = state(&w.a);
+	lost.disk = VOLUME_DISK_INCONSISTENT;
+	assert_int_equal(volume_set_state(w.a.volume, &lost), 0);
+	replication_restore_from_peer(w.a.replication, given_up, &restored);
+	WAIT(&w, given.done && restored.done);
+	assert_int_equal(given.error, -ECANCELED);
+	assert_non_null(strstr(given.why, "is lost"));
+	assert_int_equal(restored.error, 0);
+	expect_content(&w.a, other, __LINE__);
+	expect_content(&w.b, other, __LINE__);
+	assert_false(status(&w.a).wants || status(&w.b).wants);
+	free(w.model);
+	w.model = other;
+	write_some(&w.a, 10);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* ---- the old primary comes back --------------------------------------------------------------- */
 
 /* In sync; then a dies with writes on its disk that never reached b. */
@@ -751,6 +783,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_replaced_primary_steps_down_and_is_rolled_back),
 		cmocka_unit_test(a_primary_alone_serves_after_its_wait),
 		cmocka_unit_test(who_is_stopped_in_its_wait_did_nothing),
+		cmocka_unit_test(what_is_the_last_copy_is_not_given_up),
 		cmocka_unit_test(who_is_not_replaced_serves_at_once),
 		cmocka_unit_test(who_is_in_use_does_not_step_down),
 		cmocka_unit_test(both_sides_keep_the_report),

@@ -247,6 +247,8 @@ static void doc_row(enum standing a, enum standing b, char *text, size_t size)
 		[VERDICT_NO_SOURCE] = "NS",
 		[VERDICT_A_YIELDS] = "a yields",
 		[VERDICT_B_YIELDS] = "b yields",
+		[VERDICT_A_KEEPS] = "a keeps",
+		[VERDICT_B_KEEPS] = "b keeps",
 		[VERDICT_SERVED_BY_A] = "a serves",
 		[VERDICT_SERVED_BY_B] = "b serves",
 	};
