@@ -849,6 +849,8 @@ void attach_resized(struct attach *attach, const char *name, attach_done_fn done
 		done(context, 0, "", "");
 		return;
 	}
+	/* What is looked up is not there yet, or has lost its sockets, and keeps its size. */
+	assert(!device->looking);
 	tell(&device->resized, 0, "", device->path); /* of an earlier size */
 	device->resized = (struct attach_waiter){done, context};
 	device->resize_due = true;

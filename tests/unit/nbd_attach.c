@@ -856,6 +856,29 @@ static void a_snapshot_is_looked_up(void **state)
 	assert_int_equal(releases, 2);
 }
 
+/* Its name is not the volume's: a resize of that has no device to wait for, and the device is of the size by then. */
+static void a_resize_does_not_wait_for_a_lookup(void **state)
+{
+	struct harness *h;
+
+	reset();
+	releases = 0;
+	h = harness_new();
+	h->ending = free_attach;
+	h->device.info.size_bytes = DEVICE_BYTES / 2;
+	harness_start(h);
+	harness_call(h, call_begin, NULL);
+	harness_call(h, call_attach, "vol@latest");
+	harness_call(h, call_grow, NULL);
+	assert_int_equal(daemon_side.answers, 1);
+	harness_call(h, call_looked_up, NULL);
+	await_answer(h, 2);
+	await_state(h, ATTACH_ATTACHED);
+	assert_int_equal(fake.params.size_bytes, DEVICE_BYTES);
+	end(h);
+	assert_int_equal(releases, 1);
+}
+
 static void read_only_exports(void **state)
 {
 	struct attach_info info;
@@ -895,6 +918,7 @@ int main(void)
 		cmocka_unit_test(a_resize_is_answered_in_any_case),
 		cmocka_unit_test(read_only_exports),
 		cmocka_unit_test(a_snapshot_is_looked_up),
+		cmocka_unit_test(a_resize_does_not_wait_for_a_lookup),
 	};
 
 	return harness_run(tests);
