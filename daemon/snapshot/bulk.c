@@ -9,16 +9,20 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "daemon/snapshot/internal.h"
 
-#define GAP_BYTES 65536u /* read for nothing rather than asked for apart */
+#define GAP_BYTES  65536u /* read for nothing rather than asked for apart */
+#define LARGE_PAGE (2u << 20)
+
+_Static_assert(BULK_BYTES % LARGE_PAGE == 0, "aligned_alloc()");
 
 struct bulk_get {
 	struct env_op op;
 	struct bulk *bulk;
 	char name[SNAPFMT_NAME_BYTES];
-	uint8_t *data;
+	uint8_t *data; /* BULK_BYTES */
 	uint32_t offset, length_bytes, came_bytes;
 	uint64_t came; /* in which order; 0: under way */
 	unsigned pieces;
@@ -51,12 +55,37 @@ bool bulk_idle(const struct bulk *bulk)
 	return bulk->count == 0;
 }
 
+/* ---- memory ---------------------------------------------------------------------------------- */
+
+/* What came before lay there: the memory of one request serves the next, as having it anew costs more than
+ * filling it. In large pages, as far as the system has them. */
+static uint8_t *data_take(struct bulk *bulk)
+{
+	uint8_t *data;
+
+	if (bulk->spare_count)
+		return bulk->spare[--bulk->spare_count];
+	data = aligned_alloc(LARGE_PAGE, BULK_BYTES);
+	assert(data);
+	(void)madvise(data, BULK_BYTES, MADV_HUGEPAGE);
+	return data;
+}
+
+void bulk_end(struct bulk *bulk)
+{
+	assert(bulk_idle(bulk) && !bulk->gets);
+	while (bulk->spare_count)
+		free(bulk->spare[--bulk->spare_count]);
+}
+
 /* ---- requests -------------------------------------------------------------------------------- */
 
 static void get_free(struct bulk_get *get)
 {
-	get->bulk->gets--;
-	free(get->data);
+	struct bulk *bulk = get->bulk;
+
+	bulk->gets--;
+	bulk->spare[bulk->spare_count++] = get->data;
 	free(get);
 }
 
@@ -79,77 +108,116 @@ static void get_done(struct env_op *op, int64_t result)
 	bulk->ready(bulk);
 }
 
-/* The first one added of those that wait. */
-static struct bulk_piece *oldest_waiting(struct bulk *bulk)
-{
-	struct bulk_piece *oldest = NULL;
+/* ---- what waits, in the order of packs and of what lies in them ------------------------------- */
 
-	for (unsigned i = 0; i < BULK_PIECES; i++)
-		if (bulk->pieces[i].state == BULK_WAITING &&
-		    (!oldest || bulk->pieces[i].number < oldest->number))
-			oldest = &bulk->pieces[i];
+static int piece_compare(const struct bulk_piece *a, const struct bulk_piece *b)
+{
+	int order = snapfmt_ref_compare(piece_pack(a), piece_pack(b));
+
+	if (order)
+		return order;
+	return (piece_offset(a) > piece_offset(b)) - (piece_offset(a) < piece_offset(b));
+}
+
+static void waiting_add(struct bulk *bulk, struct bulk_piece *piece)
+{
+	unsigned from = 0, to = bulk->waiting_count;
+
+	while (from < to) {
+		unsigned middle = (from + to) / 2;
+
+		if (piece_compare(bulk->waiting[middle], piece) <= 0)
+			from = middle + 1;
+		else
+			to = middle;
+	}
+	memmove(&bulk->waiting[from + 1], &bulk->waiting[from],
+		(bulk->waiting_count - from) * sizeof(bulk->waiting[0]));
+	bulk->waiting[from] = piece;
+	bulk->waiting_count++;
+}
+
+/* The first one added. */
+static unsigned waiting_oldest(const struct bulk *bulk)
+{
+	unsigned oldest = 0;
+
+	for (unsigned i = 1; i < bulk->waiting_count; i++)
+		if (bulk->waiting[i]->number < bulk->waiting[oldest]->number)
+			oldest = i;
 	return oldest;
 }
 
-/* Whether one more of that pack can be reached from [*from, *to), which it then becomes part of. */
-static bool extend(const struct bulk *bulk, const struct snapfmt_ref *pack, uint32_t *from,
-		   uint32_t *to)
-{
-	for (unsigned i = 0; i < BULK_PIECES; i++) {
-		const struct bulk_piece *piece = &bulk->pieces[i];
-		uint32_t first, last;
+/* Several of those that wait, and where they lie in their pack. */
+struct stretch {
+	unsigned first, count;
+	uint32_t from, to;
+};
 
-		if (piece->state != BULK_WAITING || snapfmt_ref_compare(piece_pack(piece), pack))
-			continue;
-		first = piece_offset(piece) < *from ? piece_offset(piece) : *from;
-		last = piece_end(piece) > *to ? piece_end(piece) : *to;
-		if ((first == *from && last == *to) || last - first > BULK_BYTES)
-			continue;
-		if (piece_offset(piece) > *to + GAP_BYTES || piece_end(piece) + GAP_BYTES < *from)
-			continue;
-		*from = first;
-		*to = last;
-		return true;
-	}
-	return false;
+/* Whether it can be read along; then it is part of it. */
+static bool stretch_add(struct stretch *s, const struct bulk_piece *in,
+			const struct bulk_piece *piece)
+{
+	uint32_t from = piece_offset(piece) < s->from ? piece_offset(piece) : s->from;
+	uint32_t to = piece_end(piece) > s->to ? piece_end(piece) : s->to;
+
+	if (snapfmt_ref_compare(piece_pack(piece), piece_pack(in)) || to - from > BULK_BYTES ||
+	    piece_offset(piece) > s->to + GAP_BYTES || piece_end(piece) + GAP_BYTES < s->from)
+		return false;
+	s->from = from;
+	s->to = to;
+	s->count++;
+	return true;
 }
 
-static void get_start(struct bulk *bulk, const struct snapfmt_ref *pack, uint32_t from, uint32_t to)
+/* What comes by one request with that one. */
+static struct stretch stretch_around(const struct bulk *bulk, unsigned index)
+{
+	const struct bulk_piece *piece = bulk->waiting[index];
+	struct stretch s = {index, 1, piece_offset(piece), piece_end(piece)};
+
+	while (s.first + s.count < bulk->waiting_count &&
+	       stretch_add(&s, piece, bulk->waiting[s.first + s.count]))
+		;
+	while (s.first > 0 && stretch_add(&s, piece, bulk->waiting[s.first - 1]))
+		s.first--;
+	return s;
+}
+
+static void get_start(struct bulk *bulk, const struct stretch *s)
 {
 	struct bulk_get *get = must_alloc(sizeof(*get));
 
 	*get = (struct bulk_get){
-		.op.done = get_done, .bulk = bulk, .offset = from, .length_bytes = to - from};
-	get->data = malloc(get->length_bytes);
-	assert(get->data);
-	snapfmt_name(SNAPFMT_PACK, bulk->volume, pack, get->name);
-	for (unsigned i = 0; i < BULK_PIECES; i++) {
-		struct bulk_piece *piece = &bulk->pieces[i];
-
-		if (piece->state != BULK_WAITING || snapfmt_ref_compare(piece_pack(piece), pack) ||
-		    piece_offset(piece) < from || piece_end(piece) > to)
-			continue;
-		piece->state = BULK_FETCHING;
-		piece->get = get;
-		get->pieces++;
-		bulk->waiting--;
+		.op.done = get_done,
+		.bulk = bulk,
+		.data = data_take(bulk),
+		.offset = s->from,
+		.length_bytes = s->to - s->from,
+		.pieces = s->count,
+	};
+	snapfmt_name(SNAPFMT_PACK, bulk->volume, piece_pack(bulk->waiting[s->first]), get->name);
+	for (unsigned i = s->first; i < s->first + s->count; i++) {
+		bulk->waiting[i]->state = BULK_FETCHING;
+		bulk->waiting[i]->get = get;
 	}
+	bulk->waiting_count -= s->count;
+	memmove(&bulk->waiting[s->first], &bulk->waiting[s->first + s->count],
+		(bulk->waiting_count - s->first) * sizeof(bulk->waiting[0]));
 	bulk->gets++;
-	bulk->store->ops->get(bulk->store, &get->op, get->name, get->data, get->length_bytes, from);
+	bulk->store->ops->get(bulk->store, &get->op, get->name, get->data, get->length_bytes,
+			      get->offset);
 }
 
 /* Sends requests as long as it is worth it; all: of what there is, as nothing more comes for now. */
 static void send(struct bulk *bulk, bool all)
 {
-	while (bulk->gets < BULK_GETS && bulk->waiting) {
-		const struct bulk_piece *piece = oldest_waiting(bulk);
-		uint32_t from = piece_offset(piece), to = piece_end(piece);
+	while (bulk->gets < BULK_GETS && bulk->waiting_count) {
+		struct stretch s = stretch_around(bulk, waiting_oldest(bulk));
 
-		while (extend(bulk, piece_pack(piece), &from, &to))
-			;
-		if (!all && bulk_has_room(bulk) && to - from <= BULK_BYTES - BULK_BYTES / 4)
+		if (!all && bulk_has_room(bulk) && s.to - s.from <= BULK_BYTES - BULK_BYTES / 4)
 			return;
-		get_start(bulk, piece_pack(piece), from, to);
+		get_start(bulk, &s);
 	}
 }
 
@@ -164,7 +232,7 @@ void bulk_add(struct bulk *bulk, const struct walk_item *item)
 		piece++;
 	*piece = (struct bulk_piece){.state = BULK_WAITING, .item = *item, .number = ++bulk->added};
 	bulk->count++;
-	bulk->waiting++;
+	waiting_add(bulk, piece);
 	send(bulk, false);
 }
 
@@ -175,10 +243,9 @@ void bulk_flush(struct bulk *bulk)
 
 void bulk_give_up(struct bulk *bulk)
 {
-	for (unsigned i = 0; i < BULK_PIECES; i++)
-		if (bulk->pieces[i].state == BULK_WAITING)
-			bulk->pieces[i].state = BULK_COME;
-	bulk->waiting = 0;
+	for (unsigned i = 0; i < bulk->waiting_count; i++)
+		bulk->waiting[i]->state = BULK_COME;
+	bulk->waiting_count = 0;
 }
 
 static uint64_t came(const struct bulk_piece *piece)

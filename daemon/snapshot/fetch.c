@@ -8,6 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/snapshot/sha256.h"
+
+_Static_assert(SHA256_BYTES == SNAPFMT_HASH_BYTES, "one hash");
+
 #define FETCH_MAX (2ull << 30)
 
 /* ---- bytes --------------------------------------------------------------------------------- */
@@ -376,52 +380,111 @@ uint32_t chunk_bytes(uint64_t chunk, uint64_t volume_size_bytes)
 	return SNAPFMT_CHUNK_BYTES;
 }
 
-static const char *chunk_check(const struct snapfmt_entry *entry, const uint8_t *stored,
-			       uint8_t *out, uint32_t length)
+static bool is_packed(const struct snapfmt_entry *entry)
 {
-	uint8_t hash[SNAPFMT_HASH_BYTES];
+	return entry->flags & SNAPFMT_ZSTD;
+}
 
-	if (crc32c(0, stored, entry->stored_bytes) != entry->stored_crc &&
-	    !MUTATE(snapshot_skip_hash_check))
-		return "checksum of what is stored";
-	if (entry->flags & SNAPFMT_ZSTD) {
-		if (!codec_unpack(stored, entry->stored_bytes, out, length)) {
-			if (!MUTATE(snapshot_skip_hash_check))
-				return "does not unpack";
-			memset(out, 0, length);
-		}
-	} else if (entry->stored_bytes != length) {
-		return "wrong length";
-	} else {
-		memcpy(out, stored, length);
+static bool stored_right(const struct snapfmt_entry *entry, const uint8_t *stored)
+{
+	return crc32c(0, stored, entry->stored_bytes) == entry->stored_crc ||
+	       MUTATE(snapshot_skip_hash_check);
+}
+
+/* Puts the content into out, which may be where it is stored. What is stored as it is is judged by the hash alone;
+ * its checksum then says only what is wrong with it. */
+static const char *chunk_unpack(const struct snapfmt_entry *entry, const uint8_t *stored,
+				uint8_t *out, uint32_t length)
+{
+	if (!is_packed(entry)) {
+		if (entry->stored_bytes != length)
+			return "wrong length";
+		if (out != stored)
+			memcpy(out, stored, length);
+		return NULL;
 	}
-	codec_hash(out, length, hash);
-	if (memcmp(hash, entry->hash, sizeof(hash)) && !MUTATE(snapshot_skip_hash_check))
-		return "hash of the content";
+	if (!stored_right(entry, stored))
+		return "checksum of what is stored";
+	if (codec_unpack(stored, entry->stored_bytes, out, length))
+		return NULL;
+	if (!MUTATE(snapshot_skip_hash_check))
+		return "does not unpack";
+	memset(out, 0, length);
 	return NULL;
+}
+
+static const char *chunk_judge(const struct snapfmt_entry *entry, const uint8_t *stored,
+			       const uint8_t hash[SNAPFMT_HASH_BYTES])
+{
+	if (!memcmp(hash, entry->hash, SNAPFMT_HASH_BYTES) || MUTATE(snapshot_skip_hash_check))
+		return NULL;
+	return stored_right(entry, stored) ? "hash of the content" : "checksum of what is stored";
+}
+
+/* Whether what is stored is the content, from the first byte to the last. */
+static bool is_content(const struct run *run)
+{
+	for (unsigned i = 0; i < run->count; i++)
+		if (is_packed(&run->entries[i]))
+			return false;
+	return run->stored_bytes == run->length_bytes;
+}
+
+static const uint8_t *run_stored(const struct run *run, unsigned i)
+{
+	return run->stored + (run->entries[i].offset - run->entries[0].offset);
+}
+
+static void run_bad(struct run *run, unsigned i, const char *reason)
+{
+	if (!reason)
+		return;
+	if (!run->bad)
+		run->error = why_set(run->why, -EBADMSG, "%s: chunk %llu at byte %u: %s", run->name,
+				     (unsigned long long)(run->first_chunk + i),
+				     run->entries[i].offset, reason);
+	run->bad |= 1u << i;
+}
+
+/* Of one or two chunks of the same length, from i on: unpacks and judges them. */
+static void run_chunks(struct run *run, unsigned i, unsigned count, uint8_t *out, uint32_t length)
+{
+	uint8_t hash[2][SNAPFMT_HASH_BYTES];
+	const char *reason[2];
+
+	for (unsigned k = 0; k < count; k++)
+		reason[k] = chunk_unpack(&run->entries[i + k], run_stored(run, i + k),
+					 out + k * length, length);
+	if (count == 2)
+		sha256_pair(out, out + length, length, hash[0], hash[1]);
+	else
+		codec_hash(out, length, hash[0]);
+	for (unsigned k = 0; k < count; k++) {
+		if (!reason[k])
+			reason[k] =
+				chunk_judge(&run->entries[i + k], run_stored(run, i + k), hash[k]);
+		run_bad(run, i + k, reason[k]);
+	}
 }
 
 static void run_run(struct env_work *work)
 {
 	struct run *run = container_of(work, struct run, work);
+	uint8_t *out = run->in_place && run->borrowed && is_content(run) ? run->stored : run->out;
 	uint32_t at = 0;
 
-	for (unsigned i = 0; i < run->count; i++) {
-		const struct snapfmt_entry *entry = &run->entries[i];
+	for (unsigned i = 0, count; i < run->count; i += count) {
 		uint32_t length = chunk_bytes(run->first_chunk + i, run->volume_size_bytes);
-		const char *reason =
-			chunk_check(entry, run->stored + (entry->offset - run->entries[0].offset),
-				    run->out + at, length);
 
-		if (reason && !run->error)
-			run->error = why_set(run->why, -EBADMSG, "%s: chunk %llu at byte %u: %s",
-					     run->name, (unsigned long long)(run->first_chunk + i),
-					     entry->offset, reason);
-		if (reason)
-			run->bad |= 1u << i;
-		at += length;
+		count = i + 1 < run->count && chunk_bytes(run->first_chunk + i + 1,
+							  run->volume_size_bytes) == length
+				? 2
+				: 1;
+		run_chunks(run, i, count, out + at, length);
+		at += count * length;
 	}
-	run->same = !run->error && run->compare && !memcmp(run->out, run->compare, at);
+	run->content = out;
+	run->same = !run->error && run->compare && !memcmp(out, run->compare, at);
 }
 
 static void run_done(struct env_work *work)
@@ -468,6 +531,7 @@ static void run_begin(struct run *run)
 	run->error = 0;
 	run->bad = 0;
 	run->same = false;
+	run->content = run->out;
 	run->why[0] = '\0';
 	run->length_bytes = 0;
 	for (unsigned i = 0; i < run->count; i++)

@@ -192,14 +192,16 @@ struct run {
 	uint64_t first_chunk;
 	unsigned count; /* <= RUN_CHUNKS */
 	uint64_t volume_size_bytes;
-	uint8_t *out;           /* at least count chunks */
-	const uint8_t *compare; /* NULL, or the same length to compare with out */
+	uint8_t *out;  /* at least count chunks */
+	bool in_place; /* what run_check() is given may be the content, without a copy in out */
+	const uint8_t *compare; /* NULL, or the same length to compare with the content */
 	void (*done)(struct run *run);
 	/* Filled. */
-	int error;           /* -EBADMSG, -ENOENT, or of the store */
-	bool same;           /* compare is equal */
-	uint32_t bad;        /* bit i: chunk i is wrong (error -EBADMSG) */
-	char why[WHY_BYTES]; /* the first one: object, chunk, reason */
+	int error;              /* -EBADMSG, -ENOENT, or of the store */
+	const uint8_t *content; /* out, or what run_check() was given */
+	bool same;              /* compare is equal to it */
+	uint32_t bad;           /* bit i: chunk i is wrong (error -EBADMSG) */
+	char why[WHY_BYTES];    /* the first one: object, chunk, reason */
 	uint32_t length_bytes;
 	/* Private. */
 	struct env_op op;
@@ -232,7 +234,7 @@ struct walk_item {
 	const struct snapfmt_entry *entries;
 };
 
-#define WALK_PAGES 3
+#define WALK_PAGES 6
 struct walk {
 	/* Set by the caller. */
 	struct store *store;
@@ -262,8 +264,8 @@ bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 
 /* ---- bulk.c: runs that lie together in a pack come by one request ---- */
 
-#define BULK_BYTES  (4u << 20) /* of a request, at most */
-#define BULK_PIECES 64
+#define BULK_BYTES  (8u << 20) /* of a request, at most */
+#define BULK_PIECES 192
 #define BULK_GETS   12 /* requests under way, or whose bytes are still in use */
 
 struct bulk_get;
@@ -284,9 +286,13 @@ struct bulk {
 	const struct id128 *volume;
 	void (*ready)(struct bulk *bulk); /* something came; never from inside a call */
 	/* Private. */
-	unsigned count, waiting, gets;
+	unsigned count, gets;
 	uint64_t added, came;
 	struct bulk_piece pieces[BULK_PIECES];
+	struct bulk_piece *waiting[BULK_PIECES];
+	unsigned waiting_count;
+	uint8_t *spare[BULK_GETS]; /* memory of requests that are over */
+	unsigned spare_count;
 };
 bool bulk_has_room(const struct bulk *bulk);
 /* item has chunks, and its page is the piece's until the caller releases it after bulk_take(). */
@@ -296,6 +302,7 @@ void bulk_give_up(struct bulk *bulk); /* what was not asked for yet comes withou
 struct bulk_piece *bulk_take(struct bulk *bulk); /* NULL: nothing has come that was not taken */
 void bulk_release(struct bulk *bulk, struct bulk_piece *piece); /* one that was taken */
 bool bulk_idle(const struct bulk *bulk);                        /* holds no piece */
+void bulk_end(struct bulk *bulk);                               /* one that is idle */
 
 /* ---- reader.c ---- */
 

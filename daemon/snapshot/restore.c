@@ -23,8 +23,9 @@ struct restore_slot {
 	bool busy;
 	struct run run;
 	struct walk_page *page;   /* NULL: zeroes */
-	struct bulk_piece *piece; /* what it is made of, until that was checked */
+	struct bulk_piece *piece; /* what it is made of, until that is needed no more */
 	struct buf *buf, *old;
+	struct buf stored; /* in place of buf: the piece's own memory */
 	struct env_op op;
 	struct env_work work;
 	uint64_t offset, length;
@@ -67,6 +68,7 @@ static void restore_end(struct restore *r)
 {
 	if (r->walking)
 		walk_end(&r->walk);
+	bulk_end(&r->bulk);
 	names_free(&r->names);
 	if (r->pool)
 		buf_pool_free(r->pool);
@@ -114,7 +116,7 @@ static void slot_end(struct restore_slot *slot)
 	r->progress.done_bytes += slot->length;
 	if (slot->page)
 		walk_release(&r->walk, slot->page);
-	if (slot->piece) /* an error came before it was checked */
+	if (slot->piece)
 		bulk_release(&r->bulk, slot->piece);
 	slot->busy = false;
 	r->busy--;
@@ -140,14 +142,30 @@ static void slot_check(struct restore_slot *slot)
 		run_start(&slot->run);
 }
 
+static void slot_write(struct restore_slot *slot)
+{
+	struct restore *r = slot->restore;
+	struct buf *buf = slot->buf;
+
+	if (slot->run.content != buf->data) {
+		slot->stored = (struct buf){.data = (uint8_t *)(uintptr_t)slot->run.content,
+					    .size_bytes = (uint32_t)slot->length,
+					    .references = 1};
+		buf = &slot->stored;
+	}
+	slot->op.done = slot_written;
+	r->target->write(r->target, &slot->op, buf, slot->offset, (uint32_t)slot->length);
+}
+
 static void slot_checked(struct run *run)
 {
 	struct restore_slot *slot = container_of(run, struct restore_slot, run);
 	struct restore *r = slot->restore;
 
-	if (slot->piece)
+	if (slot->piece && run->content == run->out) {
 		bulk_release(&r->bulk, slot->piece);
-	slot->piece = NULL;
+		slot->piece = NULL;
+	}
 	if (run->error == -STORE_ARCHIVED && !r->thawed_all && !r->result.error) {
 		slot->parked = true;
 		r->parked++;
@@ -159,9 +177,7 @@ static void slot_checked(struct run *run)
 	} else {
 		r->result.checked_bytes += slot->length;
 		if (!run->same && !r->result.error) {
-			slot->op.done = slot_written;
-			r->target->write(r->target, &slot->op, slot->buf, slot->offset,
-					 (uint32_t)slot->length);
+			slot_write(slot);
 			return;
 		}
 		r->result.skipped_bytes += slot->length;
@@ -286,6 +302,7 @@ static void start_chunks(struct restore *r, struct bulk_piece *piece)
 		.count = (unsigned)item->count,
 		.volume_size_bytes = r->manifest->info.size_bytes,
 		.out = slot->buf->data,
+		.in_place = r->target->any_memory && (uintptr_t)piece->stored % BUF_ALIGN == 0,
 		.done = slot_checked,
 	};
 	if (r->target->compare)

@@ -183,6 +183,8 @@ struct snapshot_target {
 	uint64_t zero_to_bytes; /* set by begin(): the target's end, if beyond the snapshot's */
 	bool known_zero; /* the target reads as zeroes all over (a new file): zeroes need no work */
 	bool compare;    /* read first and write only what differs */
+	/* write() takes any memory with BUF_ALIGN that stays until it is done: of the buf only data counts. */
+	bool any_memory;
 };
 
 /* A regular file or block device. A new file is written as PATH.incomplete and renamed at the end; an

@@ -35,6 +35,7 @@ static int paced_begin(struct snapshot_target *target, const struct snapshot_inf
 	target->zero_to_bytes = p->inner->zero_to_bytes;
 	target->known_zero = p->inner->known_zero;
 	target->compare = p->inner->compare;
+	target->any_memory = p->inner->any_memory;
 	return error;
 }
 

@@ -340,6 +340,7 @@ static void start_run(struct verify *v, struct bulk_piece *piece)
 		.count = (unsigned)item->count,
 		.volume_size_bytes = v->manifest->info.size_bytes,
 		.out = slot->out,
+		.in_place = true,
 		.done = slot_checked,
 	};
 	if (piece->stored)
@@ -575,6 +576,7 @@ static void verify_end(struct verify *v)
 		free(v->objects[i].seen);
 		free(v->objects[i].tainted);
 	}
+	bulk_end(&v->bulk);
 	free(v->objects);
 	free(v->findings);
 	for (unsigned i = 0; i < SLOTS; i++)

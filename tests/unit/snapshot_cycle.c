@@ -78,10 +78,10 @@ static void what_lies_together_comes_together(void **state)
 	check_restore(w, NULL, "whole");
 	gets = w->m->gets - gets;
 	print_message("128 MiB in %u requests\n", gets);
-	assert_true(gets <= 128 / 4 * 3 / 2 + 1 + 2); /* the manifest, two pages */
+	assert_true(gets <= 128 / 8 * 3 / 2 + 1 + 2); /* the manifest, two pages */
 	gets = w->m->gets;
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
-	assert_true(w->m->gets - gets <= 128 / 4 * 2 + 1 + 2 + 3 * w->m->count);
+	assert_true(w->m->gets - gets <= 128 / 8 * 2 + 1 + 2 + 3 * w->m->count);
 	for (unsigned k = 1; k < 9; k++) {
 		snprintf(path, sizeof(path), "%s/k%u", w->dir, k);
 		w->m->fail_types = OP_GET;
@@ -101,7 +101,7 @@ static void what_lies_together_comes_together(void **state)
 	check_restore(w, NULL, "newer");
 	gets = w->m->gets - gets;
 	print_message("128 MiB out of the packs of two snapshots in %u requests\n", gets);
-	assert_true(gets <= 400); /* not one for each run of a chunk or two */
+	assert_true(gets <= 150); /* not one for each run of a chunk or two */
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 }
 
