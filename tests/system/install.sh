@@ -22,6 +22,8 @@ unit() {
 	current=unit
 	grep "@[A-Z]*@" "${unit%/*}"/*.service && die "a placeholder is left, above"
 	[ -x "$dir/root$(sed -n 's/^ExecStop=//p' "${unit%/*}/offsite-unmount.service")" ] || die "nothing that unmounts"
+	# dev-offsite-VOLUME.device of any volume: its time begins behind the daemon's start.
+	grep -qx 'After=offsited.service' "${unit%/*}/dev-offsite-.device.d/offsited.conf" || die "devices do not wait for the daemon"
 	# A store on NFS that is not mounted yet would be a folder on the local disk.
 	grep -qE '^After=.*\bremote-fs\.target\b' "$unit" || die "does not wait for remote file systems"
 	grep -qE '^After=.*\bnetwork-online\.target\b' "$unit" || die "does not wait for the network"
