@@ -51,13 +51,14 @@ int cmd_detach(struct cli *cli, int argc, char **argv);
 int cmd_replace_disk(struct cli *cli, int argc, char **argv);
 int cmd_changes(struct cli *cli, int argc, char **argv);
 int cmd_resolve(struct cli *cli, int argc, char **argv);
+int cmd_wait(struct cli *cli, int argc, char **argv);
 int cmd_set(struct cli *cli, int argc, char **argv);
 int cmd_config(struct cli *cli, int argc, char **argv);
 int cmd_key(struct cli *cli, int argc, char **argv);
 int cmd_keygen(struct cli *cli, int argc, char **argv);
 extern const char help_verify[], help_status[], help_events[], help_snapshot[], help_restore[],
 	help_connect[], help_disconnect[], help_promote[], help_demote[], help_resume[],
-	help_resize[], help_replace_disk[], help_changes[], help_resolve[], help_set[],
+	help_resize[], help_replace_disk[], help_changes[], help_resolve[], help_set[], help_wait[],
 	help_config[], help_key[], help_keygen[], help_attach[], help_detach[];
 
 /* Options that every command takes; the last entries of each command's getopt table. */

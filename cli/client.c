@@ -176,6 +176,23 @@ char *client_volume_path(const char *volume, const char *rest)
 	return path;
 }
 
+int client_volume(struct cli *cli, const char *name, bool quiet, json_t **volume)
+{
+	char *encoded = curl_easy_escape(NULL, name, 0), *path = NULL;
+	json_t *status;
+
+	if (!encoded || asprintf(&path, "/v1/status?volume=%s", encoded) < 0)
+		exit(cli_fail(CLI_FAILED, "out of memory"));
+	int code = call(cli, "GET", path, NULL, &status, quiet);
+	*volume = json_incref(json_array_get(json_object_get(status, "volumes"), 0));
+	json_decref(status);
+	free(path);
+	curl_free(encoded);
+	if (!code && !*volume)
+		return cli_fail(CLI_FAILED, "the answer is not offsited's");
+	return code;
+}
+
 static int job_exit_code(const json_t *job)
 {
 	const char *code = client_text(job, "code", "failed");

@@ -17,6 +17,9 @@ int client_call(struct cli *cli, const char *method, const char *path, json_t *b
 int client_try(struct cli *cli, const char *method, const char *path, json_t *body, json_t **json);
 /* "/v1/volumes/NAME/rest" with the name encoded; the caller's. Never NULL (exits without memory). */
 char *client_volume_path(const char *volume, const char *rest);
+/* The volume as GET /v1/status has it: CLI_FINE and *volume (the caller's), or the exit code and NULL.
+ * quiet: as client_try(). */
+int client_volume(struct cli *cli, const char *name, bool quiet, json_t **volume);
 /* Follows a job (an answer to 202; a reference is taken over) to its end with progress on stderr.
  * *end: the job as it ended (the caller's; may be NULL, as may end). Says why it failed; returns the exit code. */
 int client_follow_job(struct cli *cli, json_t *job, const char *what, json_t **end);

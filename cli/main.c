@@ -22,6 +22,7 @@ static const struct cli_command commands[] = {
 	{"detach", cmd_detach, "take its block device away", help_detach},
 	{"connect", cmd_connect, "connect a volume to its peer", help_connect},
 	{"disconnect", cmd_disconnect, "leave the peer, until connect", help_disconnect},
+	{"wait", cmd_wait, "wait until a volume is connected, in sync, filled", help_wait},
 	{"promote", cmd_promote, "make a volume primary here", help_promote},
 	{"resize", cmd_resize, "make a volume bigger", help_resize},
 	{"demote", cmd_demote, "make a volume secondary here", help_demote},

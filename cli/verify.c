@@ -65,31 +65,22 @@ static int print_end(const char *volume, const json_t *verify)
 /* Shows progress until the comparison ends; the volume as it is then, or NULL and *code. */
 static json_t *follow(struct cli *cli, const char *name, int *code)
 {
-	char *encoded = client_volume_path(name, ""), *path = NULL;
 	struct format_progress progress;
-	json_t *status = NULL, *volume = NULL;
+	json_t *volume;
 
-	/* The encoded name stands behind "/v1/volumes/". */
-	if (asprintf(&path, "/v1/status?volume=%s", encoded + strlen("/v1/volumes/")) < 0)
-		exit(cli_fail(CLI_FAILED, "out of memory"));
 	format_progress_begin(&progress, "comparing");
-	while (!(*code = client_call(cli, "GET", path, NULL, &status))) {
-		volume = json_incref(json_array_get(json_object_get(status, "volumes"), 0));
+	while (!(*code = client_volume(cli, name, false, &volume))) {
 		const json_t *verify = json_object_get(volume, "verify");
 		const json_t *walk = json_object_get(verify, "progress");
-		json_decref(status);
 		if (strcmp(client_text(verify, "state", ""), "running") != 0)
 			break;
 		format_progress_show(&progress, client_number(walk, "done_bytes"),
 				     client_number(walk, "total_bytes"),
 				     client_number(walk, "elapsed_seconds"));
 		json_decref(volume);
-		volume = NULL;
 		usleep(500000);
 	}
 	format_progress_end(&progress);
-	free(path);
-	free(encoded);
 	return volume;
 }
 

@@ -43,7 +43,7 @@ random_to_sockets() {
 	sed -i "s|^nbd-listen = .*|& 127.0.0.1:$nbd_port|" "$dir/a.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	put "$dir/want"
 	before=$(resident_kib a)
 	SEED=$seed python3 - "$dir/a.nbd" "$nbd_port" "$dir/a.sock" "$dir/b.sock" "$port_b" <<-'END' || die "a socket hangs"
@@ -83,7 +83,7 @@ random_to_sockets() {
 	after=$(resident_kib a)
 	[ $((after - before)) -lt 65536 ] || die "grew from $before to $after KiB"
 	holds "$dir/want"
-	wait_for 30 "in sync still" in_sync a
+	wait_state 30 "in sync still" a in-sync
 	cmp "$dir/want" "$dir/b.img" || die "the peer's disk"
 	stop a
 	stop b
@@ -258,7 +258,7 @@ full_state() {
 	}
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	dd if=/dev/zero of="$dir/a.state/filler" bs=1M status=none 2>/dev/null
 	dd if=/dev/zero of="$dir/b.state/filler" bs=1M status=none 2>/dev/null
 	# Writing, tracking, and coming back from kill -9 need no more space.
@@ -277,7 +277,7 @@ full_state() {
 	[ "$(wc -l <"$dir/b.log")" -lt 400 ] && [ "$(wc -l <"$dir/a.log")" -lt 400 ] || die "the log is flooded"
 	note "b: $(grep -iE 'space|staging' "$dir/b.log" | head -n 1)"
 	rm -f "$dir/a.state/filler" "$dir/b.state/filler"
-	wait_for 60 "in sync after space came back" in_sync a
+	wait_state 60 "in sync after space came back" a in-sync
 	cmp "$dir/other" "$dir/b.img" || die "the peer's disk"
 	cmp "$dir/other" "$dir/a.img" || die "the disk"
 	stop a
@@ -292,9 +292,9 @@ shrunk_backing() {
 	echo 'on-io-error = error' >>"$dir/a.conf" # else the peer answers
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	put "$dir/want"
-	wait_for 30 "in sync" in_sync a
+	wait_state 30 "in sync" a in-sync
 	# While it runs.
 	truncate -s $((size / 2))M "$dir/a.img"
 	nbdcopy --no-extents "$(uri a)" null: >/dev/null 2>&1 && die "reads beyond the end of the file succeed"
@@ -313,7 +313,7 @@ shrunk_backing() {
 	if ! { volume_is a '.disk == "uptodate"' && in_sync a; } >/dev/null 2>&1; then
 		off a restore v --from-peer >"$dir/restore.log" 2>&1 || die "$(tail -n 1 "$dir/restore.log")"
 	fi
-	wait_for 30 "in sync again" in_sync a
+	wait_state 30 "in sync again" a in-sync
 	cmp "$dir/a.img" "$dir/b.img" || die "the disks differ"
 	stop a
 	stop b

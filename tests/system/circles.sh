@@ -77,7 +77,7 @@ half_circle() {
 	wait_for 60 "$where: the old primary follows" streams_to "$to" "$from"
 	fio_on "$to"
 	end_ledger || die "$where: a write failed: $(tail -n 1 "$dir/ledger.log")"
-	wait_for 60 "$where: all of it on both" in_sync "$to"
+	wait_state 60 "$where: all of it on both" "$to" in-sync
 	acknowledged_on "$to"
 	acknowledged_on "$from"
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "$where: the disks differ: $(cat "$dir/cmp.out")"
@@ -93,7 +93,7 @@ run_backend() {
 	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	full=$(cat "$dir"/[ab].log | grep -c "full sync")
 	for ((circle = 1; circle <= circles; circle++)); do
 		half_circle a b

@@ -92,7 +92,7 @@ read_back() { # WHEN
 	holds_all "$dir/read.back" "$1"
 }
 same() { # WHEN
-	wait_for 60 "$1: in sync" in_sync a
+	wait_state 60 "$1: in sync" a in-sync
 	cmp "$(content a)" "$(content b)" >"$dir/cmp.out" 2>&1 || die "$1: the disks differ: $(cat "$dir/cmp.out")"
 	holds_all "$(content a)" "$1"
 }
@@ -106,7 +106,7 @@ pair_with_disk() { # NODE VOLUME-LINES
 	sed -i "s|^backing = .*/$1.img|backing = $dir/$1.disk/disk|" "$dir/$1.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 }
 says() { # NODE WORDS
 	off "$1" status >"$dir/status.out"
@@ -242,7 +242,7 @@ secondary() { # read|write
 	stop b
 	good b
 	start b # it is good again, nobody replaced it
-	wait_for 30 "it follows again" streaming a
+	wait_state 30 "it follows again" a streaming
 	bad b write
 	wait_for 20 "the secondary's disk fails" volume_is b '.disk == "failed"'
 	timeout 30 "$build/offsite" --socket "$dir/b.sock" replace-disk v >"$dir/out" 2>&1
@@ -251,14 +251,14 @@ secondary() { # read|write
 	volume_is b '.disk == "failed"' >/dev/null || die "$(off b status)"
 	good b
 	replace_disk b
-	wait_for 30 "it follows again" streaming a
+	wait_state 30 "it follows again" a streaming
 	volume_is b '.disk == "uptodate" and .disk_failure == null' >/dev/null || die "$(off b status)"
 	goes_on
 	bad b write # once more; a new disk this time
 	wait_for 20 "the secondary says so again" volume_is b '.disk == "failed"'
 	new_disk b
 	replace_disk b
-	wait_for 30 "it follows again" streaming a
+	wait_state 30 "it follows again" a streaming
 	end_writer "the secondary's disk"
 	same "replaced"
 	stop a
@@ -286,7 +286,7 @@ unreadable() {
 	streaming a >/dev/null && die "streams without having sent all"
 	volume_is b '.disk == "uptodate"' >/dev/null && die "the secondary is up to date"
 	fill_last 0xa5
-	wait_for 60 "mended by a write" in_sync a
+	wait_state 60 "mended by a write" a in-sync
 	volume_is a '.replication.unreadable == null' >/dev/null || die "$(off a status)"
 	cmp "$dir/a.raw" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "the disks differ: $(cat "$dir/cmp.out")"
 	[ "$(tail -c 8192 "$dir/b.img" | tr -d '\245' | wc -c)" = 0 ] || die "what mended it is not there"

@@ -46,12 +46,12 @@ half_circle() {
 	acknowledged_on "$fresh" "after the failover"
 	work_on "$fresh" "$(between 200 900)"
 	start "$old"
-	wait_for 60 "$old following again" streaming "$fresh"
+	wait_state 60 "$old following again" "$fresh" streaming
 	volume_is "$old" '.role == "secondary" and .replication.stepped_down != null' >/dev/null ||
 		die "$old did not step down: $(off "$old" status)"
 	[ "$(full_syncs "$old")" = 0 ] || die "a full sync of $old"
 	end_work
-	wait_for 30 "$fresh in sync" in_sync "$fresh"
+	wait_state 30 "$fresh in sync" "$fresh" in-sync
 	wait_for 10 "$fresh without clients" no_client "$fresh"
 	acknowledged_on "$old" "in sync"
 	acknowledged_on "$fresh" "in sync"
@@ -66,7 +66,7 @@ full_circle() {
 	off b promote v >"$dir/out" 2>&1 && die "an empty secondary was promoted"
 	grep -q 'never synchronised with its peer; use --force' "$dir/out" || die "promote of an empty one: $(cat "$dir/out")"
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	for _ in 1 2; do
 		half_circle a b
 		half_circle b a
@@ -123,7 +123,7 @@ split_brain() {
 	before=$(volume_get a .replication.sent_bytes)
 	off b resolve v --keep a >"$dir/out" 2>&1 || die "resolve: $(cat "$dir/out")"
 	grep -q "^v: resolved; what was given up is kept: $dir/b.state/v/kept/.*\.json$" "$dir/out" || die "resolve does not say where: $(cat "$dir/out")"
-	wait_for 30 "a in sync" in_sync a
+	wait_state 30 "a in sync" a in-sync
 	same "after resolve"
 	for node in a b; do
 		volume_is $node '.replication.split_brain == null and .replication.full_syncs == 0' >/dev/null || die "$node: $(off $node status)"
@@ -154,10 +154,10 @@ resolve_to_store() {
 keep-last = 1"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	work_on a 300
 	end_work
-	wait_for 30 "a in sync" in_sync a
+	wait_state 30 "a in sync" a in-sync
 	wait_for 10 "a without clients" no_client a
 	off a snapshot create v >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
 	split
@@ -177,7 +177,7 @@ keep-last = 1"
 	off b resolve v --keep a >"$dir/out" 2>&1 || die "resolve: $(cat "$dir/out")"
 	id=$(sed -n 's/^v: resolved; what was given up is kept: snapshot \([0-9a-f]\{32\}\)$/\1/p' "$dir/out")
 	[ -n "$id" ] || die "resolve does not say where: $(cat "$dir/out")"
-	wait_for 30 "a in sync" in_sync a
+	wait_state 30 "a in sync" a in-sync
 	same "after resolve"
 	[ ! -e "$dir/b.state/v/kept" ] || die "kept in files, too"
 	# b's next snapshot is a's content, though its last one, the newest of all, is its own.
@@ -189,7 +189,7 @@ keep-last = 1"
 	"$build/offsite" restore --store "file:$dir/store" --to "$dir/newest.img" >"$dir/out" 2>&1 ||
 		die "restore: $(cat "$dir/out")"
 	cmp "$dir/newest.img" "$dir/b.img" || die "b's next snapshot is not what it has"
-	wait_for 10 "b in sync" in_sync b
+	wait_state 10 "b in sync" b in-sync
 	off b demote v >/dev/null && off a promote v >/dev/null || die "change of places"
 	for _ in 1 2; do # each deletes all that keep-last lets go
 		work_on a 200

@@ -133,7 +133,7 @@ killed() {
 $([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of both
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	head -c $((size / 2 << 20)) /dev/urandom >"$dir/want.img"
 	truncate -s ${size}M "$dir/want.img"
 	nbdcopy "$dir/want.img" "$(uri a)" || die "nbdcopy"
@@ -166,7 +166,7 @@ $([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of
 	same_as_wanted "while it is filled"
 	wait_for 60 "the volume to be whole" filled a
 	same_as_wanted "filled"
-	wait_for 30 "in sync afterwards" in_sync a
+	wait_state 30 "in sync afterwards" a in-sync
 	cmp "$dir/want.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "the peer: $(cat "$dir/cmp.out")"
 	wait_for 10 "the pin to go" pin_gone
 	off a snapshot delete v "$good" >"$dir/delete.log" 2>&1 || die "$(cat "$dir/delete.log")"

@@ -250,6 +250,11 @@ streaming() { volume_is "$1" '.replication.state == "streaming"'; }
 in_sync() {
 	volume_is "$1" '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'
 }
+# By the command that is made for it: a look costs nothing.
+wait_state() { # SECONDS WHAT NODE STATE
+	local why
+	why=$(off "$3" wait v --for "$4" --timeout "$1s" 2>&1) || die "$2: $why"
+}
 uri() { echo "nbd+unix:///${2:-v}?socket=$dir/$1.nbd"; }
 
 # A relay.py in front of $1 (a port), with options; where it listens in $link, orders by `relay`.

@@ -66,7 +66,7 @@ writes_go_on() {
 together_again() {
 	pause_ms 300
 	end_writer
-	wait_for 60 "$current: both in sync" in_sync a
+	wait_state 60 "$current: both in sync" a in-sync
 	acknowledged_on a
 	acknowledged_on b
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "$current: $(cat "$dir/cmp.out")"
@@ -132,7 +132,7 @@ slow_link() {
 	wait_for 10 "$current: noticed" not_streaming a
 	writes_go_on
 	cable up
-	wait_for 60 "$current: streaming beside the writer" streaming a
+	wait_state 60 "$current: streaming beside the writer" a streaming
 	ip netns exec "$ns_a" tc qdisc del dev cable root
 	together_again
 }
@@ -149,14 +149,14 @@ far_link() {
 	read -r -t 10 -u "${RELAY[0]}" || die "the relay does not start"
 	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
 	start a
-	wait_for 30 "$current: in sync" in_sync a
+	wait_state 30 "$current: in sync" a in-sync
 	start_writer
 	writes_go_on
 	for _ in 1 2 3; do
 		relay reset-after "$(between 1 200000)" >/dev/null
 		pause_ms "$(between 100 900)"
 	done
-	wait_for 60 "$current: streaming beside the writer" streaming a
+	wait_state 60 "$current: streaming beside the writer" a streaming
 	together_again
 }
 
@@ -166,7 +166,7 @@ run_backend() {
 	make_pair
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	pulled
 	one_way b 10.77.0.1 silent_peer
 	one_way a 10.77.0.2 unheard_by_peer

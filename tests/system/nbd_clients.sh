@@ -287,7 +287,7 @@ clients() {
 		as=(env "HOME=$dir/home")
 		[ "$(id -u)" != 0 ] || as=(setpriv --reuid=65534 --regid=65534 --clear-groups "${as[@]}")
 	fi
-	if fio --enghelp 2>/dev/null | found -w nbd; then
+	if fio --enghelp 2>/dev/null | grep -qw nbd; then
 		check fio fio_verifies "${as[@]}"
 	else
 		skip fio 'no nbd engine in fio'

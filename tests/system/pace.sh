@@ -18,7 +18,7 @@ fio_write() { # SECONDS DEPTH BLOCK_SIZE
 fio_says() { sed -n '/^{/,/^}/p' "$dir/fio.json" | jq "$1"; } # EXPRESSION
 set_options() { off a set v "$@" >/dev/null || die "offsite set $*"; }
 same_disks() {
-	wait_for 90 "both in sync" in_sync a
+	wait_state 90 "both in sync" a in-sync
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "the disks differ: $(cat "$dir/cmp.out")"
 }
 one_connection() { volume_is a '.replication.connects == 1' >/dev/null || die "the connection was lost"; }
@@ -103,7 +103,7 @@ run_backend() {
 	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	for current in no_round_trip writers_wait_just_enough nobody_waits rates_change_while_running; do
 		$current
 		ok "${current}_$io"

@@ -36,15 +36,15 @@ pair_config $mib $'staging-max = 1M\ncatch-up-rate = 4M'
 sed -i "s|^backing = .*|backing = $dir/xfs/b.img|" "$dir/b.conf"
 start b
 start a
-wait_for 30 "the first sync" in_sync a
+wait_state 30 "the first sync" a in-sync
 write 17
-wait_for 30 "in sync" in_sync a
+wait_state 30 "in sync" a in-sync
 fall_behind 34
 off b connect v >/dev/null
 wait_for 20 "in place" inconsistent
 [ "$(volume_get b .kept_copy)" = "$kept" ] || die "status does not name the copy: $(volume_get b .kept_copy)"
 all_of "$kept" 17 || die "the copy is not the content before"
-wait_for 60 "complete" in_sync a
+wait_state 60 "complete" a in-sync
 [ ! -e "$kept" ] || die "the copy is left behind"
 [ "$(volume_get b .kept_copy)" = null ] || die "status names a copy that is gone"
 ok "$current"

@@ -143,7 +143,7 @@ one_round() {
 	esac
 	wait_for 15 "round $round ($fault): node a" answers a
 	wait_for 15 "round $round ($fault): node b" answers b
-	wait_for 60 "round $round ($fault): both in sync" in_sync a
+	wait_state 60 "round $round ($fault): both in sync" a in-sync
 	acknowledged_on a "in sync"
 	acknowledged_on b "in sync"
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 ||
@@ -161,7 +161,7 @@ run_backend() {
 	sed -i "s/^peer = .*/peer = 127.0.0.1:$link/" "$dir/a.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	verified=0
 	for ((round = 1; round <= rounds; round++)); do
 		one_round

@@ -27,7 +27,7 @@ holds() { # FILE PATTERN OFFSET LENGTH
 		! grep -Eq "failed|error" "$dir/read.log" || die "$1 at $3 is not $2: $(cat "$dir/read.log")"
 }
 same_disks() {
-	wait_for 30 "both in sync" in_sync a
+	wait_state 30 "both in sync" a in-sync
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "the disks differ: $(cat "$dir/cmp.out")"
 }
 refused() { # WHAT-IT-SAYS CODE ARGUMENTS...
@@ -109,7 +109,7 @@ run_backend() {
 	mkdir "$dir/store"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	for current in both_grow_while_it_is_written_to snapshots_have_the_size_of_their_time refusals_are_one_line \
 		a_peer_that_was_away_grows_when_it_comes_back; do
 		$current

@@ -33,7 +33,7 @@ run_backend() {
 	pair_config $size "store = file:$dir/store"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	fill a
 	off a snapshot create v --label first >/dev/null 2>&1 || die "snapshot"
 	cp "$dir/want.img" "$dir/first.img"
@@ -97,7 +97,7 @@ run_backend() {
 
 	current=in_place_running_$io
 	off a restore v --snapshot "$id" >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	nbdcopy "$(uri a)" "$dir/back.img" || die "nbdcopy"
 	same "$dir/back.img" "$dir/first.img" "the volume"
 	same "$dir/b.img" "$dir/first.img" "the peer"
@@ -118,7 +118,7 @@ run_backend() {
 		start a
 	done
 	off a restore v --snapshot "$id" >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	same "$dir/a.img" "$dir/first.img" "the disk"
 	same "$dir/b.img" "$dir/first.img" "the peer"
 	ok "$current"
@@ -128,7 +128,7 @@ run_backend() {
 	"$build/offsite" --config "$dir/a.conf" restore v >"$dir/restore.log" 2>&1 ||
 		die "$(tail -n 2 "$dir/restore.log")"
 	start a
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	same "$dir/a.img" "$dir/want.img" "the disk"
 	same "$dir/b.img" "$dir/want.img" "the peer"
 	ok "$current"
@@ -138,7 +138,7 @@ run_backend() {
 	stop a
 	restore --to "$dir/a.img" --force --snapshot "$id" || die "$(tail -n 2 "$dir/restore.log")"
 	start a
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	same "$dir/b.img" "$dir/first.img" "the peer"
 	[ ! -e "$dir/a.img.restored" ] || die "the mark is still there"
 	off a snapshot create v --label third >/dev/null 2>&1 || die "snapshot"
@@ -152,10 +152,10 @@ run_backend() {
 	stop a
 	restore --to "$dir/a.img" --force --snapshot latest || die "$(tail -n 2 "$dir/restore.log")"
 	start a
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	off a restore v --snapshot "$(snapshot_of second)" >"$dir/restore.log" 2>&1 ||
 		die "$(tail -n 2 "$dir/restore.log")"
-	wait_for 30 "in sync after a restore" in_sync a
+	wait_state 30 "in sync after a restore" a in-sync
 	ok "$current"
 
 	current=from_the_peer_$io
@@ -163,7 +163,7 @@ run_backend() {
 	rm -rf "$dir/a.img" "$dir/a.state"
 	start a
 	off a restore v --from-peer >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
-	wait_for 30 "in sync again" in_sync a
+	wait_state 30 "in sync again" a in-sync
 	volume_is a '.role == "primary" and .disk == "uptodate"' >/dev/null || die "a: $(volume_get a '.role, .disk')"
 	same "$dir/a.img" "$dir/want.img" "the new disk"
 	ok "$current"
@@ -187,7 +187,7 @@ run_backend() {
 			die "an inconsistent volume is served"
 		off a restore v --from-peer >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
 	fi
-	wait_for 60 "in sync again" in_sync a
+	wait_state 60 "in sync again" a in-sync
 	same "$dir/a.img" "$dir/want.img" "the new disk"
 	same "$dir/b.img" "$dir/want.img" "the peer's"
 	ok "$current"

@@ -179,7 +179,7 @@ start b
 start a
 attach
 make_database
-wait_for 120 "the first sync" in_sync a
+wait_state 120 "the first sync" a in-sync
 relay delay 50 >/dev/null
 relay rate 2500K >/dev/null
 helper_start customers

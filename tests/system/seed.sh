@@ -27,7 +27,7 @@ write 8 40M 256k
 "$build/offsite" restore --store "file:$dir/store" --to "$dir/b.img" >"$dir/restore.log" 2>&1 ||
 	die "$(tail -n 1 "$dir/restore.log")"
 start b
-wait_for 60 "the first sync" in_sync a
+wait_state 60 "the first sync" a in-sync
 note "$(sent) bytes went over the link, of $((size << 20))"
 [ "$(sent)" -lt $((3 << 20)) ] || die "$(sent) bytes went over the link"
 cmp "$dir/a.img" "$dir/b.img" >/dev/null || die "the disks differ"
@@ -40,7 +40,7 @@ current=without_one
 rm -rf "$dir"/b.img* "$dir/b.state"
 before=$(sent)
 start b
-wait_for 60 "the first sync" in_sync a
+wait_state 60 "the first sync" a in-sync
 [ $(($(sent) - before)) -gt $((size << 20)) ] || die "$(($(sent) - before)) bytes"
 stop a
 stop b

@@ -66,7 +66,7 @@ begin_pair() { # LINES
 $1"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	wait_for 10 "the store at b" opened b
 }
 opened() { off "$1" snapshot create v --label first; }
@@ -82,7 +82,7 @@ under_load() {
 		mark
 	done
 	end_load
-	wait_for 30 "in sync at the end" in_sync a
+	wait_state 30 "in sync at the end" a in-sync
 	off b snapshot verify v >"$dir/verify.log" 2>&1 || die "verify: $(tail -n 3 "$dir/verify.log")"
 	for n in 1 2 3 4; do
 		local id
@@ -104,13 +104,13 @@ one_chain() {
 	create b "load over"
 	wait_for 10 "one opinion" agree
 	write_some a 3
-	wait_for 10 "in sync" in_sync a
+	wait_state 10 "in sync" a in-sync
 	create a "chain 1"
 	cheap a a $((1 << 18))
 	cp "$dir/a.img" "$dir/chain1.img"
 	wait_for 10 "one opinion" agree
 	write_some a 5
-	wait_for 10 "in sync" in_sync a
+	wait_state 10 "in sync" a in-sync
 	create b "chain 2"
 	cheap b b $((1 << 18))
 	wait_for 10 "one opinion" agree
@@ -120,13 +120,13 @@ one_chain() {
 	stop b
 	write_some a 7
 	start b
-	wait_for 20 "in sync" in_sync a
+	wait_state 20 "in sync" a in-sync
 	wait_for 10 "one opinion" agree
 	write_some a 9
-	wait_for 10 "in sync" in_sync a
+	wait_state 10 "in sync" a in-sync
 	kill9 b
 	start b
-	wait_for 20 "in sync" in_sync a
+	wait_state 20 "in sync" a in-sync
 	create b "chain 3"
 	cheap b b $((24 << 20)) # the regions with an intent bit
 	same "chain 3" "$dir/a.img"
@@ -150,10 +150,10 @@ failover() {
 	same "failover 1" "$dir/failover1.img"
 	# The old primary comes back as a secondary, and writes the next one.
 	start a
-	wait_for 30 "in sync again" in_sync b
+	wait_state 30 "in sync again" b in-sync
 	wait_for 10 "one opinion" agree
 	write_some b 11
-	wait_for 10 "in sync" in_sync b
+	wait_state 10 "in sync" b in-sync
 	create a "failover 2"
 	cheap a a $((1 << 18))
 	same "failover 2" "$dir/b.img"
@@ -182,7 +182,7 @@ snapshot-from = secondary"
 	grep -q "its disk is outdated" "$dir/create.out" || die "$(cat "$dir/create.out")"
 	wait_for 25 "the primary steps in" written_by a
 	off a connect v >/dev/null
-	wait_for 10 "in sync" in_sync a
+	wait_state 10 "in sync" a in-sync
 	local before
 	before=$(volume_get b .snapshots.succeeded)
 	wait_for 10 "the secondary again" volume_is b ".snapshots.succeeded > $before"

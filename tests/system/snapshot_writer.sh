@@ -35,7 +35,7 @@ catch-up-latency-factor = 0"
 		sed -i '/^peer = /d' "$dir/a.conf"
 	fi
 	start a
-	[ "$2" = no ] || wait_for 30 "the first sync" in_sync a
+	[ "$2" = no ] || wait_state 30 "the first sync" a in-sync
 	helper_start writer
 	writer=$helper marks=0
 	for ((n = 1; n <= snapshots; n++)); do
@@ -48,7 +48,7 @@ catch-up-latency-factor = 0"
 	kill -TERM "$writer"
 	wait "$writer" || die "the writer: $(tail -n 1 "$dir/writer.out")"
 	[ "$2" = no ] || {
-		wait_for 30 "in sync at the end" in_sync a
+		wait_state 30 "in sync at the end" a in-sync
 		cmp "$dir/a.img" "$dir/b.img" >/dev/null || die "the disks differ"
 	}
 	off a snapshot verify v >"$dir/verify.log" 2>&1 || die "verify: $(tail -n 3 "$dir/verify.log")"

@@ -22,7 +22,7 @@ run_backend() {
 	link='' pair_config 16 $'protocol = C\npeer-timeout = 2\non-peer-loss = suspend'
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	helper_start ledger
 	wait_for 10 "the client connected" volume_is a '.clients >= 1'
 	pause_ms 300
@@ -35,7 +35,7 @@ run_backend() {
 	unset "pid_of[a]"
 	start b
 	start a
-	wait_for 30 "both in sync" in_sync a
+	wait_state 30 "both in sync" a in-sync
 	for node in a b; do
 		"$tools/nbd_ledger" check --image "$dir/$node.img" --log "$dir/log" --blocks "$blocks" \
 			>"$dir/check.out" 2>&1 || die "$node: $(tail -n 1 "$dir/check.out")"

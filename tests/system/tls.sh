@@ -31,7 +31,7 @@ fresh() {
 replicates() { # what is written at a is at b
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	volume_is a .replication.tls >/dev/null || die "no TLS between the nodes"
 	nbdcopy "$dir/want" "$(uri a)" || die "nbdcopy"
 	cmp "$dir/want" "$dir/b.img" || die "not at the peer"
@@ -120,7 +120,7 @@ nbd_by_key() {
 	sed -i "s|^nbd-listen = .*|nbd-listen = unix:$dir/a.nbd 127.0.0.1:0\nnbd-tls = require\nnbd-psk-file = $dir/nbd.psk|" "$dir/a.conf"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	nbdcopy "$dir/want" "nbds+unix://alice@/v?socket=$dir/a.nbd&tls-psk-file=$dir/nbd.psk" ||
 		die "nbdcopy over TLS"
 	cmp "$dir/want" "$dir/b.img" || die "not at the peer"
@@ -158,7 +158,7 @@ nbd_by_certificate() {
 	cp "$dir/stranger.key" "$dir/pki/client-key.pem"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	nbdinfo "nbds+unix:///v?socket=$dir/a.nbd&tls-certificates=$dir/pki&tls-hostname=localhost" \
 		>"$dir/nbdinfo.out" 2>&1 ||
 		nbdinfo "nbds+unix://localhost/v?socket=$dir/a.nbd&tls-certificates=$dir/pki" \

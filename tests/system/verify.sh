@@ -44,9 +44,9 @@ wait_for 15 "start of node a" answers a
 off a verify v >"$dir/out" 2>&1
 said 4 'not in sync' $?
 start b
-wait_for 30 "the first sync" in_sync a
+wait_state 30 "the first sync" a in-sync
 qemu-io -f raw -c "write -P 7 0 ${mib}M" -c flush "$(uri a)" >"$dir/out" 2>&1 || die "write: $(cat "$dir/out")"
-wait_for 30 "the stream" in_sync a
+wait_state 30 "the stream" a in-sync
 off b verify v >"$dir/out" 2>&1
 said 4 'verify it on a' $?
 off a verify v --repair-from c >"$dir/out" 2>&1 && die "repair from a node that is none"
@@ -75,7 +75,7 @@ verify 0 --repair-from b
 verify 0
 touch "$dir/enough"
 helper_end "$helper" || die "a write failed: $(cat "$dir/writer.log")"
-wait_for 30 "the stream" in_sync a
+wait_state 30 "the stream" a in-sync
 same
 ok $current
 
@@ -100,7 +100,7 @@ current=nearly_equal_disk_is_restored_by_its_difference
 rot b 3
 rot b 9999
 off b restore v --from-peer >"$dir/out" 2>&1 || die "$(cat "$dir/out")"
-wait_for 30 "the stream" in_sync a
+wait_state 30 "the stream" a in-sync
 volume_is a '.replication.comparison | .total_bytes == 67108864 and .differ_bytes <= 16384' >/dev/null ||
 	die "$(volume_get a .replication.comparison)"
 same

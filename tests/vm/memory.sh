@@ -155,5 +155,5 @@ on a <<'END' && ok $current || fail $current "see above"
 . /root/daemons
 complaints && fail "the kernel complained"
 umount /mnt/v && off detach v >/dev/null || fail end
-wait_for 60 "the peer" eval 'off status --json | jq -e ".volumes[0].replication.out_of_sync_bytes == 0"'
+off wait v --timeout 60s || fail "the peer is not in sync"
 END

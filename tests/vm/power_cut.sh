@@ -41,7 +41,7 @@ END
 node b
 node a
 on a <<'END' || die "no database"
-wait_for 240 "the peer in sync" in_sync
+offsite wait v --timeout 240s || fail "the peer is not in sync"
 offsite attach v >/dev/null || fail attach
 mkfs.ext4 -q /dev/offsite/v && mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v || fail mount
 database_new /mnt/v/database
@@ -118,7 +118,7 @@ END
 	# The first machine is back: its own word is that it is primary.
 	boot a
 	node a
-	on b 'wait_for 240 "a caught up" in_sync' || die "no reverse sync"
+	on b 'offsite wait v --timeout 240s' || die "no reverse sync"
 	[ "$(on a 'offsite status v --json | jq -r .volumes[0].role')" = secondary ] || die "a did not step down"
 	note "cut $moment: a was caught up from b: $(on a 'grep -hE "rolled back|caught up|catch-up" /out/offsited.log | tail -n 1 | cut -c1-120')"
 	ok "cut_${moment}_caught_up"
@@ -134,7 +134,7 @@ offsite promote v >/dev/null || fail promote
 offsite attach v >/dev/null || fail attach
 mkdir -p /mnt/v && mount /dev/offsite/v /mnt/v || fail mount
 database_start /mnt/v/database
-wait_for 240 "the peer in sync" in_sync
+offsite wait v --timeout 240s || fail "the peer is not in sync"
 [ "$(sql -c 'SELECT count(*) FROM ledger')" = 10000 ] || fail "the ledger is another one"
 sql -c 'TRUNCATE ledger'
 END
@@ -146,7 +146,7 @@ on b <<'END' || die "b does not end"
 database_stop /mnt/v/database
 umount /mnt/v
 fsck.ext4 -fn /dev/offsite/v >/tmp/fsck 2>&1 || fail "fsck: $(tail -n 3 /tmp/fsck)"
-wait_for 240 "the peer in sync" in_sync
+offsite wait v --timeout 240s || fail "the peer is not in sync"
 offsite detach v >/dev/null
 offsite verify v --wait >/dev/null 2>&1 || fail verify
 kernel_is_quiet
