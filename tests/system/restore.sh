@@ -182,7 +182,8 @@ run_backend() {
 		wait $status 2>/dev/null
 	done
 	start a
-	if ! volume_is a '.disk == "uptodate" and .role == "primary"' >/dev/null; then
+	# A generation: on a slow machine each of them may have been killed before it began, the new disk is blank then.
+	if ! volume_is a '.disk == "uptodate" and .role == "primary" and .generations.current' >/dev/null; then
 		nbdinfo "$(uri a)" >/dev/null 2>&1 && ! volume_is a '.disk == "uptodate"' >/dev/null &&
 			die "an inconsistent volume is served"
 		off a restore v --from-peer >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
