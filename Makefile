@@ -88,6 +88,8 @@ $(BUILD)/offsite: $(call obj,$(wildcard cli/*.c)) $(call archives,snapshot store
 # where the name ends in _sim).
 unit_SRC := $(wildcard tests/unit/*.c)
 unit_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(unit_SRC))
+# What takes time in them is in the archives; to optimize them takes longer than they run.
+$(BUILD)/tests/unit/%.o: OPT = -O0 -g
 module_of = $(firstword $(subst _, ,$(notdir $(1))))
 define unit_rule
 $(BUILD)/tests/unit/$(1): $(BUILD)/tests/unit/$(1).o $(call archives,$($(call module_of,$(1))_DEPS) $(if $(filter %_sim,$(1)),sim))
@@ -96,10 +98,28 @@ $(BUILD)/tests/unit/$(1): $(BUILD)/tests/unit/$(1).o $(call archives,$($(call mo
 endef
 $(foreach t,$(patsubst tests/unit/%.c,%,$(unit_SRC)),$(eval $(call unit_rule,$(t))))
 
+sim_WRAP := -Wl,--wrap=mmap,--wrap=munmap,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
 $(BUILD)/tests/sim/sim: $(call obj,$(filter-out $(sim_SRC),$(wildcard tests/sim/*.c))) \
 		$(call archives,sim $(node_DEPS))
 	$(call say,LINK,$@)
-	$(link) -Wl,--wrap=mmap,--wrap=munmap,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
+	$(link) $(sim_WRAP)
+
+# The same with the faults of daemon/mutate.h in them. Objects without such a place are the ones that are there; the
+# others stand before the archives, so that the linker takes them.
+mutated_SRC := $(shell grep -rlwE 'MUTATE|OFFSITE_MUTATIONS' --include='*.c' daemon tests/sim)
+mutated_OBJ := $(patsubst %.c,$(BUILD)/mutated/%.o,$(mutated_SRC))
+$(BUILD)/mutated/%.o: %.c
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(CFLAGS_ALL) -DOFFSITE_MUTATIONS -MMD -MP -c -o $@ $<
+$(BUILD)/mutated/sim: $(call obj,$(filter-out $(sim_SRC) $(mutated_SRC),$(wildcard tests/sim/*.c))) \
+		$(mutated_OBJ) $(call archives,sim $(node_DEPS))
+	$(call say,LINK,$@)
+	$(link) $(sim_WRAP)
+$(BUILD)/mutated/%: $(BUILD)/tests/unit/%.o $(filter $(BUILD)/mutated/daemon/%,$(mutated_OBJ)) \
+		$(call archives,sim $(node_DEPS))
+	$(call say,LINK,$@)
+	$(link) -lcmocka
 
 # Helper programs of the system tests and the benchmarks.
 tool_SRC := $(wildcard tests/system/*.c bench/*.c)

@@ -1,15 +1,14 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Can the simulator fail? Builds with -DOFFSITE_MUTATIONS in a folder of its own, switches each
-# deliberate fault in the engine (MUTATE(name) in daemon/) on in turn, and runs seeds until one is
-# caught: first the seed that caught it when tests/sim/mutations.seeds was written (--update), which
-# saves time but decides nothing, then all from 1. Prints "caught NAME seed S" or "MISSED NAME";
-# exits non-zero if one is missed.
+# Can the simulator fail? Builds it with -DOFFSITE_MUTATIONS, switches each deliberate fault in the
+# engine (MUTATE(name) in daemon/) on in turn, and runs seeds until one is caught: first the seed that
+# caught it when tests/sim/mutations.seeds was written (--update), which saves time but decides nothing,
+# then all from 1. Prints "caught NAME seed S" or "MISSED NAME"; exits non-zero if one is missed.
 # usage: mutations.sh [--list | --update] [NAME...]; environment: BUILD, SEEDS (1000), SECONDS_MAX
 # (120, of the processor), JOBS
 set -eu
 cd "$(dirname "$0")/../.."
-BUILD=${BUILD:-build}-mutations
+BUILD=${BUILD:-build}
 SEEDS=${SEEDS:-1000}
 SECONDS_MAX=${SECONDS_MAX:-120}
 HINTS=tests/sim/mutations.seeds
@@ -43,7 +42,7 @@ list() {
 caught() { # NAME OUTPUT ARGUMENT...
 	name=$1 output=$2
 	shift 2
-	! "$BUILD/tests/sim/sim" --mutation "$name" "$@" >"$output" 2>&1
+	! "$BUILD/mutated/sim" --mutation "$name" "$@" >"$output" 2>&1
 }
 
 update=
@@ -58,7 +57,7 @@ case ${1:-} in
 	;;
 esac
 names=${*:-$(list)}
-make -j"${JOBS:-2}" BUILD="$BUILD" DEFS=-DOFFSITE_MUTATIONS "$BUILD/tests/sim/sim" >/dev/null
+make -j"${JOBS:-2}" BUILD="$BUILD" "$BUILD/mutated/sim" >/dev/null
 output=$(mktemp)
 trap 'rm -f "$output"' EXIT
 missed=0
@@ -68,9 +67,8 @@ for name in $names; do
 		continue
 	fi
 	if test=$(unit_test "$name"); then
-		make -j"${JOBS:-2}" BUILD="$BUILD" DEFS=-DOFFSITE_MUTATIONS "$BUILD/tests/unit/$test" \
-			>/dev/null
-		if MUTATION=$name "$BUILD/tests/unit/$test" >/dev/null 2>&1; then
+		make BUILD="$BUILD" "$BUILD/mutated/$test" >/dev/null
+		if MUTATION=$name "$BUILD/mutated/$test" >/dev/null 2>&1; then
 			echo "MISSED $name ($test)"
 			missed=$((missed + 1))
 		else
