@@ -50,19 +50,19 @@ both_grow_while_it_is_written_to() {
 		>"$dir/old.out" 2>&1
 	old=$helper
 	wait_for 10 "the client" volume_is a '.clients > 0'
-	off a resize v 1G >"$dir/resize.out" 2>&1 || die "resize: $(cat "$dir/resize.out")"
-	grep -q "1073741824 bytes" "$dir/resize.out" || die "it says: $(cat "$dir/resize.out")"
-	expect_sizes 1073741824
+	off a resize v 256M >"$dir/resize.out" 2>&1 || die "resize: $(cat "$dir/resize.out")"
+	grep -q "268435456 bytes" "$dir/resize.out" || die "it says: $(cat "$dir/resize.out")"
+	expect_sizes 268435456
 	helper_end "$old" || die "the client from before: $(cat "$dir/old.out")"
 	! grep -q failed "$dir/old.out" || die "the client from before: $(cat "$dir/old.out")"
 	same_disks
 	[ $(($(volume_get a .replication.sent_bytes) - sent)) -lt $((16 << 20)) ] || die "the new part was sent"
 	volume_is a '.replication.connects == 1' >/dev/null || die "the connection was lost"
 	holds "$dir/b.img" 0 ${mib}M 100M
-	write 19 1000M 24M
+	write 19 200M 24M
 	write 20 63M 2M
 	same_disks
-	holds "$dir/b.img" 19 1000M 24M
+	holds "$dir/b.img" 19 200M 24M
 }
 
 snapshots_have_the_size_of_their_time() {
@@ -83,22 +83,22 @@ refusals_are_one_line() {
 	refused "SIZE 1234567" 2 v 1234567
 	stop b
 	wait_for 20 "b being away" volume_is a '.replication.state != "streaming"'
-	refused "--force" 4 v 2G
+	refused "--force" 4 v 512M
 }
 
 a_peer_that_was_away_grows_when_it_comes_back() {
-	off a resize v 2G --force >"$dir/resize.out" 2>&1 || die "resize: $(cat "$dir/resize.out")"
-	write 21 1900M 8M
+	off a resize v 512M --force >"$dir/resize.out" 2>&1 || die "resize: $(cat "$dir/resize.out")"
+	write 21 480M 8M
 	start b
 	same_disks
-	expect_sizes 2147483648
+	expect_sizes 536870912
 	kill9 a
 	kill9 b
 	start b
 	start a
 	same_disks
-	expect_sizes 2147483648
-	holds "$dir/b.img" 21 1900M 8M
+	expect_sizes 536870912
+	holds "$dir/b.img" 21 480M 8M
 }
 
 run_backend() {
