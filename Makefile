@@ -7,7 +7,8 @@ CC     ?= cc
 SAN    ?=
 WERROR ?=
 V      ?=
-OPT    ?= -O2 -g
+DEBUG  ?= -g
+OPT    ?= -O2 $(DEBUG)
 
 PKGS := liburing libcurl openssl libnl-3.0 libnl-genl-3.0 libmicrohttpd jansson inih libzstd libisal
 # Evaluated only when something is compiled: `make deps` has to work without any of them.
@@ -89,7 +90,7 @@ $(BUILD)/offsite: $(call obj,$(wildcard cli/*.c)) $(call archives,snapshot store
 unit_SRC := $(wildcard tests/unit/*.c)
 unit_BIN := $(patsubst tests/unit/%.c,$(BUILD)/tests/unit/%,$(unit_SRC))
 # What takes time in them is in the archives; to optimize them takes longer than they run.
-$(BUILD)/tests/unit/%.o: OPT = -O0 -g
+$(BUILD)/tests/unit/%.o: OPT = -O0 $(DEBUG)
 module_of = $(firstword $(subst _, ,$(notdir $(1))))
 define unit_rule
 $(BUILD)/tests/unit/$(1): $(BUILD)/tests/unit/$(1).o $(call archives,$($(call module_of,$(1))_DEPS) $(if $(filter %_sim,$(1)),sim))
