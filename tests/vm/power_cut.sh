@@ -30,7 +30,7 @@ node_config $1 "psk-file = /run/psk
 peer-listen = $([ $1 = a ] && echo 10.1.0.1 || echo 10.1.0.2):7790" <<'VOLUMES'
 [volume v]
 backing = /srv/offsite/v.img
-size = 256M
+size = 128M
 role = $([ $1 = a ] && echo primary || echo secondary)
 peer = $([ $1 = a ] && echo 10.1.0.2 || echo 10.1.0.1):7790
 protocol = C
