@@ -10,7 +10,8 @@
   s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
             curl that gets the same objects, as many at once; both onto the disk, durable, and without it:
             offsite into a file in memory, curl drops them
-  seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without
+  seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without; the client is at work
+            before the snapshot begins, and the snapshot is not done before fio is
 
 Rounds are interleaved (every server runs each job once a round), so that a noisy minute hits all.
 """
@@ -38,6 +39,7 @@ JOBS = {  # name: (fio options, which figure)
     "randwrite 4k+fsync": ("rw=randwrite\nbs=4k\niodepth=1\nfsync=1", "iops"),
 }
 PEER_JOBS = ["randwrite 4k qd1", "randwrite 4k qd32", "write 1M qd4", "randwrite 4k+fsync"]
+RAMP_SECONDS = 0.5  # of each job, not counted
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -248,21 +250,33 @@ def qsd_mirror(args, folder, size, image):
     return s
 
 
-def fio(server, job, seconds, size):
-    options, unit = JOBS[job]
-    direct = subprocess.run(
+def fio_start(server, job, seconds, size):
+    return subprocess.Popen(
         ["fio", "--output-format=json", "--name=j", "--ioengine=nbd", f"--uri={server.uri}",
-         f"--size={size}", "--time_based=1", f"--runtime={seconds}", "--ramp_time=0.5",
+         f"--size={size}", "--time_based=1", f"--runtime={seconds}", f"--ramp_time={RAMP_SECONDS}",
          "--randrepeat=0", "--norandommap=1"] +
-        [f"--{o}" for o in options.split("\n")], capture_output=True)
-    if direct.returncode:
-        raise SystemExit(f"bench: fio: {direct.stderr.decode()}")
-    out = direct.stdout.decode()
+        [f"--{o}" for o in JOBS[job][0].split("\n")], stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE)
+
+
+def fio_side(process, job):
+    """What fio says of the job's reads or writes."""
+    out, error = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"bench: fio: {error.decode()}")
+    out = out.decode()
     result = json.loads(out[out.index("{"):])["jobs"][0]
-    side = result["read"] if "read" in options.split("\n")[0] else result["write"]
-    value = side["iops"] if unit == "iops" else side["bw"] / 1024
-    p99 = side["clat_ns"]["percentile"]["99.000000"] / 1e3 if side.get("clat_ns") else 0
-    return value, side["total_ios"], p99
+    return result["read"] if "read" in JOBS[job][0].split("\n")[0] else result["write"]
+
+
+def p99_us(side):
+    return side["clat_ns"]["percentile"]["99.000000"] / 1e3 if side.get("clat_ns") else 0
+
+
+def fio(server, job, seconds, size):
+    side = fio_side(fio_start(server, job, seconds, size), job)
+    value = side["iops"] if JOBS[job][1] == "iops" else side["bw"] / 1024
+    return value, side["total_ios"]
 
 
 def table(title, jobs, servers, results, note=""):
@@ -294,7 +308,7 @@ def run_servers(args, title, starters, jobs, root, size):
                 idle = server.rss_mib()
                 before, ios = server.cpu_seconds(), 0
                 for job in jobs:
-                    value, count, _ = fio(server, job, args.seconds, size)
+                    value, count = fio(server, job, args.seconds, size)
                     results.setdefault(server.name, {}).setdefault(job, []).append(value)
                     if "4k" in job and "fsync" not in job:
                         ios += count
@@ -555,49 +569,53 @@ def bench_s3(args, root, memory):
     sys.stdout.flush()
 
 
-def bench_seal(args, root):
-    """What clients feel of a snapshot: fio's percentiles with and without one under way."""
-    size, results = 2 << 30, {}
+def seal_run(args, s, folder, job, size):
+    """fio's writes without a snapshot, and with one that begins while fio is at work and outlasts it."""
+    alone = fio_side(fio_start(s, job, args.seconds, size), job)
+    writer = fio_start(s, job, args.seconds, size)
+    time.sleep(RAMP_SECONDS)
+    create = subprocess.Popen(
+        [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create", "bench"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    sealing = fio_side(writer, job)
+    early = create.poll() is not None
+    why = create.communicate()[1].decode()
+    if early or create.returncode:
+        print(f"bench: seal: {job}: not counted: "
+              f"{'the snapshot ended before fio did' if early else ''} {why[-300:]}", file=sys.stderr)
+        return None
+    return p99_us(alone), p99_us(sealing), alone["iops"], sealing["iops"]
+
+
+def bench_seal(args, root, medium):
+    """What clients feel of a snapshot. All is new to the store each time."""
+    size, results = 2 << 30, {job: [] for job in PEER_JOBS[:2]}
     for _ in range(args.rounds):
-        folder = tempfile.mkdtemp(dir=root)
-        image = os.path.join(folder, "disk.img")
-        make_file(image, size)
-        s = Server("offsite", folder)
-        s.start(f"{args.build}/offsited", "--config",
-                config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                       f"store = file:{folder}/store"))
-        try:
-            s.ready()
-            for job in ("randwrite 4k qd1", "randwrite 4k qd32"):
-                results.setdefault((job, "without"), []).append(fio(s, job, args.seconds, size)[2])
-                # All is new to the store each time: the snapshot before is gone.
-                create = subprocess.Popen(
-                    [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
-                     "bench"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-                p99 = fio(s, job, args.seconds, size)[2]
-                if create.poll() is None:
-                    results.setdefault((job, "while sealing"), []).append(p99)
-                else:
-                    print(f"bench: seal: {job}: the snapshot ended before fio did: not counted "
-                          f"(exit code {create.returncode})", file=sys.stderr)
-                why = create.communicate()[1].decode()
-                if create.returncode:
-                    print(f"bench: seal: {job}: {why[-300:]}", file=sys.stderr)
-                for name in os.listdir(f"{folder}/store"):  # the daemon has the folder itself open
-                    shutil.rmtree(f"{folder}/store/{name}", ignore_errors=True)
-                open(f"{folder}/store/empty-on-purpose", "w").close()
-        finally:
-            s.stop()
-        shutil.rmtree(folder)
-    print("\n## p99 latency of 4k random writes while a snapshot of 2 GiB is sealed\n")
-    print("| job | without: us | while sealing: us | ratio |\n|---|---|---|---|")
-    for job in ("randwrite 4k qd1", "randwrite 4k qd32"):
-        alone, sealing = (results.get((job, k)) for k in ("without", "while sealing"))
-        if not sealing:
-            print(f"| {job} | {statistics.median(alone):.0f} | - | - |")
-            continue
-        a, b = statistics.median(alone), statistics.median(sealing)
-        print(f"| {job} | {a:.0f} | {b:.0f} | {b / a:.2f} |")
+        for job in results:
+            folder = tempfile.mkdtemp(dir=root)
+            image = os.path.join(folder, "disk.img")
+            make_file(image, size)
+            s = Server("offsite", folder)
+            s.start(f"{args.build}/offsited", "--config",
+                    config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
+                           f"store = file:{folder}/store"))
+            try:
+                s.ready()
+                figures = seal_run(args, s, folder, job, size)
+                if figures:
+                    results[job].append(figures)
+            finally:
+                s.stop()
+            shutil.rmtree(folder)
+    print(f"\n## 4k random writes while a snapshot of 2 GiB is sealed, on {medium}\n")
+    print("| job | p99 without: us | while sealing: us | ratio | iops without | while sealing |")
+    print("|---|---|---|---|---|---|")
+    for job, runs in results.items():
+        if runs:
+            a, b, c, d = (statistics.median(r[i] for r in runs) for i in range(4))
+            print(f"| {job} | {a:,.0f} | {b:,.0f} | {b / a:.2f} | {c:,.0f} | {d:,.0f} |")
+        else:
+            print(f"| {job} | - | - | - | - | - |")
     sys.stdout.flush()
 
 
@@ -638,7 +656,8 @@ def main():
         if "s3" in what:
             bench_s3(args, roots["disk"], roots["tmpfs"])
         if "seal" in what:
-            bench_seal(args, roots["disk"])
+            for medium, root in roots.items():
+                bench_seal(args, root, medium)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,15 @@ static void chunk_pack(struct seal_batch *batch, unsigned i, const uint8_t *data
 	batch->out_bytes += (uint32_t)packed;
 }
 
+/* It is kept until the pack is put. */
+static void out_shrink(struct seal_batch *batch)
+{
+	uint8_t *out = batch->out ? realloc(batch->out, batch->out_bytes) : NULL;
+
+	if (out)
+		batch->out = out;
+}
+
 static void batch_run(struct env_work *work)
 {
 	struct seal_batch *batch = container_of(work, struct seal_batch, work);
@@ -231,6 +240,7 @@ static void batch_run(struct env_work *work)
 		}
 		data += length;
 	}
+	out_shrink(batch);
 }
 
 /* Gives what the batch brought its place in the pack and in the map page. */

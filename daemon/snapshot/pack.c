@@ -10,7 +10,7 @@
 #include "protocol/crypt.h"
 
 #define GATHER_BYTES (1024u * 1024u) /* one block of small parts */
-#define SMALL_MAX    (256u * 1024u)  /* larger ones are kept as they are */
+#define SMALL_MAX    (32u * 1024u)   /* larger ones are kept as they are, not copied by the loop */
 
 struct pack {
 	enum snapfmt_kind kind;

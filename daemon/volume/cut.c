@@ -5,7 +5,7 @@
  *
  * A sealed block is "safe" once it was read; before that no mutation of it is issued (cut_ready), but of those
  * units of it that were copied into the preserve file: a write pays for what it overwrites, however large the
- * consumer's blocks are. Copies and reads wait for the mutations issued before them and keep
+ * consumer's blocks are. They go there by way of memory (preserve_buf). Copies and reads wait for the mutations issued before them and keep
  * later ones back (struct reader), so what they see is what was issued up to the cut and nothing else.
  */
 #include "daemon/volume/internal.h"
@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "daemon/mutate.h"
+
+#define PRESERVE_PIECE (128u * 1024) /* of old content, written at a time */
 
 static uint64_t min64(uint64_t a, uint64_t b)
 {
@@ -131,11 +133,10 @@ static void shrink_file(struct volume_cut *cut)
 	env_file_truncate(cut->volume->env, cut->file, 0);
 }
 
-static bool job_is_current(const struct preserve_job *job)
+/* Of the cut that it was begun for: that may be over meanwhile. */
+static bool is_current(const struct volume_cut *cut, uint64_t epoch)
 {
-	const struct volume_cut *cut = job->cut;
-
-	return cut->active && !cut->is_live && cut->epoch == job->epoch;
+	return cut->active && !cut->is_live && cut->epoch == epoch;
 }
 
 /* What was copied is found from now on, and may be overwritten. */
@@ -156,65 +157,97 @@ static int job_index(struct preserve_job *job)
 	return 0;
 }
 
-static void readings_go_on(struct preserve_job *job);
+static void held_write(struct preserve_buf *held);
+
+/* Nobody waits for a shared one: it is written when it is full, and dropped when its cut is over. */
+static void held_settle(struct preserve_buf *held)
+{
+	if (held->reading > 0 || !held->closed)
+		return;
+	if (is_current(held->cut, held->epoch) && !held->cut->is_lost)
+		held_write(held);
+	else
+		held->cut = NULL;
+}
+
+static void held_close(struct volume_cut *cut)
+{
+	struct preserve_buf *held = cut->filling;
+
+	if (held == NULL)
+		return;
+	cut->filling = NULL;
+	held->closed = true;
+	held_settle(held);
+}
 
 static void job_end(struct preserve_job *job, int error)
 {
 	struct volume_cut *cut = job->cut;
 	struct volume *v = job->volume;
-	bool current = job_is_current(job);
+	bool current = is_current(cut, job->epoch);
 
-	if (current && error == 0 && !job->ahead)
+	if (current && error == 0)
 		error = job_index(job);
 	if (current && error != 0 && cut->patient)
 		preserve_fail(cut, error);
 	else if (current && error != 0)
 		cut_lose(cut, error);
-	job->busy = false;
+	job->buf = NULL;
 	cut->jobs--;
 	shrink_file(cut);
-	readings_go_on(job);
-	if (!job->ahead)
-		reader_end(v, &job->reader);
+	reader_end(v, &job->reader);
 	op_gate_all(queue_take(&v->wait_job));
 	op_ended(v);
 }
 
-/* A cut that is given up where the file fails need not wait for the file. */
-static void job_go_ahead(struct preserve_job *job)
+static void held_written(struct env_op *io, int64_t result)
 {
-	const struct volume_cut *cut = job->cut;
+	struct preserve_buf *held =
+		(struct preserve_buf *)((char *)io - offsetof(struct preserve_buf, io));
+	struct volume_cut *cut = held->cut;
+	struct volume *v = held->volume;
+	int error = result < 0 ? (int)result : 0;
 
-	if (!job_is_current(job) || cut->patient || cut->is_lost || units_per_block(cut) == 1 ||
-	    job_index(job))
-		return;
-	job->ahead = true;
-	reader_end(job->volume, &job->reader);
+	cut->jobs--;
+	if (error != 0 && held->job == NULL && is_current(cut, held->epoch))
+		cut_lose(cut, error);
+	held->cut = NULL;
+	if (held->job != NULL)
+		job_end(held->job, error);
+	else
+		shrink_file(cut);
+	op_gate_all(queue_take(&v->wait_job));
+	op_ended(v);
 }
 
-static struct preserve_job *job_of_io(struct env_op *io)
+static void held_write(struct preserve_buf *held)
 {
-	return (struct preserve_job *)((char *)io - offsetof(struct preserve_job, io));
-}
-
-static void job_written(struct env_op *io, int64_t result)
-{
-	job_end(job_of_io(io), result < 0 ? (int)result : 0);
+	held->cut->jobs++;
+	held->volume->ops++;
+	held->io.done = held_written;
+	env_write(held->volume->env, &held->io, held->cut->file, held->buf->data,
+		  held->count * PRESERVE_UNIT, held->slot * PRESERVE_UNIT, 0);
 }
 
 static void job_read(struct env_op *io, int64_t result)
 {
-	struct preserve_job *job = job_of_io(io);
+	struct preserve_job *job =
+		(struct preserve_job *)((char *)io - offsetof(struct preserve_job, io));
+	struct preserve_buf *held = job->buf;
 
-	if (result < 0) {
+	held->reading--;
+	if (result < 0)
 		volume_log_error(job->volume, "read", job->reader.start, (int)result);
-		job_end(job, (int)result);
+	if (held->job == NULL) {
+		held_settle(held);
+	} else if (result >= 0) {
+		held_write(held);
 		return;
+	} else {
+		held->cut = NULL;
 	}
-	io->done = job_written;
-	env_write(job->volume->env, io, job->cut->file, job->buf->data,
-		  job->reader.end - job->reader.start, job->slot * PRESERVE_UNIT, 0);
-	job_go_ahead(job);
+	job_end(job, result < 0 ? (int)result : 0);
 }
 
 static void job_ready(struct reader *reader)
@@ -223,16 +256,57 @@ static void job_ready(struct reader *reader)
 		(struct preserve_job *)((char *)reader - offsetof(struct preserve_job, reader));
 
 	job->io.done = job_read;
-	env_read(job->volume->env, &job->io, job->volume->backing, job->buf->data,
+	env_read(job->volume->env, &job->io, job->volume->backing,
+		 job->buf->buf->data + (job->slot - job->buf->slot) * PRESERVE_UNIT,
 		 reader->end - reader->start, reader->start);
 }
 
 static struct preserve_job *job_free(struct volume *v)
 {
 	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
-		if (!v->jobs[i].busy)
+		if (v->jobs[i].buf == NULL)
 			return &v->jobs[i];
 	return NULL;
+}
+
+/* A write may go ahead before its old content is in the file: if that fails, the cut is given up anyway. */
+static bool goes_ahead(const struct volume_cut *cut)
+{
+	return !cut->patient && units_per_block(cut) > 1;
+}
+
+static struct preserve_buf *held_take(struct volume_cut *cut)
+{
+	struct volume *v = cut->volume;
+
+	for (unsigned i = 0; i < PRESERVE_BUFS; i++) {
+		struct preserve_buf *held = &v->preserve_bufs[i];
+
+		if (held->cut != NULL)
+			continue;
+		held->volume = v;
+		held->cut = cut;
+		held->job = NULL;
+		held->epoch = cut->epoch;
+		held->slot = cut->next_slot;
+		held->count = 0;
+		held->reading = 0;
+		held->closed = false;
+		return held;
+	}
+	return NULL;
+}
+
+/* One with room for so many units; NULL: all are on their way. */
+static struct preserve_buf *held_for(struct volume_cut *cut, uint64_t count)
+{
+	if (!goes_ahead(cut))
+		return held_take(cut);
+	if (cut->filling != NULL && cut->filling->count + count > BUF_SIZE_MAX / PRESERVE_UNIT)
+		held_close(cut);
+	if (cut->filling == NULL)
+		cut->filling = held_take(cut);
+	return cut->filling;
 }
 
 static bool needed(const struct volume_cut *cut, uint64_t unit)
@@ -264,24 +338,32 @@ static uint64_t unsafe_next(const struct volume_cut *cut, uint64_t first, uint64
 	return DIRTY_NONE;
 }
 
-/* Copies from unit on as much as lies together, up to last, and as the limit allows. */
-static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t unit,
-		      uint64_t last, struct op *op)
+/* Copies from unit on as much as lies together, up to last, and as the limit allows. False: there is no room for
+ * it now. */
+static bool job_start(struct volume_cut *cut, uint64_t unit, uint64_t last, struct op *op)
 {
 	struct volume *v = cut->volume;
 	uint64_t size = PRESERVE_UNIT, count = 1;
 	uint64_t max =
 		min64(BUF_SIZE_MAX / size, v->config.preserve_max_bytes / size - cut->used_slots);
+	struct preserve_job *job = job_free(v);
+	struct preserve_buf *held;
 
 	while (count < max && unit + count <= last && needed(cut, unit + count))
 		count++;
-	job->busy = true;
-	job->ahead = false;
+	held = job == NULL ? NULL : held_for(cut, count);
+	if (held == NULL)
+		return false;
+	job->buf = held;
 	job->cut = cut;
 	job->epoch = cut->epoch;
 	job->first = unit;
 	job->count = count;
 	job->slot = cut->next_slot;
+	held->count += count;
+	held->reading++;
+	if (!goes_ahead(cut))
+		held->job = job;
 	cut->next_slot += count;
 	cut->used_slots += count;
 	cut->jobs++;
@@ -291,13 +373,15 @@ static void job_start(struct volume_cut *cut, struct preserve_job *job, uint64_t
 	job->reader.ready = job_ready;
 	reader_start(v, &job->reader);
 	queue_push(&job->reader.waiters, op);
+	if (held == cut->filling && held->count >= PRESERVE_PIECE / size)
+		held_close(cut);
+	return true;
 }
 
 bool cut_ready(struct volume *v, struct op *op)
 {
 	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++) {
 		struct volume_cut *cut = &v->cuts[c];
-		struct preserve_job *job;
 		uint64_t unit, last;
 
 		if (!cut->active || cut->bits_only || cut->is_live || cut->is_lost ||
@@ -319,11 +403,8 @@ bool cut_ready(struct volume *v, struct op *op)
 			queue_push(&v->wait_cut, op);
 			return false;
 		}
-		job = job_free(v);
-		if (job == NULL)
+		if (!job_start(cut, unit, last, op))
 			queue_push(&v->wait_job, op);
-		else
-			job_start(cut, job, unit, last, op);
 		return false;
 	}
 	return true;
@@ -333,7 +414,6 @@ bool cut_ready(struct volume *v, struct op *op)
 
 struct reading {
 	struct env_op io;
-	struct reading *next; /* that waits for the same job */
 	struct reader reader;
 	struct env_task task;
 	struct volume_cut *cut;
@@ -411,69 +491,58 @@ static bool preserved_next(const struct reading *reading, uint64_t *pos, uint64_
 	return true;
 }
 
-/* That job's bytes for one of these units are not in the file yet. */
-static struct preserve_job *job_ahead_of(const struct volume_cut *cut, uint64_t unit,
-					 uint64_t count)
+/* Old content that is not known to be in the file: what holds the slot, or NULL; then *count ends where the next
+ * such begins. */
+static const struct preserve_buf *held_at(const struct volume_cut *cut, uint64_t slot,
+					  uint64_t *count)
 {
-	struct volume *v = cut->volume;
+	const struct volume *v = cut->volume;
 
-	for (unsigned i = 0; i < PRESERVE_JOBS; i++) {
-		struct preserve_job *job = &v->jobs[i];
+	if (MUTATE(volume_preserve_read_early))
+		return NULL;
+	for (unsigned i = 0; i < PRESERVE_BUFS; i++) {
+		const struct preserve_buf *held = &v->preserve_bufs[i];
 
-		if (job->busy && job->ahead && job->cut == cut && job->epoch == cut->epoch &&
-		    job->first < unit + count && unit < job->first + job->count)
-			return job;
+		if (held->cut != cut || held->epoch != cut->epoch ||
+		    slot >= held->slot + held->count)
+			continue;
+		if (slot >= held->slot) {
+			*count = min64(*count, held->slot + held->count - slot);
+			return held;
+		}
+		*count = min64(*count, held->slot - slot);
 	}
 	return NULL;
 }
 
-static void readings_go_on(struct preserve_job *job)
-{
-	struct reading *reading = job->readings, *next;
-
-	job->readings = NULL;
-	for (; reading != NULL; reading = next) {
-		next = reading->next;
-		if (job->cut->is_lost)
-			reading_end(reading, job->cut->lost_error);
-		else
-			reading_over(reading);
-	}
-}
-
-/* The whole run is read, in blocks that may be there in part only: the rest is in the preserve file. */
+/* The whole run is read, in blocks that may be there in part only: the rest was preserved. */
 static void reading_over(struct reading *reading)
 {
 	struct volume_cut *cut = reading->cut;
 	struct volume_cut_read *read = read_of(reading);
-	struct preserve_job *job;
-	uint64_t slot, count;
+	uint64_t slot, count, length;
+	uint8_t *to;
 
-	if (cut->is_lost) { /* what the index names may never have come to the preserve file */
-		reading_end(reading, cut->lost_error);
-		return;
-	}
 	if (!reading->over)
 		reading->pos = reading->reader.start;
 	reading->over = true;
-	if (units_per_block(cut) == 1 || cut->index_count == 0 ||
-	    !preserved_next(reading, &reading->pos, &slot, &count)) {
-		reading_end(reading, 0);
-		return;
+	while (!cut->is_lost && units_per_block(cut) > 1 && cut->index_count > 0 &&
+	       preserved_next(reading, &reading->pos, &slot, &count)) {
+		const struct preserve_buf *held = held_at(cut, slot, &count);
+
+		to = read->buf->data + (reading->pos - read->offset_bytes);
+		length = min64(count * PRESERVE_UNIT, reading->reader.end - reading->pos);
+		if (held == NULL) {
+			reading->io.done = reading_done;
+			env_read(cut->volume->env, &reading->io, cut->file, to, length,
+				 slot * PRESERVE_UNIT);
+			return;
+		}
+		memcpy(to, held->buf->data + (slot - held->slot) * PRESERVE_UNIT, length);
+		reading->pos += length;
 	}
-	job = MUTATE(volume_preserve_read_early)
-		      ? NULL
-		      : job_ahead_of(cut, reading->pos / PRESERVE_UNIT, count);
-	if (job != NULL) {
-		reading->next = job->readings;
-		job->readings = reading;
-		return;
-	}
-	reading->io.done = reading_done;
-	env_read(cut->volume->env, &reading->io, cut->file,
-		 read->buf->data + (reading->pos - read->offset_bytes),
-		 min64(count * PRESERVE_UNIT, reading->reader.end - reading->pos),
-		 slot * PRESERVE_UNIT);
+	/* What the index of a lost one names may never have come to the preserve file. */
+	reading_end(reading, cut->is_lost ? cut->lost_error : 0);
 }
 
 /* How much of [pos, end) is a hole in front, in whole blocks. Where data was seen none is looked for:
@@ -875,6 +944,7 @@ void volume_cut_freeze(struct volume_cut *cut)
 
 static void drop_preserved(struct volume_cut *cut)
 {
+	held_close(cut);
 	dirty_clear_all(&cut->safe);
 	free(cut->index);
 	cut->index = NULL;

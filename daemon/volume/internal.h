@@ -32,7 +32,8 @@
 #define TICK_NS           (5ull * 1000000000) /* regions idle for so long lose their intent bit */
 #define TOKENS            8192u               /* events of the write order that wait for the tap */
 #define BATCH_PAGES       64u                 /* map pages in one write */
-#define PRESERVE_JOBS     8u
+#define PRESERVE_JOBS     64u                 /* copies before writes that are read at a time */
+#define PRESERVE_BUFS     8u                  /* of old content on its way to a preserve file */
 #define ZERO_PIECE        (1024ull * 1024 * 1024) /* of a TRIM or ZERO, where the backing can */
 #define ZERO_PROBE        65536u                  /* while it is not known whether it can */
 #define INTENT_WINDOW     4u                      /* regions marked together */
@@ -101,19 +102,30 @@ struct reader {
 	struct op_queue waiters; /* mutations to be looked at again when it ends */
 };
 
-struct reading;
+/* Old content on its way to a preserve file. Where a cut may be lost, writes go on as soon as it is in here, and
+ * several jobs share one, so that the file is written in large pieces and nobody waits for it. */
+struct preserve_buf {
+	struct env_op io;
+	struct volume *volume;
+	struct volume_cut *cut; /* NULL: free */
+	struct preserve_job
+		*job; /* NULL: shared; else the one that waits until it is in the file */
+	struct buf *buf;
+	uint64_t epoch;       /* the cut's, when it was taken */
+	uint64_t slot, count; /* in the file; those given out */
+	unsigned reading;     /* jobs that do not have their content yet */
+	bool closed;          /* takes no more: it is written when all is read */
+};
+
 struct preserve_job {
 	struct reader reader;
 	struct env_op io;
 	struct volume_cut *cut;
 	struct volume *volume;
-	struct buf *buf;
-	uint64_t epoch;        /* the cut's, when the job began */
-	uint64_t first, count; /* units */
+	struct preserve_buf *buf; /* NULL: the job is free */
+	uint64_t epoch;           /* the cut's, when the job began */
+	uint64_t first, count;    /* units */
 	uint64_t slot;
-	bool busy;
-	bool ahead; /* who waited has gone on: what was read is on its way to the file */
-	struct reading *readings; /* that need it from there */
 };
 
 /* What copy-before-write copies: as little as a write may overwrite. */
@@ -152,7 +164,8 @@ struct volume_cut {
 	struct preserve_slot *index;
 	uint64_t index_size, index_count; /* size: a power of two */
 	uint64_t next_slot, used_slots;   /* used: by this cut */
-	unsigned jobs; /* that write to the file, for this cut or an earlier one */
+	unsigned jobs;                /* and writes to the file, for this cut or an earlier one */
+	struct preserve_buf *filling; /* that takes more, or NULL */
 };
 
 /* ---- maps ----------------------------------------------------------------------------------- */
@@ -326,6 +339,7 @@ struct volume {
 	struct op_queue deferred;        /* to be completed with op->error in a later turn */
 	struct env_task deferred_task;
 	struct preserve_job jobs[PRESERVE_JOBS];
+	struct preserve_buf preserve_bufs[PRESERVE_BUFS];
 	struct buf_pool *bounce_pool; /* of mutations: the tap may keep them */
 	struct buf_pool *local_pool;  /* of reads and preserving */
 	struct buf_waiter bounce_waiter, read_waiter;

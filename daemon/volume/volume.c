@@ -87,7 +87,7 @@ static int make_paths(struct volume *v, const struct volume_config *config)
 
 static int make_memory(struct volume *v)
 {
-	static const unsigned bounce[3] = {256, 32, 8}, local[3] = {128, 32, 8 + PRESERVE_JOBS};
+	static const unsigned bounce[3] = {256, 32, 8}, local[3] = {128, 32, 8 + PRESERVE_BUFS};
 	void *zeroes = mmap(NULL, BUF_SIZE_MAX, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (zeroes != MAP_FAILED)
@@ -98,8 +98,8 @@ static int make_memory(struct volume *v)
 	v->super.wire = malloc(METADATA_SUPER_COPIES * sizeof(*v->super.wire));
 	if (!v->zeroes || !v->bounce_pool || !v->local_pool || !v->tokens || !v->super.wire)
 		return -ENOMEM;
-	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
-		v->jobs[i].buf = buf_alloc(v->local_pool, BUF_SIZE_MAX);
+	for (unsigned i = 0; i < PRESERVE_BUFS; i++)
+		v->preserve_bufs[i].buf = buf_alloc(v->local_pool, BUF_SIZE_MAX);
 	return 0;
 }
 
@@ -108,8 +108,8 @@ static void volume_free(struct volume *v)
 	cut_release(v);
 	hydrate_release(v);
 	maps_free(v);
-	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
-		buf_put(v->jobs[i].buf);
+	for (unsigned i = 0; i < PRESERVE_BUFS; i++)
+		buf_put(v->preserve_bufs[i].buf);
 	buf_pool_free(v->bounce_pool);
 	buf_pool_free(v->local_pool);
 	if (v->zeroes != NULL)

@@ -684,6 +684,67 @@ static void a_write_goes_ahead_of_what_is_preserved(void **s)
 	close_it(f);
 }
 
+static void assert_cut_is(struct fixture *f, struct volume_cut *cut, uint64_t offset, uint8_t value)
+{
+	const unsigned counts[3] = {0, 0, 1};
+	struct buf_pool *pool = buf_pool_new(counts);
+	struct cut_reading r = {.read = {.offset_bytes = offset, .length_bytes = MIB}};
+
+	r.read.done = cut_was_read;
+	r.read.buf = buf_alloc(pool, MIB);
+	memset(r.read.buf->data, 0, MIB);
+	volume_cut_read(cut, &r.read);
+	assert_true(sim_run_until(f->sim, &r.done, MINUTE));
+	for (unsigned i = 0; i < MIB; i++)
+		if (r.read.buf->data[i] != value)
+			fail_msg("byte %u is %u", i, r.read.buf->data[i]);
+	buf_put(r.read.buf);
+	buf_pool_free(pool);
+}
+
+/* Old content comes to the preserve file in pieces of 128 KiB, not write by write; who reads the cut finds it in
+ * both places, also where one run of it lies in both. */
+static void what_is_preserved_is_written_in_large_pieces(void **s)
+{
+	enum { AT_ONCE = 32, PIECE = 128 * 1024 };
+	struct fixture *f = *s;
+	static uint8_t kept[PIECE];
+	struct request *requests[AT_ONCE];
+	struct volume_cut *cut;
+	uint64_t size;
+	int error = 0;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, MIB, 1), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, MIB, MIB, 1), 0);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	for (unsigned i = 0; i < AT_ONCE - 1; i++)
+		assert_int_equal(simple(f, BLOCK_WRITE, i * 4096, 4096, 2), 0);
+	pass(f, MINUTE);
+	assert_true(sim_file_size(f->env, "/state/v/preserve.store", &size));
+	assert_int_equal(size, 0);
+	for (unsigned i = AT_ONCE - 1; i < AT_ONCE + 8; i++)
+		assert_int_equal(simple(f, BLOCK_WRITE, i * 4096, 4096, 2), 0);
+	pass(f, MINUTE);
+	assert_true(sim_file_peek(f->env, "/state/v/preserve.store", kept, PIECE, 0));
+	for (unsigned i = 0; i < PIECE; i++)
+		assert_int_equal(kept[i], 1);
+	assert_true(sim_file_size(f->env, "/state/v/preserve.store", &size));
+	assert_int_equal(size, PIECE);
+	assert_cut_is(f, cut, 0, 1);
+	for (unsigned i = 0; i < AT_ONCE; i++)
+		requests[i] = submit(f, BLOCK_WRITE, 0, MIB + (i * 37 % 256) * 4096, 4096, 3);
+	for (unsigned i = 0; i < AT_ONCE; i++)
+		assert_int_equal(finish(f, requests[i]), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, MIB, MIB, 4), 0);
+	assert_cut_is(f, cut, MIB, 1);
+	assert_int_equal(error, 0);
+	volume_cut_finish(cut, true);
+	assert_true(reads_as(f, 0, 40 * 4096, 2));
+	assert_true(reads_as(f, MIB, MIB, 4));
+	close_it(f);
+}
+
 static bool is_hole(struct fixture *f, struct volume_cut *cut, uint64_t offset, uint32_t length)
 {
 	struct cut_reading r = {
@@ -1158,6 +1219,7 @@ int main(void)
 		TEST(full_preserve_area_gives_the_cut_up),
 		TEST(a_write_preserves_what_it_overwrites),
 		TEST(a_write_goes_ahead_of_what_is_preserved),
+		TEST(what_is_preserved_is_written_in_large_pieces),
 		TEST(holes_of_a_cut),
 		TEST(failed_fsync_is_not_forgotten),
 		TEST(failed_write_stays_dirty),
