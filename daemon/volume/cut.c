@@ -4,9 +4,10 @@
  * every sealed block as of the cut can be read.
  *
  * A sealed block is "safe" once it was read; before that no mutation of it is issued (cut_ready), but of those
- * units of it that were copied into the preserve file: a write pays for what it overwrites, however large the
- * consumer's blocks are. They go there by way of memory (preserve_buf). Copies and reads wait for the mutations issued before them and keep
- * later ones back (struct reader), so what they see is what was issued up to the cut and nothing else.
+ * units of it that were copied for the preserve file: a write pays for what it overwrites, however large the
+ * consumer's blocks are. They go there by way of memory (preserve_buf). Copies and reads wait for the mutations
+ * issued before them and keep later ones back (struct reader), so what they see is what was issued up to the cut
+ * and nothing else.
  */
 #include "daemon/volume/internal.h"
 
@@ -1085,6 +1086,9 @@ void cut_check(const struct volume *v)
 			       cut->staged.count == 0);
 		if (cut->is_live)
 			assert(cut->active && cut->safe.count == 0 && cut->index_count == 0);
+		if (cut->filling != NULL)
+			assert(cut->active && goes_ahead(cut) && cut->filling->cut == cut &&
+			       cut->filling->epoch == cut->epoch && !cut->filling->closed);
 		if (cut->active && cut->patient)
 			for (uint64_t w = 0; w < BITS_WORDS(cut->sealed.blocks); w++)
 				assert((cut->staged.words[w] & ~cut->sealed.words[w]) == 0);
