@@ -41,6 +41,12 @@ struct attach_waiter {
 	void *context;
 };
 
+/* One of those that wait for a new size. */
+struct resize_waiter {
+	struct resize_waiter *next;
+	struct attach_waiter waiter;
+};
+
 struct attach_device {
 	struct attach *attach;
 	struct attach_device *next;
@@ -60,7 +66,8 @@ struct attach_device {
 	char why[256]; /* WAITING */
 	bool first;    /* not yet attached, or given up, since the start of all */
 	bool resize_due, detach_due, force;
-	struct attach_waiter attached, detached, resized;
+	struct attach_waiter attached, detached;
+	struct resize_waiter *resized;
 	struct env_timer retry;
 
 	struct attach_thread *thread;
@@ -581,12 +588,23 @@ static void give_done(struct attach_device *device)
 	}
 }
 
+static void tell_all_resized(struct attach_device *device)
+{
+	struct resize_waiter *w;
+
+	while ((w = device->resized)) {
+		device->resized = w->next;
+		tell(&w->waiter, 0, "", device->path);
+		free(w);
+	}
+}
+
 /* Whoever waits for the new size waits for a call that is under way, and for nothing else. */
 static void tell_resized(struct attach_device *device)
 {
 	if (device->work == WORK_RESIZE || (device->work != WORK_NONE && device->resize_due))
 		return;
-	tell(&device->resized, 0, "", device->path);
+	tell_all_resized(device);
 }
 
 static void detach_done(struct attach_device *device)
@@ -844,6 +862,7 @@ void attach_detach(struct attach *attach, const char *name, bool force, attach_d
 void attach_resized(struct attach *attach, const char *name, attach_done_fn done, void *context)
 {
 	struct attach_device *device = find_device(attach, name);
+	struct resize_waiter *waiter;
 
 	if (!device || attach->stopping) {
 		done(context, 0, "", "");
@@ -851,11 +870,17 @@ void attach_resized(struct attach *attach, const char *name, attach_done_fn done
 	}
 	/* What is looked up is not there yet, or has lost its sockets, and keeps its size. */
 	assert(!device->looking);
-	tell(&device->resized, 0, "", device->path); /* of an earlier size */
-	device->resized = (struct attach_waiter){done, context};
 	device->resize_due = true;
+	waiter = calloc(1, sizeof(*waiter));
+	if (waiter) {
+		*waiter = (struct resize_waiter){device->resized, {done, context}};
+		device->resized = waiter;
+	}
 	device_step(device);
-	tell_resized(device);
+	if (waiter)
+		tell_resized(device);
+	else
+		done(context, 0, "", device->path);
 }
 
 /* ---- what is wanted ---------------------------------------------------------------------------- */
@@ -976,7 +1001,7 @@ void attach_stop(struct attach *attach)
 			device_close(d);
 		tell(&d->attached, -ESHUTDOWN, "the daemon is stopping", "");
 		tell(&d->detached, -ESHUTDOWN, "the daemon is stopping", "");
-		tell(&d->resized, 0, "", d->path);
+		tell_all_resized(d);
 	}
 }
 

@@ -95,9 +95,9 @@ void attach_export(struct attach *attach, const char *name, int index, attach_do
  * which fails its I/O. A wanted one stays away until it could not be opened, or the next start. */
 void attach_detach(struct attach *attach, const char *name, bool force, attach_done_fn done,
 		   void *context);
-/* The export's size has changed: the kernel is told. done() comes without an error, once the device has that size;
- * at once where none is attached, or its sockets are missing: then it follows with them. Not for what has to be
- * looked up: no snapshot changes its size. */
+/* The export's size has changed: the kernel is told. done() comes without an error, once the device has that size, or
+ * one that came after it; at once where none is attached, its sockets are missing (then it follows with them), or
+ * there is no memory to wait with. Not for what has to be looked up: no snapshot changes its size. */
 void attach_resized(struct attach *attach, const char *name, attach_done_fn done, void *context);
 
 struct attach_info {
