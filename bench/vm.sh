@@ -5,16 +5,18 @@
 # software emulation: protocol A and C of both, each with both nodes in that machine over its loopback, the
 # backings ramdisks; nbdkit under nbd.ko and the bare ramdisk beside them. The same fio jobs for all, ROUNDS (2)
 # times around, and the resync of the same scattered writes. Prints Markdown tables; the best of the rounds
-# counts. SECONDS_EACH (3) a job.
+# counts. SECONDS_EACH (3) a job. RESULTS: a file for what was measured. PARTS: some of it only (bare nbdkit alone A C
+# resync), where a host is quiet for minutes only; RESULTS_BEFORE: files of other parts, for the same tables.
 . "$(dirname "$0")/../tests/vm/lib.sh"
 vm_begin
 machine bench -m 4096
 boot bench
-if ! limit=3000 on bench "rounds=${ROUNDS:-2} each=${SECONDS_EACH:-3}; . /src/bench/vm_guest.sh" >"$dir/results"; then
+if ! limit=3000 on bench "rounds=${ROUNDS:-2} each=${SECONDS_EACH:-3} parts='${PARTS:-bare nbdkit alone A C resync}'; . /src/bench/vm_guest.sh" >"$dir/results"; then
 	tail -n 20 "$dir/results"
 	die "the run failed"
 fi
 [ -n "${RESULTS:-}" ] && cp "$dir/results" "$RESULTS"
+[ -z "${RESULTS_BEFORE:-}" ] || cat $RESULTS_BEFORE >>"$dir/results"
 power_off bench
 
 # Lines of the results: "CONFIGURATION JOB VALUE"; several of one pair: the best (for resync the least).

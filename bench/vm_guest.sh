@@ -155,13 +155,17 @@ nbdkit_run() {
 	wait $server
 }
 
+wanted() { [[ " $parts " = *" $1 "* ]]; }
 for round in $(seq "$rounds"); do
-	fio_jobs bare /dev/ram2
-	nbdkit_run
-	offsite_up -
-	fio_jobs offsite "$device"
-	offsite_down
+	! wanted bare || fio_jobs bare /dev/ram2
+	! wanted nbdkit || nbdkit_run
+	if wanted alone; then
+		offsite_up -
+		fio_jobs offsite "$device"
+		offsite_down
+	fi
 	for protocol in A C; do
+		wanted $protocol || continue
 		drbd_up $protocol
 		fio_jobs drbd_$protocol /dev/drbd0
 		drbdsetup secondary 0
@@ -170,6 +174,7 @@ for round in $(seq "$rounds"); do
 		fio_jobs offsite_$protocol "$device"
 		offsite_down
 	done
+	wanted resync || continue
 	drbd_resync drbd_C
 	# Its rate controller off.
 	drbd_resync drbd_C_free --c-plan-ahead=0 --resync-rate=1G --c-min-rate=0
