@@ -23,6 +23,7 @@ build=${BUILD:-$TOP/build}
 case $build in /*) ;; *) build=$TOP/$build ;; esac
 tools=$build/tests/system
 test_name=$(basename "$0" .sh)
+PATH=/usr/bin:$PATH # Debian's programs, which the tests were written for, before wrappers of others
 io=${io:-auto}
 declare -A pid_of=()
 cleanups=()

@@ -192,8 +192,8 @@ static void only_changes_are_stored(void **state)
 	unsigned packs, maps, manifests, gets;
 	uint64_t put;
 
-	world_volume(w, 512ull << 20, 0, 0);
-	for (unsigned i = 0; i < 2048; i++)
+	world_volume(w, 256ull << 20, 0, 0);
+	for (unsigned i = 0; i < 1024; i++)
 		fake_fill(w->v, i * 4, i);
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 	put = w->m->put_bytes;
