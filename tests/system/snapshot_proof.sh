@@ -115,6 +115,54 @@ proof-rate = 8M"
 }
 twice() { [ "$(wc -l <"$dir/seen")" -ge 2 ]; }
 
+# The newest snapshots of all are what b took while it was apart, and what it gave up: neither is what a restore
+# would take, nor is it proven, on the schedule or by a word that names none.
+beside_what_was_given_up() {
+	local own apart kept
+	current=beside_what_was_given_up
+	rm -rf "$dir"/[ab].* "$dir/store" "$dir/scratch" "$dir/seen"
+	mkdir "$dir/store"
+	command "echo \$OFFSITE_SNAPSHOT >>$dir/seen; exec cmp \$OFFSITE_IMAGE $dir/own.img"
+	pair_config 16 "store = file:$dir/store
+proof-dir = $dir/scratch
+proof-command = $dir/check"
+	start b
+	start a
+	wait_for 30 "the first sync" in_sync a
+	qemu-io -f raw -c 'write -P 1 1M 64k' "$(uri a)" >/dev/null || die "writing to a"
+	create before
+	own=$(off a snapshot list v --json | jq -r '.snapshots[0].id')
+	cp "$dir/a.img" "$dir/own.img"
+	off a disconnect v >/dev/null || die "disconnect"
+	wait_for 10 "b alone" volume_is b '.replication.state != "streaming"'
+	off b promote v --force >"$dir/out" 2>&1 || die "promote b: $(cat "$dir/out")"
+	qemu-io -f raw -c 'write -P 2 2M 64k' "$(uri b)" >/dev/null || die "writing to b"
+	off b snapshot create v >"$dir/out" 2>&1 || die "$(cat "$dir/out")"
+	apart=$(off b snapshot list v --json | jq -r '.snapshots | max_by(.sequence).id')
+	qemu-io -f raw -c 'write -P 3 3M 64k' "$(uri b)" >/dev/null || die "writing to b"
+	qemu-io -f raw -c 'write -P 4 4M 64k' "$(uri a)" >/dev/null || die "writing to a"
+	off a connect v >/dev/null || die "connect"
+	wait_for 30 "the split brain" volume_is b '.replication.split_brain != null and .replication.state == "standalone"'
+	off b resolve v --keep a >"$dir/out" 2>&1 || die "resolve: $(cat "$dir/out")"
+	kept=$(sed -n 's/^v: resolved; what was given up is kept: snapshot \([0-9a-f]\{32\}\)$/\1/p' "$dir/out")
+	off b snapshot list v --json | jq -e --arg own "$own" --arg apart "$apart" --arg kept "$kept" \
+		'[.snapshots | sort_by(.sequence)[].id] == [$own, $apart, $kept]' >/dev/null ||
+		die "not what this is about: $own $apart $kept: $(off b snapshot list v)"
+	off b snapshot prove v >"$dir/prove.out" 2>&1 || die "$(tail -n 1 "$dir/prove.out")"
+	stop b
+	echo "proof-every = 2s" >>"$dir/b.conf"
+	start b
+	wait_for 20 "a proof on the schedule" twice
+	[ "$(sort -u "$dir/seen")" = "$own" ] || die "not proven as it should be: $(cat "$dir/seen"), own $own, kept $kept"
+	volume_is b ".proof | .proven == \"$own\" and .last_error == null" >/dev/null || die "$(volume_get b .proof)"
+	# It is a choice: what is named is proven.
+	off b snapshot prove v "$kept" >"$dir/prove.out" 2>&1 && die "what was given up is the same"
+	grep -qx "$kept" "$dir/seen" || die "not proven though it was named: $(cat "$dir/prove.out")"
+	stop a
+	stop b
+	ok $current
+}
+
 no_room() {
 	current=no_room
 	[ "$(id -u)" = 0 ] || {
@@ -198,5 +246,6 @@ database() {
 
 part by_word
 part on_schedule
+part beside_what_was_given_up
 part no_room
 part database
