@@ -9,7 +9,7 @@
   restore   1 GiB out of a directory into a new file, durable: offsite (plain, encrypted), restic, borg
   s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
             curl that gets the same objects, as many at once; both onto the disk, durable, and without it:
-            offsite into a file in memory, curl drops them
+            offsite into a file in memory, curl into files there, or dropping them
   seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without; the client is at work
             before the snapshot begins, and the snapshot is not done before fio is
 
@@ -527,11 +527,13 @@ def bench_s3(args, root, memory):
         make_file(image, size)
         snapshot_create(args, folder, image, f"store = {store}", env)
         objects = s3_objects(s3, "bench")
-        for where, output in (("null", "/dev/null"), ("disk", f"{folder}/object.")):
+        in_memory = tempfile.mkdtemp(dir=memory)
+        for where, output in (("null", "/dev/null"), ("disk", f"{folder}/object."),
+                              ("memory", f"{in_memory}/object.")):
             with open(f"{folder}/urls.{where}", "w") as f:
                 for i, (key, _) in enumerate(objects):
                     f.write(f'url = "{s3["endpoint"]}/{s3["bucket"]}/{key}"\n'
-                            f'output = "{output}{i if where == "disk" else ""}"\n')
+                            f'output = "{output}{i if where != "null" else ""}"\n')
 
         def restore(name, target):
             os.sync()
@@ -549,14 +551,18 @@ def bench_s3(args, root, memory):
             if urls.endswith("disk"):
                 os.sync()
             results.setdefault(name, []).append((time.monotonic() - start, cpu))
-        in_memory = tempfile.mkdtemp(dir=memory)
+
+        def drop(parent):
+            for name in os.listdir(parent):
+                if name.startswith("object."):
+                    os.unlink(f"{parent}/{name}")
         for n in range(args.rounds):
             restore("offsite restore, durable on the disk", f"{folder}/{n}.img")
             curl("curl, durable on the disk", f"{folder}/urls.disk")
-            for name in os.listdir(folder):
-                if name.startswith("object."):
-                    os.unlink(f"{folder}/{name}")
+            drop(folder)
             restore("offsite restore, into memory", f"{in_memory}/{n}.img")
+            curl("curl, into memory", f"{folder}/urls.memory")
+            drop(in_memory)
             curl("curl, dropped", f"{folder}/urls.null")
         shutil.rmtree(folder)
     total = sum(int(n) for _, n in objects)

@@ -13,10 +13,7 @@
 
 #include "daemon/snapshot/internal.h"
 
-#define GAP_BYTES  65536u /* read for nothing rather than asked for apart */
-#define LARGE_PAGE (2u << 20)
-
-_Static_assert(BULK_BYTES % LARGE_PAGE == 0, "aligned_alloc()");
+#define GAP_BYTES 65536u /* read for nothing rather than asked for apart */
 
 struct bulk_get {
 	struct env_op op;
@@ -57,16 +54,16 @@ bool bulk_idle(const struct bulk *bulk)
 
 /* ---- memory ---------------------------------------------------------------------------------- */
 
-/* What came before lay there: the memory of one request serves the next, as having it anew costs more than
- * filling it. In large pages, as far as the system has them. */
+/* The memory of one request serves the next, as having it anew costs more than filling it: in large pages, as far
+ * as the system has them, and all of it back at the end, as a daemon has other work then. */
 static uint8_t *data_take(struct bulk *bulk)
 {
-	uint8_t *data;
+	void *data;
 
 	if (bulk->spare_count)
 		return bulk->spare[--bulk->spare_count];
-	data = aligned_alloc(LARGE_PAGE, BULK_BYTES);
-	assert(data);
+	data = mmap(NULL, BULK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert(data != MAP_FAILED);
 	(void)madvise(data, BULK_BYTES, MADV_HUGEPAGE);
 	return data;
 }
@@ -75,7 +72,7 @@ void bulk_end(struct bulk *bulk)
 {
 	assert(bulk_idle(bulk) && !bulk->gets);
 	while (bulk->spare_count)
-		free(bulk->spare[--bulk->spare_count]);
+		munmap(bulk->spare[--bulk->spare_count], BULK_BYTES);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */

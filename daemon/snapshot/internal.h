@@ -266,7 +266,7 @@ bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 
 #define BULK_BYTES  (8u << 20) /* of a request, at most */
 #define BULK_PIECES 192
-#define BULK_GETS   12 /* requests under way, or whose bytes are still in use */
+#define BULK_GETS   10 /* requests under way, or whose bytes are still in use */
 
 struct bulk_get;
 /* An item of a walk. WAITING: for its request; FETCHING; COME, whether its bytes did or not; TAKEN by who uses
