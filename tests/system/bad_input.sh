@@ -310,7 +310,7 @@ shrunk_backing() {
 	stop a
 	truncate -s ${size}M "$dir/a.img"
 	start a
-	if ! { volume_is a '.disk == "uptodate"' && in_sync a; } >/dev/null 2>&1; then
+	if ! { volume_is a '.disk == "uptodate"' && off a wait v --timeout 0; } >/dev/null 2>&1; then
 		off a restore v --from-peer >"$dir/restore.log" 2>&1 || die "$(tail -n 1 "$dir/restore.log")"
 	fi
 	wait_state 30 "in sync again" a in-sync

@@ -247,10 +247,6 @@ says() { off "$1" events >"$dir/events.out" && grep -q "$2" "$dir/events.out"; }
 volume_is() { off "$1" status --json | jq -e ".volumes[0] | $2"; }
 volume_get() { off "$1" status --json | jq -r ".volumes[0] | $2"; }
 streaming() { volume_is "$1" '.replication.state == "streaming"'; }
-# Everything issued is on the other side.
-in_sync() {
-	volume_is "$1" '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'
-}
 # By the command that is made for it: a look costs nothing.
 wait_state() { # SECONDS WHAT NODE STATE
 	local why

@@ -63,7 +63,6 @@ node_kill() {
 	wait_for 240 "end of the daemon" node_gone
 }
 volume_is() { offsite status v --json | jq -e ".volumes[0] | $1"; }
-in_sync() { volume_is '.replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'; }
 
 # What the kernel said and should not have said: errors of devices and filesystems, tasks that hang. A
 # connection that is lost and made again is expected, by these very lines.

@@ -117,8 +117,7 @@ ok $current
 current=step_3
 for node in beta alpha; do type_in 3 $node "$start"; done
 on alpha <<'END' || die "not in sync: $(on alpha 'offsite status')"
-in_sync() { offsite status --json | jq -e '.volumes[0].replication | .state == "streaming" and .out_of_sync_bytes == 0 and .lag_bytes == 0'; }
-wait_for 240 "the first sync" in_sync
+offsite wait pgdata --timeout 240s || fail "no first sync"
 END
 type_in 3 alpha "$status"
 typed
