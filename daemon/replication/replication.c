@@ -354,6 +354,12 @@ int replication_disconnect(struct replication *r, char *why, size_t why_size)
 	return 0;
 }
 
+void replication_forget_transfer(struct replication *r)
+{
+	if (!r->link && source_is_idle(r->source))
+		source_forget_transfer(r->source);
+}
+
 int replication_resume(struct replication *r, char *why, size_t why_size)
 {
 	struct source_status source;

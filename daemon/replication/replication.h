@@ -86,6 +86,10 @@ void replication_free(struct replication *replication, void (*freed)(void *conte
 /* Operator's verbs. Results through return (-errno, why). */
 int replication_connect(struct replication *replication, char *why, size_t why_size);
 int replication_disconnect(struct replication *replication, char *why, size_t why_size);
+/* What was sent of an unfinished catch-up is no beginning of one any more: this side's content becomes another. Its
+ * cut is kept otherwise, for the next connection. Nothing happens as long as there is a connection, or reads of it
+ * are under way. */
+void replication_forget_transfer(struct replication *replication);
 /* The clients wait for the peer no more (suspend_on_loss), and what they write is tracked. -EPERM: they
  * do not wait. */
 int replication_resume(struct replication *replication, char *why, size_t why_size);

@@ -105,8 +105,7 @@ static void grow(struct replication *r, uint64_t size_bytes)
 static void grow_own(struct replication *r)
 {
 	/* What was sent of an unfinished catch-up is sent again. */
-	if (!r->link && source_is_idle(r->source))
-		source_forget_transfer(r->source);
+	replication_forget_transfer(r);
 	grow(r, r->resize.size_bytes);
 }
 

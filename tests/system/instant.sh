@@ -206,7 +206,8 @@ away() {
 	current=store_away_too_long
 	off a set v hydrate-rate=1M >/dev/null 2>&1 || die "set"
 	stop a
-	sed -i 's/^hydrate-rate.*/hydrate-rate = 1M\nhydrate-timeout = 2s/' "$dir/a.conf"
+	# The peer is still being caught up when the restore begins.
+	sed -i 's/^hydrate-rate.*/hydrate-rate = 1M\nhydrate-timeout = 2s\ncatch-up-rate = 1M/' "$dir/a.conf"
 	start a
 	io a write -P 3 0 64M >"$dir/io.out" || die "$(cat "$dir/io.out")"
 	off a restore v --snapshot latest --instant >"$dir/restore.log" 2>&1 || die "$(tail -n 2 "$dir/restore.log")"
