@@ -67,6 +67,8 @@ static int unreachable(const char *socket, CURL *curl, CURLcode result, bool qui
 								  : curl_easy_strerror(result));
 }
 
+#define TIMEOUT_MS 600000L /* of a call */
+
 static int code_of_status(long status)
 {
 	switch (status) {
@@ -84,7 +86,7 @@ static int code_of_status(long status)
 }
 
 static CURLcode perform(CURL *curl, const char *socket, const char *method, const char *path,
-			const char *body, struct answer *answer, long *status)
+			const char *body, long timeout_ms, struct answer *answer, long *status)
 {
 	struct curl_slist *headers = curl_slist_append(NULL, "Content-Type: application/json");
 	char *url = NULL;
@@ -100,7 +102,7 @@ static CURLcode perform(CURL *curl, const char *socket, const char *method, cons
 	curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
 	curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
 	curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, 10L);
-	curl_easy_setopt(curl, CURLOPT_TIMEOUT, 600L);
+	curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, timeout_ms);
 	curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, receive);
 	curl_easy_setopt(curl, CURLOPT_WRITEDATA, answer);
 	if (strcmp(method, "GET")) {
@@ -117,7 +119,7 @@ out:
 }
 
 static int call(struct cli *cli, const char *method, const char *path, json_t *body, json_t **json,
-		bool quiet)
+		bool quiet, long timeout_ms)
 {
 	const char *socket = cli_socket(cli);
 	char *body_text = body ? json_dumps(body, JSON_COMPACT) : NULL;
@@ -134,7 +136,7 @@ static int call(struct cli *cli, const char *method, const char *path, json_t *b
 		code = socket ? cli_fail(CLI_FAILED, "out of memory") : CLI_USAGE;
 		goto out;
 	}
-	result = perform(curl, socket, method, path, body_text, &answer, &status);
+	result = perform(curl, socket, method, path, body_text, timeout_ms, &answer, &status);
 	if (result) {
 		code = unreachable(socket, curl, result, quiet);
 		goto out;
@@ -143,6 +145,8 @@ static int call(struct cli *cli, const char *method, const char *path, json_t *b
 	if (status >= 200 && status < 300 && json_is_object(answered)) {
 		*json = json_incref(answered);
 		code = CLI_FINE;
+	} else if (quiet && code_of_status(status) == CLI_UNREACHABLE) { /* it is stopping */
+		code = CLI_UNREACHABLE;
 	} else {
 		code = cli_fail(code_of_status(status), "%s",
 				client_text(answered, "error", "the answer is not offsited's"));
@@ -157,12 +161,12 @@ out:
 
 int client_call(struct cli *cli, const char *method, const char *path, json_t *body, json_t **json)
 {
-	return call(cli, method, path, body, json, false);
+	return call(cli, method, path, body, json, false, TIMEOUT_MS);
 }
 
 int client_try(struct cli *cli, const char *method, const char *path, json_t *body, json_t **json)
 {
-	return call(cli, method, path, body, json, true);
+	return call(cli, method, path, body, json, true, TIMEOUT_MS);
 }
 
 char *client_volume_path(const char *volume, const char *rest)
@@ -176,14 +180,15 @@ char *client_volume_path(const char *volume, const char *rest)
 	return path;
 }
 
-int client_volume(struct cli *cli, const char *name, bool quiet, json_t **volume)
+int client_volume(struct cli *cli, const char *name, bool quiet, long timeout_ms, json_t **volume)
 {
 	char *encoded = curl_easy_escape(NULL, name, 0), *path = NULL;
 	json_t *status;
 
 	if (!encoded || asprintf(&path, "/v1/status?volume=%s", encoded) < 0)
 		exit(cli_fail(CLI_FAILED, "out of memory"));
-	int code = call(cli, "GET", path, NULL, &status, quiet);
+	int code = call(cli, "GET", path, NULL, &status, quiet,
+			timeout_ms > 0 && timeout_ms < TIMEOUT_MS ? timeout_ms : TIMEOUT_MS);
 	*volume = json_incref(json_array_get(json_object_get(status, "volumes"), 0));
 	json_decref(status);
 	free(path);

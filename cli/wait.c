@@ -14,14 +14,18 @@
 
 const char help_wait[] =
 	"Usage: offsite wait VOLUME [--for STATE] [--timeout TIME]\n"
-	"Waits until the volume is in a state, and says so with exit code 0; for scripts. A daemon\n"
+	"Waits until the volume is in a state, and says so with exit code 0; for scripts. A "
+	"daemon\n"
 	"that is restarted meanwhile is waited for, too.\n"
 	"\n"
 	"  --for STATE      connected: the peer is there\n"
 	"                   streaming: and caught up once; writes go to it as they come\n"
-	"                   in-sync: and has everything that was written (the default)\n"
+	"                   in-sync: and has everything that was written (the default): seen at a\n"
+	"                   moment when nothing is under way; of a volume that is written to all\n"
+	"                   the time wait for streaming. The primary tells, not the secondary\n"
 	"                   filled: all content is on this disk\n"
-	"  --timeout TIME   give up after so long (90s, 10m, ...): exit code 1, and what the state\n"
+	"  --timeout TIME   give up after so long (90s, 10m, ...): exit code 1, and what the "
+	"state\n"
 	"                   is then. Without it: never\n";
 
 static const char *replication_state(const json_t *volume)
@@ -75,6 +79,11 @@ static const struct state *find_state(const char *name)
 	return NULL;
 }
 
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
 static uint64_t now_ns(void)
 {
 	struct timespec now;
@@ -109,6 +118,9 @@ static int look(const char *name, const struct state *state, const json_t *volum
 {
 	if (!volume)
 		return CLI_UNREACHABLE;
+	if (state->reached == is_in_sync && !strcmp(client_text(volume, "role", ""), "secondary"))
+		return cli_fail(CLI_REFUSED,
+				"volume %s is secondary here: the primary knows what it has", name);
 	if (state->reached(volume))
 		return CLI_FINE;
 	if (state->of_replication && json_is_true(json_object_get(volume, "open")) &&
@@ -117,15 +129,20 @@ static int look(const char *name, const struct state *state, const json_t *volum
 	return CLI_UNREACHABLE;
 }
 
-static int await(struct cli *cli, const char *name, const struct state *state,
-		 const char *timeout, uint64_t timeout_ns)
+static int await(struct cli *cli, const char *name, const struct state *state, const char *timeout,
+		 uint64_t timeout_ns)
 {
 	uint64_t begun_ns = now_ns(), pause_ns = 10000000, gone_ns;
 	bool seen = false;
 	json_t *volume;
 
 	for (;;) {
-		int code = client_volume(cli, name, seen, &volume);
+		gone_ns = now_ns() - begun_ns;
+		/* The last look may take a moment longer. */
+		long left_ms =
+			timeout ? 1000 + (long)((timeout_ns - min64(gone_ns, timeout_ns)) / 1000000)
+				: 0;
+		int code = client_volume(cli, name, seen, left_ms, &volume);
 		if (code && !(seen && code == CLI_UNREACHABLE))
 			return code;
 		seen = true;

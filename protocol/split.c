@@ -82,16 +82,18 @@ const char *split_decode(const struct split_wire *wire, uint64_t volume_size_byt
 	return extents_decode(wire, volume_size_bytes, record);
 }
 
-void split_wish_encode(const struct id128 *gives_up, struct split_wish_wire *wire)
+void split_wish_encode(const struct id128 *gives_up, unsigned flags, struct split_wish_wire *wire)
 {
 	*wire = (struct split_wish_wire){
 		.magic = to_be64(SPLIT_WISH_MAGIC),
 		.gives_up = *gives_up,
+		.flags = to_be32(flags),
 	};
 	wire->crc = to_be32(crc32c(0, wire, offsetof(struct split_wish_wire, crc)));
 }
 
-const char *split_wish_decode(const struct split_wish_wire *wire, struct id128 *gives_up)
+const char *split_wish_decode(const struct split_wish_wire *wire, struct id128 *gives_up,
+			      unsigned *flags)
 {
 	if (from_be64(wire->magic) != SPLIT_WISH_MAGIC)
 		return "no wish";
@@ -99,6 +101,9 @@ const char *split_wish_decode(const struct split_wish_wire *wire, struct id128 *
 		return "checksum";
 	if (!all_zero(wire->reserved, sizeof(wire->reserved)))
 		return "reserved bytes";
+	if (from_be32(wire->flags) & ~SPLIT_WISH_WAS_UPTODATE)
+		return "unknown flags";
 	*gives_up = wire->gives_up;
+	*flags = from_be32(wire->flags);
 	return NULL;
 }

@@ -67,12 +67,17 @@ struct split_wish_wire {
 	be64_t magic;
 	struct id128
 		gives_up; /* the generation given up: any other means that the wish was granted */
-	uint8_t reserved[36];
+	be32_t flags;     /* SPLIT_WISH_WAS_UPTODATE */
+	uint8_t reserved[32];
 	be32_t crc; /* CRC32C of all before */
 };
 _Static_assert(sizeof(struct split_wish_wire) == 64, "layout");
 
-void split_wish_encode(const struct id128 *gives_up, struct split_wish_wire *wire);
-const char *split_wish_decode(const struct split_wish_wire *wire, struct id128 *gives_up);
+/* The disk's state before the wish, which is the state again if that is taken back; else it was outdated. */
+#define SPLIT_WISH_WAS_UPTODATE 1u
+
+void split_wish_encode(const struct id128 *gives_up, unsigned flags, struct split_wish_wire *wire);
+const char *split_wish_decode(const struct split_wish_wire *wire, struct id128 *gives_up,
+			      unsigned *flags);
 
 #endif

@@ -146,6 +146,7 @@ struct replication {
 	bool asking; /* it begins if the peer's HELLO says that there is content to give */
 	bool wants;
 	struct id128 gives_up; /* zero: everything, else the changes of this generation */
+	unsigned wish_flags;   /* SPLIT_WISH_... */
 	void (*restore_done)(void *context, int error, const char *why);
 	void *restore_context;
 

@@ -55,7 +55,7 @@ int restore_load(struct replication *r, char *why, size_t why_size)
 		return error;
 	}
 	/* Empty, or not readable: the disk's state alone then tells whether the wish still stands. */
-	if (error || split_wish_decode(&wire, &r->gives_up))
+	if (error || split_wish_decode(&wire, &r->gives_up, &r->wish_flags))
 		r->gives_up = (struct id128){};
 	r->wants = true;
 	if (granted(r))
@@ -101,11 +101,19 @@ void restore_void_if_promoted(struct replication *r)
 
 void restore_take_back(struct replication *r)
 {
+	struct volume_state state;
 	char why[256];
 
 	snprintf(why, sizeof(why),
 		 "the content of %s is lost: what this node changed is not given up", r->peer.node);
 	env_log(r->env, ENV_LOG_WARNING, "replication: volume %s: %s", volume_name(r->volume), why);
+	volume_get_state(r->volume, &state);
+	/* Should it not be stored, it stays outdated: the peer gets it all the same. */
+	if (r->wish_flags & SPLIT_WISH_WAS_UPTODATE && state.disk == VOLUME_DISK_OUTDATED) {
+		state.disk = VOLUME_DISK_UPTODATE;
+		state.outdated_ns = 0;
+		(void)volume_set_state(r->volume, &state);
+	}
 	forget(r);
 	restore_finish(r, -ECANCELED, why);
 }
@@ -175,7 +183,8 @@ static int give_up_changes(struct replication *r, char *why, size_t why_size)
 			 volume_disk_state_name(state.disk));
 		return -EPERM;
 	}
-	split_wish_encode(&state.generations.current, &wire);
+	r->wish_flags = state.disk == VOLUME_DISK_UPTODATE ? SPLIT_WISH_WAS_UPTODATE : 0;
+	split_wish_encode(&state.generations.current, r->wish_flags, &wire);
 	int error = record_write(r->volume, WISH, &wire, sizeof(wire));
 	if (!error && state.disk != VOLUME_DISK_OUTDATED) {
 		state.disk = VOLUME_DISK_OUTDATED;

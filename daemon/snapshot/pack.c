@@ -9,8 +9,8 @@
 
 #include "protocol/crypt.h"
 
-#define GATHER_BYTES (1024u * 1024u) /* one block of small parts */
-#define SMALL_MAX    (32u * 1024u)   /* larger ones are kept as they are, not copied by the loop */
+#define GATHER_BYTES (128u * 1024u) /* one block of small parts */
+#define SMALL_MAX    (32u * 1024u)  /* larger ones are kept as they are, not copied by the loop */
 
 struct pack {
 	enum snapfmt_kind kind;
@@ -65,6 +65,20 @@ void pack_free(struct pack *pack)
 	free(pack);
 }
 
+/* No more comes into the block of small parts: what is left of it is given back. */
+static void gather_end(struct pack *pack)
+{
+	struct iovec *last = &pack->parts[pack->part_count - 1];
+	void *shrunk;
+
+	if (pack->gather_left == 0)
+		return;
+	pack->gather_left = 0;
+	shrunk = realloc(last->iov_base, last->iov_len);
+	if (shrunk)
+		last->iov_base = shrunk;
+}
+
 uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes)
 {
 	uint32_t offset = (uint32_t)pack->size_bytes;
@@ -73,11 +87,12 @@ uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes)
 	pack->size_bytes += length_bytes;
 	assert(pack->size_bytes < SNAPFMT_PACK_MAX);
 	if (length_bytes > SMALL_MAX) {
+		gather_end(pack);
 		add_part(pack, data, length_bytes);
-		pack->gather_left = 0;
 		return offset;
 	}
 	if (pack->gather_left < length_bytes) {
+		gather_end(pack);
 		void *block = malloc(GATHER_BYTES);
 
 		assert(block);

@@ -61,6 +61,9 @@ what_comes() {
 		ends_well $state
 	done
 	[ "$(volume_get a .replication.state)" = streaming ] || die "not streaming"
+	off b wait v --for streaming >"$dir/said" 2>&1 || die "b: $(cat "$dir/said")"
+	off b wait v >"$dir/said" 2>&1
+	[ $? = 4 ] && grep -q 'secondary here' "$dir/said" || die "a secondary says: $(cat "$dir/said")"
 	ok "$current"
 }
 
@@ -75,6 +78,18 @@ over_a_restart() {
 	start a
 	start b
 	ends_well in-sync
+	ok "$current"
+}
+
+# One that hangs is not waited for beyond the time.
+hangs() {
+	local begun=$SECONDS
+	current=hangs
+	kill -STOP "${pid_of[a]}"
+	off a wait v --timeout 1s >"$dir/said" 2>&1
+	[ $? = 3 ] || die "said: $(cat "$dir/said")"
+	kill -CONT "${pid_of[a]}"
+	[ $((SECONDS - begun)) -lt 10 ] || die "took $((SECONDS - begun)) s"
 	ok "$current"
 }
 
@@ -94,4 +109,5 @@ bad_words
 what_is_not_yet
 what_comes
 over_a_restart
+hangs
 no_peer

@@ -219,11 +219,14 @@ static void what_is_the_last_copy_is_not_given_up(void **unused)
 	replication_discard_changes(w.b.replication, given_up, &given);
 	let_pass(&w, 100);
 	assert_false(given.done);
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_OUTDATED);
 	struct volume_state lost = state(&w.a);
 	lost.disk = VOLUME_DISK_INCONSISTENT;
 	assert_int_equal(volume_set_state(w.a.volume, &lost), 0);
 	replication_restore_from_peer(w.a.replication, given_up, &restored);
-	WAIT(&w, given.done && restored.done);
+	WAIT(&w, given.done);
+	assert_int_equal(state(&w.b).disk, VOLUME_DISK_UPTODATE); /* what it was */
+	WAIT(&w, restored.done);
 	assert_int_equal(given.error, -ECANCELED);
 	assert_non_null(strstr(given.why, "is lost"));
 	assert_int_equal(restored.error, 0);

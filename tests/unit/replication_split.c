@@ -95,22 +95,25 @@ static void what_cannot_be_is_refused(void **state)
 
 static void golden_wish(void **state)
 {
-	static const uint8_t head[24] = {0x4f, 0x46, 0x53, 0x57, 0x53, 0x48, 0x30, 0x31,
-					 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77,
-					 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77};
+	static const uint8_t head[28] = {0x4f, 0x46, 0x53, 0x57, 0x53, 0x48, 0x30, 0x31, 0x77, 0x77,
+					 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77, 0x77,
+					 0x77, 0x77, 0x77, 0x77, 0,    0,    0,    1};
 	struct split_wish_wire wire;
 	struct id128 id, back;
+	unsigned flags = 0;
 
 	memset(&id, 0x77, sizeof(id));
-	split_wish_encode(&id, &wire);
+	split_wish_encode(&id, 1, &wire);
 	assert_memory_equal(&wire, head, sizeof(head));
-	assert_null(split_wish_decode(&wire, &back));
-	assert_true(id128_equal(&id, &back));
+	assert_null(split_wish_decode(&wire, &back, &flags));
+	assert_true(id128_equal(&id, &back) && flags == 1);
 	for (size_t i = 0; i < sizeof(wire); i++) {
-		split_wish_encode(&id, &wire);
+		split_wish_encode(&id, 1, &wire);
 		((uint8_t *)&wire)[i] ^= 1;
-		assert_non_null(split_wish_decode(&wire, &back));
+		assert_non_null(split_wish_decode(&wire, &back, &flags));
 	}
+	split_wish_encode(&id, 2, &wire);
+	assert_non_null(split_wish_decode(&wire, &back, &flags));
 }
 
 static void golden_changes_header(void **state)

@@ -728,6 +728,8 @@ static void world_free(struct world *w)
 static void life_turn(struct world *w)
 {
 	some_acks(w);
+	if (sim_node_dead(w->env))
+		return;
 	if (rnd(w, 5) == 0)
 		cut_turn(w, (enum volume_consumer)rnd(w, VOLUME_CONSUMERS));
 	if (rnd(w, w->suspended ? 20 : 100) == 0)
