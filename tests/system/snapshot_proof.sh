@@ -128,7 +128,7 @@ proof-dir = $dir/scratch
 proof-command = $dir/check"
 	start b
 	start a
-	wait_for 30 "the first sync" in_sync a
+	wait_state 30 "the first sync" a in-sync
 	qemu-io -f raw -c 'write -P 1 1M 64k' "$(uri a)" >/dev/null || die "writing to a"
 	create before
 	own=$(off a snapshot list v --json | jq -r '.snapshots[0].id')
