@@ -3,7 +3,8 @@
 """A replica far away: what it costs the client, and what catching up costs. Ratios, medians of N rounds.
 
   latency   4 KiB random writes at a fixed rate with an fsync now and then, as a database makes
-            them: without a peer, then protocol A to one 50 ms away (each way), the same minute
+            them: without a peer, then protocol A to one 50 ms away (each way), the same minute; the peer
+            and the link step back from the client's processors and disk (they would have their own)
   catch-up  1 GiB of scattered 4 KiB blocks of a sparse 100 GiB volume, written while the link was
             down: bytes read, bytes sent, and time against the slower of disk and link
 """
@@ -25,19 +26,21 @@ RELAY = os.path.join(os.path.dirname(__file__), "..", "tests", "system", "relay.
 SCATTERED = 262144  # blocks: 1 GiB
 
 
-def pair(args, folder, size_gib, relay_options=None):
-    """Node a, with b behind a relay (or alone if relay_options is None)."""
+def pair(args, folder, size_gib, relay_options=None, far=None):
+    """Node a, with b behind a relay (or alone if relay_options is None), its files in far (else beside a's)."""
+    far = far or folder
     s = Server("offsite", folder)
     s.control = f"{folder}/a.ctl"
     lines = f"size = {size_gib}G\nprotocol = A\n"
     s.peer = relay_options is not None
     if s.peer:
         port, link = free_port(), free_port()
-        s.start(f"{args.build}/offsited", "--config",
-                config(folder, "b", "secondary", f"{folder}/b.img",
-                       f"nbd-listen = unix:{folder}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
+        # They would have a machine of their own: what the client shares with them is not to be counted.
+        s.start("nice", "-n", "19", f"{args.build}/offsited", "--config",
+                config(far, "b", "secondary", f"{far}/b.img",
+                       f"nbd-listen = unix:{far}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
                        "peer-plaintext = yes", lines + "staging-max = 4G"))
-        s.start(sys.executable, RELAY, str(link), str(port), "--control", f"{folder}/relay.sock",
+        s.start("nice", "-n", "19", sys.executable, RELAY, str(link), str(port), "--control", f"{folder}/relay.sock",
                 *relay_options)
         lines += f"peer = 127.0.0.1:{link}\n"
     s.start(f"{args.build}/offsited", "--config",
@@ -71,16 +74,17 @@ def latency(args, root):
     rows = {"alone": [], "A, 50 ms": []}
     for _ in range(args.rounds):
         for name, relay in (("alone", None), ("A, 50 ms", ["--delay", "50"])):
-            folder = tempfile.mkdtemp(dir=root)
-            s = pair(args, folder, 4, relay)
+            folder, far = tempfile.mkdtemp(dir=root), tempfile.mkdtemp(prefix="offsite-bench.", dir=args.memory)
+            s = pair(args, folder, 4, relay, far)
             job = fio(s, "--size=1G", "--iodepth=4", f"--rate_iops={args.iops}", "--fsync=16",
-                      "--time_based=1", f"--runtime={args.seconds}", "--ramp_time=1")
+                      "--time_based=1", f"--runtime={8 + args.seconds}", "--ramp_time=8")
             lat = job["write"]["clat_ns"]["percentile"]
             sync = job["sync"]["lat_ns"]["percentile"]
             rows[name].append((job["write"]["iops"], lat["50.000000"] / 1e3, lat["99.000000"] / 1e3,
                                sync["99.000000"] / 1e3))
             s.stop()
             shutil.rmtree(folder)
+            shutil.rmtree(far)
     print(f"\n## 4 KiB random writes at {args.iops} a second, fsync every 16, protocol A\n")
     print("| | IOPS | p50 µs | p99 µs | fsync p99 µs |\n|---|---|---|---|---|")
     median = {n: [statistics.median(r[i] for r in rows[n]) for i in range(4)] for n in rows}
@@ -107,7 +111,7 @@ def catch_up(args, root):
         wait_for(lambda: state(args, s) != "streaming", "the link is down")
         fio(s, "--size=100G", "--iodepth=32", f"--number_ios={SCATTERED}", "--norandommap=1")
         dirty = volume(args, s)["replication"]["out_of_sync_bytes"]
-        disk_seconds = random_reads(f"{folder}/a.img", dirty)
+        disk_seconds = scattered_writes(folder)
         sent, read = volume(args, s)["replication"]["sent_bytes"], read_bytes(s.processes[-1].pid)
         start = time.monotonic()
         subprocess.run(relay + ["join"], check=True, stdout=subprocess.DEVNULL)
@@ -133,13 +137,18 @@ def to_bytes(text):
     return int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
 
 
-def random_reads(path, total):
-    """How long the disk needs for as many random 4 KiB reads."""
-    done = subprocess.run(["fio", "--output-format=json", "--name=d", f"--filename={path}", "--direct=1", "--rw=randread",
-                           "--bs=4k", "--iodepth=32", "--ioengine=io_uring", "--time_based=1", "--runtime=3",
-                           "--readonly", "--size=100G"], capture_output=True, check=True)
-    out = done.stdout.decode()
-    return total / 4096 / json.loads(out[out.index("{"):])["jobs"][0]["read"]["iops"]
+def scattered_writes(folder):
+    """How long the disk needs for as many scattered 4 KiB writes into a new sparse file, as the target has to do."""
+    path = f"{folder}/alone.img"
+    with open(path, "wb") as f:
+        f.truncate(100 << 30)
+    start = time.monotonic()
+    subprocess.run(["fio", "--name=d", f"--filename={path}", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=32",
+                    "--ioengine=io_uring", f"--number_ios={SCATTERED}", "--norandommap=1", "--end_fsync=1",
+                    "--size=100G"], stdout=subprocess.DEVNULL, check=True)
+    seconds = time.monotonic() - start
+    os.unlink(path)
+    return seconds
 
 
 def main():
@@ -150,6 +159,7 @@ def main():
     p.add_argument("--iops", type=int, default=1000)
     p.add_argument("--rates", nargs="*", default=["25M", "0"], help="of the link for catch-up; 0: loopback as it is")
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
+    p.add_argument("--memory", default="/dev/shm", help="of the peer's files where the client's latency is measured")
     p.add_argument("what", nargs="*", default=[], help="latency, catch-up (default: both)")
     args = p.parse_args()
     what = args.what or ["latency", "catch-up"]
