@@ -198,7 +198,7 @@ static int run_restore(struct local *local, const struct snapshot_info *info,
 	format_progress_end(&restoring.progress);
 	code = local_wait(local, &restoring.run);
 	if (!code)
-		printf("restored snapshot %s to %s: %s in %s (%s written, %s were there already)\n",
+		printf("restored snapshot %s to %s: %s in %s (%s written, %s were right already)\n",
 		       id, where, format_bytes((double)info->size_bytes).text,
 		       format_duration((double)(env_now_ns(local->env) - restoring.started_ns) /
 				       1e9)
