@@ -151,8 +151,8 @@ static void fill(struct instant *i)
 
 	if (v->replication)
 		replication_forget_transfer(v->replication);
-	error = volume_hydrate_from(v->volume, &i->source, snapshot_origin_of_volume(i->origin), why,
-				    sizeof(why));
+	error = volume_hydrate_from(v->volume, &i->source, snapshot_origin_of_volume(i->origin),
+				    why, sizeof(why));
 
 	if (error == -EBUSY && i->busy_tries++ < (has_clients(i) ? CLIENT_TRIES : BUSY_TRIES)) {
 		i->step = WAITING;

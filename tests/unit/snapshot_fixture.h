@@ -520,7 +520,7 @@ struct memory_store {
 	unsigned fail_types, fail_at;
 	int fail_error;
 	bool fail_effect, failed;
-	bool fail_for_good; /* and all of them after it */
+	bool fail_for_good;                                       /* and all of them after it */
 	void (*on_put)(struct memory_store *m, const char *name); /* before it takes effect */
 	void (*on_get)(struct memory_store *m, const char *name);
 	void *context;
