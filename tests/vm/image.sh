@@ -67,6 +67,7 @@ fetch_kernel() {
 # scripts/extract-vmlinux does the same).
 unpack_kernel() { # VMLINUZ VMLINUX
 	local at
+	# shellcheck disable=SC2013 # numbers
 	for at in $(LC_ALL=C grep -aboP '\xFD7zXZ\x00' "$1" | cut -d: -f1); do
 		tail -c +$((at + 1)) "$1" | xz -qdc --single-stream >"$2.new" 2>/dev/null || true
 		[ "$(head -c 4 "$2.new" | tail -c 3)" = ELF ] && mv "$2.new" "$2" && return 0
