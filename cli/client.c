@@ -169,30 +169,33 @@ int client_try(struct cli *cli, const char *method, const char *path, json_t *bo
 	return call(cli, method, path, body, json, true, TIMEOUT_MS);
 }
 
-char *client_volume_path(const char *volume, const char *rest)
+/* The volume's name, encoded, between both; the caller's. */
+static char *path_of(const char *before, const char *volume, const char *behind)
 {
 	char *name = curl_easy_escape(NULL, volume, 0);
 	char *path = NULL;
 
-	if (!name || asprintf(&path, "/v1/volumes/%s%s", name, rest) < 0)
+	if (!name || asprintf(&path, "%s%s%s", before, name, behind) < 0)
 		exit(cli_fail(CLI_FAILED, "out of memory"));
 	curl_free(name);
 	return path;
 }
 
+char *client_volume_path(const char *volume, const char *rest)
+{
+	return path_of("/v1/volumes/", volume, rest);
+}
+
 int client_volume(struct cli *cli, const char *name, bool quiet, long timeout_ms, json_t **volume)
 {
-	char *encoded = curl_easy_escape(NULL, name, 0), *path = NULL;
+	char *path = path_of("/v1/status?volume=", name, "");
 	json_t *status;
-
-	if (!encoded || asprintf(&path, "/v1/status?volume=%s", encoded) < 0)
-		exit(cli_fail(CLI_FAILED, "out of memory"));
 	int code = call(cli, "GET", path, NULL, &status, quiet,
-			timeout_ms > 0 && timeout_ms < TIMEOUT_MS ? timeout_ms : TIMEOUT_MS);
+			timeout_ms < TIMEOUT_MS ? timeout_ms : TIMEOUT_MS);
+
 	*volume = json_incref(json_array_get(json_object_get(status, "volumes"), 0));
 	json_decref(status);
 	free(path);
-	curl_free(encoded);
 	if (!code && !*volume)
 		return cli_fail(CLI_FAILED, "the answer is not offsited's");
 	return code;

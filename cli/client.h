@@ -18,7 +18,7 @@ int client_try(struct cli *cli, const char *method, const char *path, json_t *bo
 /* "/v1/volumes/NAME/rest" with the name encoded; the caller's. Never NULL (exits without memory). */
 char *client_volume_path(const char *volume, const char *rest);
 /* The volume as GET /v1/status has it: CLI_FINE and *volume (the caller's), or the exit code and NULL.
- * quiet: as client_try(). timeout_ms: for the whole call; 0: as for the others. */
+ * quiet: as client_try(). timeout_ms: of the whole call, if less than what the others have. */
 int client_volume(struct cli *cli, const char *name, bool quiet, long timeout_ms, json_t **volume);
 /* Follows a job (an answer to 202; a reference is taken over) to its end with progress on stderr.
  * *end: the job as it ended (the caller's; may be NULL, as may end). Says why it failed; returns the exit code. */

@@ -2,6 +2,7 @@
 /*
  * verify: compares a volume with the peer's, and repairs what differs.
  */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,7 +70,7 @@ static json_t *follow(struct cli *cli, const char *name, int *code)
 	json_t *volume;
 
 	format_progress_begin(&progress, "comparing");
-	while (!(*code = client_volume(cli, name, false, 0, &volume))) {
+	while (!(*code = client_volume(cli, name, false, LONG_MAX, &volume))) {
 		const json_t *verify = json_object_get(volume, "verify");
 		const json_t *walk = json_object_get(verify, "progress");
 		if (strcmp(client_text(verify, "state", ""), "running") != 0)

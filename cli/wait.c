@@ -14,9 +14,8 @@
 
 const char help_wait[] =
 	"Usage: offsite wait VOLUME [--for STATE] [--timeout TIME]\n"
-	"Waits until the volume is in a state, and says so with exit code 0; for scripts. A "
-	"daemon\n"
-	"that is restarted meanwhile is waited for, too.\n"
+	"Waits until the volume is in a state, and says so with exit code 0; for scripts. A\n"
+	"daemon that is restarted meanwhile is waited for, too.\n"
 	"\n"
 	"  --for STATE      connected: the peer is there\n"
 	"                   streaming: and caught up once; writes go to it as they come\n"
@@ -24,9 +23,8 @@ const char help_wait[] =
 	"                   moment when nothing is under way; of a volume that is written to all\n"
 	"                   the time wait for streaming. The primary tells, not the secondary\n"
 	"                   filled: all content is on this disk\n"
-	"  --timeout TIME   give up after so long (90s, 10m, ...): exit code 1, and what the "
-	"state\n"
-	"                   is then. Without it: never\n";
+	"  --timeout TIME   give up after so long (90s, 10m, ...): exit code 1, and what the\n"
+	"                   state is then. Without it: never\n";
 
 static const char *replication_state(const json_t *volume)
 {
@@ -79,11 +77,6 @@ static const struct state *find_state(const char *name)
 	return NULL;
 }
 
-static uint64_t min64(uint64_t a, uint64_t b)
-{
-	return a < b ? a : b;
-}
-
 static uint64_t now_ns(void)
 {
 	struct timespec now;
@@ -132,29 +125,27 @@ static int look(const char *name, const struct state *state, const json_t *volum
 static int await(struct cli *cli, const char *name, const struct state *state, const char *timeout,
 		 uint64_t timeout_ns)
 {
-	uint64_t begun_ns = now_ns(), pause_ns = 10000000, gone_ns;
+	uint64_t begun_ns = now_ns(), pause_ns = 10000000, left_ns = timeout_ns;
 	bool seen = false;
 	json_t *volume;
 
 	for (;;) {
-		gone_ns = now_ns() - begun_ns;
 		/* The last look may take a moment longer. */
-		long left_ms =
-			timeout ? 1000 + (long)((timeout_ns - min64(gone_ns, timeout_ns)) / 1000000)
-				: 0;
-		int code = client_volume(cli, name, seen, left_ms, &volume);
+		int code =
+			client_volume(cli, name, seen, 1000 + (long)(left_ns / 1000000), &volume);
 		if (code && !(seen && code == CLI_UNREACHABLE))
 			return code;
 		seen = true;
 		code = look(name, state, volume);
-		gone_ns = now_ns() - begun_ns;
-		if (code == CLI_UNREACHABLE && timeout && gone_ns >= timeout_ns)
+		uint64_t gone_ns = now_ns() - begun_ns;
+		left_ns = timeout_ns > gone_ns ? timeout_ns - gone_ns : 0;
+		if (code == CLI_UNREACHABLE && left_ns == 0)
 			code = timed_out(name, state, timeout, volume);
 		json_decref(volume);
 		if (code != CLI_UNREACHABLE)
 			return code;
-		if (timeout && pause_ns > timeout_ns - gone_ns)
-			pause_ns = timeout_ns - gone_ns;
+		if (pause_ns > left_ns)
+			pause_ns = left_ns;
 		nanosleep(&(struct timespec){.tv_nsec = (long)pause_ns}, NULL);
 		if (pause_ns < 200000000)
 			pause_ns += pause_ns / 2;
@@ -168,7 +159,7 @@ int cmd_wait(struct cli *cli, int argc, char **argv)
 					      CLI_OPTIONS_COMMON};
 	const struct state *state = &states[0];
 	const char *timeout = NULL, *bad;
-	uint64_t timeout_ns = 0;
+	uint64_t timeout_ns = UINT64_MAX; /* never */
 	int option, code;
 
 	while ((option = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
