@@ -214,11 +214,12 @@ static void held_written(struct env_op *io, int64_t result)
 	if (error != 0 && held->job == NULL && is_current(cut, held->epoch))
 		cut_lose(cut, error);
 	held->cut = NULL;
-	if (held->job != NULL)
+	if (held->job != NULL) {
 		job_end(held->job, error);
-	else
+	} else {
 		shrink_file(cut);
-	op_gate_all(queue_take(&v->wait_job));
+		op_gate_all(queue_take(&v->wait_job));
+	}
 	op_ended(v);
 }
 
