@@ -130,12 +130,18 @@ role = {role}
     return path
 
 
-def offsite(args, folder, size, image):
-    s = Server("offsite", folder)
+def offsite_alone(args, folder, image, volume_lines="", env=None):
+    """A node without a peer; whether it is ready is to be seen."""
+    s = Server("offsite", folder, env)
     s.start(f"{args.build}/offsited", "--config",
-            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}"))
-    s.ready()
+            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}", volume_lines))
     s.control = f"{folder}/a.ctl"
+    return s
+
+
+def offsite(args, folder, size, image):
+    s = offsite_alone(args, folder, image)
+    s.ready()
     return s
 
 
@@ -352,10 +358,8 @@ def snapshot_offsite(args, folder, image, size, seed):
     with open(f"{folder}/key", "wb") as f:  # restic and borg encrypt too
         f.write(os.urandom(32))
     os.chmod(f"{folder}/key", 0o600)
-    s = Server("offsite", folder)
-    s.start(f"{args.build}/offsited", "--config",
-            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                   f"store = file:{folder}/store\nstore-key-file = {folder}/key"))
+    s = offsite_alone(args, folder, image,
+                      f"store = file:{folder}/store\nstore-key-file = {folder}/key")
     try:
         s.ready()
         create = [f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
@@ -422,9 +426,7 @@ def bench_snapshot(args, root):
 
 def snapshot_create(args, folder, image, store, env=None):
     """A snapshot of the image, through a daemon; store: the lines of its volume."""
-    s = Server("offsite", folder, env)
-    s.start(f"{args.build}/offsited", "--config",
-            config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}", store))
+    s = offsite_alone(args, folder, image, store, env)
     try:
         s.ready()
         timed([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot", "create",
@@ -601,10 +603,7 @@ def bench_seal(args, root, medium):
             folder = tempfile.mkdtemp(dir=root)
             image = os.path.join(folder, "disk.img")
             make_file(image, size)
-            s = Server("offsite", folder)
-            s.start(f"{args.build}/offsited", "--config",
-                    config(folder, "a", "primary", image, f"nbd-listen = unix:{s.sock}",
-                           f"store = file:{folder}/store"))
+            s = offsite_alone(args, folder, image, f"store = file:{folder}/store")
             try:
                 s.ready()
                 figures = seal_run(args, s, folder, job, size)
