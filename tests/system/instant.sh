@@ -34,7 +34,6 @@ io() { # NODE COMMAND...: of qemu-io
 	out=$(qemu-io -f raw -c "$*" "$(uri "$node")" 2>&1) || { echo "$out"; return 1; }
 	case $out in *rror* | *ailed*) echo "$out"; return 1 ;; esac
 }
-filled() { volume_is "$1" '.filling == null and .disk == "uptodate"'; }
 missing() { volume_get "$1" '.filling.missing_bytes // 0'; }
 milliseconds() { echo $(($(date +%s%N) / 1000000)); }
 newest() { off "$1" snapshot list v --json | jq -r '[.. | objects | select(.sequence?)] | max_by(.sequence) | .id'; }
@@ -63,13 +62,13 @@ sparse() {
 		[ "$(missing a)" -gt 0 ] || die "it was whole already"
 		[ $took -ge 1000 ] || break
 		off a set v hydrate-rate=0 >/dev/null 2>&1
-		wait_for 60 "the volume to be whole" filled a
+		wait_state 60 "the volume to be whole" a filled
 		off a set v hydrate-rate=8M >/dev/null 2>&1
 		io a write -P 1 0 64M >"$dir/io.out" || die "$(cat "$dir/io.out")"
 	done
 	[ $took -lt 1000 ] || die "first read and write after $took ms"
 	io a read -P 0 8M 1M >"$dir/io.out" || die "what the snapshot has not: $(cat "$dir/io.out")"
-	wait_for 60 "the volume to be whole" filled a
+	wait_state 60 "the volume to be whole" a filled
 	io a read -P 5 300000M 64k >"$dir/io.out" || die "the write is gone: $(cat "$dir/io.out")"
 	ok "$current"
 
@@ -95,7 +94,7 @@ sparse() {
 	took=$(($(milliseconds) - begun))
 	note "new host: first read and first write after $took ms"
 	[ "$(volume_get a .uuid)" = "$uuid" ] || die "it did not become the volume that was restored"
-	wait_for 60 "the volume to be whole" filled a
+	wait_state 60 "the volume to be whole" a filled
 	off a snapshot create v >"$dir/snapshot.log" 2>&1 || die "$(tail -n 1 "$dir/snapshot.log")"
 	off a snapshot list v --json >"$dir/list.json"
 	jq -e '[.. | objects | select(.sequence?)] | max_by(.sequence) | .changed_bytes <= 65536 * 4' \
@@ -152,7 +151,7 @@ $([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of
 		[ "$(missing a)" -gt 0 ] || break
 		kill9 a
 		start a
-		{ volume_is a '.filling.from == "snapshot"' || filled a; } >/dev/null || die "it does not go on"
+		{ volume_is a '.filling.from == "snapshot"' || off a wait v --for filled --timeout 0; } >/dev/null || die "it does not go on"
 	done
 	note "killed $round times, $n writes; $(missing a) bytes were missing at the end"
 	volume_is a '.replication.state == "standalone"' >/dev/null || die "the peer is not kept away"
@@ -164,7 +163,7 @@ $([ "$io" != aio ] || echo "store-key-file = $dir/key")" # encrypted with one of
 	off a status | found "filling *from snapshot" || die "status: $(off a status)"
 	off a set v hydrate-rate=0 >/dev/null 2>&1 || die "set"
 	same_as_wanted "while it is filled"
-	wait_for 60 "the volume to be whole" filled a
+	wait_state 60 "the volume to be whole" a filled
 	same_as_wanted "filled"
 	wait_state 30 "in sync afterwards" a in-sync
 	cmp "$dir/want.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "the peer: $(cat "$dir/cmp.out")"
@@ -199,7 +198,7 @@ away() {
 	show
 	wait "$reader" || die "the read failed: $(cat "$dir/io.read")"
 	off a set v hydrate-rate=0 >/dev/null 2>&1 || die "set"
-	wait_for 60 "the volume to be whole" filled a
+	wait_state 60 "the volume to be whole" a filled
 	io a read -P 9 60M 64k >"$dir/io.out" || die "the write is gone: $(cat "$dir/io.out")"
 	ok "$current"
 
@@ -217,7 +216,7 @@ away() {
 	io a read -P 200 40M 64k >"$dir/io.out" && die "it was read from nowhere"
 	show
 	off a set v hydrate-rate=0 >/dev/null 2>&1 || die "set"
-	wait_for 60 "the volume to be whole" filled a
+	wait_state 60 "the volume to be whole" a filled
 	stop a
 	stop b
 	ok "$current"

@@ -68,7 +68,6 @@ stop_database() {
 hydrated() { # in per mille
 	volume_get a '.filling.progress | (.done_bytes * 1000 / .total_bytes) | floor'
 }
-filled() { volume_is a '.filling == null and .disk == "uptodate"'; }
 
 node
 attach
@@ -114,7 +113,7 @@ mount "$device" "$dir/mnt" || die "mount"
 database
 [ "$written" -gt 0 ] && [ "$(sql -c 'SELECT count(*) FROM pgbench_history')" = "$written" ] ||
 	die "of $written transactions there are $(sql -c 'SELECT count(*) FROM pgbench_history')"
-wait_for 120 "all to be here" filled
+wait_state 120 "all to be here" a filled
 "${user_postgres[@]}" "$pg/pg_amcheck" -h "$dir/pg" --install-missing --heapallindexed bank >"$dir/amcheck.log" 2>&1 ||
 	die "amcheck: $(tail -n 3 "$dir/amcheck.log")"
 [ "$(cksum <"$dir/mnt/files")" = "$sum" ] || die "the files differ"

@@ -182,6 +182,18 @@ static void giving_up_outlives_crashes(void **unused)
 	}
 }
 
+/* a is not there when b gives its changes up. */
+static void give_up_alone(struct world *w, uint8_t **other, struct given_up *g)
+{
+	split_apart(w, other);
+	set_role(&w->b, VOLUME_SECONDARY);
+	meet(w);
+	disconnect(&w->a);
+	replication_discard_changes(w->b.replication, given_up, g);
+	let_pass(w, 100);
+	assert_false(g->done);
+}
+
 /* Promoted before the peer's content came: the wish is void, and what is here stays. */
 static void a_promotion_takes_it_back(void **unused)
 {
@@ -189,12 +201,7 @@ static void a_promotion_takes_it_back(void **unused)
 	struct world w;
 	uint8_t *other;
 
-	split_apart(&w, &other);
-	set_role(&w.b, VOLUME_SECONDARY);
-	meet(&w);
-	disconnect(&w.a);
-	replication_discard_changes(w.b.replication, given_up, &g);
-	let_pass(&w, 100);
+	give_up_alone(&w, &other, &g);
 	set_role(&w.b, VOLUME_PRIMARY);
 	assert_true(g.done);
 	assert_int_equal(g.error, -ECANCELED);
@@ -212,13 +219,7 @@ static void what_is_the_last_copy_is_not_given_up(void **unused)
 	struct world w;
 	uint8_t *other;
 
-	split_apart(&w, &other);
-	set_role(&w.b, VOLUME_SECONDARY);
-	meet(&w);
-	disconnect(&w.a);
-	replication_discard_changes(w.b.replication, given_up, &given);
-	let_pass(&w, 100);
-	assert_false(given.done);
+	give_up_alone(&w, &other, &given);
 	assert_int_equal(state(&w.b).disk, VOLUME_DISK_OUTDATED);
 	struct volume_state lost = state(&w.a);
 	lost.disk = VOLUME_DISK_INCONSISTENT;
