@@ -99,6 +99,15 @@ static int lock_file(int fd, unsigned flags)
 	}
 }
 
+/* A lock goes with the last reference to what was opened, and io_uring may give its own up only when the ring is
+ * entered next: who opens the file again before that would wait in vain. Without a lock nothing happens. */
+static void unlock_file(int fd)
+{
+	struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+
+	(void)fcntl(fd, F_OFD_SETLK, &lock);
+}
+
 static uint32_t clamp_align(uint32_t bytes)
 {
 	if (bytes < ALIGN_MIN)
@@ -218,6 +227,7 @@ void real_file_close(struct env *env, struct env_file *file)
 		return;
 	assert(file->under_way == 0); /* closed with operations under way */
 	real->backend->fd_closing(real, file->slot);
+	unlock_file(file->fd);
 	close(file->fd);
 	assert(real->files > 0);
 	real->files--;

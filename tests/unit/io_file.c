@@ -4,8 +4,11 @@
  */
 #include "tests/unit/io_harness.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define RW (ENV_FILE_READ | ENV_FILE_WRITE)
 
@@ -199,6 +202,18 @@ static void test_lock(struct world *world)
 			 -EWOULDBLOCK);
 	env_file_close(world->env, first);
 	assert_int_equal(env_file_open(world->env, path, RW | ENV_FILE_LOCK, &second), 0);
+	/* It goes at the close, whoever refers to what was opened then: here a child. */
+	pid_t child = fork();
+	if (child == 0) {
+		pause();
+		_exit(0);
+	}
+	assert_true(child > 0);
+	env_file_close(world->env, second);
+	int error = env_file_open(world->env, path, RW | ENV_FILE_LOCK, &second);
+	kill(child, SIGKILL);
+	waitpid(child, NULL, 0);
+	assert_int_equal(error, 0);
 	env_file_close(world->env, second);
 }
 
