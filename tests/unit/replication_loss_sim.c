@@ -142,6 +142,8 @@ static void what_began_before_the_stream_waits_as_well(void **unused)
 	struct world w;
 
 	open_suspending(&w);
+	buf_pool_free(w.pool);
+	w.pool = buf_pool_new((unsigned[3]){WRITES, 64, 32}); /* for as many as there may be */
 	disconnect(&w.a);
 	write_some(&w.a, 20);
 	sim_disk_get(w.a.env, &disk);

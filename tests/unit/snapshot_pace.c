@@ -6,6 +6,7 @@
 #include "tests/unit/snapshot_fixture.h"
 
 #include "daemon/snapshot/internal.h"
+#include "daemon/snapshot/seal.h"
 #include "daemon/volume/pacer.h"
 
 #define TICK_NS    5000000ull
@@ -159,7 +160,7 @@ static void given_up_while_it_waits(void **state)
 	c.volume = w->v;
 	env_timer_start(w->env, &c.timer, TICK_NS);
 	snapshot_create(w->writer, "", waited_done, &snapshot);
-	while (c.told < 20)
+	while (!w->writer->pacing)
 		take_turn(w);
 	assert_false(snapshot.done);
 	assert_null(w->v->cut);
