@@ -119,6 +119,8 @@ static enum control_outcome get_status(struct control *control, struct control_r
 
 	if (request->volume[0] && !find_volume(control, request, request->volume))
 		return CONTROL_ANSWERED;
+	/* What an answer shows is an event to those who ask for events afterwards, however short it was. */
+	watch_compare(control->watch);
 	json = render_node(control);
 	volumes = json_array();
 	for (unsigned i = 0; i < node_volume_count(control->node); i++) {
@@ -179,8 +181,10 @@ static enum control_outcome get_metrics(struct control *control, struct control_
 
 static enum control_outcome get_events(struct control *control, struct control_request *request)
 {
-	uint64_t newest = events_newest(control->events);
+	uint64_t newest;
 
+	watch_compare(control->watch);
+	newest = events_newest(control->events);
 	/* A number from before a restart asks for all there is. */
 	if (request->since > newest)
 		request->since = 0;
