@@ -46,10 +46,10 @@ both_grow_while_it_is_written_to() {
 	same_disks
 	sent=$(volume_get a .replication.sent_bytes)
 	# A client from before, that goes on for a while with the size it knows.
-	helper_start qemu-io -f raw -c length -c "sleep 1500" -c "write -P 18 4M 4M" -c flush -c length "$(uri a)" \
+	helper_start stdbuf -oL qemu-io -f raw -c length -c "sleep 1500" -c "write -P 18 4M 4M" -c flush -c length "$(uri a)" \
 		>"$dir/old.out" 2>&1
 	old=$helper
-	wait_for 10 "the client" volume_is a '.clients > 0'
+	wait_for 10 "the client" test -s "$dir/old.out"
 	off a resize v 256M >"$dir/resize.out" 2>&1 || die "resize: $(cat "$dir/resize.out")"
 	grep -q "268435456 bytes" "$dir/resize.out" || die "it says: $(cat "$dir/resize.out")"
 	expect_sizes 268435456
