@@ -118,7 +118,7 @@ void check_primary(struct world *world)
 		return;
 	}
 	image = world_image(env);
-	if (!model_check_local(world->model, &image, why, sizeof(why)))
+	if (!model_check_local(world->model, &image, MODEL_NEVER, why, sizeof(why)))
 		world_fail(world, "promise 1: the primary, powered off: %s", why);
 	sim_free(sim);
 }

@@ -580,15 +580,15 @@ static bool print_both(const struct model *model, uint32_t lacks, uint32_t where
 	return false;
 }
 
-bool model_check_local(struct model *model, const struct model_image *image, char *why,
-		       size_t why_size)
+bool model_check_local(struct model *model, const struct model_image *image, uint32_t seen,
+		       char *why, size_t why_size)
 {
-	uint32_t now = model->ordinal;
+	uint32_t now = model->ordinal, dead_at = seen < now ? seen : now;
 
 	for (struct walk walk = walk_new(model, image); walk_next(&walk);) {
 		uint32_t i = walk.number;
 		const struct sector *sector = &model->sectors[i];
-		struct match m = match(model, sector, walk.crc, now);
+		struct match m = match(model, sector, walk.crc, dead_at);
 		uint32_t must = newest(model, sector, DURABLE, now, now);
 
 		if (m.first > m.last)

@@ -56,9 +56,10 @@ struct model_image {
 bool model_resolve(struct model *model, const struct model_image *image, bool lost, char *why,
 		   size_t why_size);
 
-/* The primary's disk, were it powered off here and now (promise 1). */
-bool model_check_local(struct model *model, const struct model_image *image, char *why,
-		       size_t why_size);
+/* The primary's disk, were it powered off here and now (promise 1). What died after the ordinal seen may be
+ * back: nobody saw that it was gone. */
+bool model_check_local(struct model *model, const struct model_image *image, uint32_t seen,
+		       char *why, size_t why_size);
 /* The secondary's content at any instant (promise 2, and promise 1 for protocol C). */
 bool model_check_peer(struct model *model, const struct model_image *image, char *why,
 		      size_t why_size);

@@ -106,6 +106,7 @@ struct world {
 	bool spoilt;    /* the medium changed content: not to be looked at until it is mended */
 	bool must_wait; /* its peer was in sync: nothing may complete without it (suspend) */
 	struct node_volume *leaning; /* the primary, if its content was at its peer one step ago */
+	uint32_t answered;           /* ordinal of the last request that did not fail */
 	bool look;             /* something was just acknowledged as durable: look whether it is */
 	uint64_t size_bytes;   /* of the volume, as the clients know it */
 	bool resizing;         /* by the operator's word, at this time */

@@ -112,6 +112,7 @@ static void request_done(struct block_request *request, int error)
 	default:
 		break;
 	}
+	world->answered = model_tick(world->model);
 	if ((request->op == BLOCK_FLUSH || (request->flags & BLOCK_FUA)) && world_chance(world, 10))
 		world->look = true;
 	client_end(client);

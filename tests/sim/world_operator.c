@@ -384,7 +384,7 @@ static void check_nothing_lost(struct world *world, unsigned index)
 	char why[1024];
 
 	if (world->must_wait && world->options.protocol == 'C' && !world_died(world, index) &&
-	    !model_check_local(world->model, &image, why, sizeof(why)))
+	    !model_check_local(world->model, &image, world->answered, why, sizeof(why)))
 		world_fail(world, "promise 1, lost in a promotion without force: %s", why);
 }
 

@@ -127,6 +127,29 @@ static void test_lost_stays_lost(void **state)
 	disk_free(disk);
 }
 
+/* What a crash took, nobody having seen its end, may be on the peer; not once its absence was seen. */
+static void test_unseen_loss_may_be_mended(void **state)
+{
+	struct disk *disk = disk_new();
+	struct model_image i = image(disk);
+	uint32_t before = model_tick(disk->model), restarted;
+	uint8_t copy[512];
+
+	put(disk, 0, 512, true);
+	memcpy(copy, disk->data, sizeof(copy));
+	memset(disk->data, 0, sizeof(copy));
+	assert_true(resolve(disk, false));
+	restarted = model_tick(disk->model);
+	memcpy(disk->data, copy, sizeof(copy));
+	assert_true(model_check_local(disk->model, &i, before, reason, sizeof(reason)));
+	assert_false(model_check_local(disk->model, &i, restarted, reason, sizeof(reason)));
+	assert_false(model_check_local(disk->model, &i, MODEL_NEVER, reason, sizeof(reason)));
+	/* What is durable has to be there either way. */
+	model_complete(disk->model, put(disk, 512, 512, false), true, false);
+	assert_false(model_check_local(disk->model, &i, before, reason, sizeof(reason)));
+	disk_free(disk);
+}
+
 static void test_partial_sectors(void **state)
 {
 	struct disk *disk = disk_new();
@@ -242,6 +265,7 @@ int main(void)
 		cmocka_unit_test(test_flushed_may_not),
 		cmocka_unit_test(test_torn_write),
 		cmocka_unit_test(test_lost_stays_lost),
+		cmocka_unit_test(test_unseen_loss_may_be_mended),
 		cmocka_unit_test(test_partial_sectors),
 		cmocka_unit_test(test_peer_keeps_order_of_flushes),
 		cmocka_unit_test(test_peer_has_what_was_acknowledged),
