@@ -26,7 +26,7 @@ equivalent() {
 unit_test() {
 	case $1 in
 	volume_instant_*) echo volume_instant_sim ;;
-	volume_hole_* | volume_preserve_*) echo volume_behaviour_sim ;;
+	volume_hole_* | volume_preserve_*) echo volume_cut_sim ;;
 	replication_final_alone) echo replication_loss_sim ;;
 	replication_served_no_fsync) echo replication_crash_sim ;;
 	replication_reference_early) echo replication_reference_sim ;;

@@ -152,4 +152,24 @@ static bool reads_as(struct fixture *f, uint64_t offset, uint64_t length, int fi
 	return same;
 }
 
+static inline void pass(struct fixture *f, uint64_t ns)
+{
+	sim_run_until(f->sim, NULL, ns);
+}
+
+/* Valid until the next call. */
+static inline const struct volume_state *state_at(struct fixture *f)
+{
+	volume_get_state(f->volume, &f->state);
+	return &f->state;
+}
+
+static inline void set_role(struct fixture *f, enum volume_role role)
+{
+	struct volume_state state = *state_at(f);
+
+	state.role = role;
+	assert_int_equal(volume_set_state(f->volume, &state), 0);
+}
+
 #endif
