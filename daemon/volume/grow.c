@@ -110,17 +110,17 @@ static bool refused(struct grow *g)
 
 /* ---- the backing -------------------------------------------------------------------------------- */
 
-static void backing_synced(struct env_op *io, int64_t result)
+void grow_synced(struct volume *v, int error)
 {
-	struct grow *g = (struct grow *)((char *)io - offsetof(struct grow, io));
+	struct grow *g = v->grow;
 
-	if (result < 0) {
-		end_with(g, (int)result, "volume %s: %s: fsync: %s", g->volume->name,
-			 g->volume->backing_path, strerror((int)-result));
+	if (error != 0) {
+		end_with(g, error, "volume %s: %s: fsync: %s", v->name, v->backing_path,
+			 strerror(-error));
 		return;
 	}
 	g->step = GROW_WAIT;
-	g->volume->maps_held = true;
+	v->maps_held = true;
 	env_timer_start(g->volume->env, &g->timer, 1);
 }
 
@@ -149,12 +149,11 @@ static void zero_next(struct grow *g)
 	if (refused(g))
 		return;
 	if (g->at == g->end && MUTATE(volume_grow_no_fsync)) {
-		backing_synced(&g->io, 0);
+		grow_synced(v, 0);
 		return;
 	}
 	if (g->at == g->end) {
-		g->io.done = backing_synced;
-		env_fsync(v->env, &g->io, v->backing);
+		sync_join_grow(v);
 		return;
 	}
 	g->piece = g->end - g->at < most ? g->end - g->at : most;

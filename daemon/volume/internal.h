@@ -349,7 +349,7 @@ struct volume {
 	enum capability punch_cap, zero_cap;
 
 	struct env_op sync_io;
-	bool sync_running, sync_checkpoint_now, sync_checkpoint_next;
+	bool sync_running, sync_checkpoint_now, sync_checkpoint_next, sync_grow_now, sync_grow_next;
 	struct op_queue sync_now, sync_next;
 	int sync_error; /* an fsync failed: what was acknowledged may be gone, no FLUSH succeeds */
 
@@ -534,6 +534,7 @@ void request_init(struct volume *volume);
 /* sync.c */
 void sync_join(struct op *op);
 void sync_join_checkpoint(struct volume *volume);
+void sync_join_grow(struct volume *volume);
 void sync_failed(struct volume *volume, int error); /* no FLUSH succeeds from now on */
 
 /* lean.c */
@@ -630,6 +631,7 @@ void cut_release(struct volume *volume);
 void cut_check(const struct volume *volume);
 
 /* grow.c */
+void grow_synced(struct volume *volume, int error);
 void grow_look(struct volume *volume); /* at open: what an earlier run left */
 
 /* hold.c */

@@ -32,7 +32,14 @@ static bool disk_change_allowed(enum volume_disk_state from, enum volume_disk_st
 
 int volume_sync_backing(struct volume *v)
 {
-	return v->backing != NULL ? env_file_sync(v->env, v->backing) : 0;
+	int error = v->sync_error;
+
+	if (v->backing != NULL && error == 0) {
+		error = env_file_sync(v->env, v->backing);
+		if (error != 0)
+			sync_failed(v, error);
+	}
+	return error;
 }
 
 int volume_set_state(struct volume *v, const struct volume_state *state)

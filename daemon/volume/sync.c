@@ -33,17 +33,19 @@ static void sync_done(struct env_op *io, int64_t result)
 {
 	struct volume *v = (struct volume *)((char *)io - offsetof(struct volume, sync_io));
 	struct op_queue done = queue_take(&v->sync_now);
-	bool checkpoint = v->sync_checkpoint_now;
+	bool checkpoint = v->sync_checkpoint_now, grow = v->sync_grow_now;
 	struct op *op;
 
 	if (result < 0)
 		sync_failed(v, (int)result);
 	v->sync_running = false;
-	v->sync_checkpoint_now = false;
-	if (v->sync_next.first != NULL || v->sync_checkpoint_next)
+	v->sync_checkpoint_now = v->sync_grow_now = false;
+	if (v->sync_next.first != NULL || v->sync_checkpoint_next || v->sync_grow_next)
 		sync_start(v);
 	if (checkpoint)
 		checkpoint_synced(v, v->sync_error);
+	if (grow)
+		grow_synced(v, v->sync_error);
 	while ((op = queue_pop(&done)) != NULL)
 		op_synced(op, v->sync_error);
 	op_ended(v);
@@ -53,7 +55,8 @@ static void sync_start(struct volume *v)
 {
 	v->sync_now = queue_take(&v->sync_next);
 	v->sync_checkpoint_now = v->sync_checkpoint_next;
-	v->sync_checkpoint_next = false;
+	v->sync_grow_now = v->sync_grow_next;
+	v->sync_checkpoint_next = v->sync_grow_next = false;
 	v->sync_running = true;
 	v->ops++;
 	v->sync_io.done = sync_done;
@@ -83,6 +86,13 @@ void sync_join(struct op *op)
 void sync_join_checkpoint(struct volume *v)
 {
 	v->sync_checkpoint_next = true;
+	if (!v->sync_running)
+		sync_start(v);
+}
+
+void sync_join_grow(struct volume *v)
+{
+	v->sync_grow_next = true;
 	if (!v->sync_running)
 		sync_start(v);
 }

@@ -511,6 +511,29 @@ static void failed_fsync_is_not_forgotten(void **s)
 	close_it(f);
 }
 
+static void failed_fsync_of_a_demotion_is_not_forgotten(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+	struct volume_state state;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "v.img";
+	sim_disk_set(f->env, &options);
+	state = *state_at(f);
+	state.role = VOLUME_SECONDARY;
+	assert_int_equal(volume_set_state(f->volume, &state), -EIO);
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_int_equal(volume_set_state(f->volume, &state), -EIO);
+	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
+	close_it(f);
+}
+
 static void failed_write_stays_dirty(void **s)
 {
 	struct fixture *f = *s;
@@ -696,6 +719,7 @@ int main(void)
 		TEST(suspension_holds_and_keeps_order),
 		TEST(generations_are_bumped_once_per_loss),
 		TEST(failed_fsync_is_not_forgotten),
+		TEST(failed_fsync_of_a_demotion_is_not_forgotten),
 		TEST(failed_write_stays_dirty),
 		TEST(full_state_directory_does_not_stop_it),
 		TEST(applied_writes_are_there),

@@ -209,6 +209,28 @@ static void a_superblock_that_fails_leaves_the_old_size(void **state)
 	close_it(f);
 }
 
+/* What it could not write the system may have dropped: that is of the clients' writes, too. */
+static void an_fsync_that_fails_is_not_forgotten(void **state)
+{
+	struct fixture *f = *state;
+	struct sim_disk_options options;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "v.img";
+	sim_disk_set(f->env, &options);
+	assert_int_equal(grow(f, LARGE), -EIO);
+	assert_non_null(strstr(f->why, "fsync"));
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
+	assert_int_equal(volume_size_bytes(f->volume), SMALL);
+	close_it(f);
+}
+
 static void the_config_counts_when_it_is_made_and_may_not_ask_for_more(void **state)
 {
 	struct fixture *f = *state;
@@ -315,6 +337,7 @@ int main(void)
 		T(goes_on_with_what_is_sealed_for_the_stream),
 		T(makes_what_the_backing_had_beyond_the_end_zero),
 		T(a_superblock_that_fails_leaves_the_old_size),
+		T(an_fsync_that_fails_is_not_forgotten),
 		T(the_config_counts_when_it_is_made_and_may_not_ask_for_more),
 		cmocka_unit_test(a_crash_at_any_operation_leaves_one_of_the_sizes_whole),
 	};
