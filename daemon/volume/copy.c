@@ -10,20 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int sync_parent(struct volume *v)
-{
-	char *slash = strrchr(v->backing_path, '/'), *dir;
-	int error;
-
-	dir = slash == NULL
-		      ? strdup(".")
-		      : strndup(v->backing_path,
-				slash == v->backing_path ? 1 : (size_t)(slash - v->backing_path));
-	error = dir == NULL ? -ENOMEM : env_sync_dir(v->env, dir);
-	free(dir);
-	return error;
-}
-
 int volume_keep_copy(struct volume *v)
 {
 	struct env_file_info info;
@@ -41,7 +27,7 @@ int volume_keep_copy(struct volume *v)
 	if (error == 0)
 		error = env_rename(v->env, path, v->copy_path);
 	if (error == 0)
-		error = sync_parent(v);
+		error = backing_sync_name(v);
 	if (error != 0 && error != -EOPNOTSUPP)
 		env_unlink(v->env, path);
 	free(path);
@@ -58,7 +44,7 @@ void volume_drop_copy(struct volume *v)
 	v->has_copy = false;
 	error = env_unlink(v->env, v->copy_path);
 	if (error == 0)
-		error = sync_parent(v);
+		error = backing_sync_name(v);
 	if (error != 0)
 		env_log(v->env, ENV_LOG_WARNING, "volume %s: %s: cannot be removed: %s", v->name,
 			v->copy_path, strerror(-error));

@@ -132,25 +132,33 @@ static void volume_free(struct volume *v)
 	free(v);
 }
 
-/* A crash may have come between making the file, sizing it and making its name durable. */
-static int finish_backing(struct volume *v, const struct env_file_info *info)
+int backing_sync_name(struct volume *v)
 {
-	char directory[4096];
-	char *slash;
+	char *slash = strrchr(v->backing_path, '/'), *dir;
+	int error;
+
+	dir = slash == NULL
+		      ? strdup(".")
+		      : strndup(v->backing_path,
+				slash == v->backing_path ? 1 : (size_t)(slash - v->backing_path));
+	error = dir == NULL ? -ENOMEM : env_sync_dir(v->env, dir);
+	free(dir);
+	return error;
+}
+
+/* A crash may have come between making the file, sizing it and making its name durable. One that is there when
+ * the volume is opened may be a replaced disk's (volume_replace_backing()): of that only the name is missing. */
+static int finish_backing(struct volume *v, const struct env_file_info *info, bool create)
+{
 	int error = 0;
 
-	if (info->block_device)
+	if (info->block_device || !(create || v->state.disk == VOLUME_DISK_INCONSISTENT))
 		return 0;
-	if (info->size_bytes == 0 && v->size_bytes != 0)
+	if (create && info->size_bytes == 0 && v->size_bytes != 0)
 		error = env_file_truncate(v->env, v->backing, v->size_bytes);
-	if (error == 0)
+	if (error == 0 && create)
 		error = env_file_sync(v->env, v->backing);
-	snprintf(directory, sizeof(directory), "%s", v->backing_path);
-	slash = strrchr(directory, '/');
-	if (error != 0 || slash == NULL)
-		return error;
-	slash[slash == directory ? 1 : 0] = '\0';
-	return env_sync_dir(v->env, directory);
+	return error == 0 ? backing_sync_name(v) : error;
 }
 
 /* size_bytes 0: takes the backing's. */
@@ -159,8 +167,8 @@ static int check_backing(struct volume *v, bool create, char *why, size_t why_si
 	struct env_file_info info;
 	int error = env_file_info(v->env, v->backing, &info);
 
-	if (error == 0 && create)
-		error = finish_backing(v, &info);
+	if (error == 0)
+		error = finish_backing(v, &info, create);
 	if (error == 0 && create)
 		error = env_file_info(v->env, v->backing, &info);
 	if (error != 0) {

@@ -112,6 +112,46 @@ static void backing_gone_later_is_a_failed_disk(void **s)
 	close_it(f);
 }
 
+/* The name of the new one may be in the system's memory only: who opens the volume next sees to it. */
+static void a_replaced_backing_survives_a_crash_anywhere(void **s)
+{
+	struct fixture *f = *s;
+	struct volume_state state;
+
+	for (uint64_t k = 1; k < 40; k++) {
+		bool dead;
+
+		open_it(f);
+		close_it(f);
+		env_unlink(f->env, f->config.backing);
+		open_it(f);
+		assert_int_equal(state_at(f)->disk, VOLUME_DISK_FAILED);
+		sim_crash_after_ios(f->sim, f->env, k, SIM_CRASH_KILL);
+		volume_replace_backing(f->volume, f->why, sizeof(f->why));
+		dead = sim_node_dead(f->env);
+		if (dead) {
+			f->env = sim_restart(f->sim, f->env);
+			open_it(f);
+		}
+		sim_crash_after_ios(f->sim, f->env, 0, SIM_CRASH_KILL);
+		if (state_at(f)->disk == VOLUME_DISK_FAILED)
+			assert_int_equal(volume_replace_backing(f->volume, f->why, 256), 0);
+		state = *state_at(f);
+		state.disk = VOLUME_DISK_UPTODATE;
+		assert_int_equal(volume_set_state(f->volume, &state), 0);
+		assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, (int)k), 0);
+		assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+		crash_it(f, SIM_CRASH_POWER_DROP);
+		open_it(f);
+		if (state_at(f)->disk != VOLUME_DISK_UPTODATE || !reads_as(f, 0, 4096, (int)k))
+			fail_msg("after %u operations: %s", (unsigned)k, volume_failure(f->volume));
+		close_it(f);
+		if (!dead)
+			return;
+	}
+	fail_msg("it takes more than 40 file operations");
+}
+
 static void shrunk_backing_is_a_failed_disk(void **s)
 {
 	struct fixture *f = *s;
@@ -704,6 +744,7 @@ int main(void)
 		TEST(size_is_kept),
 		TEST(missing_backing_without_size_is_an_error),
 		TEST(backing_gone_later_is_a_failed_disk),
+		TEST(a_replaced_backing_survives_a_crash_anywhere),
 		TEST(shrunk_backing_is_a_failed_disk),
 		TEST(damaged_superblock_is_never_recreated),
 		TEST(one_damaged_superblock_page_is_survived),
