@@ -424,7 +424,10 @@ void world_configure_size(const struct world *world, const struct env *env,
 {
 	uint64_t size = world_disk_size(env);
 
-	config->size_bytes = size > 0 ? size : world->size_bytes;
+	/* A first start that died may have made the file, and no more. */
+	if (size == 0 && (!sim_file_size(env, WORLD_BACKING, &size) || size == 0))
+		size = world->size_bytes;
+	config->size_bytes = size;
 }
 
 void world_start(struct world *world, unsigned index)
