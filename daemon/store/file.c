@@ -100,8 +100,9 @@ static uint64_t monotonic_ns(void)
 }
 
 /* Has what was written last on the disk before there is more of it, and leaves the disk alone for as long as that
- * took: an fsync of all at the end would be a queue that others stand behind. */
-static void make_room(int fd, uint64_t offset, uint64_t length)
+ * took: an fsync of all at the end would be a queue that others stand behind. An error of what was written is told
+ * once: the fsync at the end does not say it again. */
+static int make_room(int fd, uint64_t offset, uint64_t length)
 {
 	uint64_t begun = monotonic_ns(), took;
 	struct timespec pause;
@@ -109,10 +110,11 @@ static void make_room(int fd, uint64_t offset, uint64_t length)
 	if (sync_file_range(fd, (off_t)offset, (off_t)length,
 			    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
 				    SYNC_FILE_RANGE_WAIT_AFTER))
-		return; /* the fsync will say */
+		return errno == ENOSYS || errno == EINVAL || errno == ESPIPE ? 0 : -errno;
 	took = monotonic_ns() - begun;
 	pause = (struct timespec){(time_t)(took / 1000000000u), (long)(took % 1000000000u)};
 	nanosleep(&pause, NULL);
+	return 0;
 }
 
 /* The next parts of iov, up to max bytes; a part may be taken in pieces. */
@@ -150,6 +152,7 @@ static int write_all(int fd, const struct iovec *iov, unsigned count, bool gentl
 	for (;;) {
 		ssize_t done;
 		unsigned used = 0;
+		int error;
 
 		held = take_parts(part, held, iov, count, &next, &taken,
 				  gentle ? GENTLE_BYTES : SIZE_MAX);
@@ -160,8 +163,9 @@ static int write_all(int fd, const struct iovec *iov, unsigned count, bool gentl
 			continue;
 		if (done < 0)
 			return -errno;
-		if (gentle)
-			make_room(fd, offset, (uint64_t)done);
+		error = gentle ? make_room(fd, offset, (uint64_t)done) : 0;
+		if (error)
+			return error;
 		offset += (uint64_t)done;
 		while (used < held && (size_t)done >= part[used].iov_len)
 			done -= (ssize_t)part[used++].iov_len;

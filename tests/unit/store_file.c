@@ -397,13 +397,13 @@ static void many_are_deleted_at_once(void **state)
 	}
 }
 
-/* Every link fails with EPERM from here on, as on FAT; in this process and what it starts. */
-static bool forbid_links(void)
+/* Every call of it fails so from here on, in this process and what it starts. */
+static bool forbid(unsigned call, unsigned error)
 {
 	struct sock_filter filter[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_linkat, 0, 1),
-		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, call, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
 	};
 	struct sock_fprog program = {sizeof(filter) / sizeof(*filter), filter};
@@ -412,39 +412,58 @@ static bool forbid_links(void)
 	       !prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-static int put_without_links(const char *path)
+/* For a child: 0 if the put ends as expected, 77 where that cannot be tried. */
+static int put_without(const char *path, unsigned call, unsigned error, bool gentle, int64_t expected)
 {
 	struct world w = {.env = NULL};
 	char why[256];
 	int64_t result;
 
-	if (!forbid_links())
+	if (!forbid(call, error))
 		return 77;
 	if (env_real_new(ENV_BACKEND_AIO, 1, &w.env, (const char *[1]){NULL}))
 		return 77;
 	if (store_open(w.env, path, &w.store, why, sizeof(why)))
 		return 1;
+	w.store->gentle = gentle;
 	result = put(&w, "a/b", "x", "");
 	store_close(w.store);
 	env_free(w.env);
-	return result == -EOPNOTSUPP ? 0 : 2;
+	return result == expected ? 0 : 2;
 }
 
-static void no_hard_links(void **state)
+static void expect_put_without(struct world *w, unsigned call, unsigned error, bool gentle,
+			       int64_t expected)
 {
-	struct world *w = world_of(state);
 	int status;
 	pid_t child = fork();
 
 	if (!child)
-		_exit(put_without_links(w->path));
+		_exit(put_without(w->path, call, error, gentle, expected));
 	assert_int_equal(waitpid(child, &status, 0), child);
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
 		print_message("SKIP: no seccomp or no libaio here\n");
 		skip();
 	}
 	assert_int_equal(status, 0);
+}
+
+/* EPERM, as on FAT. */
+static void no_hard_links(void **state)
+{
+	expect_put_without(world_of(state), SYS_linkat, EPERM, false, -EOPNOTSUPP);
 	assert_non_null(strstr(store_strerror(-EOPNOTSUPP), "no hard links"));
+}
+
+/* Who is told of an error of what was written is the only one: the fsync at the end succeeds. */
+static void an_error_on_the_way_to_the_disk(void **state)
+{
+	struct world *w = world_of(state);
+
+	expect_put_without(w, SYS_sync_file_range, EIO, true, -EIO);
+	assert_int_equal(size(w, "a/b"), -ENOENT);
+	expect_put_without(w, SYS_sync_file_range, ENOSYS, true, 0);
+	assert_int_equal(size(w, "a/b"), 1);
 }
 
 static void what_cannot_be_opened(void **state)
@@ -486,6 +505,7 @@ int main(void)
 		ON_BOTH(a_directory_that_was_replaced),
 		ON_BOTH(many_are_deleted_at_once),
 		ON_BOTH(no_hard_links),
+		ON_BOTH(an_error_on_the_way_to_the_disk),
 		ON_BOTH(what_cannot_be_opened),
 	};
 
