@@ -177,7 +177,8 @@ int env_file_next_data(struct env *env, struct env_file *file, uint64_t offset, 
  * there. -EOPNOTSUPP where the file system cannot. Blocking; nothing may be writing to the file. */
 int env_file_clone(struct env *env, struct env_file *file, const char *path);
 
-int env_mkdir(struct env *env, const char *path); /* with parents, 0700; existing is fine */
+/* With parents, 0700, each durable; existing is fine. */
+int env_mkdir(struct env *env, const char *path);
 /* The folder that path stands in. Only a try: whoever needs it finds out. */
 void env_mkdir_parent(struct env *env, const char *path);
 int env_unlink(struct env *env, const char *path); /* -ENOENT if not there */

@@ -469,12 +469,28 @@ int real_file_next_data(struct env *env, struct env_file *file, uint64_t offset,
 
 /* ---- names ---- */
 
+/* Who makes a file in it durable syncs the folder, but not where that stands. Without a right to read that, as
+ * durable as it can be. */
+static int sync_parent(const char *path)
+{
+	char parent[PATH_MAX];
+	char *slash;
+	int error;
+
+	snprintf(parent, sizeof(parent), "%s", path);
+	slash = strrchr(parent, '/');
+	if (slash != NULL)
+		slash[slash == parent ? 1 : 0] = '\0';
+	error = real_sync_dir(NULL, slash != NULL ? parent : ".");
+	return error == -EACCES || error == -EINVAL ? 0 : error;
+}
+
 static int make_one(const char *path)
 {
 	struct stat st;
 
 	if (mkdir(path, 0700) == 0)
-		return 0;
+		return sync_parent(path);
 	if (errno != EEXIST)
 		return -errno;
 	if (stat(path, &st) < 0)

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -444,6 +445,40 @@ static void test_block_device(struct world *world)
 	assert_int_equal(system(command), 0);
 }
 
+/* In place of the C library's, for what the environment calls: notes which folders are synced. */
+static struct {
+	dev_t dev;
+	ino_t ino;
+} synced[8];
+static unsigned synced_count;
+
+int fsync(int fd)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) && synced_count < 8) {
+		synced[synced_count].dev = st.st_dev;
+		synced[synced_count++].ino = st.st_ino;
+	}
+	return (int)syscall(SYS_fsync, fd);
+}
+
+static void test_folders_are_durable(struct world *world)
+{
+	static const char *const parents[] = {"", "x", "x/y"};
+	struct stat st;
+
+	synced_count = 0;
+	assert_int_equal(env_mkdir(world->env, path_in(world, "x/y/z")), 0);
+	assert_int_equal(synced_count, 3);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(stat(path_in(world, parents[i]), &st), 0);
+		assert_true(synced[i].dev == st.st_dev && synced[i].ino == st.st_ino);
+	}
+	assert_int_equal(env_mkdir(world->env, path_in(world, "x/y/z")), 0);
+	assert_int_equal(synced_count, 3);
+}
+
 static const struct io_test io_file[] = {
 	{"direct I/O reads back what was written", test_direct},
 	{"buffered I/O reads back what was written", test_buffered},
@@ -456,6 +491,7 @@ static const struct io_test io_file[] = {
 	{"opening tells what is wrong", test_open_errors},
 	{"a write to a file opened for reading fails later", test_write_refused},
 	{"folders and names", test_names},
+	{"a new folder is durable where it stands", test_folders_are_durable},
 	{"allocate reserves and keeps the data", test_allocate},
 	{"a full file system is ENOSPC", test_no_space},
 	{"a block device: size, lock, zeroes, end", test_block_device},
