@@ -483,7 +483,7 @@ void source_leave_stream(struct source *source)
 		note_complete(source);
 		source->phase = SOURCE_LEAVE;
 		/* As at the loss of a link: clients saw writes completed that the peer lacks. */
-		if (source->lag_bytes)
+		if (source_completed_alone(source, true))
 			source_bump(source);
 		volume_set_peer_in_sync(source->volume, false);
 		compare_stop(source->compare);

@@ -38,6 +38,7 @@ struct source_entry {
 	uint32_t payload; /* of bytes, those that travel: zeroes and TRIM do not count in max-lag */
 	enum source_wait wait;
 	bool point, written, flush, settle, begin;
+	bool client; /* somebody saw its end, or waits for it */
 };
 
 struct source_read {
@@ -223,6 +224,9 @@ void source_loss_init(struct source *source, bool suspends);
 /* Clients saw, or are about to see, the end of writes that the peer lacks: a new generation. As long as
  * it cannot be stored they wait. */
 void source_bump(struct source *source);
+/* Of the stream, before it is reset: whether a client saw the end of a write that the peer may lack, or of a
+ * flush of what the peer may have in its cache only. to_come: or is about to see it. */
+bool source_completed_alone(const struct source *source, bool to_come);
 /* -errno: that the peer is needed from now on is not stored. */
 int source_followed(struct source *source);
 /* And it streams. */

@@ -47,13 +47,15 @@ static int bump(struct source *source)
 	return volume_set_state(source->volume, &state);
 }
 
-/* Of the stream, before it is reset: whether a client saw the end of a write that the peer may lack. */
-static bool completed_alone(const struct source *source)
+bool source_completed_alone(const struct source *source, bool to_come)
 {
+	bool marked = volume_dirty_bytes(source->volume, VOLUME_PEER) > 0;
+
 	for (uint64_t s = source->oldest; s < source->next; s++) {
 		const struct source_entry *entry = &source->ring[s % SOURCE_RING];
+		bool counts = entry->bytes || (entry->client && entry->flush && marked);
 
-		if (!entry->written && entry->bytes && entry->wait == WAIT_NOTHING)
+		if (!entry->written && counts && (to_come || entry->wait == WAIT_NOTHING))
 			return true;
 	}
 	return false;
@@ -179,7 +181,7 @@ void source_lost(struct source *source, bool streamed)
 		volume_set_peer_in_sync(source->volume, false);
 		return;
 	}
-	if (streamed && (wait ? completed_alone(source) : source->lag_bytes > 0))
+	if (streamed && source_completed_alone(source, !wait))
 		source_bump(source);
 	/* Before the clients are released: what they write next belongs to the new history. */
 	volume_set_peer_in_sync(source->volume, false);

@@ -138,6 +138,7 @@ static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation
 	if (!entry)
 		return false;
 	entry->token = token;
+	entry->client = true;
 	entry->wait = wait_of(source);
 	if (entry->wait == WAIT_DURABLE && mutation->type == VOLUME_FLUSH)
 		entry->wait = WAIT_WRITTEN;

@@ -409,11 +409,20 @@ static void bump(struct volume *v)
 	v->super.bump_sequence = v->super.sequence + 1;
 }
 
+/* A client's flush makes durable here what the peer, which does not follow, may have had in its cache only: were
+ * the history still the peer's, it could be taken for what no client saw the end of. */
+static bool flush_goes_apart(const struct volume *v, const struct op *op)
+{
+	return op->owner == OWNER_CLIENT && op->kind == OP_FLUSH && !v->in_sync && !leaning(v) &&
+	       v->state.role == VOLUME_PRIMARY && !id128_is_zero(&v->state.generations.current) &&
+	       volume_dirty_bytes(v, VOLUME_PEER) > 0;
+}
+
 static bool super_ready(struct volume *v, struct op *op)
 {
 	struct super *super = &v->super;
 	uint64_t lsn = op->owner == OWNER_APPLY ? apply_of(op)->mutation.lsn : v->state.lsn + 1;
-	bool changes = op_is_own(op) && op->kind != OP_FLUSH;
+	bool changes = (op_is_own(op) && op->kind != OP_FLUSH) || flush_goes_apart(v, op);
 
 	if (changes &&
 	    ((!v->in_sync && !v->bumped) || id128_is_zero(&v->state.generations.current)))

@@ -172,7 +172,8 @@ void volume_note_contact(struct volume *volume, const struct volume_contact *con
 
 /* What a first write without a synchronised peer does: before a write is issued while `in_sync` is
  * false and no bump was made since it became false, the generation is bumped durably
- * (base = base or old current; history; new random current). Replication tells: */
+ * (base = base or old current; history; new random current). Likewise a client's flush while anything is marked
+ * for the peer. Replication tells: */
 void volume_set_peer_in_sync(struct volume *volume, bool in_sync);
 
 /* Marks everything dirty for consumer (blank peer, unknown base). Durable before it returns. With

@@ -361,6 +361,71 @@ static void a_history_that_cannot_be_stored_holds_the_clients(void **unused)
 	world_close(&w);
 }
 
+/* A client saw the end of a flush that the peer was not there for, and the peer lost to a power cut what it had
+ * in its cache. It is promoted later: what was flushed must not be rolled back as if nobody had seen it. */
+static void what_was_flushed_alone_is_not_rolled_back(void **unused)
+{
+	for (unsigned late = 0; late < 2; late++) {
+		struct io io = {.request = {.op = BLOCK_FLUSH, .done = io_done}};
+		struct world w;
+		uint8_t byte = 0;
+
+		world_open(&w);
+		w.a.steps_down = w.b.steps_down = true;
+		w.a.start_wait_ms = 2000;
+		world_start(&w);
+		write_some(&w.a, 50);
+		expect_same(&w, &w.a, __LINE__);
+		WAIT(&w, volume_dirty_bytes(w.a.volume, VOLUME_PEER) == 0);
+		struct volume_state before = state(&w.a);
+		end_io(&w, write_one(&w.a, 0, 7), 0);
+		/* Under way to the peer when that is lost, or begun afterwards. */
+		if (!late)
+			volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &io.request);
+		crash(&w.b, SIM_CRASH_POWER_DROP);
+		if (late) {
+			WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+			struct volume_state during = state(&w.a);
+			assert_true(same_generation(&before, &during));
+			volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &io.request);
+		}
+		WAIT(&w, io.done);
+		assert_int_equal(io.error, 0);
+		crash_primary(&w.a, SIM_CRASH_POWER_DROP);
+		come_back(&w.b, VOLUME_SECONDARY);
+		assert_true(sim_file_peek(w.b.env, "/b/backing", &byte, 1, 0) && byte != 7);
+		set_role(&w.b, VOLUME_PRIMARY);
+		end_io(&w, write_one(&w.b, 8192, 9), 0);
+		come_back(&w.a, VOLUME_PRIMARY);
+		WAIT(&w, status(&w.a).split_brain || state(&w.a).role == VOLUME_SECONDARY);
+		assert_int_equal(state(&w.a).role, VOLUME_PRIMARY);
+		assert_true(sim_file_peek(w.a.env, "/a/backing", &byte, 1, 0) && byte == 7);
+		world_close(&w);
+	}
+}
+
+/* What the peer has durably needs no flush of its own: the history stays the same. */
+static void a_flush_of_nothing_begins_no_history(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	WAIT(&w, volume_dirty_bytes(w.a.volume, VOLUME_PEER) == 0);
+	struct volume_state before = state(&w.a);
+	crash(&w.b, SIM_CRASH_POWER_DROP);
+	flush(&w.a);
+	WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+	flush(&w.a);
+	struct volume_state after = state(&w.a);
+	assert_true(same_generation(&before, &after));
+	come_back(&w.b, VOLUME_SECONDARY);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 struct restored {
 	bool done;
 	int error;
@@ -454,6 +519,8 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_peer_that_hangs_under_a_cut_is_lost),
 		cmocka_unit_test(a_slow_link_is_no_reason),
 		cmocka_unit_test(a_history_that_cannot_be_stored_holds_the_clients),
+		cmocka_unit_test(what_was_flushed_alone_is_not_rolled_back),
+		cmocka_unit_test(a_flush_of_nothing_begins_no_history),
 		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),
 		cmocka_unit_test(a_restore_onto_a_disk_that_fails_ends),
 	};
