@@ -121,6 +121,16 @@ void intent_touch(struct volume *v, uint64_t offset, uint64_t length)
 		bits_set_range(v->intent.recent, first, last - first + 1);
 }
 
+/* Of a batch that began when there had been so many errors. */
+static int maps_result(struct volume *v, int64_t result, uint64_t errors_before)
+{
+	if (result < 0) {
+		v->maps_errors++;
+		return (int)result;
+	}
+	return v->maps_errors == errors_before ? 0 : -EIO;
+}
+
 static void pages_written(struct volume *v, int error)
 {
 	struct intent *intent = &v->intent;
@@ -163,7 +173,7 @@ static void intent_sync_done(struct env_op *io, int64_t result)
 {
 	struct volume *v = (struct volume *)((char *)io - offsetof(struct volume, intent.batch.io));
 
-	pages_written(v, result < 0 ? (int)result : 0);
+	pages_written(v, maps_result(v, result, v->intent.errors_before));
 }
 
 static void intent_write_done(struct env_op *io, int64_t result)
@@ -171,7 +181,7 @@ static void intent_write_done(struct env_op *io, int64_t result)
 	struct volume *v = (struct volume *)((char *)io - offsetof(struct volume, intent.batch.io));
 
 	if (result < 0 || v->intent.batch_count == 1) {
-		pages_written(v, result < 0 ? (int)result : 0);
+		pages_written(v, maps_result(v, result, v->intent.errors_before));
 		return;
 	}
 	io->done = intent_sync_done;
@@ -216,6 +226,7 @@ static void intent_write_next(struct volume *v)
 		bits_clear(intent->page_loose, p);
 	}
 	intent->batch_count = n;
+	intent->errors_before = v->maps_errors;
 	intent->writing = true;
 	v->ops++;
 	v->stats.intent_writes += n;
@@ -389,7 +400,7 @@ static void checkpoint_sync_done(struct env_op *io, int64_t result)
 	struct volume *v =
 		(struct volume *)((char *)io - offsetof(struct volume, checkpoint.batch.io));
 
-	checkpoint_finish(v, result < 0 ? (int)result : 0);
+	checkpoint_finish(v, maps_result(v, result, v->checkpoint.errors_before));
 }
 
 static void checkpoint_write_done(struct env_op *io, int64_t result)
@@ -398,7 +409,7 @@ static void checkpoint_write_done(struct env_op *io, int64_t result)
 		(struct volume *)((char *)io - offsetof(struct volume, checkpoint.batch.io));
 
 	if (result < 0)
-		checkpoint_finish(v, (int)result);
+		checkpoint_finish(v, maps_result(v, result, v->checkpoint.errors_before));
 	else
 		checkpoint_next_pages(v);
 }
@@ -484,6 +495,7 @@ static void checkpoint_start(struct volume *v, bool pressed)
 	any = choose_candidates(v, pressed);
 	checkpoint->consumer = 0;
 	checkpoint->cursor = 0;
+	checkpoint->errors_before = v->maps_errors;
 	checkpoint->retire = false;
 	v->ops++;
 	if (any && disk_usable(v)) {

@@ -203,6 +203,7 @@ struct intent {
 	struct op_queue waiting;
 	struct page_batch batch;
 	uint64_t batch_first, batch_count;
+	uint64_t errors_before; /* maps_errors when the batch began */
 	bool writing;
 	bool tighten; /* write loose pages too */
 };
@@ -213,7 +214,8 @@ struct checkpoint {
 	enum checkpoint_step step;
 	bool retire; /* the backing's fsync succeeded: candidates may be retired */
 	unsigned consumer;
-	uint64_t cursor; /* page */
+	uint64_t cursor;        /* page */
+	uint64_t errors_before; /* maps_errors when its pages began to be written */
 	struct page_batch batch;
 };
 
@@ -305,6 +307,9 @@ struct volume {
 	unsigned maps_number;  /* which of them is in use */
 	struct grow *grow;     /* grow.c: under way, or NULL */
 	bool maps_held;        /* no write of pages begins: the file is about to be another one */
+	/* How often the file could not be written. The error of whatever was written in the back is told once,
+	 * to whoever asks first: so a batch counts as failed if anyone met an error since it began. */
+	uint64_t maps_errors;
 	char description[200]; /* a line of the config fits */
 	char failure[256];     /* why FAILED, or why FLUSH fails; "" */
 	struct volume_config config;

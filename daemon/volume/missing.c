@@ -422,6 +422,8 @@ static void backing_synced(struct env_op *io, int64_t result)
 	struct hydrate *h = &v->hydrate;
 
 	v->local_io--;
+	if (result >= 0 && h->from_store)
+		result = v->sync_error; /* told to somebody else meanwhile */
 	if (result < 0 && h->active && h->store != STORE_IDLE) {
 		if (h->from_store)
 			sync_failed(v, (int)result);

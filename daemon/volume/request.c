@@ -510,10 +510,27 @@ static void start_zero(struct op *op);
 
 static void piece_landed(struct op *op);
 
+static bool is_written_through(const struct op *op)
+{
+	return op->fua && op->kind == OP_WRITE && !op->remote;
+}
+
+/* A write with FUA is an fsync, too, and its error that of all that was not durable yet: the next fsync does not
+ * tell it once more. But where nothing is written in the back, no space was there before anything was synced. */
+static bool failed_as_fsync(const struct op *op, int error)
+{
+	bool direct = op->volume->io_align_bytes > 1;
+
+	return error != 0 && is_written_through(op) &&
+	       !(direct && (error == -ENOSPC || error == -EDQUOT));
+}
+
 static void landed(struct op *op, int error)
 {
 	struct volume *v = op->volume;
 
+	if (failed_as_fsync(op, error))
+		sync_failed(v, error);
 	v->local_io--;
 	op->local_pending = false;
 	op->local_error = error;
@@ -645,7 +662,7 @@ static void start_local(struct op *op)
 	data = op->bounce != NULL ? op->bounce->data : op_buf(op, &offset)->data;
 	op->io.done = write_done;
 	env_write(v->env, &op->io, v->backing, data, op->piece_length, op->piece_offset,
-		  op->fua && op->kind == OP_WRITE && !op->remote ? ENV_WRITE_FUA : 0);
+		  is_written_through(op) ? ENV_WRITE_FUA : 0);
 }
 
 static void issue(struct op *op)

@@ -4,8 +4,9 @@
  * begins after they came, and so covers what completed before.
  *
  * After a failed fsync the system may have dropped what it could not write, and the next fsync
- * succeeds without it. So no FLUSH succeeds any more until the volume is opened anew, and all that
- * was written lately (every region that has an intent bit) counts as changed.
+ * succeeds without it. So no FLUSH succeeds any more until the volume is opened anew, all that was
+ * written lately (every region that has an intent bit) counts as changed, and a secondary follows no
+ * more. It is the same whoever asked for the fsync, a write with FUA included.
  */
 #include "daemon/volume/internal.h"
 
@@ -27,6 +28,7 @@ void sync_failed(struct volume *v, int error)
 		intent_mark_active(v);
 	}
 	v->sync_error = error;
+	apply_failed(v, "fsync", 0, error);
 }
 
 static void sync_done(struct env_op *io, int64_t result)

@@ -414,7 +414,7 @@ static void store_cleanly(struct volume *v)
 {
 	bool durable = v->backing != NULL && v->sync_error == 0 &&
 		       v->lean != VOLUME_LEAN_DISKLESS && !v->hydrate.keep_intents &&
-		       env_file_sync(v->env, v->backing) == 0;
+		       volume_sync_backing(v) == 0;
 	int error = v->hydrate.active && durable ? hydrate_store_all(v) : 0;
 
 	if (error == 0)

@@ -231,6 +231,15 @@ static int do_read(struct env_file *file, void *buf, uint64_t length, uint64_t o
 	return 0;
 }
 
+/* What was pending may stay or be lost, and no later fsync says so. */
+static void fsync_failed(struct env_file *file)
+{
+	struct sim_disk *disk = disk_of(file->owner);
+
+	inode_settle(disk->sim, file->inode, SIM_CRASH_POWER);
+	disk->fsync_failed = true;
+}
+
 static int do_change(struct env_file *file, struct change *change, bool durable)
 {
 	struct sim_disk *disk = disk_of(file->owner);
@@ -242,6 +251,8 @@ static int do_change(struct env_file *file, struct change *change, bool durable)
 		if (sim_random(disk->sim, 2)) /* it leaves anything of itself */
 			inode_change_torn(disk->sim, inode, change);
 		change_free(change);
+		if (durable) /* a write with FUA is an fsync, too */
+			fsync_failed(file);
 		return -EIO;
 	}
 	if ((change->type == CHANGE_WRITE || !change->punch) &&
@@ -256,15 +267,13 @@ static int do_change(struct env_file *file, struct change *change, bool durable)
 	return 0;
 }
 
-/* Covers changes numbered below upto. When it fails, what was pending may stay or be lost, and no
- * later fsync says so. */
+/* Covers changes numbered below upto. */
 static int do_fsync(struct env_file *file, uint64_t upto)
 {
 	struct sim_disk *disk = disk_of(file->owner);
 
 	if (fails(file, disk->options.fsync_eio_ppm)) {
-		inode_settle(disk->sim, file->inode, SIM_CRASH_POWER);
-		disk->fsync_failed = true;
+		fsync_failed(file);
 		return -EIO;
 	}
 	inode_flush(file->inode, upto);

@@ -574,6 +574,85 @@ static void failed_fsync_of_a_demotion_is_not_forgotten(void **s)
 	close_it(f);
 }
 
+static void set_errors(struct fixture *f, const char *path, uint32_t write_ppm, uint32_t fsync_ppm)
+{
+	struct sim_disk_options options;
+
+	sim_disk_get(f->env, &options);
+	options.write_eio_ppm = write_ppm;
+	options.fsync_eio_ppm = fsync_ppm;
+	options.eio_path = path;
+	sim_disk_set(f->env, &options);
+}
+
+/* It is an fsync of all that was written before, too, and nobody else is told of its error. */
+static void failed_write_with_fua_is_a_failed_fsync(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
+	sim_disk_get(f->env, &options);
+	options.capacity_bytes = 1; /* no space for it: nothing was synced */
+	sim_disk_set(f->env, &options);
+	assert_int_equal(finish(f, submit(f, BLOCK_WRITE, BLOCK_FUA, MIB, 4096, 2)), -EIO);
+	options.capacity_bytes = 0;
+	sim_disk_set(f->env, &options);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 3), 0);
+	set_errors(f, "v.img", 1000000, 0);
+	assert_int_equal(finish(f, submit(f, BLOCK_WRITE, BLOCK_FUA, 8192, 4096, 2)), -EIO);
+	set_errors(f, NULL, 0, 0);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
+	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
+	close_it(f);
+	open_it(f);
+	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), 0);
+	close_it(f);
+}
+
+/* Both maps are written, and not durable yet. */
+static void wait_for_maps(struct fixture *f, uint64_t offset)
+{
+	uint64_t in_page = offset / VOLUME_PEER_BLOCK_BYTES / 8;
+	uint8_t peer = 0, store = 0;
+
+	while (!(peer & 1) || !(store & 1)) {
+		assert_true(sim_step(f->sim));
+		assert_true(sim_file_peek(f->env, "/state/v/maps", &peer, 1, 4096 + 32 + in_page));
+		assert_true(
+			sim_file_peek(f->env, "/state/v/maps", &store, 1, 8192 + 32 + in_page / 16));
+	}
+}
+
+/* The file of the maps has two writers, and the error of what is written in the back is told to one of them. */
+static void an_error_that_the_intents_meet_counts_for_the_maps(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	sim_disk_get(f->env, &options);
+	options.latency_min_ns = options.latency_max_ns = 100000000;
+	sim_disk_set(f->env, &options);
+	open_it(f);
+	for (unsigned i = 0; i < 8; i++) {
+		uint64_t offset = i * 4 * MIB, start, length;
+
+		assert_int_equal(simple(f, BLOCK_WRITE, offset, 4096, 1), 0);
+		wait_for_maps(f, offset);
+		set_errors(f, "/maps", 1000000, 0);
+		assert_int_equal(simple(f, BLOCK_WRITE, 32 * MIB + offset, 4096, 1), -EIO);
+		set_errors(f, NULL, 0, 0);
+		pass(f, MINUTE); /* the intents go, on the disk, too */
+		crash_it(f, SIM_CRASH_POWER_DROP);
+		open_it(f);
+		assert_true(volume_dirty_next(f->volume, VOLUME_PEER, offset, &start, &length));
+		assert_int_equal(start, offset);
+	}
+	close_it(f);
+}
+
 static void failed_write_stays_dirty(void **s)
 {
 	struct fixture *f = *s;
@@ -761,6 +840,8 @@ int main(void)
 		TEST(generations_are_bumped_once_per_loss),
 		TEST(failed_fsync_is_not_forgotten),
 		TEST(failed_fsync_of_a_demotion_is_not_forgotten),
+		TEST(failed_write_with_fua_is_a_failed_fsync),
+		TEST(an_error_that_the_intents_meet_counts_for_the_maps),
 		TEST(failed_write_stays_dirty),
 		TEST(full_state_directory_does_not_stop_it),
 		TEST(applied_writes_are_there),
