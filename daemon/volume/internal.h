@@ -304,9 +304,9 @@ struct volume {
 	bool has_copy;
 	char *name, *backing_path, *state_dir, *super_path;
 	char *maps_paths[METADATA_MAPS_FILES];
-	unsigned maps_number;  /* which of them is in use */
-	struct grow *grow;     /* grow.c: under way, or NULL */
-	bool maps_held;        /* no write of pages begins: the file is about to be another one */
+	unsigned maps_number; /* which of them is in use */
+	struct grow *grow;    /* grow.c: under way, or NULL */
+	bool maps_held;       /* no write of pages begins: the file is about to be another one */
 	/* How often the file could not be written. The error of whatever was written in the back is told once,
 	 * to whoever asks first: so a batch counts as failed if anyone met an error since it began. */
 	uint64_t maps_errors;

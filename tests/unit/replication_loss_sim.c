@@ -381,13 +381,15 @@ static void what_was_flushed_alone_is_not_rolled_back(void **unused)
 		end_io(&w, write_one(&w.a, 0, 7), 0);
 		/* Under way to the peer when that is lost, or begun afterwards. */
 		if (!late)
-			volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &io.request);
+			volume_block(w.a.volume)
+				->ops->submit(volume_block(w.a.volume), &io.request);
 		crash(&w.b, SIM_CRASH_POWER_DROP);
 		if (late) {
 			WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
 			struct volume_state during = state(&w.a);
 			assert_true(same_generation(&before, &during));
-			volume_block(w.a.volume)->ops->submit(volume_block(w.a.volume), &io.request);
+			volume_block(w.a.volume)
+				->ops->submit(volume_block(w.a.volume), &io.request);
 		}
 		WAIT(&w, io.done);
 		assert_int_equal(io.error, 0);

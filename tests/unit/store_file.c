@@ -413,7 +413,8 @@ static bool forbid(unsigned call, unsigned error)
 }
 
 /* For a child: 0 if the put ends as expected, 77 where that cannot be tried. */
-static int put_without(const char *path, unsigned call, unsigned error, bool gentle, int64_t expected)
+static int put_without(const char *path, unsigned call, unsigned error, bool gentle,
+		       int64_t expected)
 {
 	struct world w = {.env = NULL};
 	char why[256];

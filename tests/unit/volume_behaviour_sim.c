@@ -621,8 +621,8 @@ static void wait_for_maps(struct fixture *f, uint64_t offset)
 	while (!(peer & 1) || !(store & 1)) {
 		assert_true(sim_step(f->sim));
 		assert_true(sim_file_peek(f->env, "/state/v/maps", &peer, 1, 4096 + 32 + in_page));
-		assert_true(
-			sim_file_peek(f->env, "/state/v/maps", &store, 1, 8192 + 32 + in_page / 16));
+		assert_true(sim_file_peek(f->env, "/state/v/maps", &store, 1,
+					  8192 + 32 + in_page / 16));
 	}
 }
 
