@@ -225,6 +225,8 @@ static void run_blocking(struct env_work *work)
 	case KIND_WRITE:
 		error = real_pwrite_all(a->file, a->buf, a->length, a->offset,
 					a->flags & ENV_WRITE_FUA ? RWF_DSYNC : 0);
+		if (!error && (a->flags & ENV_WRITE_FUA) && a->file->sync_apart)
+			error = real_file_sync(NULL, a->file);
 		break;
 	case KIND_FSYNC:
 		error = real_file_sync(NULL, a->file);
@@ -258,7 +260,7 @@ static void transfer(struct env *env, struct env_op *op, enum kind kind, struct 
 {
 	struct aio_op *a = aio_op(op);
 
-	if (!file->info.direct) {
+	if (!file->info.direct || ((flags & ENV_WRITE_FUA) && file->sync_apart)) {
 		start_blocking(env, op,
 			       (struct aio_op){.kind = kind,
 					       .flags = flags,

@@ -90,9 +90,10 @@ struct env_real {
 struct env_file {
 	struct env_real *real;
 	int fd;
-	int slot;                  /* registered descriptor, or REAL_NO_SLOT */
-	unsigned under_way;        /* operations */
-	bool in_memory;            /* tmpfs: transfers never wait for a device */
+	int slot;           /* registered descriptor, or REAL_NO_SLOT */
+	unsigned under_way; /* operations */
+	bool in_memory;     /* tmpfs: transfers never wait for a device */
+	bool sync_apart; /* FUSE: takes RWF_DSYNC and leaves it out, where the kernel queues a write */
 	struct env_file_info info; /* size_bytes is read anew each time */
 };
 

@@ -58,11 +58,11 @@ static int open_retry(const char *path, int o)
 /* Says whether this description takes O_DIRECT; set after opening, so that a refusal leaves no
  * created file behind. Newer kernels accept it on tmpfs, where there is nothing to go around, and
  * io_uring is then only half as fast. */
-static bool on_tmpfs(int fd)
+static bool is_on(int fd, long type)
 {
 	struct statfs fs;
 
-	return fstatfs(fd, &fs) == 0 && fs.f_type == TMPFS_MAGIC;
+	return fstatfs(fd, &fs) == 0 && fs.f_type == type;
 }
 
 static bool set_direct(int fd)
@@ -168,7 +168,8 @@ static int look_at(struct env_file *file, unsigned flags)
 	file->info.inode = st.st_ino;
 	file->info.align_bytes = 1;
 	/* (A device's node lies on one as a rule, the device does not.) */
-	file->in_memory = !file->info.block_device && on_tmpfs(file->fd);
+	file->in_memory = !file->info.block_device && is_on(file->fd, TMPFS_MAGIC);
+	file->sync_apart = !file->info.block_device && is_on(file->fd, FUSE_SUPER_MAGIC);
 	if (!(flags & ENV_FILE_DIRECT) || file->in_memory || !set_direct(file->fd))
 		return 0;
 	align = direct_align(file->fd, file->info.block_device);

@@ -108,7 +108,7 @@ static void prepare_file(struct io_uring_sqe *sqe, struct uring_op *u)
 		break;
 	case KIND_WRITE:
 		io_uring_prep_write(sqe, fd, u->buf, piece(u), u->offset);
-		sqe->rw_flags = u->flags & ENV_WRITE_FUA ? RWF_DSYNC : 0;
+		sqe->rw_flags = (u->flags & ENV_WRITE_FUA) && !u->file->sync_apart ? RWF_DSYNC : 0;
 		break;
 	case KIND_FSYNC:
 		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
@@ -252,18 +252,28 @@ static bool file_goes_on(struct uring *uring, struct env_op *op, int *res)
 	return true;
 }
 
+/* True if it goes on with an fsync of its own; its result is still what it wrote. */
+static bool sync_follows(struct uring *uring, struct env_op *op)
+{
+	struct uring_op *u = uring_op(op);
+
+	if (u->kind != KIND_WRITE || !(u->flags & ENV_WRITE_FUA) || !u->file->sync_apart)
+		return false;
+	u->kind = KIND_FSYNC;
+	u->async = false;
+	start(uring, op);
+	return true;
+}
+
 static void complete_file(struct uring *uring, struct env_op *op, int res)
 {
 	struct uring_op *u = uring_op(op);
 
-	if (file_goes_on(uring, op, &res))
+	if (file_goes_on(uring, op, &res) || (res >= 0 && sync_follows(uring, op)))
 		return;
 	assert(u->file->under_way > 0);
 	u->file->under_way--;
-	if (res >= 0)
-		op->done(op, u->kind == KIND_READ || u->kind == KIND_WRITE ? (int64_t)u->moved : 0);
-	else
-		op->done(op, res);
+	op->done(op, res >= 0 ? (int64_t)u->moved : res); /* 0 but for a transfer */
 }
 
 static void free_closed(struct uring *uring, struct env_sock *sock)

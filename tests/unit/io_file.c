@@ -445,6 +445,62 @@ static void test_block_device(struct world *world)
 	assert_int_equal(system(command), 0);
 }
 
+/* A file whose file system runs a program for each transfer, and notes each fsync. */
+static bool mount_fuse(struct world *world)
+{
+	char command[1400];
+
+	snprintf(command, sizeof(command),
+		 "cd %s && mkdir mnt && : >synced && truncate -s 1M raw && "
+		 "command -v nbdfuse nbdkit >/dev/null && { nbdfuse mnt/disk --command nbdkit -s "
+		 "--exit-with-parent eval get_size='echo 1M' can_write='exit 0' can_flush='exit 0' "
+		 "pread='dd if=%s/raw iflag=skip_bytes,count_bytes skip=$4 count=$3 status=none' "
+		 "pwrite='dd of=%s/raw oflag=seek_bytes conv=notrunc seek=$4 status=none' "
+		 "flush='echo x >>%s/synced' >/dev/null 2>&1 & } && "
+		 "for i in $(seq 100); do [ -s mnt/disk ] && exit 0; sleep 0.1; done; exit 1",
+		 world->dir, world->dir, world->dir, world->dir);
+	return system(command) == 0;
+}
+
+static void unmount_fuse(struct world *world)
+{
+	char command[256];
+
+	snprintf(command, sizeof(command), "fusermount3 -u %s/mnt || umount %s/mnt", world->dir,
+		 world->dir);
+	assert_int_equal(system(command), 0);
+}
+
+static void test_fua_on_fuse(struct world *world)
+{
+	uint8_t *buf = aligned_bytes(8192);
+	struct env_file *file;
+	struct stat st;
+
+	if (!mount_fuse(world)) {
+		char command[128];
+
+		print_message("SKIP: FUSE: no nbdfuse or nbdkit here\n");
+		env_free(world->env);
+		snprintf(command, sizeof(command), "rm -rf %s", world->dir);
+		assert_int_equal(system(command), 0);
+		free(buf);
+		skip();
+	}
+	assert_int_equal(
+		env_file_open(world->env, path_in(world, "mnt/disk"), RW | ENV_FILE_DIRECT, &file),
+		0);
+	assert_int_equal(do_write(world, file, buf, 8192, 4096, 0), 8192);
+	assert_int_equal(stat(path_in(world, "synced"), &st), 0);
+	assert_int_equal(st.st_size, 0);
+	assert_int_equal(do_write(world, file, buf, 8192, 4096, ENV_WRITE_FUA), 8192);
+	assert_int_equal(stat(path_in(world, "synced"), &st), 0);
+	assert_true(st.st_size > 0);
+	env_file_close(world->env, file);
+	unmount_fuse(world);
+	free(buf);
+}
+
 /* In place of the C library's, for what the environment calls: notes which folders are synced. */
 static struct {
 	dev_t dev;
@@ -492,6 +548,7 @@ static const struct io_test io_file[] = {
 	{"a write to a file opened for reading fails later", test_write_refused},
 	{"folders and names", test_names},
 	{"a new folder is durable where it stands", test_folders_are_durable},
+	{"a write with FUA is durable on FUSE, too", test_fua_on_fuse},
 	{"allocate reserves and keeps the data", test_allocate},
 	{"a full file system is ENOSPC", test_no_space},
 	{"a block device: size, lock, zeroes, end", test_block_device},
