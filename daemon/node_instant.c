@@ -201,6 +201,10 @@ static void pinned(void *context, const struct snapshot_result *result)
 		close_it(i);
 		return;
 	}
+	if (result->error == -ENOENT) { /* nothing has changed yet */
+		fail(i, -ENOENT, result->why);
+		return;
+	}
 	if (result->error)
 		env_log(env_of(i), ENV_LOG_WARNING,
 			"volume %s: the snapshot could not be pinned; see to it that nobody "

@@ -3,7 +3,8 @@
  * claims: what is being written, and what that shares with. A claim stands from before a snapshot's first
  * object until its manifest is there. One whose writer stopped for good holds space back, so it ends: its
  * own node takes it away when nothing that the attempt sent can arrive any more; anybody after a month, in
- * which a writer has to be done. Whose it is its identifier says: names may be given twice.
+ * which a writer has to be done. Whose it is its identifier says: names may be given twice. Clocks may be
+ * wrong, so a writer whose claim is gone does not take its snapshot for one (seal.c).
  */
 #include "daemon/snapshot/internal.h"
 
@@ -41,10 +42,15 @@ static bool is_nobodys(const struct snapshot_repo *repo, const struct snapfmt_cl
 	return from_be64(wire->created_ns) + CLAIM_END_NS < now;
 }
 
+/* One that is there still counts: its writer may look for it, and go on. */
 static void claim_deleted(struct env_op *op, int64_t result)
 {
-	/* If it is there still, the next one finds it. */
-	claims_next(container_of(op, struct claims_job, op));
+	struct claims_job *job = container_of(op, struct claims_job, op);
+
+	if (result < 0)
+		job->claims.list[job->kept++] = job->claims.list[job->next];
+	job->next++;
+	claims_next(job);
 }
 
 static void claim_read(void *context, uint8_t *data, size_t length, int error, const char *why)
@@ -56,7 +62,6 @@ static void claim_read(void *context, uint8_t *data, size_t length, int error, c
 
 	free(data);
 	if (nobodys) {
-		job->next++;
 		job->op.done = claim_deleted;
 		store->ops->delete (store, &job->op, job->name);
 		return;

@@ -27,6 +27,7 @@ struct thing {
 	enum snapfmt_kind kind;
 	struct snapfmt_ref ref;
 	uint64_t size_bytes;
+	bool pinned; /* of those marked: since then, maybe */
 	bool closed; /* of those marked: nobody can begin to share with it any more; who does is listed */
 };
 
@@ -205,7 +206,7 @@ static void close_marked(struct collect *c)
 		struct thing *thing = &c->marked.list[i];
 		const struct id128 *id = &thing->ref.snapshot;
 
-		thing->closed = !claims_protect(&c->claims, id) &&
+		thing->closed = !thing->pinned && !claims_protect(&c->claims, id) &&
 				(c->dry_run ? !snapshot_is_held(c->repo, id)
 					    : repo_may_delete(c->repo, id));
 	}
@@ -419,11 +420,55 @@ static void claims_looked(void *context, const struct claims *claims, int error,
 	names_list(c->repo->store, &c->repo->volume, needed_listed, c);
 }
 
+/* Who pinned one after it was looked at sees the mark, or is seen here. */
+static void pins_each(void *context, const struct store_object *object)
+{
+	struct collect *c = context;
+	char name[SNAPFMT_NAME_BYTES];
+
+	for (size_t i = 0; i < c->marked.count; i++) {
+		snapfmt_pin_name(&c->repo->volume, &c->marked.list[i].ref, name);
+		c->marked.list[i].pinned |= !strcmp(name, object->name);
+	}
+}
+
+static void pins_listed(struct env_op *op, int64_t result)
+{
+	struct collect *c = container_of(op, struct collect, list_op);
+	char what[WHY_BYTES];
+
+	for (size_t i = 0; i < c->marked.count; i++)
+		if (c->marked.list[i].pinned &&
+		    id128_equal(&c->marked.list[i].ref.snapshot, &c->delete_id))
+			collect_fail(c, -EPERM, c->prefix,
+				     ": the snapshot was pinned just now: it goes when it is "
+				     "unpinned");
+	if (result < 0) {
+		why_set(what, 0, "%s: cannot be listed: ", c->prefix);
+		collect_fail(c, (int)result, what, store_strerror((int)result));
+	}
+	if (c->result.error)
+		collect_finish(c);
+	else
+		claims_list(c->repo, claims_looked, c);
+}
+
+static void pins_list(struct collect *c)
+{
+	for (size_t i = 0; i < c->marked.count; i++)
+		c->marked.list[i].pinned = false;
+	if (!c->marked.count) {
+		claims_list(c->repo, claims_looked, c);
+		return;
+	}
+	c->list_op.done = pins_listed;
+	snapfmt_pin_name(&c->repo->volume, NULL, c->prefix);
+	c->repo->store->ops->list(c->repo->store, &c->list_op, c->prefix, pins_each, c);
+}
+
 static void lag_over(struct env_timer *timer)
 {
-	struct collect *c = container_of(timer, struct collect, lag_timer);
-
-	claims_list(c->repo, claims_looked, c);
+	pins_list(container_of(timer, struct collect, lag_timer));
 }
 
 /* Where lists are late by so much at most: twice that after the marks nobody overlooks them any more, and
@@ -431,7 +476,7 @@ static void lag_over(struct env_timer *timer)
 static void claims_look(struct collect *c)
 {
 	if (!c->repo->store->list_lag_ns) {
-		claims_list(c->repo, claims_looked, c);
+		pins_list(c);
 		return;
 	}
 	c->lag_timer.fire = lag_over;

@@ -199,18 +199,39 @@ static void pin_finish(struct pin *pin, int error, const char *why)
 	free(pin);
 }
 
+static void pin_withdrawn(struct env_op *op, int64_t result)
+{
+	pin_finish(container_of(op, struct pin, op), -ENOENT,
+		   "the snapshot was deleted from the store meanwhile");
+}
+
+/* Its deletion may have begun before anybody could see the pin. */
+static void pin_confirmed(void *context, struct names *names, int error, const char *why)
+{
+	struct pin *pin = context;
+
+	if (error || refs_have(names->refs, names->count, &pin->id)) {
+		pin_finish(pin, error, why);
+		return;
+	}
+	pin->op.done = pin_withdrawn;
+	pin->repo->store->ops->delete (pin->repo->store, &pin->op, pin->name);
+}
+
 static void pin_done(struct env_op *op, int64_t result)
 {
 	struct pin *pin = container_of(op, struct pin, op);
 	char why[WHY_BYTES];
 
 	pin->was_pinned = result == -EEXIST;
-	if (result >= 0 || result == -EEXIST) {
+	if (pin->pinned && (result >= 0 || result == -EEXIST)) {
+		names_list(pin->repo->store, &pin->repo->volume, pin_confirmed, pin);
+	} else if (result >= 0) {
 		pin_finish(pin, 0, "");
-		return;
+	} else {
+		why_set(why, 0, "%s: %s", pin->name, store_strerror((int)result));
+		pin_finish(pin, (int)result, why);
 	}
-	why_set(why, 0, "%s: %s", pin->name, store_strerror((int)result));
-	pin_finish(pin, (int)result, why);
 }
 
 static void pin_named(void *context, struct names *names, int error, const char *why)
@@ -221,6 +242,10 @@ static void pin_named(void *context, struct names *names, int error, const char 
 	for (size_t i = 0; i < names->count; i++)
 		if (id128_equal(&names->refs[i].snapshot, &pin->id))
 			found = &names->refs[i];
+	/* One that is marked as deleted stays as long as it is pinned. */
+	for (size_t i = 0; !pin->pinned && i < names->gone_count; i++)
+		if (id128_equal(&names->gone[i].snapshot, &pin->id))
+			found = &names->gone[i];
 	if (error || !found) {
 		pin_finish(pin, error ? error : -ENOENT,
 			   error ? why : "no such snapshot in the store");

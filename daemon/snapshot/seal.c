@@ -167,9 +167,42 @@ static uint64_t store_retries(const struct snapshot_writer *w)
 	return counts.retries;
 }
 
+static void succeeded(struct snapshot_writer *w)
+{
+	if (MUTATE(snapshot_manifest_first))
+		map_flush(w);
+	note_success(w);
+	seal_set_phase(w, SEAL_PRUNE);
+	w->prune = prune_is_due(w);
+	seal_claim_drop(w, w->retries == store_retries(w) && !w->repo->store->list_lag_ns);
+	seal_advance(w);
+}
+
+static void claim_looked(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, claim_op);
+
+	w->waiting--;
+	w->relook = result == -ENOENT && !w->error;
+	if (w->relook)
+		seal_fail(w, -ESTALE,
+			  "volume %s: its claim was deleted meanwhile as one of long ago: is a "
+			  "clock wrong, or is there a copy of this machine?",
+			  volume_name(w->volume));
+	else if (result < 0)
+		seal_fail(w, (int)result, "%s: %s", w->claim_name, store_strerror((int)result));
+	if (w->error)
+		seal_advance(w);
+	else
+		succeeded(w);
+}
+
+/* Whoever took the claim for nobody's, as a clock is wrong or this machine has a twin, has deleted it before it listed
+ * manifests. So if it is there now, every deleter knows of this one. */
 static void manifest_put_done(struct env_op *op, int64_t result)
 {
 	struct snapshot_writer *w = container_of(op, struct snapshot_writer, manifest_op);
+	struct store *store = w->repo->store;
 
 	w->waiting--;
 	free(w->manifest_data);
@@ -178,15 +211,11 @@ static void manifest_put_done(struct env_op *op, int64_t result)
 		seal_fail(w, (int)result, "%s: %s", w->manifest_name, store_strerror((int)result));
 	if (w->error) {
 		seal_advance(w);
-		return;
+	} else {
+		w->waiting++;
+		w->claim_op.done = claim_looked;
+		store->ops->size(store, &w->claim_op, w->claim_name);
 	}
-	if (MUTATE(snapshot_manifest_first))
-		map_flush(w);
-	note_success(w);
-	seal_set_phase(w, SEAL_PRUNE);
-	w->prune = prune_is_due(w);
-	seal_claim_drop(w, w->retries == store_retries(w) && !w->repo->store->list_lag_ns);
-	seal_advance(w);
 }
 
 static void manifest_run(struct env_work *work)
@@ -230,7 +259,7 @@ static void manifest_make(struct snapshot_writer *w)
 	uint64_t requests = seal_requests(w) - w->requests_before;
 
 	w->next->info.requests =
-		requests ? (uint32_t)requests + 2 : 0; /* its own put, and the end of the claim */
+		requests ? (uint32_t)requests + 3 : 0; /* its own put; the claim's look and end */
 	w->manifest_work = (struct env_work){.run = manifest_run, .done = manifest_encoded};
 	w->waiting++;
 	env_work_submit(w->env, &w->manifest_work);

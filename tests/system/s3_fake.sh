@@ -119,15 +119,15 @@ few_requests() {
 		off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
 	done
 	# A pack, the maps, the manifest; the two pages of the map; what is newer than the snapshot before; a
-	# claim put and deleted.
-	[ $(($(requests count '[.[]] | add') - before)) = 7 ] || die "not 7 requests: $(requests count .)"
+	# claim put, looked for, and deleted.
+	[ $(($(requests count '[.[]] | add') - before)) = 8 ] || die "not 8 requests: $(requests count .)"
 	[ $(($(requests count .LIST) - lists)) = 1 ] || die "$(requests count .LIST) lists"
-	grep -q '(7 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
-	off a status | found 'requests  *7 for the newest' || die "status: $(off a status)"
-	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 7 ] ||
+	grep -q '(8 requests)' "$dir/out" || die "create says: $(cat "$dir/out")"
+	off a status | found 'requests  *8 for the newest' || die "status: $(off a status)"
+	[ "$(off a snapshot list v --json | jq '.snapshots[2].requests')" = 8 ] ||
 		die "list: $(off a snapshot list v --json)"
 	[ "$("$build/offsite" snapshot list --store "s3://count/db?endpoint=$endpoint" --json |
-		jq '.snapshots[2].requests')" = 7 ] || die "list without a daemon"
+		jq '.snapshots[2].requests')" = 8 ] || die "list without a daemon"
 	stop a
 	ok few_requests
 }

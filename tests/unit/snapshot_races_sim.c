@@ -71,6 +71,7 @@ struct scenario {
 
 struct explorer {
 	const struct scenario *scenario;
+	void (*check)(struct explorer *x); /* at a run's end; NULL: nothing may be left over */
 	struct sim *sim;
 	struct env *env;
 	struct memory_store *m;
@@ -660,20 +661,31 @@ static void run(struct explorer *x)
 		;
 	for (unsigned i = 0; i < ACTORS; i++)
 		assert_true(!x->actors[i].used || x->actors[i].waited.done);
-	if (runs % 16 == 0)
+	if (x->check)
+		x->check(x);
+	else if (runs % 16 == 0)
 		nothing_is_left_over(x);
 	world_end(x);
 	runs++;
 }
 
-static void explore(const struct scenario *scenario)
+static void prepared_free(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->object_count; i++) {
+		free(x->objects[i].name);
+		free(x->objects[i].data);
+	}
+	free(x->objects);
+}
+
+static void explore_with(const struct scenario *scenario, void (*check)(struct explorer *x))
 {
 	static struct explorer x;
 	struct view *views = calloc(VIEWS, sizeof(*views));
 	const char *text = getenv("SWITCHES");
 	double from = seconds();
 
-	x = (struct explorer){.scenario = scenario, .views = views};
+	x = (struct explorer){.scenario = scenario, .check = check, .views = views};
 	x.switches_max = scenario->switches_max;
 	if (text && x.switches_max)
 		x.switches_max = (unsigned)strtoul(text, NULL, 0);
@@ -690,12 +702,13 @@ static void explore(const struct scenario *scenario)
 	} while (stack_count);
 	print_message("%s: %u states, %u runs, %u requests, %.1f s\n", scenario->name, seen_count,
 		      runs, requests, seconds() - from);
-	for (unsigned i = 0; i < x.object_count; i++) {
-		free(x.objects[i].name);
-		free(x.objects[i].data);
-	}
-	free(x.objects);
+	prepared_free(&x);
 	free(views);
+}
+
+static void explore(const struct scenario *scenario)
+{
+	explore_with(scenario, NULL);
 }
 
 /* ---- scenarios -------------------------------------------------------------------------------- */
@@ -789,6 +802,80 @@ static void lists_are_late(void **state)
 	explore(&(struct scenario){"late lists", start_late_lists, true, 2});
 }
 
+static void start_pin(struct explorer *x)
+{
+	const struct retention_policy policy = {.last = 1};
+	struct id128 volume = x->actors[0].volume->state.uuid;
+
+	x->actors[0].waited.done = true;
+	for (unsigned i = 1; i < ACTORS; i++)
+		actor_begin(x, &x->actors[i], &volume);
+	snapshot_pin(x->actors[1].repo, &x->first, true, waited_done, &x->actors[1].waited);
+	snapshot_forget(x->actors[2].repo, &policy, false, NULL, waited_done, &x->actors[2].waited);
+	actor_delete(&x->actors[3], &x->first);
+}
+
+/* Whether listed or not: who pinned it goes on reading. */
+static void check_pin(struct explorer *x)
+{
+	for (unsigned i = 0; i < x->m->count; i++) {
+		enum snapfmt_kind kind;
+		struct snapfmt_ref ref;
+		struct id128 volume;
+
+		if (!snapfmt_name_parse(x->m->objects[i].name, &kind, &volume, &ref) ||
+		    kind != SNAPFMT_MANIFEST || !id128_equal(&ref.snapshot, &x->first))
+			continue;
+		whole(x, &x->m->objects[i], &volume, &ref);
+		return;
+	}
+	if (x->actors[1].waited.result.error == 0) {
+		print_schedule(x);
+		fail_msg("what was pinned is deleted");
+	}
+}
+
+static void what_is_pinned_stays(void **state)
+{
+	explore_with(&(struct scenario){"pinned, pruned, deleted", start_pin, false, 2}, check_pin);
+}
+
+/* The node's clock is set right while it writes: its claim looks like one of two months ago. */
+static void a_claim_of_a_wrong_clock(void **state)
+{
+	static struct explorer x;
+	static const struct scenario scenario = {.name = "wrong clock"};
+	const int64_t months = 60 * 24 * (int64_t)CLAIM_HOUR_NS;
+	unsigned at = 0, seen_wrong = 0;
+
+	x = (struct explorer){.scenario = &scenario};
+	prepare(&x);
+	for (bool over = false; !over; at++) {
+		struct actor *a = &x.actors[0], *b = &x.actors[1];
+
+		world_begin(&x);
+		sim_clock_jump(x.sim, x.env, -months);
+		actor_create(a);
+		drain(&x);
+		for (unsigned i = 0; i < at && !a->waited.done; i++) {
+			let_through(&x, a, false);
+			drain(&x);
+		}
+		over = a->waited.done;
+		sim_clock_jump(x.sim, x.env, months);
+		actor_begin(&x, b, &a->repo->volume);
+		actor_collect(b);
+		alone(&x, b);
+		alone(&x, a);
+		seen_wrong += b->waited.result.deleted_objects > 0;
+		assert_string_equal(a->waited.result.why, "");
+		assert_int_equal(all_listed_are_whole(&x), 3);
+		world_end(&x);
+	}
+	assert_true(seen_wrong > 0);
+	prepared_free(&x);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -798,6 +885,8 @@ int main(void)
 		cmocka_unit_test(a_node_of_the_same_name),
 		cmocka_unit_test(a_manifest_arrives_late),
 		cmocka_unit_test(lists_are_late),
+		cmocka_unit_test(what_is_pinned_stays),
+		cmocka_unit_test(a_claim_of_a_wrong_clock),
 	};
 
 	/* The same few MiB are had and given back in each run. */
