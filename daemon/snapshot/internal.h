@@ -344,6 +344,9 @@ void thaw(struct store *store, const struct manifest *manifest,
  * manifest->info.retention says. -ENOENT: of that something is missing. */
 void retain_shared(struct store *store, const struct manifest *manifest,
 		   void (*done)(void *context, int error, const char *why), void *context);
+/* The keys alone. */
+void retain_keys(struct store *store, const struct manifest *manifest,
+		 void (*done)(void *context, int error, const char *why), void *context);
 
 /* ---- claims.c ---- */
 

@@ -4,7 +4,8 @@
  * keys that open it.
  *
  * One request an object, so not for each snapshot: what is locked is locked for an eighth of lock-for
- * longer than it has to be, and until that is used up later snapshots share without asking (seal.c).
+ * longer than it has to be, and until that is used up later snapshots share without asking (seal.c). But
+ * keys may have come meanwhile: they are locked once more when they were read anew.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -128,14 +129,27 @@ static void begin(void *context)
 	r->store->ops->list(r->store, &r->list_op, r->prefix, key_listed, r);
 }
 
-void retain_shared(struct store *store, const struct manifest *manifest,
+static void retain(struct store *store, const struct manifest *manifest, unsigned next,
 		   void (*done)(void *context, int error, const char *why), void *context)
 {
 	struct retain *r = must_alloc(sizeof(*r));
 
 	r->store = store;
 	r->manifest = manifest;
+	r->next = next;
 	r->done = done;
 	r->context = context;
 	call_later(store->env, begin, r);
+}
+
+void retain_shared(struct store *store, const struct manifest *manifest,
+		   void (*done)(void *context, int error, const char *why), void *context)
+{
+	retain(store, manifest, 0, done, context);
+}
+
+void retain_keys(struct store *store, const struct manifest *manifest,
+		 void (*done)(void *context, int error, const char *why), void *context)
+{
+	retain(store, manifest, manifest->object_count, done, context);
 }

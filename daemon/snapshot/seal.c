@@ -273,6 +273,8 @@ static void shared_retained(void *context, int error, const char *why)
 	w->base_damaged = error == -ENOENT;
 	if (error)
 		seal_fail(w, error, "volume %s: %s", volume_name(w->volume), why);
+	else
+		w->keys_locked = w->keys_read;
 	if (w->error)
 		seal_advance(w);
 	else
@@ -287,13 +289,18 @@ static void assemble_run(struct env_work *work)
 static void assembled(struct env_work *work)
 {
 	struct snapshot_writer *w = container_of(work, struct snapshot_writer, manifest_work);
+	struct store *store = w->repo->store;
 
 	w->waiting--;
+	w->keys_read = store->keys_read;
 	if (w->error) {
 		seal_advance(w);
 	} else if (w->extend) {
 		w->waiting++;
-		retain_shared(w->repo->store, w->next, shared_retained, w);
+		retain_shared(store, w->next, shared_retained, w);
+	} else if (w->lock && store->encrypted && w->keys_locked != w->keys_read) {
+		w->waiting++;
+		retain_keys(store, w->next, shared_retained, w);
 	} else {
 		manifest_make(w);
 	}

@@ -139,7 +139,8 @@ struct snapshot_writer {
 	bool trusted;      /* the base is the one remembered: nothing was listed */
 	bool relook; /* why this run failed: something has changed that a list would have shown */
 	bool extend; /* what it shares has to be locked for longer */
-	unsigned tries; /* runs begun for this snapshot */
+	unsigned keys_read, keys_locked; /* of the store's keys_read: seen, and locked as of then */
+	unsigned tries;                  /* runs begun for this snapshot */
 	bool claimed, manifest_sent;
 	uint64_t retries;      /* of the store, when the manifest was sent */
 	struct env_task nudge; /* seal_advance() in a later turn */

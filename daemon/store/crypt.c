@@ -70,7 +70,7 @@ struct job {
 	uint64_t offset, first; /* first: number of the first segment */
 	uint8_t *stored;
 	size_t stored_bytes;
-	struct data_key candidates[KEYRING_KEYS_MAX];
+	struct data_key *candidates;
 	unsigned candidate_count;
 	bool unknown_key;
 	/* list */
@@ -100,6 +100,13 @@ static struct job *job_new(struct store *store, struct env_op *user, const char 
 	return job;
 }
 
+static void candidates_free(struct job *job)
+{
+	if (job->candidates)
+		explicit_bzero(job->candidates, job->candidate_count * sizeof(*job->candidates));
+	free(job->candidates);
+}
+
 static void job_finish(struct job *job, int64_t result)
 {
 	struct env_op *user = job->user;
@@ -108,7 +115,7 @@ static void job_finish(struct job *job, int64_t result)
 	free(job->sealed.iov_base);
 	free(job->stored);
 	explicit_bzero(&job->key, sizeof(job->key));
-	explicit_bzero(job->candidates, sizeof(job->candidates));
+	candidates_free(job);
 	free(job);
 	user->done(user, result);
 }
@@ -183,6 +190,7 @@ static void keys_loaded(void *context, struct keyring *ring, int error)
 	if (ring->key_count) {
 		keyring_free(keys->ring);
 		keys->ring = ring;
+		keys->crypt->store.keys_read++;
 		keys_settle(keys, 0);
 		return;
 	}
@@ -367,8 +375,10 @@ static void get_work(struct job *job)
 {
 	const struct keyring *ring = job->keys->ring;
 
-	memcpy(job->candidates, ring->keys, ring->key_count * sizeof(ring->keys[0]));
+	candidates_free(job);
 	job->candidate_count = ring->key_count;
+	job->candidates = must_have(malloc(ring->key_count * sizeof(*ring->keys)));
+	memcpy(job->candidates, ring->keys, ring->key_count * sizeof(*ring->keys));
 	job->unknown_key = false;
 	job->work = (struct env_work){.run = get_run, .done = get_opened};
 	env_work_submit(job->crypt->store.env, &job->work);

@@ -81,10 +81,12 @@ struct load {
 	const struct secret *secret;
 	char prefix[CRYPTFMT_NAME_BYTES], name[CRYPTFMT_NAME_BYTES];
 	struct keyring *keyring;
-	unsigned next;
-	uint8_t *objects[KEYRING_SLOTS_MAX]; /* as read */
-	size_t lengths[KEYRING_SLOTS_MAX];
-	int error; /* of a command that could not be run */
+	unsigned slot_room, object_count, next;
+	struct object {
+		uint8_t *data; /* as read */
+		size_t length;
+	} * objects; /* of the slots */
+	int error;   /* of a command that could not be run */
 	void (*done)(void *context, struct keyring *keyring, int error);
 	void *context;
 };
@@ -95,9 +97,10 @@ static void load_finish(struct load *load, int error)
 		keyring_free(load->keyring);
 		load->keyring = NULL;
 	}
-	for (unsigned i = 0; i < KEYRING_SLOTS_MAX; i++)
-		free(load->objects[i]);
 	load->done(load->context, load->keyring, error);
+	for (unsigned i = 0; i < load->object_count; i++)
+		free(load->objects[i].data);
+	free(load->objects);
 	free(load);
 }
 
@@ -122,11 +125,12 @@ static void load_open(struct load *load, unsigned i)
 {
 	struct keyring *ring = load->keyring;
 	struct keyring_slot *slot = &ring->slots[i];
-	const struct cryptfmt_key_wire *wire = (const void *)load->objects[i];
+	const struct object *object = &load->objects[i];
+	const struct cryptfmt_key_wire *wire = (const void *)object->data;
 	struct data_key key = {.id = slot->key};
 	int error;
 
-	if (cryptfmt_key_invalid(load->objects[i], load->lengths[i], &load->volume, &slot->key,
+	if (cryptfmt_key_invalid(object->data, object->length, &load->volume, &slot->key,
 				 &slot->slot))
 		return;
 	slot->method = from_be16(wire->method);
@@ -141,7 +145,7 @@ static void load_open(struct load *load, unsigned i)
 		return;
 	}
 	slot->opened = true;
-	if (!key_find(ring, &key.id) && ring->key_count < KEYRING_KEYS_MAX)
+	if (!key_find(ring, &key.id))
 		ring->keys[ring->key_count++] = key;
 	explicit_bzero(&key, sizeof(key));
 }
@@ -151,8 +155,7 @@ static void load_run(struct env_work *work)
 	struct load *load = container_of(work, struct load, work);
 
 	for (unsigned i = 0; i < load->keyring->slot_count; i++)
-		if (load->objects[i])
-			load_open(load, i);
+		load_open(load, i);
 	if (load->keyring->key_count)
 		qsort(load->keyring->keys, load->keyring->key_count, sizeof(struct data_key),
 		      newest_first);
@@ -177,13 +180,13 @@ static void load_got(struct env_op *op, int64_t result)
 	}
 	if (result == -ENOENT)
 		result = 0;
-	load->lengths[load->next++] = (size_t)result;
+	load->objects[load->next++].length = (size_t)result;
 	load_next(load);
 }
 
 static void load_next(struct load *load)
 {
-	const struct keyring_slot *slot = &load->keyring->slots[load->next];
+	const struct keyring_slot *slot = load->keyring->slots + load->next;
 
 	if (load->next == load->keyring->slot_count) {
 		load->work = (struct env_work){.run = load_run, .done = load_done};
@@ -192,31 +195,41 @@ static void load_next(struct load *load)
 	}
 	cryptfmt_key_name(&load->volume, &slot->key, &slot->slot, load->name);
 	/* One byte more than the longest, so that a longer one is seen to be. */
-	load->objects[load->next] = must_calloc(CRYPTFMT_KEY_MAX + 1);
+	load->objects[load->next].data = must_calloc(CRYPTFMT_KEY_MAX + 1);
 	load->op.done = load_got;
-	load->store->ops->get(load->store, &load->op, load->name, load->objects[load->next],
+	load->store->ops->get(load->store, &load->op, load->name, load->objects[load->next].data,
 			      CRYPTFMT_KEY_MAX + 1, 0);
 }
 
 static void load_each(void *context, const struct store_object *object)
 {
 	struct load *load = context;
+	struct keyring *ring = load->keyring;
 	struct keyring_slot slot = {.created_ns = 0};
 	struct id128 volume;
 
-	if (load->keyring->slot_count < KEYRING_SLOTS_MAX &&
-	    cryptfmt_key_name_parse(object->name, &volume, &slot.key, &slot.slot))
-		load->keyring->slots[load->keyring->slot_count++] = slot;
+	if (!cryptfmt_key_name_parse(object->name, &volume, &slot.key, &slot.slot))
+		return;
+	if (ring->slot_count == load->slot_room) {
+		load->slot_room = load->slot_room ? 2 * load->slot_room : 16;
+		ring->slots = realloc(ring->slots, load->slot_room * sizeof(slot));
+		assert(ring->slots);
+	}
+	ring->slots[ring->slot_count++] = slot;
 }
 
 static void load_listed(struct env_op *op, int64_t result)
 {
 	struct load *load = container_of(op, struct load, op);
 
-	if (result < 0)
+	if (result < 0) {
 		load_finish(load, (int)result);
-	else
-		load_next(load);
+		return;
+	}
+	load->object_count = load->keyring->slot_count;
+	load->objects = must_calloc(load->object_count * sizeof(*load->objects) + 1);
+	load->keyring->keys = must_calloc(load->object_count * sizeof(struct data_key) + 1);
+	load_next(load);
 }
 
 void keyring_load(struct store *store, const struct id128 *volume, const struct secret *secret,
@@ -239,8 +252,12 @@ void keyring_load(struct store *store, const struct id128 *volume, const struct 
 
 void keyring_free(struct keyring *keyring)
 {
-	if (keyring)
-		explicit_bzero(keyring, sizeof(*keyring));
+	if (!keyring)
+		return;
+	if (keyring->keys)
+		explicit_bzero(keyring->keys, keyring->key_count * sizeof(*keyring->keys));
+	free(keyring->keys);
+	free(keyring->slots);
 	free(keyring);
 }
 

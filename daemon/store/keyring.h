@@ -13,9 +13,6 @@
 #include "daemon/store/secret.h"
 #include "daemon/store/store.h"
 
-#define KEYRING_KEYS_MAX  16
-#define KEYRING_SLOTS_MAX 64
-
 struct keyring_slot {
 	struct id128 key, slot;
 	enum cryptfmt_method method; /* 0: damaged */
@@ -25,9 +22,9 @@ struct keyring_slot {
 };
 
 struct keyring {
-	struct keyring_slot slots[KEYRING_SLOTS_MAX];
+	struct keyring_slot *slots;
 	unsigned slot_count;
-	struct data_key keys[KEYRING_KEYS_MAX]; /* those opened; the first is the newest */
+	struct data_key *keys; /* those opened; the first is the newest */
 	unsigned key_count;
 };
 

@@ -115,6 +115,8 @@ struct store {
 	bool blank;
 	/* What is put here is encrypted: writers hide sizes by padding. Set at opening. */
 	bool encrypted;
+	/* If it is: how often keys were read; with them that with which it is done may have changed. */
+	unsigned keys_read;
 	/* Listing is paid for, by the number of names: not to be done where it can be helped. Set at
 	 * opening. */
 	bool lists_cost;

@@ -543,6 +543,36 @@ static void the_secret_changes_without_rewriting(void **state)
 	crypted_end(&c);
 }
 
+/* Renewed every month for three years, by two who each have a secret. */
+static void however_many_keys_there_are(void **state)
+{
+	struct world *w = world_of(state);
+	struct secret *first = file_secret(1), *second = file_secret(2);
+	struct keyring *ring;
+	struct crypted c;
+
+	crypted_begin(&c, w, 8 << 20, file_secret(1));
+	for (unsigned month = 0; month < 36; month++) {
+		struct data_key fresh;
+
+		fill(w, 3, month);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		keyring_new_key(w->env, &fresh);
+		ring_add(w, &fresh, first);
+		ring_add(w, &fresh, second);
+		use_secret(&c, file_secret(1));
+	}
+	ring = ring_of(w, second);
+	assert_int_equal(ring->slot_count, 73);
+	assert_int_equal(ring->key_count, 36);
+	keyring_free(ring);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+	assert_true(restores(w, "all"));
+	secret_free(first);
+	secret_free(second);
+	crypted_end(&c);
+}
+
 /* ---- where secrets come from --------------------------------------------------------------------------- */
 
 static void write_text(const char *path, const char *text)
@@ -625,6 +655,7 @@ int main(void)
 		ON_BOTH(plain_repository_is_not_mixed),
 		ON_BOTH(exchange_and_damage_are_named),
 		ON_BOTH(the_secret_changes_without_rewriting),
+		ON_BOTH(however_many_keys_there_are),
 		ON_BOTH(secrets_are_read),
 		ON_BOTH(a_command_wraps),
 	};

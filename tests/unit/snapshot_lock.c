@@ -10,6 +10,8 @@
 
 #include "daemon/snapshot/reader.h"
 #include "daemon/snapshot/seal.h"
+#include "daemon/store/crypt.h"
+#include "daemon/store/keyring.h"
 
 #define HOUR_NS 3600000000000ull
 
@@ -370,6 +372,93 @@ static void without_a_lock_it_is_an_error(void **state)
 	locks_end(w);
 }
 
+/* ---- keys ----------------------------------------------------------------------------------------------- */
+
+static void keep_open(struct store *store)
+{
+}
+
+static struct secret *key_file(void)
+{
+	struct secret *secret = calloc(1, sizeof(*secret));
+
+	secret->method = CRYPTFMT_KEY_FILE;
+	secret->length = 32;
+	return secret;
+}
+
+/* As at a daemon's start; with NULL the bare store. */
+static void begin_encrypted(struct world *w, struct store **crypt, struct secret *secret)
+{
+	writer_free(w->env, w->writer);
+	snapshot_repo_free(w->repo);
+	if (*crypt)
+		store_close(*crypt);
+	w->writer = NULL;
+	*crypt = secret ? crypt_open(&w->m->store, secret) : NULL;
+	w->repo = snapshot_repo_new(*crypt ? *crypt : &w->m->store, &w->v->state.uuid);
+	writer_new(w, STORE_LOCK_COMPLIANCE, HOUR_NS, "node");
+}
+
+static void key_added(void *context, const struct id128 *slot, int error)
+{
+	assert_int_equal(error, 0);
+	*(bool *)context = true;
+}
+
+static void renew_key(struct world *w)
+{
+	struct secret *secret = key_file();
+	struct data_key fresh;
+	bool done = false;
+
+	keyring_new_key(w->env, &fresh);
+	keyring_add(&w->m->store, &w->v->state.uuid, &fresh, secret, "", key_added, &done);
+	env_run_until(w->env, &done);
+	secret_free(secret);
+}
+
+static unsigned assert_keys_locked(struct world *w, uint64_t until_ns)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/keys/")) {
+			assert_locked(w->m->objects[i].name, until_ns);
+			count++;
+		}
+	return count;
+}
+
+/* Without the key nothing of what is locked could be read. */
+static void a_new_key_is_locked_before_it_is_needed(void **state)
+{
+	struct world *w = world_of(state);
+	struct store *crypt = NULL;
+	struct waited made;
+
+	locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+	locks->ops.close = keep_open;
+	begin_encrypted(w, &crypt, key_file());
+	fill(w, 20, 0);
+	made = create(w->env, w->writer, "");
+	assert_string_equal(made.result.why, "");
+	assert_int_equal(assert_keys_locked(w, made.result.info.retention.until_ns), 1);
+	renew_key(w);
+	begin_encrypted(w, &crypt, key_file());
+	for (unsigned s = 1; s < 3; s++) {
+		locks->retains = 0;
+		fill(w, 3, s);
+		made = create(w->env, w->writer, "");
+		assert_string_equal(made.result.why, "");
+		assert_int_equal(assert_keys_locked(w, made.result.info.retention.until_ns), 2);
+		/* It shares what is locked for long enough; and then so are the keys. */
+		assert_int_equal(locks->retains, s == 1 ? 2 : 0);
+	}
+	begin_encrypted(w, &crypt, NULL);
+	locks_end(w);
+}
+
 /* ---- lists ---------------------------------------------------------------------------------------------- */
 
 static void nothing_is_listed_twice(void **state)
@@ -553,6 +642,7 @@ int main(void)
 		ON_BOTH(what_is_locked_is_left_and_said),
 		ON_BOTH(what_went_missing_is_noticed_when_locking),
 		ON_BOTH(without_a_lock_it_is_an_error),
+		ON_BOTH(a_new_key_is_locked_before_it_is_needed),
 		ON_BOTH(nothing_is_listed_twice),
 		ON_BOTH(neighbouring_pages_come_together),
 		ON_BOTH(another_writer_is_noticed),
