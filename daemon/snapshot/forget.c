@@ -75,7 +75,7 @@ static void forget_decide(struct forget *f)
 			ids[going++] = f->infos[i].id;
 	}
 	free(verdicts);
-	if (going || f->dry_run)
+	if (going || f->dry_run || f->each) /* who asks is to get all that can go */
 		collect_forget(f->repo, ids, going, f->dry_run, forget_deleted, f);
 	else
 		forget_finish(f, &fine);

@@ -164,6 +164,8 @@ struct snapshot_writer {
 	 * its objects were counted. */
 	struct manifest *known;
 	uint64_t counted_ns, pruned_ns;
+	bool litter_looked;       /* whether an earlier process left something */
+	uint64_t litter_from_ns;  /* what failed attempts put goes from then on; 0: nothing */
 	uint64_t requests_before; /* of the store, when this run began */
 
 	uint64_t cursor; /* page number; smaller ones were opened */

@@ -29,9 +29,10 @@
 #include <errno.h>
 #include <string.h>
 
-#define SECOND_NS      1000000000ull
-#define LOCK_SHARE     8 /* of lock-for, by which what is locked outlasts it; see retain.c */
-#define COUNT_EVERY_NS (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
+#define SECOND_NS       1000000000ull
+#define LOCK_SHARE      8 /* of lock-for, by which what is locked outlasts it; see retain.c */
+#define LITTER_AGAIN_NS COUNT_EVERY_NS
+#define COUNT_EVERY_NS  (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
 
 /* ---- the cut -------------------------------------------------------------------------------- */
 
@@ -286,7 +287,7 @@ static void claim_put(struct env_op *op, int64_t result)
 
 /* Takes the next sequence number, on disk before anything of it is in the store, so that it is never used
  * twice; and says what is going to be written and shared. */
-static void claim_begin(struct snapshot_writer *w)
+static void claim_start(struct snapshot_writer *w)
 {
 	const struct id128 none = {{0}};
 	struct volume_state state;
@@ -301,6 +302,15 @@ static void claim_begin(struct snapshot_writer *w)
 		sequence = w->base->info.sequence;
 	if (w->names.highest > sequence)
 		sequence = w->names.highest;
+	if (sequence == UINT64_MAX) {
+		seal_fail(w, -EOVERFLOW,
+			  "volume %s: there is no sequence number after that of a snapshot in the "
+			  "store (ffffffffffffffff-...), which nobody can have counted up to: "
+			  "remove that object",
+			  volume_name(w->volume));
+		seal_advance(w);
+		return;
+	}
 	state.snapshot_sequence = w->next->info.sequence = sequence + 1;
 	if (id128_is_zero(&state.writer))
 		env_random(w->env, &state.writer, sizeof(state.writer));
@@ -327,6 +337,53 @@ static void claim_begin(struct snapshot_writer *w)
 	w->repo->store->ops->put(w->repo->store, &w->claim_op, w->claim_name, &w->claim_iov, 1);
 }
 
+/* ---- what failed attempts left -------------------------------------------------------------- */
+
+static void litter_collected(void *context, const struct snapshot_result *result)
+{
+	struct snapshot_writer *w = context;
+
+	w->waiting--;
+	w->litter_from_ns = 0;
+	if (result->error && !w->error) {
+		w->litter_from_ns = env_now_ns(w->env) + LITTER_AGAIN_NS;
+		env_log(w->env, ENV_LOG_WARNING,
+			"volume %s: what a failed snapshot left in the store stays for now: %s",
+			volume_name(w->volume), result->why);
+	}
+	if (w->error)
+		seal_advance(w);
+	else
+		claim_start(w);
+}
+
+/* A process before this one may have been killed: its attempt's number is not that of a snapshot. */
+static void litter_look(struct snapshot_writer *w)
+{
+	struct volume_state state;
+
+	if (w->litter_looked)
+		return;
+	w->litter_looked = true;
+	volume_get_state(w->volume, &state);
+	if (state.snapshot_sequence > (w->base ? w->base->info.sequence : 0))
+		w->litter_from_ns = w->repo->stale_from_ns;
+}
+
+/* What an attempt before this one put is not to wait for the next deletion: there may be none, and no room. */
+static void claim_begin(struct snapshot_writer *w)
+{
+	litter_look(w);
+	if (w->given_up || !w->litter_from_ns || env_now_ns(w->env) < w->litter_from_ns) {
+		claim_start(w);
+		return;
+	}
+	w->waiting++;
+	snapshot_collect(w->repo, litter_collected, w);
+}
+
+/* ---- the claim's end ------------------------------------------------------------------------ */
+
 static void claim_dropped(struct env_op *op, int64_t result)
 {
 	struct snapshot_writer *w = container_of(op, struct snapshot_writer, claim_op);
@@ -345,10 +402,12 @@ void seal_claim_drop(struct snapshot_writer *w, bool now)
 		return;
 	w->claimed = false;
 	memset(&w->repo->attempt, 0, sizeof(w->repo->attempt));
-	if (!now) {
+	if (!now)
 		w->repo->stale_from_ns = env_now_ns(w->env) + CLAIM_QUIET_NS;
+	if (w->error && w->next->info.objects)
+		w->litter_from_ns = now ? env_now_ns(w->env) : w->repo->stale_from_ns;
+	if (!now)
 		return;
-	}
 	w->waiting++;
 	w->claim_op.done = claim_dropped;
 	w->repo->store->ops->delete (w->repo->store, &w->claim_op, w->claim_name);

@@ -135,8 +135,8 @@ void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinne
 
 /* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says
  * so, and how much that would free. each() (may
- * be NULL) is told every snapshot, oldest first, before anything is deleted. If one of those to be kept
- * cannot be read, nothing is deleted. */
+ * be NULL) is told every snapshot, oldest first, before anything is deleted; then what is unreferenced goes also
+ * if no snapshot does. If one of those to be kept cannot be read, nothing is deleted. */
 void snapshot_forget(
 	struct snapshot_repo *repo, const struct retention_policy *policy, bool dry_run,
 	void (*each)(void *context, const struct snapshot_info *info, bool keep, const char *why),
