@@ -142,8 +142,7 @@ static void slot_done(struct env_op *op, int64_t result)
 
 static void slot_start(struct collect *c, struct slot *slot)
 {
-	static const char content[] = "deleted\n";
-	static const struct iovec iov = {(void *)(uintptr_t)content, sizeof(content) - 1};
+	const struct iovec *iov = mark_content(c->repo->store);
 	struct store *store = c->repo->store;
 
 	slot->busy = true;
@@ -156,7 +155,7 @@ static void slot_start(struct collect *c, struct slot *slot)
 	else
 		snapfmt_mark_name(&c->repo->volume, &slot->thing.ref, slot->name);
 	if (c->action == ACTION_MARK)
-		store->ops->put(store, &slot->op, slot->name, &iov, 1);
+		store->ops->put(store, &slot->op, slot->name, iov, 1);
 	else
 		store->ops->delete (store, &slot->op, slot->name);
 }

@@ -162,6 +162,9 @@ void names_list_since(struct store *store, const struct id128 *volume, uint64_t 
 		      void *context);
 void names_free(struct names *names);
 
+/* What is put as a mark of deletion: where there is a disk, nothing, for which there is room on a full one. */
+const struct iovec *mark_content(const struct store *store);
+
 /* ---- looks.c ---- */
 
 /* As names_list(), for who only looks: what decides on sharing or deletion lists by itself. It may be what a list

@@ -426,10 +426,9 @@ static void undo_advance(struct snapshot_writer *w)
 	if (w->manifest_sent) {
 		w->waiting++;
 		w->manifest_op.done = undone;
-		w->manifest_iov = (struct iovec){(void *)(uintptr_t) "deleted\n", 8};
 		snapfmt_mark_name(&w->repo->volume, &ref, w->manifest_name);
 		w->repo->store->ops->put(w->repo->store, &w->manifest_op, w->manifest_name,
-					 &w->manifest_iov, 1);
+					 mark_content(w->repo->store), 1);
 		return;
 	}
 	seal_claim_drop(w, true);

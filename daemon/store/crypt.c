@@ -286,6 +286,12 @@ static void put_ready(struct job *job)
 
 	for (unsigned i = 0; i < job->iov_count; i++)
 		plain += job->iov[i].iov_len;
+	if (!plain) {
+		job->op.done = put_done;
+		store_put(job->crypt->inner, &job->op, job->name, job->iov, job->iov_count,
+			  &job->retention);
+		return;
+	}
 	segments = (plain + CRYPTFMT_SEGMENT_BYTES - 1) / CRYPTFMT_SEGMENT_BYTES;
 	job->key = job->keys->ring->keys[0];
 	job->nonces = must_have(malloc(segments * CRYPTFMT_NONCE_BYTES + 1));

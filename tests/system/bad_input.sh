@@ -245,6 +245,13 @@ full_store() {
 	rm -f "$dir/back.img"
 	"$build/offsite" restore --store "file:$dir/store" --to "$dir/back.img" >/dev/null 2>&1 || die "restore"
 	cmp "$dir/back.img" "$dir/other" || die "the snapshot lacks something"
+	start a
+	dd if=/dev/zero of="$dir/store/filler" bs=64k 2>/dev/null
+	dd if=/dev/zero of="$dir/store/filler2" bs=1 2>/dev/null
+	off a snapshot delete v latest >"$dir/snapshot.out" 2>&1 ||
+		die "no room is made where there is none: $(tail -n 1 "$dir/snapshot.out")"
+	[ -z "$(find "$dir/store" -path '*/packs/*' -type f)" ] || die "packs are left"
+	stop a
 	umount "$dir/store"
 	ok "$current"
 }
