@@ -439,7 +439,8 @@ int verify_cancel(struct verify *verify)
 {
 	if (verify->record.state != VERIFY_RUNNING)
 		return -ENOENT;
-	stop_walk(verify);
+	if (verify->link) /* else the comparison is not ours, but a full sync's */
+		stop_walk(verify);
 	end(verify, VERIFY_CANCELLED);
 	return 0;
 }

@@ -377,6 +377,30 @@ static void verify_is_throttled_cancelled_and_refused(void **unused)
 	world_close(&w);
 }
 
+/* Both compare, one at a time: a verification that waits for the stream has nothing to stop. */
+static void a_full_sync_goes_on_when_a_verification_is_cancelled(void **unused)
+{
+	struct world w;
+	char why[256] = "";
+
+	world_open(&w);
+	fill(&w);
+	assert_int_equal(replication_verify(w.a.replication, NULL, 1 << 20, why, sizeof(why)), 0);
+	disconnect(&w.b);
+	disconnect(&w.a);
+	write_some(&w.a, 5);
+	forget_base(&w.a);
+	reconnect(&w.a);
+	reconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_CATCH_UP && status(&w.a).compared_bytes > 0 &&
+			 status(&w.a).compared_bytes < VOLUME_BYTES);
+	assert_int_equal(verified(&w.a).state, VERIFY_RUNNING);
+	assert_int_equal(replication_verify_cancel(w.a.replication, why, sizeof(why)), 0);
+	expect_same(&w, &w.a, __LINE__);
+	assert_int_equal(status(&w.a).compared_bytes, VOLUME_BYTES);
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -391,6 +415,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(suspended_requests_do_not_block_a_comparison),
 		cmocka_unit_test(verify_goes_on_after_a_restart),
 		cmocka_unit_test(verify_is_throttled_cancelled_and_refused),
+		cmocka_unit_test(a_full_sync_goes_on_when_a_verification_is_cancelled),
 	};
 
 	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
