@@ -216,7 +216,6 @@ static void change_protocol(struct world *world)
 	if (v != NULL)
 		replication_set_protocol(v->replication,
 					 (enum replication_protocol)world_random(world, 3));
-	world->lag_bytes = UINT64_MAX; /* what was submitted since the last step was so before */
 }
 
 static void store_trouble(struct world *world)

@@ -125,7 +125,7 @@ struct world {
 	unsigned secondary_maybe; /* begun there, and not known to have failed */
 	int snapshot_error;
 	/* counters, for the end's line */
-	uint64_t lag_bytes; /* of the stream, at the step before */
+	uint64_t lag_bytes; /* at the step before, of a stream with max-lag; UINT64_MAX: none */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
 		roll_backs, kept, kept_files, policies, clock_jumps, point_checks, resumes, fills,
 		resizes;
