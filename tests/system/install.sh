@@ -36,6 +36,43 @@ unit() {
 	ok "$current"
 }
 
+# What a boot waits for: the devices of the configuration, by the names of their units.
+boot_waits() {
+	current=boot_waits
+	local generator=$dir/root/usr/lib/systemd/system-generators/offsite-generator
+	local told=$dir/units/offsite-devices.target.d/devices.conf
+	command -v systemd-escape >/dev/null || {
+		skip "$current" "systemd-escape is missing"
+		return
+	}
+	grep -q '^After=offsite-devices.target' "$dir/root/usr/lib/systemd/system/offsited.service" || die "the unit does not wait"
+	[ -f "$dir/root/usr/lib/systemd/system/offsite-devices.target" ] || die "no target"
+	mkdir -p "$dir/etc/offsite" "$dir/units"
+	sed -i "s|^config=/etc/|config=$dir/etc/|" "$generator"
+	"$generator" "$dir/units" "$dir/units" "$dir/units" || die "fails without a configuration"
+	cat >"$dir/etc/offsite/offsite.conf" <<-'END'
+		[volume a]
+		backing = /srv/offsite/a.img
+		[volume b]
+		backing=/dev/vg0/data-1   ; the disk
+		[volume c]
+		  backing = /dev/disk/by-id/c
+		[volume d]
+		backing = /dev/offsite/a
+		# backing = /dev/sdx
+	END
+	"$generator" "$dir/units" "$dir/units" "$dir/units" || die "fails"
+	[ "$(grep -c . "$told")" = 5 ] || die "$(cat "$told")"
+	for one in 'dev-disk-by\x2did-c.device' 'dev-vg0-data\x2d1.device'; do
+		grep -qxF "Wants=$one" "$told" && grep -qxF "After=$one" "$told" || die "$one: $(cat "$told")"
+	done
+	sed -i '/\/dev/d' "$dir/etc/offsite/offsite.conf"
+	rm -r "$dir/units/offsite-devices.target.d"
+	"$generator" "$dir/units" "$dir/units" "$dir/units" || die "fails without a device"
+	[ ! -e "$told" ] || die "$(cat "$told")"
+	ok "$current"
+}
+
 manual_pages() {
 	current=manual_pages
 	command -v man >/dev/null || {
@@ -58,6 +95,6 @@ udev_rule() {
 	ok "$current"
 }
 
-for one in installed unit udev_rule manual_pages; do
+for one in installed unit boot_waits udev_rule manual_pages; do
 	part "$one"
 done
