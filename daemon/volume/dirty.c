@@ -54,6 +54,22 @@ uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,
 	return fresh;
 }
 
+void dirty_set_words(struct dirty_map *map, uint64_t first, const uint64_t *words, uint64_t count)
+{
+	assert(first % 64 == 0 && first / 64 + count <= BITS_WORDS(map->blocks));
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t w = first / 64 + i;
+		uint64_t added = words[i] & bits_mask(w, 0, map->blocks) & ~map->words[w];
+
+		if (added == 0)
+			continue;
+		map->count += (uint64_t)__builtin_popcountll(added);
+		map->words[w] |= added;
+		bits_set(map->groups, w);
+		bits_set(map->summary, w / 64);
+	}
+}
+
 static uint64_t clear_in_word(struct dirty_map *map, uint64_t w, uint64_t mask)
 {
 	uint64_t gone = map->words[w] & mask;

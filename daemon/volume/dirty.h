@@ -34,6 +34,8 @@ static inline bool dirty_test(const struct dirty_map *map, uint64_t block)
  * by how many of those are set in other. */
 uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,
 		   const struct dirty_map *other, uint64_t *overlap);
+/* Sets what is set in words, whose first bit is that of block first, a multiple of 64. */
+void dirty_set_words(struct dirty_map *map, uint64_t first, const uint64_t *words, uint64_t count);
 /* Clears [first, first + count); returns how many were set. *overlap, if given, is lowered by how many
  * of those are set in other. */
 uint64_t dirty_clear(struct dirty_map *map, uint64_t first, uint64_t count,

@@ -388,7 +388,7 @@ static void load_consumer(struct volume *v, enum volume_consumer c)
 		uint64_t first = p * METADATA_PAGE_BITS;
 		uint64_t count =
 			blocks - first < METADATA_PAGE_BITS ? blocks - first : METADATA_PAGE_BITS;
-		uint64_t b;
+		uint64_t before = consumer->active.count;
 
 		if (!load_page(v, consumer->page_base + p, kind, p, words)) {
 			dirty_set(&consumer->active, first, count, NULL, NULL);
@@ -397,13 +397,9 @@ static void load_consumer(struct volume *v, enum volume_consumer c)
 			bits_set(consumer->stale, p);
 			continue;
 		}
-		b = bits_next(words, 0, count);
-		if (b < count)
+		dirty_set_words(&consumer->active, first, words, BITS_WORDS(count));
+		if (consumer->active.count > before)
 			bits_set(consumer->stored_any, p);
-		while (b < count) {
-			dirty_set(&consumer->active, first + b, 1, NULL, NULL);
-			b = bits_next(words, b + 1, count);
-		}
 	}
 }
 

@@ -28,6 +28,20 @@ static uint64_t model_next(const uint8_t *model, uint64_t from, uint64_t blocks,
 	return from;
 }
 
+/* As from a stored page, whose last word may have more bits than there are blocks. */
+static void set_words(struct dirty_map *map, uint8_t *model, uint64_t blocks)
+{
+	uint64_t words[8], all = (blocks + 63) / 64, first = rnd(all);
+	uint64_t count = 1 + rnd(all - first < 8 ? all - first : 8);
+
+	for (uint64_t i = 0; i < count; i++) {
+		words[i] = rnd(3) == 0 ? rnd(UINT64_MAX) : rnd(2) ? UINT64_MAX : 0;
+		for (uint64_t b = (first + i) * 64; b < (first + i + 1) * 64 && b < blocks; b++)
+			model[b] |= words[i] >> (b % 64) & 1;
+	}
+	dirty_set_words(map, first * 64, words, count);
+}
+
 static void dirty_map_follows_a_model(void **state)
 {
 	(void)state;
@@ -43,6 +57,8 @@ static void dirty_map_follows_a_model(void **state)
 				1 + rnd(rnd(8) == 0 ? blocks - first
 						    : (blocks - first < 70 ? blocks - first : 70));
 
+			if (rnd(16) == 0)
+				set_words(&map, model, blocks);
 			if (rnd(3) == 0) {
 				dirty_set(&other, first, count, NULL, NULL);
 				memset(second + first, 1, count);
