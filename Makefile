@@ -129,6 +129,17 @@ $(tool_BIN): $(BUILD)/%: $(BUILD)/%.o $(call archives,nbd volume io protocol)
 	$(call say,LINK,$@)
 	$(link) $(TOOL_LIBS)
 
+# A daemon whose kernel is a program: what it attaches is handed to nbd_device. Its object stands before the archives, so
+# that the linker takes it instead of nbd-server/kernel.c.
+device_BIN := $(addprefix $(BUILD)/tests/device/,offsited nbd_device)
+$(BUILD)/tests/device/offsited: $(call obj,daemon/main.c tests/device/kernel.c) \
+		$(call archives,$(control_DEPS))
+	$(call say,LINK,$@)
+	$(link)
+$(BUILD)/tests/device/nbd_device: $(call obj,tests/device/nbd_device.c)
+	$(call say,LINK,$@)
+	$(link)
+
 fuzz_SRC := $(wildcard tests/fuzz/*.c)
 fuzz_BIN := $(patsubst %.c,$(BUILD)/%,$(fuzz_SRC))
 

@@ -10,6 +10,10 @@
   s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
             curl that gets the same objects, as many at once; both onto the disk, durable, and without it:
             offsite into a file in memory, curl into files there, or dropping them
+  restart   a device (tests/device: the kernel's nbd client as a program) under 4k random writes at depth 32, a peer
+            in protocol C: the longest time between two answers, and that one write took, over a stop and start,
+            and a kill -9 and start, --restarts times each; in sync, while a snapshot is sealed, and on a sparse
+            volume of 1 TiB whose maps are full
   seal      4k random writes: p99 while a snapshot of 2 GiB is sealed, beside without; the client is at work
             before the snapshot begins, and the snapshot is not done before fio is
 
@@ -21,6 +25,7 @@ import json
 import os
 import random
 import re
+import select
 import shutil
 import signal
 import socket
@@ -624,6 +629,120 @@ def bench_seal(args, root, medium):
     sys.stdout.flush()
 
 
+class Device:
+    """nbd_device, and what it says."""
+
+    def __init__(self, args, folder, blocks):
+        self.path = os.path.join(folder, "device")
+        self.process = subprocess.Popen(
+            [f"{args.build}/tests/device/nbd_device", "--listen", self.path, "--log",
+             f"{folder}/log", "--blocks", str(blocks), "--depth", "32"], stdout=subprocess.PIPE)
+        wait_for(lambda: os.path.exists(self.path), "the device listens")
+
+    def line(self, words, seconds=120):
+        """The next line that begins so; without reading ahead."""
+        text, end = b"", time.monotonic() + seconds
+        while not text.endswith(b"\n") or not text.startswith(words):
+            text = b"" if text.endswith(b"\n") else text
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise SystemExit(f"bench: the device does not say {words.decode()}")
+            if select.select([self.process.stdout], [], [], 1)[0]:
+                text += os.read(self.process.stdout.fileno(), 1)
+        return text.decode()
+
+    def stop(self):
+        self.process.terminate()
+        if self.process.wait(120):
+            raise SystemExit("bench: the device met an I/O error")
+
+
+def restart_nodes(args, folder, image, size, store):
+    """Two nodes, a with a device; returns b, a's command and environment, and the device."""
+    port = free_port()
+    subprocess.run([f"{args.build}/offsite", "keygen", f"{folder}/psk"], check=True,
+                   stdout=subprocess.DEVNULL)
+    b = Server("b", folder)
+    b.start(f"{args.build}/offsited", "--config",
+            config(folder, "b", "secondary", f"{folder}/copy.img",
+                   f"nbd-listen = unix:{folder}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
+                   f"psk-file = {folder}/psk", f"size = {size}\nprotocol = C"))
+    device = Device(args, folder, min(size, args.size_mib << 20) // 4096)
+    command = [f"{args.build}/tests/device/offsited", "--config",
+               config(folder, "a", "primary", image,
+                      f"nbd-listen = unix:{b.sock}\npsk-file = {folder}/psk",
+                      f"peer = 127.0.0.1:{port}\nprotocol = C\nattach = yes\n"
+                      f"store = file:{store}")]
+    return b, command, dict(os.environ, OFFSITE_DEVICE=device.path), device
+
+
+def restart_in_sync(args, folder):
+    return "streaming" in offsite_status(args, f"{folder}/a.ctl").lower()
+
+
+def restart_once(args, folder, how, start, a, device, sealing):
+    """Ends the daemon a and starts it again; the new one, and the figures in seconds."""
+    if sealing:
+        subprocess.run([f"{args.build}/offsite", "--socket", f"{folder}/a.ctl", "snapshot",
+                        "create", "bench", "--no-wait"], check=True, stdout=subprocess.DEVNULL)
+        time.sleep(0.3)
+    device.process.send_signal(signal.SIGUSR1)
+    time.sleep(0.2)
+    ended = time.monotonic()
+    a.send_signal(signal.SIGTERM if how == "restart" else signal.SIGKILL)
+    a.wait()
+    begun = time.monotonic()
+    a = start()
+    report = json.loads(device.line(b"again").split(" ", 2)[2])
+    return a, (report["gap"], report["write"], begun - ended, report["given"] - begun,
+               report["first"] - report["given"], report["resent"])
+
+
+def restart_rounds(args, root, size, sparse, sealing):
+    folder = tempfile.mkdtemp(dir=root)
+    image = os.path.join(folder, "disk.img")
+    if sparse:
+        with open(image, "wb") as f:
+            f.truncate(size)
+    else:
+        make_file(image, size)
+    b, command, env, device = restart_nodes(args, folder, image, size, f"{folder}/store")
+    log = open(f"{folder}/log.a", "ab")
+
+    def start():
+        return subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    results, a = {"restart": [], "kill -9": []}, start()
+    try:
+        device.line(b"attached")
+        for how in [h for h in results for _ in range(args.restarts)]:
+            wait_for(lambda: restart_in_sync(args, folder), "the peers are in sync", 300)
+            time.sleep(1)
+            a, figures = restart_once(args, folder, how, start, a, device, sealing)
+            results[how].append(figures)
+        device.stop()
+    finally:
+        device.process.kill()
+        a.terminate()
+        a.wait()
+        b.stop()
+    shutil.rmtree(folder)
+    return results
+
+
+def bench_restart(args, root):
+    size = args.size_mib << 20
+    print(f"\n## A device over {args.restarts} restarts and as many crashes of its daemon: ms, median / worst\n")
+    print("| | between two answers | one write | stop | start to sockets | to the first answer | sent again |")
+    print("|---|---|---|---|---|---|---|")
+    for name, volume, sparse, sealing in (("in sync", size, False, False),
+                                          ("a snapshot is sealed", size, False, True),
+                                          ("1 TiB, sparse", 1 << 40, True, False)):
+        for how, runs in restart_rounds(args, root, volume, sparse, sealing).items():
+            cells = [f"{statistics.median(r[i] for r in runs) * 1e3:.0f} / "
+                     f"{max(r[i] for r in runs) * 1e3:.0f}" for i in range(5)]
+            print(f"| {name}, {how} | {' | '.join(cells)} | {max(r[5] for r in runs)} |")
+            sys.stdout.flush()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -632,11 +751,12 @@ def main():
     p.add_argument("--seconds", type=float, default=3)
     p.add_argument("--size-mib", type=int, default=512)
     p.add_argument("--restore-mib", type=int, default=1024)
+    p.add_argument("--restarts", type=int, default=10)
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
     p.add_argument("what", nargs="*", default=[],
-                   help="export, peer, snapshot, restore, s3, seal (default: all)")
+                   help="export, peer, snapshot, restore, s3, seal, restart (default: all)")
     args = p.parse_args()
-    what = args.what or ["export", "peer", "snapshot", "restore", "s3", "seal"]
+    what = args.what or ["export", "peer", "snapshot", "restore", "s3", "seal", "restart"]
     args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
     with contextlib.ExitStack() as stack:
@@ -663,6 +783,8 @@ def main():
         if "seal" in what:
             for medium, root in roots.items():
                 bench_seal(args, root, medium)
+        if "restart" in what:
+            bench_restart(args, roots["disk"])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ TOP=${TOP:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
 build=${BUILD:-$TOP/build}
 case $build in /*) ;; *) build=$TOP/$build ;; esac
 tools=$build/tests/system
+offsited=$build/offsited
 test_name=$(basename "$0" .sh)
 PATH=/usr/bin:$PATH # Debian's programs, which the tests were written for, before wrappers of others
 io=${io:-auto}
@@ -212,7 +213,7 @@ pair_config() {
 
 # Starts without waiting.
 launch() {
-	"$build/offsited" --config "$dir/$1.conf" --io "$io" >>"$dir/$1.log" 2>&1 &
+	"$offsited" --config "$dir/$1.conf" --io "$io" >>"$dir/$1.log" 2>&1 &
 	pid_of[$1]=$!
 }
 answers() { off "$1" status; }
