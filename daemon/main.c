@@ -25,6 +25,8 @@
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 
+#define LINGER_LOOK_NS 1000000ull
+
 enum { EXIT_FINE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 struct daemon {
@@ -368,25 +370,23 @@ static int daemon_start(struct daemon *daemon)
 
 /* ---- stop ------------------------------------------------------------------------------------ */
 
-static void linger_fire(struct env_timer *timer)
-{
-	struct daemon *daemon = (struct daemon *)((char *)timer - offsetof(struct daemon, linger));
+static void linger_fire(struct env_timer *timer);
 
-	env_stop(daemon->env);
-}
-
-/* Streams under TLS send their closing message after they were closed; the loop has to run on until
- * the last of them is gone. */
+/* Streams under TLS send their closing message after they were closed: the loop runs on until the last of them is
+ * gone. */
 static void all_stopped(struct daemon *daemon)
 {
-	const struct config_node *node = &daemon->config->node;
-
-	if (node->nbd_tls == CONFIG_TLS_OFF && !node->psk_file && !node->tls_cert) {
+	if (!stream_lingering(daemon->env)) {
 		env_stop(daemon->env);
 		return;
 	}
 	daemon->linger.fire = linger_fire;
-	env_timer_start(daemon->env, &daemon->linger, (STREAM_LINGER_MS + 50) * 1000000ull);
+	env_timer_start(daemon->env, &daemon->linger, LINGER_LOOK_NS);
+}
+
+static void linger_fire(struct env_timer *timer)
+{
+	all_stopped((struct daemon *)((char *)timer - offsetof(struct daemon, linger)));
 }
 
 static void node_stopped(void *context)

@@ -96,6 +96,8 @@ struct env_ops; /* the backend's table: env_ops.h, for backends only */
 
 struct env {
 	const struct env_ops *ops;
+	unsigned
+		lingering; /* streams (stream.h) that were closed and still send their last message */
 };
 
 /* ---- life ------------------------------------------------------------------------------- */

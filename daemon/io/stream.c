@@ -109,6 +109,8 @@ static void set_state(struct stream *stream, enum stream_state next)
 	};
 
 	assert(allowed[stream->state] & 1u << next);
+	stream->env->lingering -= stream->state == LINGER;
+	stream->env->lingering += next == LINGER;
 	stream->state = next;
 }
 

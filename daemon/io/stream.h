@@ -60,9 +60,13 @@ const char *stream_error(const struct stream *stream);
 
 /* Closes and frees. Operations under way are completed with an error in a later turn, their
  * op->done still called; the stream's own memory goes after the last of them. Under TLS the socket
- * may stay open for up to STREAM_LINGER_MS, to get the closing message out: let the loop run that
- * long before env_free(). */
+ * may stay open for up to STREAM_LINGER_MS, to get the closing message out: let the loop run until
+ * stream_lingering() is 0 before env_free(). */
 #define STREAM_LINGER_MS 200
 void stream_close(struct stream *stream);
+static inline unsigned stream_lingering(const struct env *env)
+{
+	return env->lingering;
+}
 
 #endif

@@ -87,10 +87,12 @@ static void pause_over(struct env_timer *timer)
 static void world_close(struct world *world)
 {
 	/* Streams that still send their last alert. */
-	struct pause pause = {.timer.fire = pause_over};
+	while (stream_lingering(world->env)) {
+		struct pause pause = {.timer.fire = pause_over};
 
-	env_timer_start(world->env, &pause.timer, 20000000);
-	world_until(world, &pause.over);
+		env_timer_start(world->env, &pause.timer, 1000000);
+		world_until(world, &pause.over);
+	}
 #ifdef WORLD_SIM
 	sim_free(world->sim);
 #else
@@ -802,7 +804,9 @@ static void test_orderly_end(void **state)
 
 	open_psk_pair(&pair);
 	echo_once(&pair);
+	assert_int_equal(stream_lingering(pair.world.env), 0);
 	stream_close(pair.client);
+	assert_int_equal(stream_lingering(pair.world.env), 1);
 	pair.client = NULL;
 	for (int again = 0; again < 2; again++) {
 		stream_recv(pair.server, start(&wait), &byte, 1);
