@@ -18,9 +18,10 @@
 #define HANDSHAKE_MS_DEFAULT 30000u
 #define STOP_MS              5000u /* a stopping server waits so long for slow clients */
 #define QUIET_MS             20u   /* a kernel that sends nothing for so long waits for replies */
-#define QUIESCE_MS           500u  /* a stopping server waits so long for that */
-#define EVICT_AGE_NS         1000000000u /* a full server ends handshakes older than that */
-#define LOG_BURST            10u         /* lines a second that clients may cause */
+/* A stopping server waits so long for that: what it gives up the kernel sends again only after as long. */
+#define QUIESCE_MS   2000u
+#define EVICT_AGE_NS 1000000000u /* a full server ends handshakes older than that */
+#define LOG_BURST    10u         /* lines a second that clients may cause */
 #define STALL_MS_DEFAULT \
 	30000u /* a client that does not move so long, while others wait for memory */
 

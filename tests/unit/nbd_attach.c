@@ -602,6 +602,40 @@ static void a_stop_under_load_leaves_nothing_unanswered(void **state)
 	}
 }
 
+static bool holds_eight(struct harness *h)
+{
+	return h->device.held_count == 8;
+}
+
+static void *release_late(void *context)
+{
+	usleep(700000);
+	harness_call(context, call_release, NULL);
+	return NULL;
+}
+
+/* Neither does one in which the disk, or the peer, takes its time. */
+static void a_stop_waits_for_slow_requests(void **state)
+{
+	struct load load = {0};
+	struct harness *h;
+	pthread_t thread, release;
+
+	reset();
+	h = begin();
+	attach_vol(h);
+	load.fd = fake.sockets[0];
+	harness_call(h, call_hold, NULL);
+	assert_int_equal(pthread_create(&thread, NULL, load_main, &load), 0);
+	harness_wait(h, holds_eight);
+	assert_int_equal(pthread_create(&release, NULL, release_late, h), 0);
+	end(h);
+	pthread_join(release, NULL);
+	pthread_join(thread, NULL);
+	assert_true(load.sent >= 8);
+	assert_int_equal(load.answered, load.sent);
+}
+
 static void somebody_elses_device_is_left_alone(void **state)
 {
 	struct harness *h;
@@ -907,6 +941,7 @@ int main(void)
 		cmocka_unit_test(what_the_kernel_refuses_is_said),
 		cmocka_unit_test(the_next_daemon_takes_over),
 		cmocka_unit_test(a_stop_under_load_leaves_nothing_unanswered),
+		cmocka_unit_test(a_stop_waits_for_slow_requests),
 		cmocka_unit_test(somebody_elses_device_is_left_alone),
 		cmocka_unit_test(a_device_waits_for_its_export),
 		cmocka_unit_test(a_device_of_a_secondary_is_taken_away),
