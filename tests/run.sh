@@ -228,7 +228,7 @@ run_fuzz() {
 			continue
 		fi
 		# shellcheck disable=SC2016 # for the other shell
-		later "fuzz/$name" $((FUZZ_SECONDS * 12 + 60)) bash -c 'run_one_fuzz "$0" "$1"' \
+		later "fuzz/$name" $((FUZZ_SECONDS * 12 + 300)) bash -c 'run_one_fuzz "$0" "$1"' \
 			"$FUZZ_BUILD/tests/fuzz/$name" "$name"
 	done
 }

@@ -3,7 +3,7 @@
 #
 # `offsite attach` with a real daemon: with the kernel's nbd module the life of a device, without it the one
 # line that says so. (Filesystems on it, crashes and restarts under load: tests/vm.)
-# time limit: 60 s
+# time limit: 120 s
 . "$(dirname "$0")/lib.sh"
 need jq
 begin

@@ -5,7 +5,7 @@
 # bytes to all sockets, a second daemon on the same volume, damaged metadata, a damaged store, a full
 # disk under the store and under the state directory, a backing file that shrank, a bad config.
 # (Wrong keys and certificates: tls.sh.)
-# time limit: 240 s
+# time limit: 450 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy nbdinfo python3
 begin
@@ -65,7 +65,7 @@ random_to_sockets() {
 		for attempt in range(60):
 		    for kind, where in targets:
 		        s = socket.socket(socket.AF_INET if isinstance(where, int) else socket.AF_UNIX)
-		        s.settimeout(20)
+		        s.settimeout(60)
 		        s.connect(("127.0.0.1", where) if isinstance(where, int) else where)
 		        try:
 		            s.sendall(random.choice(beginnings[kind]) + random.randbytes(random.randrange(1, 70000)))
@@ -99,7 +99,7 @@ second_daemon() {
 	# The same state directory; then another one, but the same backing.
 	sed "s|^control = .*|control = $dir/x.sock|; s|^nbd-listen = .*|nbd-listen = unix:$dir/x.nbd|" \
 		"$dir/a.conf" >"$dir/x.conf"
-	timeout 20 "$build/offsited" --config "$dir/x.conf" --io "$io" >"$dir/x.log" 2>&1
+	timeout 60 "$build/offsited" --config "$dir/x.conf" --io "$io" >"$dir/x.log" 2>&1
 	[ $? -eq 1 ] || die "a second daemon runs in the same state directory"
 	note "$current: $(tail -n 1 "$dir/x.log")"
 	sed -i "s|^state-dir = .*|state-dir = $dir/x.state|" "$dir/x.conf"
@@ -335,7 +335,7 @@ bad_config() {
 	[ $? -eq 2 ] || die "exit code of config check"
 	grep -q "a.conf:[0-9]*: .volume v. unknown option 'sice' (nearest: size)" "$dir/check.out" ||
 		die "$(cat "$dir/check.out")"
-	timeout 20 "$build/offsited" --config "$dir/a.conf" >"$dir/check.out" 2>&1
+	timeout 60 "$build/offsited" --config "$dir/a.conf" >"$dir/check.out" 2>&1
 	[ $? -eq 2 ] || die "exit code of the daemon"
 	ok "$current"
 }

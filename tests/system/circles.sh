@@ -6,7 +6,7 @@
 # comes back, finds that it was replaced, and follows. After each half circle: what the client saw
 # acknowledged (protocol C) is on both disks, which are the same, fio verifies its blocks, and not once was
 # there a full sync. CIRCLES (6) of two halves, on each I/O backend in turn.
-# time limit: 420 s
+# time limit: 600 s
 . "$(dirname "$0")/lib.sh"
 need fio python3 jq nbd_ledger
 begin

@@ -4,7 +4,7 @@
 # An encrypted store as an operator meets it: the daemon writes it, the command reads it with the right
 # secret and says in one line what is wrong with another or with none; a passphrase is changed; restores
 # with and without the daemon; verify; the same with a key file and with a command.
-# time limit: 120 s
+# time limit: 240 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy
 begin

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A first start by hand, without a service manager: what is missing is made, or said in one line.
-# time limit: 60 s
+# time limit: 120 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdinfo
 begin

@@ -3,7 +3,7 @@
 #
 # What `make install` puts where: commands that run, a unit that systemd takes, manual pages that man
 # renders without a warning.
-# time limit: 60 s
+# time limit: 120 s
 . "$(dirname "$0")/lib.sh"
 need make awk
 begin

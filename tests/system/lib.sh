@@ -11,7 +11,7 @@
 #   start NODE / stop NODE / kill9 NODE the daemon with that config
 #   off NODE ARGS...                    the command offsite at that node
 #   volume_is NODE CONDITION            jq condition on the first volume's status
-#   wait_for SECONDS WHAT COMMAND...    polls; on time-out: fail and end of the test
+#   wait_for SECONDS WHAT COMMAND...    polls; on time-out (see patience): fail and end of the test
 #   start_relay PORT OPTIONS...         relay.py in front of a port; relay ORDER... (see relay.py)
 #   ok NAME / fail NAME WHY / skip NAME WHY
 #   part FUNCTION ARGS...               runs it for itself: its failure does not end the test
@@ -125,8 +125,11 @@ pause_ms() {
 
 # A look costs 60 ms of a processor that others need: jq's start is most of it. So there are fewer as time passes.
 longest_pause_ms=230
+# SECONDS are what a machine needs that has nothing else to do; another one gets as many times as much. Nothing is
+# checked by them: they only end what hangs.
+patience=4
 wait_for() { # SECONDS WHAT COMMAND...
-	local end=$((SECONDS + $1)) what=$2 pause=30
+	local end=$((SECONDS + patience * $1)) what=$2 pause=30
 	shift 2
 	until "$@" >/dev/null 2>&1; do
 		[ $SECONDS -lt $end ] || die "$what: not within the time"
@@ -135,12 +138,13 @@ wait_for() { # SECONDS WHAT COMMAND...
 	done
 }
 
-# Below the range that connections take theirs from; a hundred for each test that runs beside, each once.
+# Below the range that connections take theirs from; a hundred for each test that runs beside, each once, and none
+# that another test has in mind.
 free_port() {
 	local port
 	while :; do
 		port=$((20000 + $$ % 120 * 100 + RANDOM % 100))
-		grep -qxs $port "$dir/ports" && continue
+		grep -qxs $port "${dir%/*}"/offsite-*/ports && continue
 		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
 	done
 	echo $port | tee -a "$dir/ports"
@@ -162,13 +166,13 @@ backends() {
 			"$dir" "$dir" "$dir" "$dir" >"$dir/probe.conf"
 		"$build/offsited" --config "$dir/probe.conf" --io $backend >"$dir/probe.out" 2>&1 &
 		local pid=$!
-		for _ in $(seq 100); do
+		# It serves, or it ends: a backend is not left out for being slow.
+		while kill -0 $pid 2>/dev/null; do
 			if "$build/offsite" --socket "$dir/probe.sock" status >/dev/null 2>&1; then
 				echo $backend
 				break
 			fi
-			kill -0 $pid 2>/dev/null || break
-			sleep 0.03
+			pause_ms 30
 		done
 		kill -TERM $pid 2>/dev/null
 		wait $pid 2>/dev/null
@@ -237,6 +241,13 @@ kill9() {
 	unset "pid_of[$1]"
 }
 alive() { kill -0 "${pid_of[$1]}" 2>/dev/null; }
+# The processor's time that the node took since its start, which does not depend on what runs beside.
+processor_ms() { # NODE
+	local stat
+	read -r stat <"/proc/${pid_of[$1]}/stat"
+	set -- ${stat##*) }
+	echo $(((${12} + ${13}) * 1000 / $(getconf CLK_TCK)))
+}
 
 off() {
 	local node=$1
@@ -248,10 +259,17 @@ says() { off "$1" events >"$dir/events.out" && grep -q "$2" "$dir/events.out"; }
 volume_is() { off "$1" status --json | jq -e ".volumes[0] | $2"; }
 volume_get() { off "$1" status --json | jq -r ".volumes[0] | $2"; }
 streaming() { volume_is "$1" '.replication.state == "streaming"'; }
+# A client of NODE's is at work: it has connected, and COUNT (50) of its writes are answered.
+wait_writes() { # NODE [COUNT]
+	local before
+	wait_for 15 "a client on $1" volume_is "$1" '.clients >= 1'
+	before=$(volume_get "$1" .stats.writes)
+	wait_for 15 "a client's writes on $1" volume_is "$1" ".stats.writes >= $before + ${2:-50}"
+}
 # By the command that is made for it: a look costs nothing.
 wait_state() { # SECONDS WHAT NODE STATE
 	local why
-	why=$(off "$3" wait v --for "$4" --timeout "$1s" 2>&1) || die "$2: $why"
+	why=$(off "$3" wait v --for "$4" --timeout "$((patience * $1))s" 2>&1) || die "$2: $why"
 }
 uri() { echo "nbd+unix:///${2:-v}?socket=$dir/$1.nbd"; }
 
@@ -261,7 +279,7 @@ start_relay() { # PORT OPTIONS...
 	coproc RELAY { exec python3 "$TOP/tests/system/relay.py" "$link" "$@" --control "$dir/relay.sock"; }
 	relay_pid=$RELAY_PID
 	at_end "kill -CONT $relay_pid 2>/dev/null; kill -KILL $relay_pid 2>/dev/null"
-	read -r -t 10 -u "${RELAY[0]}" || die "the relay does not start"
+	read -r -t 60 -u "${RELAY[0]}" || die "the relay does not start"
 }
 relay() { # ORDER...
 	python3 "$TOP/tests/system/relay.py" --send "$dir/relay.sock" "$@" || die "the relay refuses: $*"

@@ -78,7 +78,7 @@ start_server() { # ARGUMENTS...
 	"$server" --unix "$dir/socket" --tcp 127.0.0.1:0 "$@" >"$dir/server.out" 2>"$dir/server.err" &
 	server_pid=$!
 	local i
-	for i in $(seq 200); do
+	for i in $(seq 1200); do
 		[ "$(grep -c listening "$dir/server.out")" = 2 ] && break
 		kill -0 "$server_pid" 2>/dev/null || break
 		sleep 0.05
@@ -120,7 +120,7 @@ skip() { # NAME WHY
 }
 
 refused() { # COMMAND...
-	if timeout 20 "$@"; then
+	if timeout 60 "$@"; then
 		echo "not refused: $*"
 		return 1
 	elif [ $? = 124 ]; then
@@ -207,11 +207,14 @@ fio_verifies() { # [COMMAND TO RUN IT AS SOMEBODY]
 }
 
 nbdfuse_exposes() {
-	local pid i file=$dir/fuse/nbd
+	local pid file=$dir/fuse/nbd
 	mkdir -p "$dir/fuse"
 	nbdfuse "$file" "$uri" &
 	pid=$!
-	for i in $(seq 100); do [ -e "$file" ] && break; sleep 0.05; done
+	until [ -e "$file" ]; do
+		kill -0 $pid
+		sleep 0.05
+	done
 	head -c 8M /dev/urandom >"$dir/part"
 	dd if="$dir/part" of="$file" bs=1M conv=notrunc,fsync status=none
 	cmp -n $((8 << 20)) "$dir/part" "$file"

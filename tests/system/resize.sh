@@ -4,7 +4,7 @@
 # A volume is made bigger while it is written to: both backings grow, clients that come see the new size,
 # those that were there keep theirs; nothing is sent for the new part; a snapshot before and one after are
 # each restored with their size; without the peer, which grows when it comes back; refusals.
-# time limit: 120 s
+# time limit: 200 s
 . "$(dirname "$0")/lib.sh"
 need qemu-io nbdinfo jq
 begin

@@ -4,7 +4,7 @@
 # Restore: without a daemon, to a file and to a loop device; interrupted by kill -9 again and again,
 # and repeated; in place, with the daemon running and stopped; from the peer after the disk was lost,
 # interrupted too.
-# time limit: 240 s
+# time limit: 300 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy
 begin

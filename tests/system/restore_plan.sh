@@ -3,7 +3,7 @@
 #
 # A restore says what it will take before it begins, and with --dry-run that is all: from a store, through the
 # daemon, and with the daemon stopped; for people and as JSON.
-# time limit: 60 s
+# time limit: 120 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy
 begin

@@ -3,7 +3,7 @@
 #
 # What radosgw does not have, of a fake service: archives that packs have to be brought back from; how many
 # requests a snapshot costs.
-# time limit: 120 s
+# time limit: 180 s
 . "$(dirname "$0")/lib.sh"
 need python3 qemu-io curl
 begin

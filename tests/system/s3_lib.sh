@@ -77,7 +77,7 @@ s3_down() {
 s3_curl() { # METHOD PATH ARGS...
 	local method=$1 path=$2
 	shift 2
-	curl -s --max-time 10 -X "$method" --aws-sigv4 aws:amz:us-east-1:s3 \
+	curl -s --max-time 60 -X "$method" --aws-sigv4 aws:amz:us-east-1:s3 \
 		-H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' \
 		--user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" "$S3_ENDPOINT$path" "$@"
 }

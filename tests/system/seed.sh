@@ -3,7 +3,7 @@
 #
 # A new secondary is seeded from the store instead of over the link: its disk is restored before its first
 # start, and the first sync then carries hashes and what changed since the snapshot. Counted on the link.
-# time limit: 90 s
+# time limit: 150 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy qemu-io
 begin

@@ -3,7 +3,7 @@
 #
 # TLS: between the nodes by key and by certificate, and what is refused there; for NBD clients by
 # key and by certificate with TLS required. (Every NBD client with and without TLS: nbd_clients.sh.)
-# time limit: 180 s
+# time limit: 240 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdinfo nbdcopy openssl
 begin
@@ -129,11 +129,11 @@ nbd_by_key() {
 		die "nbdinfo over TLS and TCP"
 	nbdinfo "$(uri a)" >"$dir/nbdinfo.out" 2>&1 && die "a client in the clear was served"
 	printf 'alice:%s\n' "$(openssl rand -hex 32)" >"$dir/wrong.psk"
-	timeout 20 nbdinfo "nbds+unix://alice@/v?socket=$dir/a.nbd&tls-psk-file=$dir/wrong.psk" \
+	timeout 60 nbdinfo "nbds+unix://alice@/v?socket=$dir/a.nbd&tls-psk-file=$dir/wrong.psk" \
 		>"$dir/nbdinfo.out" 2>&1
 	[ $? -eq 1 ] || die "a wrong key was not refused at once"
 	printf 'mallory:%s\n' "$(openssl rand -hex 32)" >"$dir/wrong.psk"
-	timeout 20 nbdinfo "nbds+unix://mallory@/v?socket=$dir/a.nbd&tls-psk-file=$dir/wrong.psk" \
+	timeout 60 nbdinfo "nbds+unix://mallory@/v?socket=$dir/a.nbd&tls-psk-file=$dir/wrong.psk" \
 		>"$dir/nbdinfo.out" 2>&1
 	[ $? -eq 1 ] || die "an unknown identity was not refused at once"
 	alive a || die "the daemon is gone"
@@ -165,7 +165,7 @@ nbd_by_certificate() {
 			>"$dir/nbdinfo.out" 2>&1 || die "nbdinfo: $(tail -n 1 "$dir/nbdinfo.out")"
 	cp "$dir/two.crt" "$dir/pki/client-cert.pem"
 	cp "$dir/two.key" "$dir/pki/client-key.pem"
-	timeout 20 nbdinfo "nbds+unix://localhost/v?socket=$dir/a.nbd&tls-certificates=$dir/pki" \
+	timeout 60 nbdinfo "nbds+unix://localhost/v?socket=$dir/a.nbd&tls-certificates=$dir/pki" \
 		>"$dir/nbdinfo.out" 2>&1
 	[ $? -eq 1 ] || die "a foreign certificate was not refused at once"
 	alive a || die "the daemon is gone"

@@ -14,11 +14,11 @@ cat >"$dir/a.out/daemon.sh" <<'END'
 start() {
 	offsited --config /root/offsite.conf >>/root/offsited.log 2>&1 &
 	echo $! >/root/pid
-	wait_for 60 "start of the daemon" offsite status
+	wait_for 240 "start of the daemon" offsite status
 }
 stop() { # SIGNAL
 	kill "-$1" "$(cat /root/pid)"
-	wait_for 60 "end of the daemon" test ! -d "/proc/$(cat /root/pid)"
+	wait_for 240 "end of the daemon" test ! -d "/proc/$(cat /root/pid)"
 }
 attached() { offsite attach --list --json | jq -e '.attached[0].state == "attached"'; }
 END
@@ -46,7 +46,7 @@ for i in 1 2 3 4 5 6; do
 	[ "$out" = "/dev/nbd0 /dev/offsite/v" ] || fail "attach $i: $out"
 	head -c 64k /dev/urandom >/dev/offsite/v || fail "write $i"
 	offsite detach v >/dev/null || fail "detach $i"
-	wait_for 60 "the end of the name" test ! -e /dev/offsite/v
+	wait_for 240 "the end of the name" test ! -e /dev/offsite/v
 	udevadm settle # while udev looks into it, it is not free
 done
 [ "$(cat /sys/block/nbd0/size)" = 0 ] || fail "it has $(cat /sys/block/nbd0/size) sectors"
@@ -104,11 +104,11 @@ fio --name=load --filename=/mnt/v/load --size=24M --rw=randwrite --bs=4k --ioeng
 	--direct=1 --fsync=32 --verify=crc32c --verify_fatal=1 --time_based --runtime=30 --rate_iops=50 \
 	--output-format=json --output=/root/fio.json >/root/fio.err 2>&1 &
 fio=$!
-wait_for 60 "the load" test -s /mnt/v/load
+wait_for 240 "the load" test -s /mnt/v/load
 for signal in KILL TERM KILL TERM KILL; do
 	stop $signal
 	start
-	wait_for 60 "the device after $signal" attached
+	wait_for 240 "the device after $signal" attached
 	pause 1.5 # of load
 done
 kill -0 $fio 2>/dev/null || note='(the load ended before the last of them)'
@@ -147,13 +147,13 @@ limit=180 on a <<'END' && ok $current || fail $current "see above"
 stop TERM
 sed -i '/^\[node\]/i [volume w]\nbacking = /root/w.img\nsize = 16M\nrole = primary\nattach = yes\nattach-timeout = 3' /root/offsite.conf
 start
-wait_for 60 "what is configured" test -b /dev/offsite/w
+wait_for 240 "what is configured" test -b /dev/offsite/w
 udevadm settle
 stop KILL
 dd if=/dev/zero of=/dev/offsite/w bs=4k count=1 oflag=direct 2>/root/err && fail "written without a daemon"
 grep -q 'Input/output error' /root/err || fail "$(cat /root/err)"
 start
-wait_for 60 "the device" attached
+wait_for 240 "the device" attached
 dd if=/dev/zero of=/dev/offsite/w bs=4k count=1 oflag=direct 2>/root/err || fail "$(cat /root/err)"
 stop TERM
 END

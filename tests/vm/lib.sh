@@ -36,6 +36,7 @@
 vm_images=${VM_IMAGES:-$build/vm}
 qemu='qemu-system-x86_64'
 longest_pause_ms=60 # a look for a file costs nothing
+patience=1          # the times below are those of a machine that is busy, under emulation
 declare -A vm_options=() vm_pid=() vm_disk_pids=() vm_runs=()
 vm_link_port=
 
@@ -85,7 +86,7 @@ vm_volatile_disk() { # NAME DISK SIZE
 	vm_process nbdkit -f -U "$socket" --filter=cache file "$image" cache=writeback cache-on-read=false \
 		cache-min-block-size=4K >>"$dir/$1.disk.log" 2>&1
 	vm_disk_pids[$1]+=" $helper"
-	wait_for 10 "disk $2 of $1" test -S "$socket"
+	wait_for 60 "disk $2 of $1" test -S "$socket"
 }
 
 vm_launch() { # NAME

@@ -40,7 +40,7 @@ mkdir /sys/fs/cgroup/daemons && echo +memory >/sys/fs/cgroup/cgroup.subtree_cont
 for n in b a; do
 	(echo $BASHPID >/sys/fs/cgroup/daemons/cgroup.procs && exec offsited --config $n.conf >$n.log 2>&1) &
 	eval "$n=\$!"
-	wait_for 60 "start of $n" offsite --socket /run/$n.sock status
+	wait_for 240 "start of $n" offsite --socket /run/$n.sock status
 done
 off() { offsite --socket /run/a.sock "$@"; }
 streams() { off status --json | jq -e '.volumes[0].replication.state == "streaming"'; }
@@ -123,14 +123,14 @@ m[::4096] = b"x" * 512
 print(flush=True)
 time.sleep(1000)' >ready.$i &
 	victims[i]=$!
-	wait_for 60 "process $i" test -s ready.$i
+	wait_for 240 "process $i" test -s ready.$i
 	[ $(rss_kib $!) -lt $(rss_kib $b) ] && [ $(rss_kib $!) -lt $(rss_kib $a) ] ||
 		fail "of $(rss_kib $!) KiB, and the daemons of $(rss_kib $a) and $(rss_kib $b)"
 done
 one_less() { ! there || [ "$(ls -d $(printf '/proc/%s/exe ' "${victims[@]}") 2>/dev/null | wc -l)" -lt $left ]; }
 for left in 3 2; do
 	echo f >/proc/sysrq-trigger # as if there were none left
-	wait_for 20 "the OOM killer" one_less
+	wait_for 240 "the OOM killer" one_less
 	there || fail "a daemon was killed: $(dmesg | grep 'Killed process')"
 done
 kill "${victims[@]}" 2>/dev/null
@@ -155,5 +155,5 @@ on a <<'END' && ok $current || fail $current "see above"
 . /root/daemons
 complaints && fail "the kernel complained"
 umount /mnt/v && off detach v >/dev/null || fail end
-off wait v --timeout 60s || fail "the peer is not in sync"
+off wait v --timeout 240s || fail "the peer is not in sync"
 END
