@@ -4,7 +4,7 @@
 # The commands around a snapshot's cut. The one before it and the one after it come in pairs, whatever
 # fails or hangs, and the time between them is the cut's, not the upload's; a daemon killed in between
 # makes up for it at its start.
-# time limit: 120 s
+# time limit: 180 s
 . "$(dirname "$0")/lib.sh"
 need jq qemu-io
 begin
@@ -37,7 +37,7 @@ node() { # LINES FOR THE VOLUME
 		store = file:$dir/store
 		snapshot-before-command = $dir/before
 		snapshot-after-command = $dir/after
-		snapshot-command-timeout = 1s
+		snapshot-command-timeout = ${timeout:-100s}
 		$1
 	END
 	start a
@@ -67,18 +67,19 @@ after v a $id cut" ] || die "not as it should be: $(cat "$log")"
 # The frozen time has nothing to do with the upload: here the store takes seconds for its packs.
 only_the_cut() {
 	current=only_the_cut
-	node "snapshot-rate = 2M"
+	node "snapshot-rate = 512K" # a minute
 	qemu-io -f raw -c 'write -P 1 0 8M' "$(uri a)" >/dev/null || die "writing"
 	dd if=/dev/urandom of="$dir/random" bs=1M count=24 status=none
 	qemu-io -f raw -c "write -s $dir/random 8M 24M" "$(uri a)" >/dev/null || die "writing"
 	write_command before "date +%s%N >$dir/frozen"
-	write_command after "date +%s%N >$dir/thawed"
+	write_command after "ls -d $dir/store/*/packs/* 2>/dev/null | wc -l >$dir/thawed.packs; date +%s%N >$dir/thawed"
 	off a snapshot create v >"$dir/create.out" 2>&1 &
 	wait_for 10 "the command after the cut" test -s "$dir/thawed"
 	volume_is a '.snapshots.running' >/dev/null || die "the snapshot was over before the command"
+	[ "$(cat "$dir/thawed.packs")" = 0 ] || die "$(cat "$dir/thawed.packs") packs were there before the command"
+	off a set v snapshot-rate=0 >/dev/null || die "set"
 	local ms=$((($(cat "$dir/thawed") - $(cat "$dir/frozen")) / 1000000))
 	note "between the two commands: $ms ms"
-	[ $ms -lt 1500 ] || die "$ms ms"
 	wait $! || die "the snapshot: $(tail -n 1 "$dir/create.out")"
 	stop a
 	ok $current
@@ -111,8 +112,8 @@ failing() {
 # A command that hangs, with a child that would hang on: both are gone, the other one runs.
 hanging() {
 	current=hanging
-	node ""
-	write_command before "sleep 307 & sleep 308"
+	timeout=5s node ""
+	write_command before "sleep 307.$$ & sleep 308.$$"
 	create && die "taken though the command hung"
 	grep -q "took longer than snapshot-command-timeout" "$dir/create.out" || die "$(cat "$dir/create.out")"
 	wait_for 5 "the command after it" lines 2
@@ -138,16 +139,13 @@ hanging() {
 	grep -q thawed "$log" || die "stopped between the two: $(cat "$log")"
 	ok $current
 }
-no_child() { ! pgrep -f "sleep 30[78]"; }
+no_child() { ! pgrep -f "sleep 30[78]\.$$"; }
 
 killed() {
 	current=killed
 	rm -f "$dir/frozen"
 	node ""
 	write_command before "echo \$\$ >$dir/frozen; exec sleep 300"
-	sed -i 's/^snapshot-command-timeout = .*/snapshot-command-timeout = 100s/' "$dir/a.conf"
-	stop a
-	start a
 	off a snapshot create v >/dev/null 2>&1 &
 	wait_for 5 "the first command" test -s "$dir/frozen"
 	kill9 a

@@ -4,7 +4,7 @@
 # A snapshot under load is one instant of the write order: a client whose blocks carry sequence
 # numbers writes without a pause while snapshots are taken; each one, restored, is held against
 # the client's log. With a peer in protocol C and without, on each I/O backend.
-# time limit: 240 s
+# time limit: 300 s
 . "$(dirname "$0")/lib.sh"
 need jq nbd_ledger
 begin
@@ -38,6 +38,7 @@ catch-up-latency-factor = 0"
 	[ "$2" = no ] || wait_state 30 "the first sync" a in-sync
 	helper_start writer
 	writer=$helper marks=0
+	wait_writes a # from then on it knows signals
 	for ((n = 1; n <= snapshots; n++)); do
 		pause_ms "$(between 50 500)"
 		mark

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # `offsite wait`: what it waits for, over a restart of the daemon too, and how it gives up.
-# time limit: 60 s
+# time limit: 180 s
 . "$(dirname "$0")/lib.sh"
 need jq
 begin
@@ -52,7 +52,7 @@ what_comes() {
 	local state
 	current=what_comes
 	for state in connected streaming in-sync; do
-		waits $state v --for $state --timeout 30s
+		waits $state v --for $state --timeout 300s
 	done
 	pause_ms 300
 	ended connected && die "there is no peer yet"
@@ -68,13 +68,20 @@ what_comes() {
 }
 
 over_a_restart() {
+	local pause
 	current=over_a_restart
 	stop b
-	waits in-sync v
-	pause_ms 300
-	stop a
-	pause_ms 600
-	ended in-sync && die "ended with the daemon: $(cat "$dir/in-sync.ended")"
+	# Nothing tells from outside that it has had its first look: one that had none says so, and is tried again.
+	for pause in 300 3000 20000; do
+		waits in-sync v
+		pause_ms $pause
+		stop a
+		pause_ms 600
+		ended in-sync || break
+		[ "$(cat "$dir/in-sync.ended")" = 3 ] && [ $pause != 20000 ] ||
+			die "ended with the daemon: $(cat "$dir/in-sync.ended")"
+		start a
+	done
 	start a
 	start b
 	ends_well in-sync
@@ -89,7 +96,7 @@ hangs() {
 	off a wait v --timeout 1s >"$dir/said" 2>&1
 	[ $? = 3 ] || die "said: $(cat "$dir/said")"
 	kill -CONT "${pid_of[a]}"
-	[ $((SECONDS - begun)) -lt 10 ] || die "took $((SECONDS - begun)) s"
+	[ $((SECONDS - begun)) -lt 40 ] || die "took $((SECONDS - begun)) s"
 	ok "$current"
 }
 
