@@ -15,7 +15,8 @@ every request by itself, and misbehaves by the bucket's name:
   expired     takes only the keys of the instance's second answer
   skewed      RequestTimeTooSkewed            readonly    AccessDenied for PUT
   patient     the first PUT: 429, Retry-After by number and by date
-  slow        a PUT takes a fifth of a second, and how many there were at once is counted
+  slow        the first PUTs wait until there are three, each takes a fifth of a second, and how many there
+              were at once is counted
   early       refuses objects to the instance's first keys, without saying why
   forbidden   AccessDenied for everything     lost        in another region, and does not say which
   versioned   keeps versions                  blind       so, and does not list them
@@ -52,7 +53,8 @@ THAWED = {}  # (bucket, key) -> when it can be read
 VERSIONED = ("versioned", "blind", "locked", "dropper")
 LOCKING = ("locked", "dropper", "faithless")
 ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
-THAW_SECONDS = 1.5
+THAW_SECONDS = [1.5]
+LATER = [0.0]  # seconds by which it is later here
 ROLE = {"answers": 0, "tokens": set()}
 
 
@@ -79,6 +81,10 @@ def sign(key, text):
     return hmac.new(key, text.encode(), hashlib.sha256).digest()
 
 
+def now():
+    return time.time() + LATER[0]
+
+
 class Refused(Exception):
     def __init__(self, status, code, headers=None, message="it & that"):
         super().__init__(code)
@@ -90,7 +96,7 @@ class Version:
         self.id, self.body, self.headers, self.lock = "v%d+/=" % number, body, headers, lock
 
     def is_locked(self):
-        return self.lock is not None and self.lock[1] > datetime.now(timezone.utc)
+        return self.lock is not None and self.lock[1].timestamp() > now()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -172,6 +178,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, b"%d" % SEEN.get(path[13:], 0))
         if path == "/latest/short":  # credentials that are about to expire
             ROLE["hours"] = 0.05
+            return self.answer(200)
+        if path.startswith("/latest/later/"):  # for locks and archives it is later now, by these seconds
+            LATER[0] += float(path[14:])
+            return self.answer(200)
+        if path.startswith("/latest/thaw/"):  # how long it takes from now on
+            THAW_SECONDS[0] = float(path[13:])
             return self.answer(200)
         if path.startswith("/latest/versions/"):
             return self.answer(200, b"%d" % sum(map(len, VERSIONS.get(path[17:], {}).values())))
@@ -256,6 +268,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             with LOCK:
                 SEEN["now"] = SEEN.get("now", 0) + 1
                 SEEN["most"] = max(SEEN.get("most", 0), SEEN["now"])
+            for _ in range(1000):
+                if SEEN["most"] >= 3:
+                    break
+                time.sleep(0.02)
             time.sleep(0.2)
             with LOCK:
                 SEEN["now"] -= 1
@@ -387,7 +403,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         when = THAWED.get((self.bucket, self.key))
         if when is None:
             return {}
-        return {"x-amz-restore": 'ongoing-request="true"' if when > time.time() else
+        return {"x-amz-restore": 'ongoing-request="true"' if when > now() else
                 'ongoing-request="false", expiry-date="Fri, 01 Jan 2100 00:00:00 GMT"'}
 
     def thaw(self, objects, body):
@@ -401,9 +417,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if not re.search(days + r"<GlacierJobParameters><Tier>(Standard|Bulk|Expedited)</Tier>", body):
             raise Refused(400, "MalformedXML")
         when = THAWED.get((self.bucket, self.key))
-        if when is not None and when > time.time():
+        if when is not None and when > now():
             raise Refused(409, "RestoreAlreadyInProgress")
-        THAWED.setdefault((self.bucket, self.key), time.time() + THAW_SECONDS)
+        THAWED.setdefault((self.bucket, self.key), now() + THAW_SECONDS[0])
         return self.answer(202 if when is None else 200)
 
     # ---- puts --------------------------------------------------------------------------------

@@ -582,7 +582,7 @@ static void look_for_verification(void)
 /* A verification opens a store of its own first, beside the loop. */
 static void await_verification(void)
 {
-	for (unsigned i = 0; i < 5000 && !verification_begun; i++) {
+	for (unsigned i = 0; i < 60000 && !verification_begun; i++) {
 		on_loop(look_for_verification);
 		usleep(1000);
 	}
@@ -747,7 +747,7 @@ static void what_is_given_up_is_not_the_newest(void **state)
 	fake.snapshots[2] = *kept;
 	fake.snapshot_count = 3;
 	fake.writer.succeeded++;
-	for (unsigned i = 0; i < 100 && !id128_equal(&newest, &fake.snapshots[0].id); i++) {
+	for (unsigned i = 0; i < 600 && !id128_equal(&newest, &fake.snapshots[0].id); i++) {
 		usleep(100000);
 		newest = newest_of_status();
 	}

@@ -150,7 +150,7 @@ static int set_up(void **state)
 	sem_init(&store_answers, 0, 0);
 	pthread_create(&loop, NULL, loop_main, NULL);
 	clock_gettime(CLOCK_REALTIME, &limit);
-	limit.tv_sec += 10;
+	limit.tv_sec += 60;
 	if (sem_timedwait(&loop_ready, &limit)) {
 		fprintf(stderr, "the node does not start\n");
 		abort();

@@ -29,7 +29,7 @@
 #include "nbd-server/nbd_server.h"
 #include "protocol/nbd.h"
 
-#define WAIT_S       20
+#define WAIT_S       60
 #define DEVICE_BYTES (64ull << 20)
 #define HELD_MAX     1024u
 

@@ -199,6 +199,11 @@ static void call_used(struct harness *h, void *argument)
 	*(size_t *)argument = buf_pool_used_bytes(h->pool);
 }
 
+static bool some_is_used(struct harness *h)
+{
+	return buf_pool_used_bytes(h->pool) > 0;
+}
+
 /* Asks and asks, and never reads: is stopped being read, holds a bounded part of the pool, and
  * others are served beside it. */
 static void client_that_never_reads(void **state)
@@ -232,6 +237,7 @@ static void client_that_never_reads(void **state)
 		}
 	}
 	buf_pool_arena(h->pool, &arena);
+	harness_wait(h, some_is_used);
 	harness_call(h, call_used, &used);
 	assert_true(used > 0 && used <= arena / 4 + 65536);
 	other = client_open(h, CLIENT_STRUCTURED);

@@ -75,7 +75,7 @@ static int set_up(void **state)
 					.protocol = 'C',
 					.block_min_bytes = 1,
 					.fence_command = paths[2],
-					.fence_timeout_ns = 1000000000};
+					.fence_timeout_ns = 60000000000};
 	config = (struct config){
 		.node = {.name = (char *)"alpha",
 			 .state_dir = paths[0],
@@ -178,6 +178,7 @@ static void one_that_hangs_is_killed(void **state)
 {
 	struct result result;
 
+	volume.fence_timeout_ns = 5000000000; /* time to say something */
 	write_script("echo still at it; sleep 1000 & wait");
 	result = promote(0);
 	assert_int_equal(result.error, -EPERM);
@@ -206,6 +207,7 @@ static void a_stop_does_not_wait_for_it(void **state)
 	node_cancel_fences(node);
 	env_run_until(env, &result.done);
 	assert_int_equal(result.error, -EPERM);
+	volume.fence_timeout_ns = 1000000000;
 	node_promote_start(node_find(node, "v"), 0, promoted, &result);
 }
 

@@ -186,7 +186,7 @@ static void gives_up_in_time(void **state)
 	close_bucket(w);
 	open_bucket(w, "hang", "retry=1&timeout=1");
 	assert_int_equal(get(w, "v/x", buf, 8, 0), -ETIMEDOUT);
-	assert_true(time(NULL) - begun < 20);
+	assert_true(time(NULL) - begun < 60); /* else two minutes, as in stops_at_once() */
 }
 
 static void stops_at_once(void **state)
@@ -202,7 +202,7 @@ static void stops_at_once(void **state)
 	env_run_until(w->env, &call.done);
 	assert_int_equal(call.result, -ESHUTDOWN);
 	assert_int_equal(put(w, "v/x", "x"), -ESHUTDOWN);
-	assert_true(time(NULL) - begun < 10);
+	assert_true(time(NULL) - begun < 60);
 }
 
 static void finds_the_region(void **state)

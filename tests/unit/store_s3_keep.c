@@ -50,19 +50,6 @@ static int64_t ask(struct world *w, const char *name,
 	return call.result;
 }
 
-static void wait_until_deleted(struct world *w, const char *name)
-{
-	for (unsigned i = 0; i < 60; i++) {
-		int64_t result = delete (w, name);
-
-		if (!result)
-			return;
-		assert_int_equal(result, -STORE_LOCKED);
-		usleep(200000);
-	}
-	fail_msg("%s is locked for longer than it should be", name);
-}
-
 /* Those that a plain listing shows or hides. */
 static unsigned versions(struct world *w, const char *bucket)
 {
@@ -117,8 +104,8 @@ static void what_is_locked_stays(void **state)
 	struct world *w = world_of(state);
 
 	open_bucket(w, "locked", "");
-	assert_int_equal(put_locked(w, "v/packs/1", 10, STORE_LOCK_COMPLIANCE, 3), 0);
-	assert_int_equal(put_locked(w, "v/packs/2", 10, STORE_LOCK_GOVERNANCE, 3600), 0);
+	assert_int_equal(put_locked(w, "v/packs/1", 10, STORE_LOCK_COMPLIANCE, 3600), 0);
+	assert_int_equal(put_locked(w, "v/packs/2", 10, STORE_LOCK_GOVERNANCE, 36000), 0);
 	assert_int_equal(put(w, "v/packs/3", "free"), 0);
 	assert_int_equal(delete (w, "v/packs/1"), -STORE_LOCKED);
 	assert_int_equal(delete (w, "v/packs/2"), -STORE_LOCKED);
@@ -129,7 +116,9 @@ static void what_is_locked_stays(void **state)
 	open_bucket(w, "locked", "");
 	assert_int_equal(delete (w, "v/packs/1"), -STORE_LOCKED);
 	assert_int_equal(size(w, "v/packs/1"), 10);
-	wait_until_deleted(w, "v/packs/1");
+	ask_fake(w, "later/7200");
+	assert_int_equal(delete (w, "v/packs/1"), 0);
+	assert_int_equal(delete (w, "v/packs/2"), -STORE_LOCKED);
 	assert_int_equal(size(w, "v/packs/1"), -ENOENT);
 	assert_int_equal(versions(w, "locked"), 1);
 }
@@ -139,18 +128,18 @@ static void a_lock_is_made_longer_never_shorter(void **state)
 	struct world *w = world_of(state);
 
 	open_bucket(w, "locked", "");
-	assert_int_equal(put_locked(w, "v/long", 10, STORE_LOCK_GOVERNANCE, 1), 0);
-	assert_int_equal(retain(w, "v/long", STORE_LOCK_GOVERNANCE, 3600), 0);
-	assert_int_equal(retain(w, "v/long", STORE_LOCK_GOVERNANCE, 60),
+	assert_int_equal(put_locked(w, "v/long", 10, STORE_LOCK_GOVERNANCE, 600), 0);
+	assert_int_equal(retain(w, "v/long", STORE_LOCK_GOVERNANCE, 7200), 0);
+	assert_int_equal(retain(w, "v/long", STORE_LOCK_GOVERNANCE, 1800),
 			 0); /* is that long already */
-	sleep(2);
+	ask_fake(w, "later/3600");
 	assert_int_equal(delete (w, "v/long"), -STORE_LOCKED);
 	/* The other way of locking does not replace it, but the time counts. */
-	assert_int_equal(retain(w, "v/long", STORE_LOCK_COMPLIANCE, 7200), 0);
+	assert_int_equal(retain(w, "v/long", STORE_LOCK_COMPLIANCE, 36000), 0);
 	assert_int_equal(retain(w, "v/none", STORE_LOCK_COMPLIANCE, 7200), -ENOENT);
 	/* Of what was put without. */
 	assert_int_equal(put(w, "v/free", "free"), 0);
-	assert_int_equal(retain(w, "v/free", STORE_LOCK_COMPLIANCE, 3600), 0);
+	assert_int_equal(retain(w, "v/free", STORE_LOCK_COMPLIANCE, 36000), 0);
 	assert_int_equal(delete (w, "v/free"), -STORE_LOCKED);
 }
 
@@ -206,6 +195,7 @@ static void brings_back_what_is_archived(void **state)
 	struct call call = {.op.done = call_done};
 	char buf[8];
 
+	ask_fake(w, "thaw/3600");
 	open_bucket(w, "frozen", "storage-class=DEEP_ARCHIVE&restore-tier=Bulk&restore-days=3");
 	assert_int_equal(put(w, "v/packs/1", "cold"), 0);
 	assert_int_equal(put(w, "v/maps/1", "warm"), 0);
@@ -217,10 +207,9 @@ static void brings_back_what_is_archived(void **state)
 	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thawed), 0);
 	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thaw), 0);
 	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thaw), 0);
-	for (unsigned i = 0; !ask(w, "v/packs/1", w->store->ops->thawed); i++) {
-		assert_true(i < 100);
-		usleep(100000);
-	}
+	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thawed), 0);
+	ask_fake(w, "later/3601");
+	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thawed), 1);
 	assert_int_equal(ask(w, "v/packs/1", w->store->ops->thaw), 1);
 	assert_int_equal(get(w, "v/packs/1", buf, 8, 0), 4);
 	assert_int_equal(ask(w, "v/maps/1", w->store->ops->thawed), 1);
