@@ -108,7 +108,7 @@ static void what_lies_together_comes_together(void **state)
 /* Puts that take their time, and how many packs' were under way at once. */
 static struct {
 	const struct store_ops *plain;
-	unsigned now, most;
+	unsigned now, most, awaited; /* packs at a time */
 } slow;
 
 struct slow_put {
@@ -116,6 +116,7 @@ struct slow_put {
 	struct env_op op, *user;
 	struct env *env;
 	int64_t result;
+	unsigned fired;
 	bool pack;
 };
 
@@ -123,6 +124,11 @@ static void slow_put_ends(struct env_timer *timer)
 {
 	struct slow_put *put = (struct slow_put *)timer;
 
+	/* The next packs may take longer than this to be made. */
+	if (put->pack && slow.most < slow.awaited && ++put->fired < 150) {
+		env_timer_start(put->env, timer, 200000000);
+		return;
+	}
 	slow.now -= put->pack;
 	put->user->done(put->user, put->result);
 	free(put);
@@ -161,6 +167,7 @@ static void packs_are_put_side_by_side(void **state)
 		world_volume(w, 24 << 20, 0, 2 << 20);
 		slow.plain = w->m->store.ops;
 		slow.most = 0;
+		slow.awaited = service ? 4 : 2;
 		ops = *slow.plain;
 		ops.put = slow_put;
 		w->m->store.ops = &ops;
@@ -169,7 +176,7 @@ static void packs_are_put_side_by_side(void **state)
 			fake_fill(w->v, i, i);
 		assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 		/* The last one, which is not full, waits for no other. */
-		assert_in_range(slow.most, service ? 4 : 2, service ? 5 : 3);
+		assert_in_range(slow.most, slow.awaited, slow.awaited + 1);
 		assert_int_equal(verify(w->env, w->repo).bad, 0);
 		world_drop(w);
 	}
@@ -361,12 +368,14 @@ static void huge_volume_small_change(void **state)
 	assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 	for (unsigned i = 0; i < 160; i++)
 		fake_fill(w->v, (uint64_t)i * 100003 % w->v->chunks, 77 + i);
-	start = seconds();
+	start = cpu_seconds();
 	c = create(w->env, w->writer, "");
-	took = seconds() - start;
+	took = cpu_seconds() - start;
 	assert_int_equal(c.result.error, 0);
-	print_message("10 MiB changed of 1 TiB: %.3f s (the test's volume included)\n", took);
-	assert_true(took < 2.0); /* sanitizers and a loaded machine included */
+	print_message(
+		"10 MiB changed of 1 TiB: %.3f s of the processor (the test's volume included)\n",
+		took);
+	assert_true(took < 2.0); /* sanitizers included */
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 }
 
