@@ -165,6 +165,7 @@ static void fill(struct instant *i)
 	}
 	i->step = FILLING;
 	i->job = false;
+	node_open_store(v); /* the uuid may be another one now: that of what it is filled from */
 	node_job_finish(v, 0, "");
 }
 
