@@ -8,7 +8,7 @@
 # again by themselves, the disks become the same, and nothing acknowledged is missing on either.
 # time limit: 600 s
 . "$(dirname "$0")/lib.sh"
-need ip tc python3 jq nbd_ledger
+need ip tc nsenter python3 jq nbd_ledger
 [ "$(id -u)" = 0 ] && ip netns add "offsite-probe-$$" 2>/dev/null && ip netns del "offsite-probe-$$" || {
 	skip "$test_name" "no network namespaces here (ip netns add fails)"
 	exit 0
@@ -28,8 +28,12 @@ make_net() {
 		ip -n "$ns_a" link set cable up && ip -n "$ns_b" link set cable up || die "the namespaces' network"
 }
 
+# `ip netns exec` would make a namespace of mounts, too, and keep what others unmount meanwhile.
+in_net() { # NAMESPACE COMMAND...
+	exec nsenter --net="/run/netns/$1" "${@:2}"
+}
 launch() { # the library's, each node in its own namespace
-	ip netns exec "offsite-$1-$$" "$build/offsited" --config "$dir/$1.conf" --io "$io" >>"$dir/$1.log" 2>&1 &
+	in_net "offsite-$1-$$" "$build/offsited" --config "$dir/$1.conf" --io "$io" >>"$dir/$1.log" 2>&1 &
 	pid_of[$1]=$!
 }
 
@@ -126,7 +130,7 @@ stops_reading() {
 
 slow_link() {
 	current=slow_link_$io
-	ip netns exec "$ns_a" tc qdisc add dev cable root tbf rate 20mbit burst 32k latency 200ms || die "tbf"
+	tc -n "$ns_a" qdisc add dev cable root tbf rate 20mbit burst 32k latency 200ms || die "tbf"
 	start_writer
 	writes_go_on
 	cable down # and a catch-up over it
@@ -134,7 +138,7 @@ slow_link() {
 	writes_go_on
 	cable up
 	wait_state 60 "$current: streaming beside the writer" a streaming
-	ip netns exec "$ns_a" tc qdisc del dev cable root
+	tc -n "$ns_a" qdisc del dev cable root
 	together_again
 }
 
@@ -143,7 +147,7 @@ far_link() {
 	current=far_link_$io
 	stop a
 	link=$(free_port)
-	coproc RELAY { exec ip netns exec "$ns_a" python3 "$TOP/tests/system/relay.py" "$link" "$port_b" \
+	coproc RELAY { in_net "$ns_a" python3 "$TOP/tests/system/relay.py" "$link" "$port_b" \
 		--target 10.77.0.2 --delay 50 --control "$dir/relay.sock"; }
 	relay_pid=$RELAY_PID
 	at_end "kill -KILL $relay_pid 2>/dev/null"
