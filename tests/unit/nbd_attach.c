@@ -630,9 +630,11 @@ static void a_stop_waits_for_slow_requests(void **state)
 	harness_call(h, call_hold, NULL);
 	assert_int_equal(pthread_create(&thread, NULL, load_main, &load), 0);
 	harness_wait(h, holds_eight);
+	harness_call(h, call_attach_stop, NULL);
+	harness_call(h, call_stop, NULL);
 	assert_int_equal(pthread_create(&release, NULL, release_late, h), 0);
-	end(h);
 	pthread_join(release, NULL);
+	harness_join(h);
 	pthread_join(thread, NULL);
 	assert_true(load.sent >= 8);
 	assert_int_equal(load.answered, load.sent);
