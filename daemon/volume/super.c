@@ -125,6 +125,8 @@ int super_store(struct volume *v, unsigned flags)
 	if (error == 0)
 		error = env_file_sync(v->env, super->file);
 	if (error != 0) {
+		/* It may be on the disk all the same: no write goes on before a newer one is. */
+		super->bump_sequence = sequence + 1;
 		env_log(v->env, ENV_LOG_ERROR, "volume %s: %s: %s", v->name, v->super_path,
 			strerror(-error));
 		return error;

@@ -620,6 +620,51 @@ static void refuses_what_needs_a_whole_disk(void **state)
 	free(w);
 }
 
+static void fail_to_begin(struct world *w)
+{
+	struct fixture *f = w->f;
+	struct sim_disk_options options;
+
+	sim_disk_get(f->env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "/super";
+	sim_disk_set(f->env, &options);
+	assert_int_equal(begin(w), -EIO);
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	volume_get_state(f->volume, &f->state);
+	assert_int_equal(f->state.disk, VOLUME_DISK_UPTODATE);
+}
+
+/* The superblock that begins it may be on the disk, though its fsync failed: it must not come into force later,
+ * over what clients wrote after that. */
+static void a_beginning_that_failed_has_none_later(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned i = 0; i < 16; i++) {
+		struct fixture life = *f;
+		struct world *w = world_new(&life);
+
+		life.sim = sim_new(31000 + i);
+		life.env = sim_node(life.sim, "a");
+		env_mkdir(life.env, "/disk");
+		old_content(&life);
+		open_it(&life);
+		assert_int_equal(simple(&life, BLOCK_WRITE, MIB, 4096, 6), 0);
+		fail_to_begin(w);
+		assert_int_equal(simple(&life, BLOCK_WRITE, MIB, 4096, 7), 0);
+		assert_int_equal(simple(&life, BLOCK_FLUSH, 0, 0, 0), 0);
+		crash_it(&life, SIM_CRASH_KILL);
+		open_it(&life);
+		assert_false(is_filling(&life));
+		assert_true(reads_as(&life, MIB, 4096, 7));
+		close_it(&life);
+		sim_free(life.sim);
+		free(w);
+	}
+}
+
 /* Opened again after a crash; what it holds is checked. */
 static void revive(struct world *w, enum sim_crash mode, bool first)
 {
@@ -713,6 +758,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_the_snapshot_does_not_give_is_an_error, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(is_given_up_for_good, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_beginning_that_failed_has_none_later, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(begins_again_when_the_last_answer_came, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(refuses_what_needs_a_whole_disk, setup, teardown),
