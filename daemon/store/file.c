@@ -19,11 +19,10 @@
 #include <unistd.h>
 
 #include "daemon/mutate.h"
+#include "daemon/store/file_write.h"
 
 #define TMP_FOLDER    ".tmp"
 #define TMP_STALE_SEC (24 * 3600)
-#define IOV_BATCH     512
-#define GENTLE_BYTES  (256u * 1024) /* what others may have to wait for on the disk */
 
 struct file_store {
 	struct store store; /* first */
@@ -91,94 +90,6 @@ static int check_root(const struct file_store *file)
 
 /* ---- put -------------------------------------------------------------------------------- */
 
-static uint64_t monotonic_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Has what was written last on the disk before there is more of it, and leaves the disk alone for as long as that
- * took: an fsync of all at the end would be a queue that others stand behind. An error of what was written is told
- * once: the fsync at the end does not say it again. */
-static int make_room(int fd, uint64_t offset, uint64_t length)
-{
-	uint64_t begun = monotonic_ns(), took;
-	struct timespec pause;
-
-	if (sync_file_range(fd, (off_t)offset, (off_t)length,
-			    SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
-				    SYNC_FILE_RANGE_WAIT_AFTER))
-		return errno == ENOSYS || errno == EINVAL || errno == ESPIPE ? 0 : -errno;
-	took = monotonic_ns() - begun;
-	pause = (struct timespec){(time_t)(took / 1000000000u), (long)(took % 1000000000u)};
-	nanosleep(&pause, NULL);
-	return 0;
-}
-
-/* The next parts of iov, up to max bytes; a part may be taken in pieces. */
-static unsigned take_parts(struct iovec *part, unsigned held, const struct iovec *iov,
-			   unsigned count, unsigned *next, size_t *taken, size_t max)
-{
-	size_t bytes = 0;
-
-	for (unsigned i = 0; i < held; i++)
-		bytes += part[i].iov_len;
-	while (held < IOV_BATCH && *next < count && bytes < max) {
-		size_t left = iov[*next].iov_len - *taken;
-		size_t length = left < max - bytes ? left : max - bytes;
-
-		if (length)
-			part[held++] = (struct iovec){(char *)iov[*next].iov_base + *taken, length};
-		bytes += length;
-		*taken += length;
-		if (*taken == iov[*next].iov_len) {
-			++*next;
-			*taken = 0;
-		}
-	}
-	return held;
-}
-
-/* Writes all of iov; the array itself is the caller's and stays untouched. */
-static int write_all(int fd, const struct iovec *iov, unsigned count, bool gentle)
-{
-	struct iovec part[IOV_BATCH];
-	unsigned next = 0, held = 0;
-	uint64_t offset = 0;
-	size_t taken = 0;
-
-	for (;;) {
-		ssize_t done;
-		unsigned used = 0;
-		int error;
-
-		held = take_parts(part, held, iov, count, &next, &taken,
-				  gentle ? GENTLE_BYTES : SIZE_MAX);
-		if (!held)
-			break;
-		done = writev(fd, part, (int)held);
-		if (done < 0 && errno == EINTR)
-			continue;
-		if (done < 0)
-			return -errno;
-		error = gentle ? make_room(fd, offset, (uint64_t)done) : 0;
-		if (error)
-			return error;
-		offset += (uint64_t)done;
-		while (used < held && (size_t)done >= part[used].iov_len)
-			done -= (ssize_t)part[used++].iov_len;
-		memmove(part, part + used, (held - used) * sizeof(*part));
-		held -= used;
-		if (held) {
-			part[0].iov_base = (char *)part[0].iov_base + done;
-			part[0].iov_len -= (size_t)done;
-		}
-	}
-	return 0;
-}
-
 /* Makes the folders above name; each new one is made durable in its parent. */
 static int make_folders(int root, const char *name)
 {
@@ -239,7 +150,7 @@ static int link_error(const struct task *task, int error)
 static int put_whole(const struct task *task, int fd)
 {
 	int root = task->file->root;
-	int error = write_all(fd, task->iov, task->iov_count, task->gentle);
+	int error = file_write(fd, task->iov, task->iov_count, task->gentle);
 
 	if (!error && !MUTATE(store_put_no_fsync) && fsync(fd))
 		error = -errno;

@@ -202,6 +202,37 @@ static void put_gently(void **state)
 	free(back);
 }
 
+/* Large ones go past the page cache where that can be, in pieces on the disk's grid: whatever their size. */
+static void put_of_every_size(void **state)
+{
+	static const unsigned sizes[] = {
+		262143,        262144,           262145,        1 << 20,
+		(1 << 20) + 1, (1 << 20) + 4096, (2 << 20) - 1, (3 << 20) + 5000,
+	};
+	struct world *w = world_of(state);
+	char *data = malloc(4 << 20), *back = malloc(4 << 20), name[32];
+
+	for (size_t i = 0; i < 4 << 20; i++)
+		data[i] = (char)(i * 2654435761u >> 13);
+	for (unsigned i = 0; i < 2 * sizeof(sizes) / sizeof(sizes[0]); i++) {
+		unsigned size = sizes[i / 2];
+		struct iovec iov[3] = {
+			{data + i, 77}, {data + i + 77, size - 78}, {data + i + size - 1, 1}};
+		struct call call = {.op.done = call_done};
+
+		snprintf(name, sizeof(name), "b/%u", i);
+		w->store->gentle = i % 2;
+		w->store->ops->put(w->store, &call.op, name, iov, 3);
+		env_run_until(w->env, &call.done);
+		assert_int_equal(call.result, 0);
+		assert_int_equal(get(w, name, back, 4 << 20, 0), size);
+		assert_memory_equal(data + i, back, size);
+	}
+	w->store->gentle = false;
+	free(data);
+	free(back);
+}
+
 static void a_name_is_taken_once(void **state)
 {
 	struct world *w = world_of(state);
@@ -502,6 +533,7 @@ int main(void)
 		ON_BOTH(names_are_checked),
 		ON_BOTH(leftovers_go_after_a_day),
 		ON_BOTH(put_gently),
+		ON_BOTH(put_of_every_size),
 		ON_BOTH(full_disk),
 		ON_BOTH(a_directory_that_was_replaced),
 		ON_BOTH(many_are_deleted_at_once),
