@@ -3,8 +3,9 @@
  * map: a snapshot's content on its way into the store. Map pages with something sealed are opened in
  * ascending order, a few at a time: the base's page is loaded, the sealed runs are read in batches,
  * hashed and compared with it, and what is new is compressed, on helper threads. On the loop thread a
- * finished batch gets its place in the pack being filled. A page whose batches are all done is
- * encoded and gets its place in the maps object. Holes are not read, and a long one is one step.
+ * finished batch gets its place in the pack being filled, to which a helper thread copies it. A page whose
+ * batches are all done is encoded and gets its place in the maps object. Holes are not read, and a long one
+ * is one step.
  */
 #include "daemon/snapshot/seal.h"
 
@@ -15,6 +16,10 @@
 
 void map_begin(struct snapshot_writer *w)
 {
+	const unsigned counts[3] = {0, 2 * SEAL_BATCHES, 2 * SEAL_BATCHES};
+
+	w->pool = buf_pool_new(counts);
+	assert(w->pool);
 	w->cursor = 0;
 	w->base_cursor = 0;
 	for (unsigned i = 0; i < SEAL_PAGES; i++) {
@@ -41,6 +46,9 @@ void map_end(struct snapshot_writer *w)
 	}
 	pack_free(w->pack);
 	pack_free(w->maps);
+	slabs_end(&w->slabs, w->env);
+	buf_pool_free(w->pool);
+	w->pool = NULL;
 	free(w->packs);
 	free(w->mapses);
 	free(w->changed);
@@ -145,7 +153,8 @@ static struct pack *current_pack(struct snapshot_writer *w)
 
 	if (!w->pack) {
 		array_add((void **)&w->packs, &w->pack_count, &w->pack_room, sizeof(*w->packs));
-		w->pack = pack_new(SNAPFMT_PACK, &w->repo->volume, &ref, w->repo->store->encrypted);
+		w->pack = pack_new(SNAPFMT_PACK, &w->repo->volume, &ref, w->repo->store->encrypted,
+				   &w->slabs);
 	}
 	return w->pack;
 }
@@ -156,7 +165,8 @@ static struct pack *current_maps(struct snapshot_writer *w)
 
 	if (!w->maps) {
 		array_add((void **)&w->mapses, &w->maps_count, &w->maps_room, sizeof(*w->mapses));
-		w->maps = pack_new(SNAPFMT_MAPS, &w->repo->volume, &ref, w->repo->store->encrypted);
+		w->maps = pack_new(SNAPFMT_MAPS, &w->repo->volume, &ref, w->repo->store->encrypted,
+				   NULL);
 	}
 	return w->maps;
 }
@@ -178,81 +188,14 @@ static void entry_drop(struct snapshot_writer *w, struct snapfmt_entry *entry)
 	*entry = (struct snapfmt_entry){.stored_bytes = 0};
 }
 
-static void chunk_pack(struct seal_batch *batch, unsigned i, const uint8_t *data, uint32_t length)
-{
-	struct snapfmt_entry *entry = &batch->chunks[i].entry;
-	uint8_t *out;
-	size_t packed;
-
-	if (!batch->out) {
-		batch->out = malloc(batch->read.length_bytes);
-		assert(batch->out);
-	}
-	out = batch->out + batch->out_bytes;
-	packed = ZSTD_compressCCtx(batch->zstd, out, length, data, length,
-				   batch->writer->zstd_level);
-	entry->flags = SNAPFMT_ZSTD;
-	if (ZSTD_isError(packed) || packed >= length) {
-		memcpy(out, data, length);
-		packed = length;
-		entry->flags = 0;
-	}
-	entry->offset = batch->out_bytes;
-	entry->stored_bytes = (uint32_t)packed;
-	entry->stored_crc = crc32c(0, out, packed);
-	batch->out_bytes += (uint32_t)packed;
-}
-
-/* It is kept until the pack is put. */
-static void out_shrink(struct seal_batch *batch)
-{
-	uint8_t *out = batch->out ? realloc(batch->out, batch->out_bytes) : NULL;
-
-	if (out)
-		batch->out = out;
-}
-
-static void batch_run(struct env_work *work)
-{
-	struct seal_batch *batch = container_of(work, struct seal_batch, work);
-	uint64_t size = volume_size_bytes(batch->writer->volume);
-	const uint8_t *data = batch->buf->data;
-
-	for (unsigned i = 0; i < batch->count; i++) {
-		uint64_t chunk = batch->first_chunk + i;
-		const struct snapfmt_entry *old =
-			&batch->page->map.entries[chunk % SNAPFMT_PAGE_CHUNKS];
-		uint32_t length = chunk_bytes(chunk, size);
-
-		batch->chunks[i].entry = (struct snapfmt_entry){.stored_bytes = 0};
-		batch->chunks[i].state = CHUNK_ZERO;
-		if (MUTATE(snapshot_skip_changed_chunk) && i == 0) {
-			batch->chunks[i].state = CHUNK_SAME;
-		} else if (!bytes_are_zero(data, length)) {
-			codec_hash(data, length, batch->chunks[i].entry.hash);
-			batch->chunks[i].state = CHUNK_SAME;
-			if (!old->stored_bytes ||
-			    memcmp(old->hash, batch->chunks[i].entry.hash, sizeof(old->hash)) ||
-			    repack_wants(batch->writer, &old->pack)) {
-				batch->chunks[i].state = CHUNK_NEW;
-				chunk_pack(batch, i, data, length);
-			}
-		}
-		data += length;
-	}
-	out_shrink(batch);
-}
-
 /* Gives what the batch brought its place in the pack and in the map page. */
 static void batch_attach(struct snapshot_writer *w, struct seal_batch *batch)
 {
 	struct seal_page *page = batch->page;
 	uint32_t base = 0;
 
-	if (batch->out) {
-		base = pack_add(current_pack(w), batch->out, batch->out_bytes);
-		batch->out = NULL;
-	}
+	if (batch->stored_bytes)
+		base = pack_reserve(current_pack(w), batch->stored_bytes, &batch->place);
 	for (unsigned i = 0; i < batch->count; i++) {
 		uint64_t chunk = batch->first_chunk + i;
 		struct snapfmt_entry *entry = &page->map.entries[chunk % SNAPFMT_PAGE_CHUNKS];
@@ -282,14 +225,20 @@ static void batch_end(struct seal_batch *batch)
 	struct snapshot_writer *w = batch->writer;
 
 	buf_put(batch->buf);
-	free(batch->out);
-	batch->buf = NULL;
-	batch->out = NULL;
-	batch->out_bytes = 0;
+	buf_put(batch->packed);
+	batch->buf = batch->packed = NULL;
 	batch->page->pending--;
 	batch->page = NULL;
 	w->batches_busy--;
 	seal_advance(w);
+}
+
+static void batch_placed(struct env_work *work)
+{
+	struct seal_batch *batch = container_of(work, struct seal_batch, work);
+
+	pack_placed(&batch->place);
+	batch_end(batch);
 }
 
 static void batch_done(struct env_work *work)
@@ -300,7 +249,12 @@ static void batch_done(struct env_work *work)
 	w->progress.done_bytes += batch->read.length_bytes;
 	if (!w->error)
 		batch_attach(w, batch);
-	batch_end(batch);
+	if (!batch->place.pack) {
+		batch_end(batch);
+		return;
+	}
+	batch->work = (struct env_work){.run = batch_place_run, .done = batch_placed};
+	env_work_submit(w->env, &batch->work);
 }
 
 /* The batch is zeroes, however long. */
@@ -395,7 +349,8 @@ static bool batch_start(struct snapshot_writer *w, struct seal_page *page)
 	} else {
 		length = length < max ? length : max;
 		batch->buf = buf_alloc(w->pool, (uint32_t)length);
-		assert(batch->buf); /* as many as slots */
+		batch->packed = buf_alloc(w->pool, (uint32_t)length);
+		assert(batch->buf && batch->packed); /* as many as slots */
 		pacer_take(&w->pacer, length);
 	}
 	batch->page = page;

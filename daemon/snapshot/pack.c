@@ -17,13 +17,18 @@ struct pack {
 	struct id128 volume;
 	struct snapfmt_ref ref;
 	bool padded;
-	struct iovec *parts; /* the first is the header, the last of a pack the index */
+	struct iovec *parts; /* header; slabs, then the index, or pages; padding */
+	struct slabs *slabs;
+	size_t slab_count; /* parts 1.. of a PACK */
+	unsigned placing;  /* reserved, and not there yet */
 	size_t part_count, part_room;
 	size_t gather_left;  /* room in the last part, if that is a gathering block */
 	uint64_t size_bytes; /* without the index */
 	struct snapfmt_index_wire *index;
 	size_t count, index_room;
 	/* while it is put */
+	struct store *store; /* NULL: it is not yet */
+	struct store_retention retention;
 	struct env_op op;
 	char name[SNAPFMT_NAME_BYTES];
 	void (*done)(void *context, int error, const char *why);
@@ -40,7 +45,7 @@ static struct iovec *add_part(struct pack *pack, void *data, size_t length)
 }
 
 struct pack *pack_new(enum snapfmt_kind kind, const struct id128 *volume,
-		      const struct snapfmt_ref *ref, bool padded)
+		      const struct snapfmt_ref *ref, bool padded, struct slabs *slabs)
 {
 	struct pack *pack = must_alloc(sizeof(*pack));
 
@@ -48,6 +53,7 @@ struct pack *pack_new(enum snapfmt_kind kind, const struct id128 *volume,
 	pack->volume = *volume;
 	pack->ref = *ref;
 	pack->padded = padded;
+	pack->slabs = slabs;
 	pack->size_bytes = sizeof(struct snapfmt_header_wire);
 	add_part(pack, must_alloc(sizeof(struct snapfmt_header_wire)),
 		 sizeof(struct snapfmt_header_wire));
@@ -58,8 +64,12 @@ void pack_free(struct pack *pack)
 {
 	if (!pack)
 		return;
+	assert(!pack->placing);
 	for (size_t i = 0; i < pack->part_count; i++)
-		free(pack->parts[i].iov_base);
+		if (i >= 1 && i <= pack->slab_count)
+			slab_give(pack->slabs, pack->parts[i].iov_base);
+		else
+			free(pack->parts[i].iov_base);
 	free(pack->parts);
 	free(pack->index);
 	free(pack);
@@ -84,6 +94,7 @@ uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes)
 	uint32_t offset = (uint32_t)pack->size_bytes;
 	struct iovec *last;
 
+	assert(pack->kind == SNAPFMT_MAPS);
 	pack->size_bytes += length_bytes;
 	assert(pack->size_bytes < SNAPFMT_PACK_MAX);
 	if (length_bytes > SMALL_MAX) {
@@ -105,6 +116,73 @@ uint32_t pack_add(struct pack *pack, void *data, uint32_t length_bytes)
 	pack->gather_left -= length_bytes;
 	free(data);
 	return offset;
+}
+
+/* Room in the last slab. */
+static uint32_t slab_left(const struct pack *pack)
+{
+	return pack->slab_count ? SLAB_BYTES - (uint32_t)pack->parts[pack->slab_count].iov_len : 0;
+}
+
+static uint8_t *slab_reserve(struct pack *pack, uint32_t length_bytes)
+{
+	struct iovec *part;
+
+	if (!slab_left(pack)) {
+		add_part(pack, slab_take(pack->slabs), 0);
+		pack->slab_count++;
+	}
+	part = &pack->parts[pack->slab_count];
+	part->iov_len += length_bytes;
+	return (uint8_t *)part->iov_base + part->iov_len - length_bytes;
+}
+
+uint32_t pack_reserve(struct pack *pack, uint32_t length_bytes, struct pack_place *place)
+{
+	uint32_t offset = (uint32_t)pack->size_bytes;
+	uint32_t first = slab_left(pack) ? slab_left(pack) : SLAB_BYTES;
+
+	assert(pack->kind == SNAPFMT_PACK && length_bytes && length_bytes <= SLAB_BYTES);
+	pack->size_bytes += length_bytes;
+	assert(pack->size_bytes < SNAPFMT_PACK_MAX);
+	if (first > length_bytes)
+		first = length_bytes;
+	*place = (struct pack_place){.pack = pack, .to_bytes = first};
+	place->to = slab_reserve(pack, first);
+	if (first < length_bytes)
+		place->rest = slab_reserve(pack, length_bytes - first);
+	pack->placing++;
+	return offset;
+}
+
+void pack_place_write(const struct pack_place *place, uint32_t at, const void *data,
+		      uint32_t length_bytes)
+{
+	uint32_t first = at < place->to_bytes ? place->to_bytes - at : 0;
+
+	if (first > length_bytes)
+		first = length_bytes;
+	if (first)
+		memcpy(place->to + at, data, first);
+	if (first < length_bytes)
+		memcpy(place->rest + (at + first - place->to_bytes), (const uint8_t *)data + first,
+		       length_bytes - first);
+}
+
+static void put_start(struct pack *pack)
+{
+	store_put_spent(pack->store, &pack->op, pack->name, pack->parts, (unsigned)pack->part_count,
+			&pack->retention);
+}
+
+void pack_placed(struct pack_place *place)
+{
+	struct pack *pack = place->pack;
+
+	place->pack = NULL;
+	assert(pack->placing);
+	if (!--pack->placing && pack->store)
+		put_start(pack);
 }
 
 void pack_index(struct pack *pack, uint64_t chunk, struct snapfmt_entry *entry)
@@ -180,5 +258,8 @@ void pack_put(struct pack *pack, struct store *store, const struct store_retenti
 	pack->op.done = pack_put_done;
 	pack->done = done;
 	pack->context = context;
-	store_put(store, &pack->op, pack->name, pack->parts, (unsigned)pack->part_count, retention);
+	pack->store = store;
+	pack->retention = *retention;
+	if (!pack->placing)
+		put_start(pack);
 }

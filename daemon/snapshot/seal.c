@@ -337,7 +337,6 @@ static void writer_release(void *context)
 	env_timer_stop(w->env, &w->rate_timer);
 	manifest_free(w->known);
 	free(w->repack);
-	buf_pool_free(w->pool);
 	w->repo->under_way--;
 	free(w);
 	freed(freed_context);
@@ -487,7 +486,6 @@ void seal_advance(struct snapshot_writer *w)
 struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapshot_repo *repo,
 					    const struct snapshot_writer_config *config)
 {
-	const unsigned counts[3] = {0, SEAL_BATCHES, SEAL_BATCHES};
 	struct volume_state state;
 	struct snapshot_writer *w = calloc(1, sizeof(*w));
 
@@ -518,11 +516,6 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	w->prepare_context = config->prepare_context;
 	snprintf(w->node_name, sizeof(w->node_name), "%s",
 		 config->node_name ? config->node_name : "");
-	w->pool = buf_pool_new(counts);
-	if (!w->pool) {
-		free(w);
-		return NULL;
-	}
 	volume_get_state(volume, &state);
 	repo->writer = state.writer;
 	repo->stale_from_ns = env_now_ns(w->env) + CLAIM_QUIET_NS;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * seal: the snapshot_writer's inside, shared by seal.c (the course of a snapshot), seal_open.c (what is
- * compared with, claim, cut) and map.c (its content: chunks, packs, map pages).
+ * compared with, claim, cut), map.c (its content: chunks, packs, map pages) and batch.c (what is done with chunks).
  */
 #ifndef OFFSITE_SNAPSHOT_SEAL_H
 #define OFFSITE_SNAPSHOT_SEAL_H
@@ -67,11 +67,14 @@ struct seal_batch {
 	ZSTD_CCtx *zstd;
 	uint64_t first_chunk;
 	unsigned count;
-	uint8_t *out; /* stored form of the new ones, back to back */
-	uint32_t out_bytes;
+	struct buf *packed; /* what was compressed of it, back to back */
+	uint32_t packed_bytes;
+	uint32_t stored_bytes; /* of the new ones */
+	struct pack_place place;
 	struct {
 		enum chunk_state state;
-		struct snapfmt_entry entry; /* NEW: offset relative to out */
+		struct snapfmt_entry entry; /* NEW: offset relative to the first new one's */
+		const uint8_t *stored;      /* NEW: in buf or packed */
 	} chunks[RUN_CHUNKS];
 };
 
@@ -175,6 +178,7 @@ struct snapshot_writer {
 	unsigned batches_busy;
 	struct seal_span *span; /* the last one, or NULL; see span.c */
 	struct pack *pack, *maps;
+	struct slabs slabs;                 /* of this run's packs */
 	struct seal_object *packs, *mapses; /* by number */
 	size_t pack_count, pack_room, maps_count, maps_room;
 	struct seal_changed *changed;
@@ -222,6 +226,12 @@ void span_end_last(struct snapshot_writer *w);
  * written. */
 void repack_plan(struct snapshot_writer *w, void (*done)(struct snapshot_writer *w));
 bool repack_wants(const struct snapshot_writer *w, const struct snapfmt_ref *pack);
+
+/* batch.c */
+/* On a helper thread: of a batch that was read, what is new, compressed. */
+void batch_run(struct env_work *work);
+/* On a helper thread: what is new goes to batch->place. */
+void batch_place_run(struct env_work *work);
 
 /* map.c */
 void map_begin(struct snapshot_writer *w);

@@ -201,6 +201,50 @@ void cipher_seal(const struct data_key *key, const char *name, const struct iove
 	explicit_bzero(&object_key, sizeof(object_key));
 }
 
+unsigned cipher_parts_max(uint64_t segments, unsigned count)
+{
+	return (unsigned)(2 * segments + count + 1);
+}
+
+unsigned cipher_seal_spent(const struct data_key *key, const char *name, const struct iovec *iov,
+			   unsigned count, const uint8_t *nonces, uint8_t *marks,
+			   struct iovec *parts)
+{
+	struct reader reader = {.iov = iov, .left = count};
+	uint8_t *mark = marks + sizeof(struct cryptfmt_header_wire);
+	struct cipher_key object_key;
+	uint64_t number = 0;
+	unsigned used = 0;
+	const uint8_t *data;
+	struct gcm gcm;
+	size_t got;
+
+	cipher_object_key(&key->key, name, &object_key);
+	gcm_begin(&gcm, &object_key, true);
+	cryptfmt_header_encode(&key->id, (void *)marks);
+	while ((got = reader_next(&reader, CRYPTFMT_SEGMENT_BYTES, &data))) {
+		size_t left = CRYPTFMT_SEGMENT_BYTES;
+		be64_t bound = to_be64(number);
+
+		memcpy(mark, nonces + number++ * CRYPTFMT_NONCE_BYTES, CRYPTFMT_NONCE_BYTES);
+		gcm_start(&gcm, mark, &bound, sizeof(bound));
+		mark += CRYPTFMT_NONCE_BYTES;
+		parts[used++] = (struct iovec){marks, (size_t)(mark - marks)};
+		marks = mark;
+		for (; got; got = left ? reader_next(&reader, left, &data) : 0) {
+			gcm_update(&gcm, data, got, (uint8_t *)(uintptr_t)data);
+			parts[used++] = (struct iovec){(void *)(uintptr_t)data, got};
+			left -= got;
+		}
+		gcm_tag(&gcm, mark);
+		mark += CRYPTFMT_TAG_BYTES;
+	}
+	parts[used++] = (struct iovec){marks, (size_t)(mark - marks)};
+	gcm_end(&gcm);
+	explicit_bzero(&object_key, sizeof(object_key));
+	return used;
+}
+
 /* Of the plain bytes [at, at + length) those that are wanted. */
 static void copy_wanted(const uint8_t *plain, uint64_t at, size_t length, uint64_t skip,
 			uint64_t most, uint8_t *out)

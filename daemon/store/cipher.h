@@ -31,6 +31,13 @@ void cipher_object_key(const struct cipher_key *data_key, const char *name,
 void cipher_seal(const struct data_key *key, const char *name, const struct iovec *iov,
 		 unsigned count, const uint8_t *nonces, uint8_t *out);
 
+/* The same where it lies: what iov names is what is stored from then on, in the order of parts (up to
+ * cipher_parts_max()), between pieces of marks (what the object is larger by). Returns how many parts. */
+unsigned cipher_seal_spent(const struct data_key *key, const char *name, const struct iovec *iov,
+			   unsigned count, const uint8_t *nonces, uint8_t *marks,
+			   struct iovec *parts);
+unsigned cipher_parts_max(uint64_t segments, unsigned count);
+
 /* Opens consecutive segments as stored (without the object's header), the first of which has the number
  * first. Returns the plain bytes, or -EBADMSG: not sealed with this key, under this name, or damaged. */
 int64_t cipher_open(const struct cipher_key *object_key, uint64_t first, const uint8_t *stored,

@@ -62,7 +62,10 @@ struct job {
 	unsigned iov_count;
 	struct store_retention retention;
 	uint8_t *nonces;
-	struct iovec sealed;
+	bool spent;          /* sealed where it lies */
+	struct iovec sealed; /* the whole; spent: what it is larger by */
+	struct iovec *parts; /* spent: of the whole */
+	unsigned part_count;
 	struct data_key key;
 	/* get */
 	void *out;
@@ -113,6 +116,7 @@ static void job_finish(struct job *job, int64_t result)
 
 	free(job->nonces);
 	free(job->sealed.iov_base);
+	free(job->parts);
 	free(job->stored);
 	explicit_bzero(&job->key, sizeof(job->key));
 	candidates_free(job);
@@ -268,8 +272,12 @@ static void put_run(struct env_work *work)
 {
 	struct job *job = container_of(work, struct job, work);
 
-	cipher_seal(&job->key, job->name, job->iov, job->iov_count, job->nonces,
-		    job->sealed.iov_base);
+	if (job->spent)
+		job->part_count = cipher_seal_spent(&job->key, job->name, job->iov, job->iov_count,
+						    job->nonces, job->sealed.iov_base, job->parts);
+	else
+		cipher_seal(&job->key, job->name, job->iov, job->iov_count, job->nonces,
+			    job->sealed.iov_base);
 }
 
 static void put_sealed(struct env_work *work)
@@ -277,7 +285,8 @@ static void put_sealed(struct env_work *work)
 	struct job *job = container_of(work, struct job, work);
 
 	job->op.done = put_done;
-	store_put(job->crypt->inner, &job->op, job->name, &job->sealed, 1, &job->retention);
+	store_put(job->crypt->inner, &job->op, job->name, job->spent ? job->parts : &job->sealed,
+		  job->spent ? job->part_count : 1, &job->retention);
 }
 
 static void put_ready(struct job *job)
@@ -296,15 +305,18 @@ static void put_ready(struct job *job)
 	job->key = job->keys->ring->keys[0];
 	job->nonces = must_have(malloc(segments * CRYPTFMT_NONCE_BYTES + 1));
 	env_random(job->crypt->store.env, job->nonces, segments * CRYPTFMT_NONCE_BYTES);
-	job->sealed.iov_len = cryptfmt_stored_bytes(plain);
+	job->sealed.iov_len = cryptfmt_stored_bytes(plain) - (job->spent ? plain : 0);
+	if (job->spent)
+		job->parts = must_have(
+			calloc(cipher_parts_max(segments, job->iov_count), sizeof(*job->parts)));
 	job->sealed.iov_base = must_have(malloc(job->sealed.iov_len));
 	job->work = (struct env_work){.run = put_run, .done = put_sealed};
 	env_work_submit(job->crypt->store.env, &job->work);
 }
 
-static void crypt_put_retained(struct store *store, struct env_op *op, const char *name,
-			       const struct iovec *iov, unsigned count,
-			       const struct store_retention *retention)
+static void put_begin(struct store *store, struct env_op *op, const char *name,
+		      const struct iovec *iov, unsigned count,
+		      const struct store_retention *retention, bool spent)
 {
 	struct job *job = job_new(store, op, name);
 
@@ -313,8 +325,23 @@ static void crypt_put_retained(struct store *store, struct env_op *op, const cha
 	job->iov = iov;
 	job->iov_count = count;
 	job->is_put = true;
+	job->spent = spent;
 	job->ready = put_ready;
 	keys_need(job);
+}
+
+static void crypt_put_retained(struct store *store, struct env_op *op, const char *name,
+			       const struct iovec *iov, unsigned count,
+			       const struct store_retention *retention)
+{
+	put_begin(store, op, name, iov, count, retention, false);
+}
+
+static void crypt_put_spent(struct store *store, struct env_op *op, const char *name,
+			    const struct iovec *iov, unsigned count,
+			    const struct store_retention *retention)
+{
+	put_begin(store, op, name, iov, count, retention, true);
 }
 
 static void crypt_put(struct store *store, struct env_op *op, const char *name,
@@ -322,7 +349,7 @@ static void crypt_put(struct store *store, struct env_op *op, const char *name,
 {
 	static const struct store_retention none = {.lock = STORE_LOCK_NONE};
 
-	crypt_put_retained(store, op, name, iov, count, &none);
+	put_begin(store, op, name, iov, count, &none, false);
 }
 
 /* ---- get --------------------------------------------------------------------------------------- */
@@ -566,6 +593,7 @@ static const struct store_ops crypt_ops = {
 	.list = crypt_list,
 	.delete = crypt_delete,
 	.put_retained = crypt_put_retained,
+	.put_spent = crypt_put_spent,
 	.retain = crypt_retain,
 	.list_after = crypt_list_after,
 	.thaw = crypt_thaw,

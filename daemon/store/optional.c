@@ -42,6 +42,18 @@ void store_put(struct store *store, struct env_op *op, const char *name, const s
 	}
 }
 
+void store_put_spent(struct store *store, struct env_op *op, const char *name,
+		     const struct iovec *iov, unsigned count,
+		     const struct store_retention *retention)
+{
+	static const struct store_retention none = {.lock = STORE_LOCK_NONE};
+
+	if (store->ops->put_spent)
+		store->ops->put_spent(store, op, name, iov, count, retention ? retention : &none);
+	else
+		store_put(store, op, name, iov, count, retention);
+}
+
 void store_retain(struct store *store, struct env_op *op, const char *name,
 		  const struct store_retention *retention)
 {

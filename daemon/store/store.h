@@ -82,6 +82,11 @@ struct store_ops {
 	void (*put_retained)(struct store *store, struct env_op *op, const char *name,
 			     const struct iovec *iov, unsigned count,
 			     const struct store_retention *retention);
+	/* The same, of what nobody needs any more: what iov names may be changed until done, e.g. encrypted
+	 * where it lies. retention may be none. */
+	void (*put_spent)(struct store *store, struct env_op *op, const char *name,
+			  const struct iovec *iov, unsigned count,
+			  const struct store_retention *retention);
 	/* Keeps an object at least so long; never shorter than it was. -ENOENT: there is none. What is
 	 * locked otherwise already stays locked in that way. */
 	void (*retain)(struct store *store, struct env_op *op, const char *name,
@@ -140,6 +145,10 @@ void store_counts(struct store *store, struct store_counts *counts);
 /* put or, if it is to be retained, put_retained: -STORE_CANNOT_LOCK where there is none. */
 void store_put(struct store *store, struct env_op *op, const char *name, const struct iovec *iov,
 	       unsigned count, const struct store_retention *retention);
+/* The same, and what iov names may be changed until done. */
+void store_put_spent(struct store *store, struct env_op *op, const char *name,
+		     const struct iovec *iov, unsigned count,
+		     const struct store_retention *retention);
 /* -STORE_CANNOT_LOCK where there is none. */
 void store_retain(struct store *store, struct env_op *op, const char *name,
 		  const struct store_retention *retention);

@@ -114,6 +114,46 @@ static void object_vector(void **state)
 	check_parts(&object_key, plain, out + 32);
 }
 
+/* What is sealed where it lies is the same object, in pieces. */
+static void sealed_where_it_lies(void **state)
+{
+	enum { SEGMENTS = 4, TOTAL = 3 * CRYPTFMT_SEGMENT_BYTES + 100 };
+	static const unsigned cuts[][3] = {
+		{TOTAL, TOTAL, TOTAL},
+		{1, CRYPTFMT_SEGMENT_BYTES, 2 * CRYPTFMT_SEGMENT_BYTES},
+		{CRYPTFMT_SEGMENT_BYTES - 1, CRYPTFMT_SEGMENT_BYTES + 1, TOTAL - 1},
+		{0, 0, 5},
+	};
+	static uint8_t plain[TOTAL], spent[TOTAL], want[TOTAL + 500], got[TOTAL + 500], marks[500];
+	uint8_t nonces[SEGMENTS * CRYPTFMT_NONCE_BYTES];
+	struct data_key key = vector_key();
+	size_t length, stored = cryptfmt_stored_bytes(TOTAL);
+
+	for (unsigned i = 0; i < TOTAL; i++)
+		plain[i] = (uint8_t)(i * 7 % 251);
+	rising(nonces, 0x40, sizeof(nonces));
+	for (unsigned c = 0; c < sizeof(cuts) / sizeof(cuts[0]); c++) {
+		unsigned a = cuts[c][0], b = cuts[c][1], d = cuts[c][2];
+		struct iovec iov[4] = {
+			{spent, a}, {spent + a, b - a}, {spent + b, d - b}, {spent + d, TOTAL - d}};
+		struct iovec parts[2 * SEGMENTS + 4 + 1];
+		unsigned count;
+
+		assert_int_equal(cipher_parts_max(SEGMENTS, 4), sizeof(parts) / sizeof(parts[0]));
+		memcpy(spent, plain, TOTAL);
+		cipher_seal(&key, VECTOR_NAME, iov, 4, nonces, want);
+		count = cipher_seal_spent(&key, VECTOR_NAME, iov, 4, nonces, marks, parts);
+		assert_in_range(count, 1, sizeof(parts) / sizeof(parts[0]));
+		length = 0;
+		for (unsigned i = 0; i < count; i++) {
+			memcpy(got + length, parts[i].iov_base, parts[i].iov_len);
+			length += parts[i].iov_len;
+		}
+		assert_int_equal(length, stored);
+		assert_memory_equal(got, want, stored);
+	}
+}
+
 /* A wrapped key as section 9 has it; text may be "". */
 static size_t wrap_vector(enum cryptfmt_method method, unsigned cost, const char *text,
 			  const char *label, const struct cipher_key *wrapping, uint8_t *out)
@@ -654,6 +694,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(object_vector),
+		cmocka_unit_test(sealed_where_it_lies),
 		cmocka_unit_test(key_vectors),
 		cmocka_unit_test(sizes),
 		ON_BOTH(nothing_shows_and_all_comes_back),

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * slabs: memory for what a snapshot keeps until it is put. Having it anew costs more than filling it: it is used
+ * again, in large pages as far as the system has them, and all of it goes back at the end, as a daemon has other
+ * work then. Loop thread only, but for what lies in a slab.
+ */
+#ifndef OFFSITE_SNAPSHOT_SLABS_H
+#define OFFSITE_SNAPSHOT_SLABS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define SLAB_BYTES (2u << 20)
+
+struct env;
+struct slabs {
+	uint8_t **spare;
+	size_t count, room;
+};
+
+uint8_t *slab_take(struct slabs *slabs);
+void slab_give(struct slabs *slabs, uint8_t *slab);
+/* All were given back. Their memory goes back to the system, by a helper thread. */
+void slabs_end(struct slabs *slabs, struct env *env);
+
+#endif
