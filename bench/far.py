@@ -5,8 +5,10 @@
   latency   4 KiB random writes at a fixed rate with an fsync now and then, as a database makes
             them: without a peer, then protocol A to one 50 ms away (each way), the same minute; the peer
             and the link step back from the client's processors and disk (they would have their own)
-  catch-up  1 GiB of scattered 4 KiB blocks of a sparse 100 GiB volume, written while the link was
-            down: bytes read, bytes sent, and time against the slower of disk and link
+  catch-up  1 GiB of scattered 4 KiB blocks of a sparse 100 GiB volume, written while the nodes were
+            apart: bytes read, bytes sent, and time against the slower of disk and link. Two nodes have a
+            disk each, here one side's files are in memory for that; and with all on one disk, which then
+            has the reads of the one beside the writes of the other
 """
 import argparse
 import contextlib
@@ -27,21 +29,23 @@ SCATTERED = 262144  # blocks: 1 GiB
 
 
 def pair(args, folder, size_gib, relay_options=None, far=None):
-    """Node a, with b behind a relay (or alone if relay_options is None), its files in far (else beside a's)."""
+    """Node a, and b, its files in far (else beside a's), behind a relay with these options, or without one if there
+    are none; relay_options None: a is alone."""
     far = far or folder
     s = Server("offsite", folder)
     s.control = f"{folder}/a.ctl"
     lines = f"size = {size_gib}G\nprotocol = A\n"
     s.peer = relay_options is not None
     if s.peer:
-        port, link = free_port(), free_port()
+        port = free_port()
+        link = free_port() if relay_options else port
         # They would have a machine of their own: what the client shares with them is not to be counted.
         s.start("chrt", "-i", "0", f"{args.build}/offsited", "--config",
                 config(far, "b", "secondary", f"{far}/b.img",
                        f"nbd-listen = unix:{far}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
                        "peer-plaintext = yes", lines + "staging-max = 4G"))
-        s.start("chrt", "-i", "0", sys.executable, RELAY, str(link), str(port), "--control", f"{folder}/relay.sock",
-                *relay_options)
+        if relay_options:
+            s.start("chrt", "-i", "0", sys.executable, RELAY, str(link), str(port), *relay_options)
         lines += f"peer = 127.0.0.1:{link}\n"
     s.start(f"{args.build}/offsited", "--config",
             config(folder, "a", "primary", f"{folder}/a.img",
@@ -110,51 +114,60 @@ def read_bytes(pid):
 
 def catch_up(args, root):
     results, folders = [], []
-    for rate in args.rates:
-        folder = tempfile.mkdtemp(dir=root)
-        s = pair(args, folder, 100, ["--rate", rate])
-        relay = [sys.executable, RELAY, "--send", f"{folder}/relay.sock"]
-        subprocess.run(relay + ["cut"], check=True, stdout=subprocess.DEVNULL)
-        wait_for(lambda: state(args, s) != "streaming", "the link is down")
+    for rate, source, target in [(r, "disk", "disk") for r in args.rates] + [("0", "memory", "disk"),
+                                                                             ("0", "disk", "memory")]:
+        where = {"disk": root, "memory": args.memory}
+        folder = tempfile.mkdtemp(prefix="offsite-bench.", dir=where[source])
+        far = tempfile.mkdtemp(prefix="offsite-bench.", dir=where[target])
+        folders += [folder, far]
+        s = pair(args, folder, 100, ["--rate", rate] if rate != "0" else [], far)
+        tell(args, s, "disconnect")
         fio(s, "--size=100G", "--iodepth=32", f"--number_ios={SCATTERED}", "--norandommap=1")
         dirty = volume(args, s)["replication"]["out_of_sync_bytes"]
-        disk_seconds = scattered_writes(folder)
+        disk_seconds = scattered(far, "randwrite") if target == "disk" else scattered(folder, "randread")
         sent, read = volume(args, s)["replication"]["sent_bytes"], read_bytes(s.processes[-1].pid)
         start = time.monotonic()
-        subprocess.run(relay + ["join"], check=True, stdout=subprocess.DEVNULL)
-        wait_for(lambda: state(args, s) == "streaming", "caught up", 3600)
+        tell(args, s, "connect")
+        tell(args, s, "wait", "--for", "streaming")
         seconds = time.monotonic() - start
         sent = volume(args, s)["replication"]["sent_bytes"] - sent
         read = read_bytes(s.processes[-1].pid) - read
         link_seconds = dirty / to_bytes(rate) if rate != "0" else 0
-        results.append((rate, dirty, sent, read, seconds, disk_seconds, link_seconds))
+        results.append((rate, f"{source}, {target}", dirty, sent, read, seconds, disk_seconds, link_seconds))
         s.stop()
-        folders.append(folder)
     print("\n## Catch-up of 1 GiB scattered over 4 KiB blocks of a 100 GiB sparse volume\n")
-    print("| link/s | dirty MiB | sent / dirty | read / dirty | s | disk alone s | link alone s | of the slower |")
-    print("|---|---|---|---|---|---|---|---|")
-    for rate, dirty, sent, read, seconds, disk, link in results:
-        print(f"| {rate if rate != '0' else 'loopback'} | {dirty >> 20} | {sent / dirty:.3f} | {read / dirty:.3f} | "
-              f"{seconds:.1f} | {disk:.1f} | {link:.1f} | {seconds / max(disk, link):.2f} |", flush=True)
+    print("| link/s | source, target | dirty MiB | sent / dirty | read / dirty | s | disk alone s | link alone s "
+          "| of the slower |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for rate, where, dirty, sent, read, seconds, disk, link in results:
+        print(f"| {rate if rate != '0' else 'loopback'} | {where} | {dirty >> 20} | {sent / dirty:.3f} | "
+              f"{read / dirty:.3f} | {seconds:.1f} | {disk:.1f} | {link:.1f} | {seconds / max(disk, link):.2f} |",
+              flush=True)
     for folder in folders:  # may take minutes where the file system discards each block
         shutil.rmtree(folder)
+
+
+def tell(args, server, verb, *options):
+    subprocess.run([f"{args.build}/offsite", "--socket", server.control, verb, "bench", *options], check=True,
+                   stdout=subprocess.DEVNULL)
 
 
 def to_bytes(text):
     return int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]]
 
 
-def scattered_writes(folder):
-    """How long the disk needs for as many scattered 4 KiB writes into a new sparse file, as the target has to do."""
+def scattered(folder, how):
+    """How long the disk needs for as many scattered 4 KiB writes into a new sparse file, as the target has to do, or
+    to read them back. The file stays until the end: to discard its blocks would keep the disk busy for long."""
     path = f"{folder}/alone.img"
     with open(path, "wb") as f:
         f.truncate(100 << 30)
-    start = time.monotonic()
-    subprocess.run(["fio", "--name=d", f"--filename={path}", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=32",
-                    "--ioengine=io_uring", f"--number_ios={SCATTERED}", "--norandommap=1", "--end_fsync=1",
-                    "--size=100G"], stdout=subprocess.DEVNULL, check=True)
-    seconds = time.monotonic() - start
-    os.unlink(path)
+    for rw in ("randwrite", "randread") if how == "randread" else (how,):  # the same blocks: the same seed
+        start = time.monotonic()
+        subprocess.run(["fio", "--name=d", f"--filename={path}", "--direct=1", f"--rw={rw}", "--bs=4k", "--iodepth=32",
+                        "--ioengine=io_uring", f"--number_ios={SCATTERED}", "--norandommap=1", "--end_fsync=1",
+                        "--size=100G"], stdout=subprocess.DEVNULL, check=True)
+        seconds = time.monotonic() - start
     return seconds
 
 
@@ -166,7 +179,7 @@ def main():
     p.add_argument("--iops", type=int, default=1000)
     p.add_argument("--rates", nargs="*", default=["25M", "0"], help="of the link for catch-up; 0: loopback as it is")
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
-    p.add_argument("--memory", default="/dev/shm", help="of the peer's files where the client's latency is measured")
+    p.add_argument("--memory", default="/dev/shm", help="of the peer's files for latency, of one side's for catch-up")
     p.add_argument("what", nargs="*", default=[], help="latency, catch-up (default: both)")
     args = p.parse_args()
     what = args.what or ["latency", "catch-up"]

@@ -608,6 +608,7 @@ void source_check(const struct source *source)
 	assert(source->durable_frames <= source->cut_frames &&
 	       source->cut_frames - source->durable_frames <= SOURCE_SENT);
 	assert(source->phase != SOURCE_ENDED || (source->cut && !source->reads_busy));
+	assert((source->reads_busy == 0) == (source->reads_bytes == 0));
 	assert(!source->leaving || (source->final && !source->tapped));
 	assert(source->phase != SOURCE_LEAVE || !source->tapped);
 	assert(source->phase != SOURCE_PROPOSED || source->oldest == source->next);

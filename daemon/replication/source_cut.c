@@ -95,6 +95,7 @@ static void read_done(struct volume_cut_read *done, int error)
 
 	read->busy = false;
 	source->reads_busy--;
+	source->reads_bytes -= done->length_bytes;
 	if (error && (source->phase == SOURCE_CUT || source->phase == SOURCE_LIVE)) {
 		source_bad_read(source, done->offset_bytes, done->length_bytes);
 	} else if (error) {
@@ -128,7 +129,8 @@ static bool has_room(const struct source *source)
 	/* The stream behind the final cut shares the queue: half of it is left to the writers. */
 	uint64_t window = source->tapped ? source->queue_max_bytes / 2 : SOURCE_WINDOW_BYTES;
 
-	return link_queue_bytes(source->link) <= window &&
+	return source->reads_bytes + BUF_SIZE_MAX <= SOURCE_WINDOW_BYTES &&
+	       link_queue_bytes(source->link) <= window &&
 	       link_queue_frames(source->link) < SOURCE_RING + 2048 &&
 	       source->cut_frames - source->durable_frames < SOURCE_SENT - SOURCE_SENT_MARGIN;
 }
@@ -173,7 +175,7 @@ static enum next next_run(struct source *source, uint64_t *start, uint64_t *leng
 	/* A pass ends early where the log has just room for what is left: it is the cut then. */
 	if (source->phase == SOURCE_LIVE && !source_transfer_fits(source, SOURCE_WINDOW_BYTES))
 		return NEXT_NONE;
-	if (!source_pace_allows(source))
+	if (source->reads_busy >= source_pace_depth(source) || !source_pace_allows(source))
 		return NEXT_LATER;
 	uint64_t most = source->scan_offset < source->careful_end ? VOLUME_PEER_BLOCK_BYTES
 								  : read_max(source);
@@ -212,6 +214,7 @@ static bool start_read(struct source *source)
 	read->read.skip_hole = true;
 	read->read.done = read_done;
 	source->reads_busy++;
+	source->reads_bytes += length;
 	volume_cut_read(source->cut, &read->read);
 	return true;
 }

@@ -10,7 +10,9 @@
 #define SOURCE_RING         8192u /* streamed frames not yet carried out by the peer */
 #define SOURCE_RING_MARGIN  64u   /* writes that may be issued after ready() said no */
 #define SOURCE_RING_RESUME  (SOURCE_RING - 8 * SOURCE_RING_MARGIN)
-#define SOURCE_READS        8u
+#define SOURCE_READS        64u /* at a time; no more than SOURCE_WINDOW_BYTES of them */
+#define SOURCE_READS_BESIDE 8u  /* likewise, beside clients: what their requests wait behind */
+#define SOURCE_CLIENTS_NS   1000000000ull /* after a request a client counts as there for so long */
 #define SOURCE_WINDOW_BYTES (8u * 1024 * 1024) /* of a cut, waiting to be sent */
 #define SOURCE_SENT         16384u /* frames of a transfer that are not yet durable there */
 #define SOURCE_SENT_MARGIN  4096u  /* of those, what the reads under way may become */
@@ -92,6 +94,7 @@ struct source {
 	/* sending the cut */
 	struct source_read reads[SOURCE_READS];
 	unsigned reads_busy;
+	uint64_t reads_bytes; /* of those */
 	uint64_t scan_offset, cut_done_bytes, cut_total_bytes;
 	uint64_t cut_sent_bytes;            /* in payloads */
 	uint64_t cut_started_ns, cut_at_ns; /* the transfer; the cut proper */
@@ -180,7 +183,8 @@ void source_pace_stop(struct source *source);
 bool source_pace_allows(struct source *source);
 void source_pace_take(struct source *source, uint64_t bytes);
 void source_pace_zeroes(struct source *source, uint64_t bytes);
-uint64_t source_pace_rate(const struct source *source); /* 0: any */
+uint64_t source_pace_rate(const struct source *source);  /* 0: any */
+unsigned source_pace_depth(const struct source *source); /* reads at a time */
 void source_pace_status(const struct source *source, struct source_status *status);
 /* source_cut.c */
 void source_cut_pump(struct source *source);

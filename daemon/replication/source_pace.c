@@ -73,6 +73,19 @@ bool source_pace_allows(struct source *source)
 	return wait == 0;
 }
 
+/* Few while clients are at work, with writes or reads: each of their requests waits behind what is on the disk
+ * already. A disk to itself gives the more the more it is asked for at a time; and so it is for clients that wait
+ * for the end of it. */
+unsigned source_pace_depth(const struct source *source)
+{
+	struct volume_stats stats;
+
+	volume_get_stats(source->volume, &stats);
+	uint64_t quiet_ns = env_now_ns(source->env) - stats.requested_ns;
+	bool beside = stats.in_flight || (stats.requested_ns && quiet_ns < SOURCE_CLIENTS_NS);
+	return beside && !source->waiting ? SOURCE_READS_BESIDE : SOURCE_READS;
+}
+
 void source_pace_take(struct source *source, uint64_t bytes)
 {
 	rate_limit_take(&source->catch_up_rate, bytes);

@@ -239,6 +239,7 @@ static void count(struct volume *v, const struct block_request *request)
 	case BLOCK_CACHE:
 		break;
 	}
+	v->stats.requested_ns = env_now_ns(v->env);
 	if (++v->stats.in_flight > v->stats.in_flight_max)
 		v->stats.in_flight_max = v->stats.in_flight;
 }

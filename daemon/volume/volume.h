@@ -498,7 +498,8 @@ struct volume_stats {
 	uint64_t cut_read_bytes; /* of sealed blocks, from backing or preserve area; not holes */
 	uint64_t preserve_waits; /* writes that waited for room in it, or to be read */
 	uint32_t in_flight, in_flight_max;
-	uint32_t clients; /* exports open */
+	uint64_t requested_ns; /* when a client's request came last; 0: none did */
+	uint32_t clients;      /* exports open */
 	uint64_t missing_bytes,
 		hydrated_bytes; /* HYDRATING: not on the disk yet; fetched, in all */
 	uint64_t remote_reads;  /* answered by the peer, or asked of the snapshot */

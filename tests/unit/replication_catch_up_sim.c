@@ -230,6 +230,59 @@ static void scattered_blocks_cost_what_they_are(void **unused)
 	world_close(&w);
 }
 
+static void client_reads(struct node *n)
+{
+	struct io io = {.request = {.op = BLOCK_READ, .length_bytes = 4096, .done = io_done}};
+
+	io.request.buf = buf_alloc(n->world->pool, 4096);
+	assert_int_equal(submit_and_wait(n, &io), 0);
+	buf_put(io.request.buf);
+}
+
+/* The most reads of scattered blocks that begin while the disk does one. */
+static uint64_t reads_at_a_time(bool client)
+{
+	const unsigned latency_ms = 20, count = VOLUME_BYTES / 32768;
+	struct sim_disk_options disk;
+	uint64_t most = 0;
+	struct world w;
+
+	world_open(&w);
+	world_start(&w);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+	for (unsigned i = 0; i < count; i++)
+		write_at(&w.a, i * 32768ull + 8192, 4096);
+	flush(&w.a);
+	let_pass(&w, 2000); /* they were a client's */
+	sim_disk_get(w.a.env, &disk);
+	disk.latency_min_ns = disk.latency_max_ns = latency_ms * 1000000ull;
+	sim_disk_set(w.a.env, &disk);
+	reconnect(&w.b);
+	while (!in_sync(&w)) {
+		uint64_t before = cut_read_bytes(&w.a), now;
+		if (client)
+			client_reads(&w.a);
+		else
+			let_pass(&w, latency_ms);
+		now = cut_read_bytes(&w.a);
+		if (now - before > most)
+			most = now - before;
+	}
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+	return most / 4096;
+}
+
+/* A disk to itself is asked for much at a time; beside clients, of whom some only read, for little: each of their
+ * requests waits behind it. */
+static void a_disk_is_read_deeply_if_it_has_no_clients(void **unused)
+{
+	assert_true(reads_at_a_time(false) >= 64);
+	assert_true(reads_at_a_time(true) <= 2 * 8); /* while those of two such times overlap */
+}
+
 /* The cut is acknowledged, and that it is cannot be stored: the connection goes, and the next one ends well. */
 static void an_acknowledgement_that_cannot_be_stored(void **unused)
 {
@@ -283,6 +336,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_lost_link_costs_what_was_in_flight),
 		cmocka_unit_test(an_unreadable_block_is_named_and_mended_by_a_write),
 		cmocka_unit_test(scattered_blocks_cost_what_they_are),
+		cmocka_unit_test(a_disk_is_read_deeply_if_it_has_no_clients),
 		cmocka_unit_test(a_crashed_target_goes_on_with_its_log),
 		cmocka_unit_test(writers_and_losses_end_in_the_same_content),
 		cmocka_unit_test(a_writer_faster_than_the_link_is_no_livelock),
