@@ -392,7 +392,8 @@ static void a_full_sync_goes_on_when_a_verification_is_cancelled(void **unused)
 	forget_base(&w.a);
 	reconnect(&w.a);
 	reconnect(&w.b);
-	WAIT(&w, status(&w.a).state == REPLICATION_CATCH_UP && status(&w.a).compared_bytes > 0 &&
+	WAIT(&w, status(&w.a).state == REPLICATION_CATCH_UP &&
+			 status(&w.a).compare_read_bytes > 0 &&
 			 status(&w.a).compared_bytes < VOLUME_BYTES);
 	assert_int_equal(verified(&w.a).state, VERIFY_RUNNING);
 	assert_int_equal(replication_verify_cancel(w.a.replication, why, sizeof(why)), 0);
