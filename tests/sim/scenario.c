@@ -75,7 +75,8 @@ static void crash(struct world *world, unsigned faults, unsigned index)
 		world_crash(world, index, any_crash(world));
 }
 
-/* One page of the superblock, one of the maps, the first record of the redo log: any of them. */
+/* One page of the superblock, never both copies of one; one page of the maps; the first record of the redo log: any
+ * of them. */
 static void flip(struct world *world, unsigned index, bool log)
 {
 	static const char *const files[] = {"super", "maps", "staging"};
@@ -90,6 +91,8 @@ static void flip(struct world *world, unsigned index, bool log)
 		if (!(i == 2 && log) && !world_chance(world, 40))
 			continue;
 		if (!sim_file_size(env, path, &size) || size == 0)
+			continue;
+		if (i == 0 && !world_super_is_whole(env))
 			continue;
 		offset = world_random(world, limits[i] && limits[i] < size ? limits[i] : size);
 		sim_file_corrupt(env, path, offset, (uint8_t)(1 + world_random(world, 255)));

@@ -248,6 +248,20 @@ static struct metadata_super newest_super(const struct env *env)
 	return newest;
 }
 
+bool world_super_is_whole(const struct env *env)
+{
+	uint64_t newest = newest_super(env).sequence;
+	struct metadata_super super;
+	struct metadata_super_wire wire;
+	unsigned copies = 0;
+
+	for (unsigned i = 0; i < METADATA_SUPER_SLOTS * METADATA_SUPER_COPIES; i++)
+		copies += sim_file_peek(env, WORLD_STATE "/super", &wire, sizeof(wire),
+					i * METADATA_SUPER_BYTES) &&
+			  metadata_super_decode(&wire, &super) == NULL && super.sequence == newest;
+	return copies == METADATA_SUPER_COPIES;
+}
+
 bool world_at_peer(const struct env *env)
 {
 	return newest_super(env).flags & METADATA_AT_PEER;

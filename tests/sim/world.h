@@ -180,6 +180,8 @@ void world_fail_over(struct world *world);
 /* A planned change of roles, if it is possible now. */
 void world_switch(struct world *world);
 
+/* Each copy of its newest superblock is good. */
+bool world_super_is_whole(const struct env *env);
 /* By its superblock this node's content is at its peer: its own disk means nothing. */
 bool world_at_peer(const struct env *env);
 /* It runs so now. */
