@@ -56,8 +56,9 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 
 	assert(disk_change_allowed(old.disk, state->disk));
 	/* The peer takes what a former primary wrote for durable here, and its map does not name it:
-	 * left in the disk's cache it could be lost under a cut that is applied later. */
-	if (old.role == VOLUME_PRIMARY && state->role == VOLUME_SECONDARY &&
+	 * left in the disk's cache it could be lost under a cut that is applied later. But where all is at the
+	 * peer nothing here counts, and the disk may have failed. */
+	if (old.role == VOLUME_PRIMARY && state->role == VOLUME_SECONDARY && !leave &&
 	    state->disk != VOLUME_DISK_FAILED && state->disk != VOLUME_DISK_INCONSISTENT) {
 		error = volume_sync_backing(v);
 		if (error != 0)

@@ -607,6 +607,29 @@ static void a_secondarys_disk_fails(void **unused)
 	world_close(&w);
 }
 
+/* Its disk failed at an fsync, and the operator moves the clients over to the peer. */
+static void a_primary_without_a_disk_is_demoted(void **unused)
+{
+	struct world w;
+
+	world_open(&w);
+	w.a.detach = true;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	disk_errors(&w.a, 1000000, false, false, true);
+	write_some(&w.a, 10);
+	flush(&w.a);
+	assert_int_equal(lean(&w.a), VOLUME_LEAN_DISKLESS);
+	WAIT(&w, status(&w.a).out_of_sync_bytes == 0);
+	set_role(&w.a, VOLUME_SECONDARY);
+	assert_int_equal(state(&w.a).role, VOLUME_SECONDARY);
+	assert_int_equal(state(&w.a).disk, VOLUME_DISK_FAILED);
+	set_role(&w.b, VOLUME_PRIMARY);
+	expect_content(&w.b, w.model, __LINE__);
+	world_close(&w);
+}
+
 /* Without a peer in sync there is nothing to lean on: the error is the client's, as with `error`. */
 static void without_a_peer_errors_are_errors(void **unused)
 {
@@ -643,6 +666,7 @@ static int run(void)
 		cmocka_unit_test(a_failing_disk_is_taken_over_by_the_peer),
 		cmocka_unit_test(crashes_while_it_leans),
 		cmocka_unit_test(a_secondarys_disk_fails),
+		cmocka_unit_test(a_primary_without_a_disk_is_demoted),
 		cmocka_unit_test(without_a_peer_errors_are_errors),
 #endif
 	};
