@@ -59,11 +59,17 @@ boot_waits() {
 		  backing = /dev/disk/by-id/c
 		[volume d]
 		backing = /dev/offsite/a
+		[volume e]
+		backing = /dev/../e
+		[volume f]
+		backing = /dev/shm/f.img
+		[volume g]
+		backing = /dev/sdy1
 		# backing = /dev/sdx
 	END
 	"$generator" "$dir/units" "$dir/units" "$dir/units" || die "fails"
-	[ "$(grep -c . "$told")" = 5 ] || die "$(cat "$told")"
-	for one in 'dev-disk-by\x2did-c.device' 'dev-vg0-data\x2d1.device'; do
+	[ "$(grep -c . "$told")" = 7 ] || die "$(cat "$told")"
+	for one in 'dev-disk-by\x2did-c.device' 'dev-vg0-data\x2d1.device' dev-sdy1.device; do
 		grep -qxF "Wants=$one" "$told" && grep -qxF "After=$one" "$told" || die "$one: $(cat "$told")"
 	done
 	sed -i '/\/dev/d' "$dir/etc/offsite/offsite.conf"
