@@ -53,9 +53,9 @@ static void a_failed_attempt_goes_before_the_next(void **state)
 	before = packs_of(w->m);
 	fill(w, 40, 1);
 	for (unsigned i = 0; i < 5; i++) {
-		fail_at(w->m, OP_PUT, 8, false);
+		fail_at(w->m, OP_PUT, 3, false); /* behind the claim and a pack */
 		assert_int_equal(create(w->env, w->writer, "").result.error, -ENOSPC);
-		assert_true(packs_of(w->m) > before + 3 && packs_of(w->m) < before + 12);
+		assert_true(packs_of(w->m) > before && packs_of(w->m) < before + 12);
 	}
 	fail_at(w->m, 0, 0, false);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
@@ -109,11 +109,11 @@ static void a_prune_takes_it_too(void **state)
 	fill(w, 20, 0);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
 	fill(w, 40, 1);
-	fail_at(w->m, OP_PUT, 8, false);
+	fail_at(w->m, OP_PUT, 3, false); /* behind the claim and a pack */
 	assert_int_equal(create(w->env, w->writer, "").result.error, -ENOSPC);
 	snapshot_forget(w->repo, &policy, false, kept, waited_done, &f);
 	env_run_until(w->env, &f.done);
-	assert_true(f.result.deleted_objects > 3);
+	assert_true(f.result.deleted_objects > 0);
 	assert_nothing_is_left_over(w);
 }
 
