@@ -48,7 +48,7 @@ attach() {
 	at_end "unmount $dir/fuse"
 	wait_for 10 "nbdfuse" test -f "$dir/fuse/v"
 	device=$(losetup -f --show "$dir/fuse/v") || die "losetup"
-	at_end "unmount $dir/mnt; losetup -d $device 2>/dev/null"
+	at_end "unmount $dir/mnt; loop_end $device"
 }
 detach() {
 	umount "$dir/mnt" && losetup -d "$device" || die "detaching"

@@ -60,6 +60,13 @@ begin() {
 	trap 'exit 143' TERM
 }
 
+# Detaches a loop device that is ours: its number may be another test's by now.
+loop_end() { # DEVICE
+	case $(losetup -n -O BACK-FILE "$1" 2>/dev/null) in
+	"$dir"/*) losetup -d "$1" ;;
+	esac
+}
+
 # Something to be undone at the end, the last first.
 at_end() { cleanups+=("$*"); }
 

@@ -52,7 +52,7 @@ run_backend() {
 	current=to_a_device_$io
 	truncate -s ${size}M "$dir/disk.img"
 	if device=$(losetup -f --show "$dir/disk.img" 2>/dev/null); then
-		at_end "losetup -d $device 2>/dev/null; rm -f /var/lib/offsite/restored-${device#/dev/}"
+		at_end "loop_end $device; rm -f /var/lib/offsite/restored-${device#/dev/}"
 		restore --to "$device" --force || die "$(tail -n 2 "$dir/restore.log")"
 		sync "$device"
 		same "$device" "$dir/want.img" "device"

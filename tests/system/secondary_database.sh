@@ -43,7 +43,7 @@ attach() {
 	at_end "unmount $dir/fuse"
 	wait_for 10 "nbdfuse on the volume" test -f "$dir/fuse/v"
 	device=$(losetup -f --show "$dir/fuse/v") || die "losetup on the volume"
-	at_end "unmount $dir/mnt; losetup -d $device 2>/dev/null"
+	at_end "unmount $dir/mnt; loop_end $device"
 	mkfs.ext4 -q -F "$device" && mount -t ext4 "$device" "$dir/mnt" || die "ext4 on the volume"
 }
 
@@ -166,7 +166,7 @@ one_moment() {
 leave_copy() {
 	[ -z "$postmaster" ] || { kill -QUIT "$postmaster" && wait "$postmaster"; }
 	unmount "$dir/mnt-copy"
-	[ -z "$copy_loop" ] || losetup -d "$copy_loop"
+	[ -z "$copy_loop" ] || loop_end "$copy_loop"
 }
 
 declare -A states=()

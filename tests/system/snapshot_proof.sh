@@ -210,7 +210,7 @@ database() {
 	at_end "unmount $dir/fuse"
 	wait_for 10 "nbdfuse" test -f "$dir/fuse/v"
 	device=$(losetup -f --show "$dir/fuse/v") || die "losetup"
-	at_end "unmount $dir/mnt; losetup -d $device 2>/dev/null"
+	at_end "unmount $dir/mnt; loop_end $device"
 	mkfs.ext4 -q -F "$device" && mount -t ext4 "$device" "$dir/mnt" || die "ext4"
 	mkdir "$dir/mnt/data" && chown postgres "$dir/mnt/data"
 	as_postgres "$pg/initdb" -D "$dir/mnt/data" --auth=trust --locale=C.UTF-8 >"$dir/initdb.log" 2>&1 ||
