@@ -164,7 +164,7 @@ static void packs_are_put_side_by_side(void **state)
 	struct store_ops ops;
 
 	for (unsigned service = 0; service < 2; service++) {
-		world_volume(w, 24 << 20, 0, 2 << 20);
+		world_volume(w, 48 << 20, 0, 2 << 20);
 		slow.plain = w->m->store.ops;
 		slow.most = 0;
 		slow.awaited = service ? 4 : 2;
