@@ -762,6 +762,7 @@ def main():
     what = args.what or ["export", "peer", "snapshot", "restore", "s3", "seal", "restart"]
     args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))  # servers and folders go, too
     with contextlib.ExitStack() as stack:
         roots = {}
         for medium, parent in (("tmpfs", "/dev/shm"), ("disk", args.disk)):
