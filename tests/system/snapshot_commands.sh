@@ -69,8 +69,8 @@ only_the_cut() {
 	current=only_the_cut
 	node "snapshot-rate = 128K" # the second pack would wait for two minutes
 	qemu-io -f raw -c 'write -P 1 0 8M' "$(uri a)" >/dev/null || die "writing"
-	dd if=/dev/urandom of="$dir/random" bs=1M count=24 status=none
-	qemu-io -f raw -c "write -s $dir/random 8M 24M" "$(uri a)" >/dev/null || die "writing"
+	dd if=/dev/urandom of="$dir/random" bs=1M count=40 status=none
+	qemu-io -f raw -c "write -s $dir/random 8M 40M" "$(uri a)" >/dev/null || die "writing"
 	write_command before "date +%s%N >$dir/frozen"
 	write_command after "ls -d $dir/store/*/packs/* 2>/dev/null | wc -l >$dir/thawed.packs; date +%s%N >$dir/thawed"
 	off a snapshot create v >"$dir/create.out" 2>&1 &
