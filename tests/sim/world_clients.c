@@ -78,18 +78,21 @@ static void request_done(struct block_request *request, int error)
 	struct world *world = client->world;
 	uint64_t connects;
 	bool on_peer, leans = world_leans(world, world->primary);
+	unsigned asked = world->primary; /* whose disk */
 
 	if (client->incarnation != world->incarnation ||
 	    sim_node_dead(world->nodes[world->primary].env))
 		return;
 	if (!client->busy)
 		world_fail(world, "a request completed twice");
-	if (error != 0 && !world->nodes[world->primary].disk_errors)
+	if (leans && !world->nodes[asked].disk_errors)
+		asked = 1 - asked;
+	if (error != 0 && !world->nodes[asked].disk_errors)
 		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
 			   (unsigned long long)request->offset_bytes,
 			   (unsigned long long)request->length_bytes, error);
 	if (error != 0) {
-		world->nodes[world->primary].disk_failed = true;
+		world->nodes[asked].disk_failed = true;
 		client_end(client);
 		return;
 	}

@@ -106,8 +106,8 @@ store = file:$dir/store"
 	kill -TERM "$device_pid"
 	helper_end "$device_pid" || die "$(tail -n 2 "$dir/device.log")"
 	acknowledged_on a
+	wait_state 30 "in sync" a in-sync # until then b lacks what was answered without it
 	acknowledged_on b
-	wait_state 30 "in sync" a in-sync
 	stop a
 	stop b
 	cmp -s "$dir/a.img" "$dir/b.img" || die "the disks differ"
