@@ -37,7 +37,7 @@
 
 #include "tests/system/nbd_ledger.h"
 
-#define DEPTH_MAX   64u
+#define DEPTH_MAX 64u
 /* A rest after as many answers as the depth, in which the last of them are under way still: thousands of writes a
  * second, and processors for the daemons and whatever runs beside. */
 #define REST_NS 2000000
