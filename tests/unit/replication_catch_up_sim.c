@@ -92,7 +92,8 @@ static void a_crashed_target_goes_on_with_its_log(void **unused)
 	sent += received_bytes(&w);
 	printf("difference %llu, sent %llu, crashes %u\n", (unsigned long long)difference,
 	       (unsigned long long)sent, crashes);
-	assert_true(sent <= difference + difference / 5 + crashes * SLOW_WINDOW_BYTES);
+	/* What was on its way, and what a slow disk had not synced yet. */
+	assert_true(sent <= difference + difference / 5 + crashes * 2ull * SLOW_WINDOW_BYTES);
 	world_close(&w);
 }
 
