@@ -239,7 +239,6 @@ static void count(struct volume *v, const struct block_request *request)
 	case BLOCK_CACHE:
 		break;
 	}
-	v->stats.requested_ns = env_now_ns(v->env);
 	if (++v->stats.in_flight > v->stats.in_flight_max)
 		v->stats.in_flight_max = v->stats.in_flight;
 }
@@ -285,6 +284,7 @@ static void block_submit(struct block *block, struct block_request *request)
 		return;
 	}
 	count(v, request);
+	v->stats.requested_ns = op->started_ns;
 	if (v->suspended || v->held.first != NULL) {
 		v->ops++;
 		queue_push(&v->held, op);
