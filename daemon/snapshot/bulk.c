@@ -9,7 +9,6 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "daemon/snapshot/internal.h"
 
@@ -52,27 +51,10 @@ bool bulk_idle(const struct bulk *bulk)
 	return bulk->count == 0;
 }
 
-/* ---- memory ---------------------------------------------------------------------------------- */
-
-/* The memory of one request serves the next, as having it anew costs more than filling it: in large pages, as far
- * as the system has them, and all of it back at the end, as a daemon has other work then. */
-static uint8_t *data_take(struct bulk *bulk)
-{
-	void *data;
-
-	if (bulk->spare_count)
-		return bulk->spare[--bulk->spare_count];
-	data = mmap(NULL, BULK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	assert(data != MAP_FAILED);
-	(void)madvise(data, BULK_BYTES, MADV_HUGEPAGE);
-	return data;
-}
-
 void bulk_end(struct bulk *bulk)
 {
 	assert(bulk_idle(bulk) && !bulk->gets);
-	while (bulk->spare_count)
-		munmap(bulk->spare[--bulk->spare_count], BULK_BYTES);
+	slabs_free(&bulk->slabs);
 }
 
 /* ---- requests -------------------------------------------------------------------------------- */
@@ -82,7 +64,7 @@ static void get_free(struct bulk_get *get)
 	struct bulk *bulk = get->bulk;
 
 	bulk->gets--;
-	bulk->spare[bulk->spare_count++] = get->data;
+	slab_give(&bulk->slabs, get->data);
 	free(get);
 }
 
@@ -185,10 +167,11 @@ static void get_start(struct bulk *bulk, const struct stretch *s)
 {
 	struct bulk_get *get = must_alloc(sizeof(*get));
 
+	bulk->slabs.slab_bytes = BULK_BYTES;
 	*get = (struct bulk_get){
 		.op.done = get_done,
 		.bulk = bulk,
-		.data = data_take(bulk),
+		.data = slab_take(&bulk->slabs),
 		.offset = s->from,
 		.length_bytes = s->to - s->from,
 		.pieces = s->count,

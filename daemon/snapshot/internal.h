@@ -8,6 +8,7 @@
 
 #include "daemon/io/buf.h"
 #include "daemon/mutate.h"
+#include "daemon/snapshot/slabs.h"
 #include "daemon/snapshot/snapshot.h"
 #include "protocol/snapshot.h"
 
@@ -294,8 +295,7 @@ struct bulk {
 	struct bulk_piece pieces[BULK_PIECES];
 	struct bulk_piece *waiting[BULK_PIECES];
 	unsigned waiting_count;
-	uint8_t *spare[BULK_GETS]; /* memory of requests that are over */
-	unsigned spare_count;
+	struct slabs slabs; /* of the requests */
 };
 bool bulk_has_room(const struct bulk *bulk);
 /* item has chunks, and its page is the piece's until the caller releases it after bulk_take(). */

@@ -18,6 +18,7 @@ void map_begin(struct snapshot_writer *w)
 {
 	const unsigned counts[3] = {0, 2 * SEAL_BATCHES, 2 * SEAL_BATCHES};
 
+	w->slabs.slab_bytes = SLAB_BYTES;
 	w->pool = buf_pool_new(counts);
 	assert(w->pool);
 	w->cursor = 0;

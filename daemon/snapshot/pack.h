@@ -8,7 +8,6 @@
 #define OFFSITE_SNAPSHOT_PACK_H
 
 #include "daemon/snapshot/internal.h"
-#include "daemon/snapshot/slabs.h"
 
 #define PACK_CHUNKS_MAX 16384u /* bounds the index where chunks pack very small */
 

@@ -19,9 +19,10 @@ uint8_t *slab_take(struct slabs *slabs)
 
 	if (slabs->count)
 		return slabs->spare[--slabs->count];
-	slab = mmap(NULL, SLAB_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	slab = mmap(NULL, slabs->slab_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+		    -1, 0);
 	assert(slab != MAP_FAILED);
-	(void)madvise(slab, SLAB_BYTES, MADV_HUGEPAGE);
+	(void)madvise(slab, slabs->slab_bytes, MADV_HUGEPAGE);
 	return slab;
 }
 
@@ -33,20 +34,22 @@ void slab_give(struct slabs *slabs, uint8_t *slab)
 	*spare = slab;
 }
 
+void slabs_free(struct slabs *slabs)
+{
+	while (slabs->count)
+		munmap(slabs->spare[--slabs->count], slabs->slab_bytes);
+	free(slabs->spare);
+	*slabs = (struct slabs){0};
+}
+
 static void end_run(struct env_work *work)
 {
-	struct ending *ending = container_of(work, struct ending, work);
-
-	while (ending->slabs.count)
-		munmap(ending->slabs.spare[--ending->slabs.count], SLAB_BYTES);
+	slabs_free(&container_of(work, struct ending, work)->slabs);
 }
 
 static void end_done(struct env_work *work)
 {
-	struct ending *ending = container_of(work, struct ending, work);
-
-	free(ending->slabs.spare);
-	free(ending);
+	free(container_of(work, struct ending, work));
 }
 
 void slabs_end(struct slabs *slabs, struct env *env)

@@ -89,7 +89,7 @@ static void put_when_it_is_filled(void **state)
 	const struct id128 volume = {{1}};
 	const struct snapfmt_ref ref = {0};
 	struct store store = {.ops = &ops};
-	struct slabs slabs = {0};
+	struct slabs slabs = {.slab_bytes = SLAB_BYTES};
 	struct pack *pack = pack_new(SNAPFMT_PACK, &volume, &ref, false, &slabs);
 	struct pack_place places[7];
 	static uint8_t data[1 << 20];
@@ -115,9 +115,7 @@ static void put_when_it_is_filled(void **state)
 		assert_memory_equal(kept.data + offset[i], data, length);
 	}
 	assert_int_equal(slabs.count, 3); /* they are used again */
-	while (slabs.count)
-		munmap(slabs.spare[--slabs.count], SLAB_BYTES);
-	free(slabs.spare);
+	slabs_free(&slabs);
 }
 
 int main(void)
