@@ -97,6 +97,19 @@ static void crash_it(struct fixture *f, enum sim_crash mode)
 	f->env = sim_restart(f->sim, f->env);
 }
 
+/* How often, in a million, of the files whose path contains that. */
+static inline void set_errors(struct fixture *f, const char *path, uint32_t write_ppm,
+			      uint32_t fsync_ppm)
+{
+	struct sim_disk_options options;
+
+	sim_disk_get(f->env, &options);
+	options.write_eio_ppm = write_ppm;
+	options.fsync_eio_ppm = fsync_ppm;
+	options.eio_path = path;
+	sim_disk_set(f->env, &options);
+}
+
 static void request_done(struct block_request *block, int error)
 {
 	struct request *r = (struct request *)block;

@@ -524,7 +524,6 @@ static void generations_are_bumped_once_per_loss(void **s)
 static void failed_fsync_is_not_forgotten(void **s)
 {
 	struct fixture *f = *s;
-	struct sim_disk_options options;
 	struct volume_cut *cut;
 
 	open_it(f);
@@ -534,13 +533,9 @@ static void failed_fsync_is_not_forgotten(void **s)
 		0);
 	volume_cut_finish(cut, true);
 	assert_int_equal(volume_dirty_bytes(f->volume, VOLUME_PEER), 0);
-	sim_disk_get(f->env, &options);
-	options.fsync_eio_ppm = 1000000;
-	options.eio_path = "v.img";
-	sim_disk_set(f->env, &options);
+	set_errors(f, "v.img", 0, 1000000);
 	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
-	options.fsync_eio_ppm = 0;
-	sim_disk_set(f->env, &options);
+	set_errors(f, NULL, 0, 0);
 	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
 	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
 	/* What may have been dropped counts as changed. */
@@ -554,35 +549,19 @@ static void failed_fsync_is_not_forgotten(void **s)
 static void failed_fsync_of_a_demotion_is_not_forgotten(void **s)
 {
 	struct fixture *f = *s;
-	struct sim_disk_options options;
 	struct volume_state state;
 
 	open_it(f);
 	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
-	sim_disk_get(f->env, &options);
-	options.fsync_eio_ppm = 1000000;
-	options.eio_path = "v.img";
-	sim_disk_set(f->env, &options);
+	set_errors(f, "v.img", 0, 1000000);
 	state = *state_at(f);
 	state.role = VOLUME_SECONDARY;
 	assert_int_equal(volume_set_state(f->volume, &state), -EIO);
-	options.fsync_eio_ppm = 0;
-	sim_disk_set(f->env, &options);
+	set_errors(f, NULL, 0, 0);
 	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
 	assert_int_equal(volume_set_state(f->volume, &state), -EIO);
 	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
 	close_it(f);
-}
-
-static void set_errors(struct fixture *f, const char *path, uint32_t write_ppm, uint32_t fsync_ppm)
-{
-	struct sim_disk_options options;
-
-	sim_disk_get(f->env, &options);
-	options.write_eio_ppm = write_ppm;
-	options.fsync_eio_ppm = fsync_ppm;
-	options.eio_path = path;
-	sim_disk_set(f->env, &options);
 }
 
 /* It is an fsync of all that was written before, too, and nobody else is told of its error. */

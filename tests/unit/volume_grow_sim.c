@@ -180,23 +180,18 @@ static void makes_what_the_backing_had_beyond_the_end_zero(void **state)
 static void a_superblock_that_fails_leaves_the_old_size(void **state)
 {
 	struct fixture *f = *state;
-	struct sim_disk_options options;
 	struct request *write;
 	struct growth g = {0};
 
 	open_it(f);
 	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
-	sim_disk_get(f->env, &options);
-	options.fsync_eio_ppm = 1000000;
-	options.eio_path = "/super";
-	sim_disk_set(f->env, &options);
+	set_errors(f, "/super", 0, 1000000);
 	volume_grow(f->volume, LARGE, grown, &g);
 	assert_false(sim_run_until(f->sim, &g.done, 1000000000));
 	write = submit(f, BLOCK_WRITE, 0, 100 * MIB, 4096, 2);
 	assert_false(sim_run_until(f->sim, &write->wait.done, 1000000000));
 	assert_int_equal(volume_size_bytes(f->volume), SMALL);
-	options.fsync_eio_ppm = 0;
-	sim_disk_set(f->env, &options);
+	set_errors(f, NULL, 0, 0);
 	assert_true(sim_run_until(f->sim, &g.done, MINUTE));
 	assert_int_equal(g.error, -EIO);
 	assert_int_equal(finish(f, write), 0);
@@ -213,18 +208,13 @@ static void a_superblock_that_fails_leaves_the_old_size(void **state)
 static void an_fsync_that_fails_is_not_forgotten(void **state)
 {
 	struct fixture *f = *state;
-	struct sim_disk_options options;
 
 	open_it(f);
 	assert_int_equal(simple(f, BLOCK_WRITE, 0, 4096, 1), 0);
-	sim_disk_get(f->env, &options);
-	options.fsync_eio_ppm = 1000000;
-	options.eio_path = "v.img";
-	sim_disk_set(f->env, &options);
+	set_errors(f, "v.img", 0, 1000000);
 	assert_int_equal(grow(f, LARGE), -EIO);
 	assert_non_null(strstr(f->why, "fsync"));
-	options.fsync_eio_ppm = 0;
-	sim_disk_set(f->env, &options);
+	set_errors(f, NULL, 0, 0);
 	assert_int_equal(simple(f, BLOCK_FLUSH, 0, 0, 0), -EIO);
 	assert_non_null(strstr(volume_failure(f->volume), "fsync"));
 	assert_int_equal(volume_size_bytes(f->volume), SMALL);

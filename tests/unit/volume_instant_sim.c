@@ -623,15 +623,10 @@ static void refuses_what_needs_a_whole_disk(void **state)
 static void fail_to_begin(struct world *w)
 {
 	struct fixture *f = w->f;
-	struct sim_disk_options options;
 
-	sim_disk_get(f->env, &options);
-	options.fsync_eio_ppm = 1000000;
-	options.eio_path = "/super";
-	sim_disk_set(f->env, &options);
+	set_errors(f, "/super", 0, 1000000);
 	assert_int_equal(begin(w), -EIO);
-	options.fsync_eio_ppm = 0;
-	sim_disk_set(f->env, &options);
+	set_errors(f, NULL, 0, 0);
 	volume_get_state(f->volume, &f->state);
 	assert_int_equal(f->state.disk, VOLUME_DISK_UPTODATE);
 }
