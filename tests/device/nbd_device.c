@@ -171,16 +171,7 @@ static bool send_request(struct connection *c, const struct slot *slot, unsigned
 		message.request.offset = htobe64(slot->block * BLOCK_BYTES);
 		message.request.length = htobe32(BLOCK_BYTES);
 	}
-	for (size_t done = 0; done < length;) {
-		ssize_t n = send(c->fd, (const char *)&message + done, length - done, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return false;
-		done += (size_t)n;
-	}
-	return true;
+	return write_all(c->fd, &message, length);
 }
 
 static uint64_t period_ns(const struct device *d)

@@ -75,20 +75,6 @@ static bool read_all(int fd, void *to, size_t length)
 	return true;
 }
 
-static bool write_all(int fd, const void *from, size_t length)
-{
-	for (size_t done = 0; done < length;) {
-		ssize_t n = send(fd, (const char *)from + done, length - done, MSG_NOSIGNAL);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return false;
-		done += (size_t)n;
-	}
-	return true;
-}
-
 static int connect_export(const struct options *o)
 {
 	struct sockaddr_un address = {.sun_family = AF_UNIX};

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define BLOCK_BYTES 4096u
 #define MAGIC       0x4c45444745522121ull
@@ -112,5 +113,19 @@ struct reply {
 	uint32_t magic, error;
 	uint64_t cookie;
 } __attribute__((packed));
+
+static inline bool write_all(int fd, const void *from, size_t length)
+{
+	for (size_t done = 0; done < length;) {
+		ssize_t n = send(fd, (const char *)from + done, length - done, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		done += (size_t)n;
+	}
+	return true;
+}
 
 #endif
