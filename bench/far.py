@@ -43,7 +43,7 @@ def pair(args, folder, size_gib, relay_options=None, far=None):
         s.start("chrt", "-i", "0", f"{args.build}/offsited", "--config",
                 config(far, "b", "secondary", f"{far}/b.img",
                        f"nbd-listen = unix:{far}/b.sock\npeer-listen = 127.0.0.1:{port}\n"
-                       "peer-plaintext = yes", lines + "staging-max = 4G"))
+                       "peer-plaintext = yes", lines))
         if relay_options:
             s.start("chrt", "-i", "0", sys.executable, RELAY, str(link), str(port), *relay_options)
         lines += f"peer = 127.0.0.1:{link}\n"
@@ -112,39 +112,49 @@ def read_bytes(pid):
     return 0
 
 
+def catch_up_once(args, folder, far, rate):
+    """Dirty, sent and read bytes; seconds of the catch-up, of the disk alone, of the link alone."""
+    s = pair(args, folder, 100, ["--rate", rate] if rate != "0" else [], far)
+    tell(args, s, "disconnect")
+    fio(s, "--size=100G", "--iodepth=32", f"--number_ios={SCATTERED}", "--norandommap=1")
+    dirty = volume(args, s)["replication"]["out_of_sync_bytes"]
+    to_disk = not far.startswith(args.memory)
+    disk = scattered(far, "randwrite") if to_disk else scattered(folder, "randread")
+    sent, read = volume(args, s)["replication"]["sent_bytes"], read_bytes(s.processes[-1].pid)
+    start = time.monotonic()
+    tell(args, s, "connect")
+    tell(args, s, "wait", "--for", "streaming")
+    seconds = time.monotonic() - start
+    sent = volume(args, s)["replication"]["sent_bytes"] - sent
+    read = read_bytes(s.processes[-1].pid) - read
+    s.stop()
+    return dirty, sent, read, seconds, disk, dirty / to_bytes(rate) if rate != "0" else 0
+
+
 def catch_up(args, root):
-    results, folders = [], []
+    folders = []
+    print("\n## Catch-up of 1 GiB scattered over 4 KiB blocks of a 100 GiB sparse volume\n")
+    print("| link/s | source, target | dirty MiB | sent / dirty | read / dirty | s | disk alone s | link alone s "
+          "| of the slower | each |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for rate, source, target in [(r, "disk", "disk") for r in args.rates] + [("0", "memory", "disk"),
                                                                              ("0", "disk", "memory")]:
         where = {"disk": root, "memory": args.memory}
-        folder = tempfile.mkdtemp(prefix="offsite-bench.", dir=where[source])
-        far = tempfile.mkdtemp(prefix="offsite-bench.", dir=where[target])
-        folders += [folder, far]
-        s = pair(args, folder, 100, ["--rate", rate] if rate != "0" else [], far)
-        tell(args, s, "disconnect")
-        fio(s, "--size=100G", "--iodepth=32", f"--number_ios={SCATTERED}", "--norandommap=1")
-        dirty = volume(args, s)["replication"]["out_of_sync_bytes"]
-        disk_seconds = scattered(far, "randwrite") if target == "disk" else scattered(folder, "randread")
-        sent, read = volume(args, s)["replication"]["sent_bytes"], read_bytes(s.processes[-1].pid)
-        start = time.monotonic()
-        tell(args, s, "connect")
-        tell(args, s, "wait", "--for", "streaming")
-        seconds = time.monotonic() - start
-        sent = volume(args, s)["replication"]["sent_bytes"] - sent
-        read = read_bytes(s.processes[-1].pid) - read
-        link_seconds = dirty / to_bytes(rate) if rate != "0" else 0
-        results.append((rate, f"{source}, {target}", dirty, sent, read, seconds, disk_seconds, link_seconds))
-        s.stop()
-    print("\n## Catch-up of 1 GiB scattered over 4 KiB blocks of a 100 GiB sparse volume\n")
-    print("| link/s | source, target | dirty MiB | sent / dirty | read / dirty | s | disk alone s | link alone s "
-          "| of the slower |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for rate, where, dirty, sent, read, seconds, disk, link in results:
-        print(f"| {rate if rate != '0' else 'loopback'} | {where} | {dirty >> 20} | {sent / dirty:.3f} | "
-              f"{read / dirty:.3f} | {seconds:.1f} | {disk:.1f} | {link:.1f} | {seconds / max(disk, link):.2f} |",
-              flush=True)
+        runs = []
+        for _ in range(args.rounds):
+            pair_of = [tempfile.mkdtemp(prefix="offsite-bench.", dir=where[side]) for side in (source, target)]
+            folders += pair_of
+            runs.append(catch_up_once(args, *pair_of, rate))
+            for folder in pair_of:
+                if folder.startswith(args.memory):
+                    shutil.rmtree(folder)
+        ratios = [seconds / max(disk, link) for *_, seconds, disk, link in runs]
+        dirty, sent, read, seconds, disk, link = [statistics.median(column) for column in zip(*runs)]
+        print(f"| {rate if rate != '0' else 'loopback'} | {source}, {target} | {dirty / (1 << 20):.0f} | "
+              f"{sent / dirty:.3f} | {read / dirty:.3f} | {seconds:.1f} | {disk:.1f} | {link:.1f} | "
+              f"{statistics.median(ratios):.2f} | {' '.join(f'{r:.2f}' for r in ratios)} |", flush=True)
     for folder in folders:  # may take minutes where the file system discards each block
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tell(args, server, verb, *options):
