@@ -45,7 +45,7 @@ struct config_volume {
 	char *peer;                    /* peer: HOST:PORT, or NULL */
 	char *peer_name;               /* peer-name, else the host of peer; NULL: neither */
 	char protocol;                 /* protocol = A|B|C */
-	uint64_t staging_max_bytes;    /* staging-max */
+	uint64_t staging_max_bytes;    /* staging-max; 0: by the size of the volume */
 	uint64_t final_cut_max_bytes;  /* final-cut-max */
 	uint64_t preserve_max_bytes;   /* preserve-max */
 	uint64_t send_queue_max_bytes; /* send-queue-max */

@@ -96,8 +96,10 @@ const struct config_option config_options[] = {
 	VOLUME("protocol", TYPE_LETTER, protocol, "C",
 	       "a write is acknowledged when: A locally durable, B received by the peer, C durable there",
 	       choices_protocol, 0, 0),
-	VOLUME("staging-max", TYPE_SIZE, staging_max_bytes, "1G",
-	       "most space in state-dir for catch-up data before it is applied", NO_LIMITS),
+	VOLUME("staging-max", TYPE_SIZE, staging_max_bytes, "0",
+	       "most space in state-dir for catch-up data before it is applied; 0: a tenth of the "
+	       "volume, 4G at least",
+	       NO_LIMITS),
 	VOLUME("final-cut-max", TYPE_SIZE, final_cut_max_bytes, "64M",
 	       "catch-up sends blocks as they are until no more than this is left, which is then "
 	       "taken as one instant",

@@ -215,7 +215,6 @@ static void set_defaults(struct replication *r)
 {
 	struct replication_config *c = &r->config;
 
-	c->staging_max_bytes = c->staging_max_bytes ? c->staging_max_bytes : 1ull << 30;
 	c->send_queue_max_bytes = c->send_queue_max_bytes ? c->send_queue_max_bytes : 32u << 20;
 	c->final_cut_max_bytes = c->final_cut_max_bytes ? c->final_cut_max_bytes : 64u << 20;
 	c->ping_interval_ms = c->ping_interval_ms ? c->ping_interval_ms : 5000;

@@ -48,7 +48,7 @@ struct replication_config {
 	enum replication_protocol protocol;
 	struct tls_context *tls_client; /* NULL: plaintext */
 	const char *peer_cert_name;     /* accept only a certificate for it; NULL: any */
-	uint64_t staging_max_bytes;     /* 0: 1 GiB */
+	uint64_t staging_max_bytes;     /* 0: by the size of the volume (staging.h) */
 	uint64_t send_queue_max_bytes;  /* 0: 32 MiB; full: writers wait */
 	uint64_t final_cut_max_bytes;   /* a round so small is one cut at once. 0: 64 MiB */
 	uint64_t verify_rate;           /* bytes read a second, unless told otherwise; 0: any */

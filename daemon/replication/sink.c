@@ -446,7 +446,6 @@ int sink_new(struct volume *volume, struct buf_pool *pool, uint64_t staging_max_
 	sink->pool = pool;
 	sink->ops = ops;
 	sink->owner = owner;
-	sink->staging_max_bytes = staging_max_bytes;
 	sink->step_task.call = step;
 	sink->ack_task.call = send_acks;
 	for (unsigned i = 0; i < SINK_APPLIES; i++) {
@@ -667,7 +666,7 @@ static int begin_transfer(struct sink *sink, const struct frame *frame, struct v
 	sink->log = SINK_LOG_NONE;
 	sink->in_place = state->disk == VOLUME_DISK_INCONSISTENT ||
 			 id128_is_zero(&state->generations.current) ||
-			 expected > sink->staging_max_bytes;
+			 expected > staging_max_bytes(sink->staging);
 	if (sink->in_place && state->disk != VOLUME_DISK_INCONSISTENT) {
 		if (!id128_is_zero(&state->generations.current))
 			keep_copy(sink);
@@ -731,7 +730,7 @@ static void propose(struct sink *sink, const struct frame *frame, const struct i
 	sink->phase = SINK_READY;
 	send(sink, (struct frame){.type = FRAME_READY,
 				  .id = sink->round,
-				  .length = sink->in_place ? 0 : sink->staging_max_bytes,
+				  .length = sink->in_place ? 0 : staging_max_bytes(sink->staging),
 				  .flags = sink->in_place ? FRAME_IN_PLACE : 0});
 }
 

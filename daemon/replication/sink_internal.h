@@ -32,7 +32,6 @@ struct sink {
 	struct buf_pool *pool;
 	const struct sink_ops *ops;
 	void *owner;
-	uint64_t staging_max_bytes;
 	struct staging *staging;
 	struct answer *answer;
 

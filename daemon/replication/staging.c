@@ -17,6 +17,8 @@ enum {
 	WINDOW_BYTES = 2 * 1024 * 1024,
 	RECORD_BYTES = sizeof(struct staging_record_wire),
 };
+#define LEAST_BYTES (4ull << 30) /* that a log may hold where its limit goes by the volume's size */
+
 _Static_assert(WINDOW_BYTES >= 2 * RECORD_BYTES + STAGING_PAYLOAD_MAX, "a record fits the window");
 _Static_assert(RING_BYTES >= 2 * (RECORD_BYTES + STAGING_PAYLOAD_MAX), "and the ring");
 
@@ -215,7 +217,7 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 	struct staging_header header;
 
 	assert(staging_is_idle(staging));
-	if (expected_bytes > staging->max_bytes)
+	if (expected_bytes > staging_max_bytes(staging))
 		return -ENOSPC;
 	int error =
 		env_file_allocate(staging->env, staging->file, 0, expected_bytes + sizeof(header));
@@ -261,12 +263,21 @@ bool staging_has_room(const struct staging *staging, uint32_t payload_bytes)
 		       RING_BYTES;
 }
 
+uint64_t staging_max_bytes(const struct staging *staging)
+{
+	uint64_t tenth = staging->volume_size_bytes / 10;
+
+	if (staging->max_bytes)
+		return staging->max_bytes;
+	return tenth > LEAST_BYTES ? tenth : LEAST_BYTES;
+}
+
 bool staging_is_full(const struct staging *staging)
 {
 	/* Room for one more record and the commit is always kept. */
 	return staging->end + 2 * RECORD_BYTES + STAGING_PAYLOAD_MAX +
 		       sizeof(struct staging_commit_wire) >
-	       staging->max_bytes + 4 * STAGING_PAYLOAD_MAX;
+	       staging_max_bytes(staging) + 4 * STAGING_PAYLOAD_MAX;
 }
 
 void staging_append(struct staging *staging, struct staging_record *record, const void *payload)

@@ -20,7 +20,8 @@ struct staging_ops {
 	void (*failed)(void *owner, int error); /* once per log: it takes no more */
 };
 
-/* Opens the file `staging` in dir. On failure -errno and why. */
+/* Opens the file `staging` in dir. max_bytes: what a log may hold, 0: a tenth of the volume, but 4 GiB at least (a volume
+ * of that size or less never has a difference that is larger). On failure -errno and why. */
 int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, uint64_t max_bytes,
 		 const struct staging_ops *ops, void *owner, struct staging **staging, char *why,
 		 size_t why_size);
@@ -41,6 +42,7 @@ void staging_continue(struct staging *staging);
 void staging_mark_resumed(struct staging *staging);
 /* Whether a record with such a payload can be appended now; else progress() tells when. */
 bool staging_has_room(const struct staging *staging, uint32_t payload_bytes);
+uint64_t staging_max_bytes(const struct staging *staging);
 /* The log is at its limit: only emptying it helps. */
 bool staging_is_full(const struct staging *staging);
 void staging_append(struct staging *staging, struct staging_record *record, const void *payload);

@@ -146,7 +146,7 @@ static void test_defaults(void **state)
 	assert_int_equal(v->size_bytes, 0);
 	assert_false(v->primary);
 	assert_int_equal(v->protocol, 'C');
-	assert_int_equal(v->staging_max_bytes, 1u << 30);
+	assert_int_equal(v->staging_max_bytes, 0);
 	assert_int_equal(v->send_queue_max_bytes, 32u << 20);
 	assert_int_equal(v->start_wait_ns, 5000000000);
 	assert_int_equal(v->after_sb_0pri, AFTER_SB_0PRI_DISCONNECT);

@@ -310,6 +310,32 @@ static void limits_are_kept(void **state)
 	teardown(&f);
 }
 
+/* Without a limit of its own the log's goes by the size of the volume, also of one that has grown. */
+static void the_limit_goes_by_the_size(void **state)
+{
+	struct fixture f;
+	struct staging *staging;
+	char why[256];
+
+	setup(&f);
+	staging_close(f.staging);
+	assert_int_equal(staging_open(f.env, f.dir, 100ull << 30, 0, &ops, &f, &staging, why,
+				      sizeof(why)),
+			 0);
+	assert_int_equal(staging_max_bytes(staging), 10ull << 30);
+	staging_resized(staging, 1ull << 40);
+	assert_int_equal(staging_max_bytes(staging), (1ull << 40) / 10);
+	staging_close(staging);
+	assert_int_equal(staging_open(f.env, f.dir, VOLUME_BYTES, 0, &ops, &f, &staging, why,
+				      sizeof(why)),
+			 0);
+	assert_int_equal(staging_max_bytes(staging), 4ull << 30);
+	staging_close(staging);
+	open_log(&f);
+	assert_int_equal(staging_max_bytes(f.staging), MAX_BYTES);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -319,6 +345,7 @@ int main(void)
 		cmocka_unit_test(earlier_log_does_not_show_through),
 		cmocka_unit_test(a_log_is_gone_on_with),
 		cmocka_unit_test(limits_are_kept),
+		cmocka_unit_test(the_limit_goes_by_the_size),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
