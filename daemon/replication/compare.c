@@ -304,6 +304,8 @@ static void ask(struct slot *slot)
 			compare->next_read_ns = now;
 		compare->next_read_ns += slot->piece * 1000000000ull / compare->rate;
 	}
+	if (!slot->hole && compare->ops->took)
+		compare->ops->took(compare->owner, slot->piece);
 	count_reading(slot, !slot->hole);
 	slot->local_busy = slot->waiting = true;
 	compare->local_busy++;
@@ -393,7 +395,8 @@ static bool may_ask(struct compare *compare)
 	volume_get_stats(compare->volume, &stats);
 	if (compare->reading >= (stats.in_flight ? READS_BUSY : READS))
 		return false; /* a read that ends asks again */
-
+	if (compare->ops->may_read && !compare->ops->may_read(compare->owner))
+		return false;
 	if (compare->next_read_ns <= now)
 		return true;
 	if (!env_timer_active(&compare->timer))

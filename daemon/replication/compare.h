@@ -32,6 +32,10 @@ struct compare_ops {
 	bool (*result)(void *owner, const struct compare_range *range);
 	/* All ranges were told. compare_stop() has to follow, possibly from inside. */
 	void (*finished)(void *owner);
+	/* NULL: always. Whether bytes may be read here now; compare_resume() when they may. What is asked for afterwards is
+	 * told by took(). */
+	bool (*may_read)(void *owner);
+	void (*took)(void *owner, uint64_t bytes);
 	/* Nothing is under way any more. Called after compare_stop(). */
 	void (*idle)(void *owner);
 };

@@ -63,10 +63,25 @@ static void idle(void *owner)
 	env_defer(source->env, &source->pump_task);
 }
 
+/* It reads the whole disk: beside clients as fast as their latency allows. catch-up-rate is the link's. */
+static bool may_read(void *owner)
+{
+	return source_pace_clients_allow(owner);
+}
+
+static void took(void *owner, uint64_t bytes)
+{
+	struct source *source = owner;
+
+	pacer_take(&source->pacer, bytes);
+}
+
 static const struct compare_ops ops = {
 	.next = next,
 	.result = result,
 	.finished = finished,
+	.may_read = may_read,
+	.took = took,
 	.idle = idle,
 };
 

@@ -181,6 +181,8 @@ void source_pace_init(struct source *source);
 void source_pace_stop(struct source *source);
 /* Whether another read of the cut may be started; if not, the pump is called when it may. */
 bool source_pace_allows(struct source *source);
+/* Whether more may be read for the comparison: as far as clients are concerned; if not, it is resumed when it may. */
+bool source_pace_clients_allow(struct source *source);
 void source_pace_take(struct source *source, uint64_t bytes);
 void source_pace_zeroes(struct source *source, uint64_t bytes);
 uint64_t source_pace_rate(const struct source *source);  /* 0: any */

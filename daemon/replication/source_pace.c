@@ -7,26 +7,33 @@
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-static bool sending(const struct source *source)
+static bool reading(const struct source *source)
 {
-	return source->phase == SOURCE_LIVE || source->phase == SOURCE_CUT;
+	return source->phase == SOURCE_LIVE || source->phase == SOURCE_CUT ||
+	       source->phase == SOURCE_COMPARE;
+}
+
+static void go_on(struct source *source)
+{
+	if (source->phase == SOURCE_COMPARE)
+		compare_resume(source->compare);
+	else
+		env_defer(source->env, &source->pump_task);
 }
 
 static bool window_judged(struct pacer *pacer)
 {
 	struct source *source = container_of(pacer, struct source, pacer);
 
-	if (!sending(source))
+	if (!reading(source))
 		return false;
-	env_defer(source->env, &source->pump_task);
+	go_on(source);
 	return true;
 }
 
 static void pace_timer_fire(struct env_timer *timer)
 {
-	struct source *source = container_of(timer, struct source, pace_timer);
-
-	env_defer(source->env, &source->pump_task);
+	go_on(container_of(timer, struct source, pace_timer));
 }
 
 void source_pace_init(struct source *source)
@@ -54,7 +61,21 @@ void source_set_pace(struct source *source, const struct pace_options *pace)
 		return;
 	link_set_stream_rate(source->link, &source->stream_rate);
 	source_stream_resume(source);
-	env_defer(source->env, &source->pump_task);
+	go_on(source);
+}
+
+static bool wait_for(struct source *source, uint64_t wait_ns)
+{
+	if (wait_ns && !env_timer_active(&source->pace_timer))
+		env_timer_start(source->env, &source->pace_timer, wait_ns);
+	return wait_ns == 0;
+}
+
+bool source_pace_clients_allow(struct source *source)
+{
+	pacer_begin_looking(&source->pacer);
+	uint64_t wait = pacer_wait_ns(&source->pacer);
+	return wait != UINT64_MAX && wait_for(source, wait);
 }
 
 bool source_pace_allows(struct source *source)
@@ -66,11 +87,7 @@ bool source_pace_allows(struct source *source)
 	if (clients == UINT64_MAX)
 		return false;
 	uint64_t wait = rate_limit_wait_ns(&source->catch_up_rate, now_ns, realtime_ns);
-	if (clients > wait)
-		wait = clients;
-	if (wait && !env_timer_active(&source->pace_timer))
-		env_timer_start(source->env, &source->pace_timer, wait);
-	return wait == 0;
+	return wait_for(source, clients > wait ? clients : wait);
 }
 
 /* Few while clients are at work, with writes or reads: each of their requests waits behind what is on the disk
@@ -109,15 +126,15 @@ void source_pace_status(const struct source *source, struct source_status *statu
 {
 	const struct pace_control *control = &source->pacer.control;
 	uint64_t realtime_ns = env_realtime_ns(source->env);
-	uint64_t clients = sending(source) ? pace_control_rate(control) : 0;
+	uint64_t clients = reading(source) ? pace_control_rate(control) : 0;
 	uint64_t rate = rate_limit_now(&source->catch_up_rate, realtime_ns);
 
 	status->stream_limit = rate_limit_now(&source->stream_rate, realtime_ns);
 	status->catch_up_limit = clients && (!rate || clients < rate) ? clients : rate;
 	status->catch_up_reason = status->catch_up_limit && status->catch_up_limit == rate
 					  ? "catch-up-rate"
-				  : sending(source) ? pace_control_reason(control)
+				  : reading(source) ? pace_control_reason(control)
 						    : "";
-	status->write_p99_ns = sending(source) ? control->p99_ns : 0;
+	status->write_p99_ns = reading(source) ? control->p99_ns : 0;
 	status->write_baseline_ns = control->baseline_ns;
 }

@@ -133,6 +133,64 @@ static void a_reduced_full_sync_under_writes(void **unused)
 	}
 }
 
+static void full_sync_begins(struct world *w)
+{
+	disconnect(&w->b);
+	disconnect(&w->a);
+	write_some(&w->a, 20);
+	flush(&w->a);
+	forget_base(&w->a);
+	reconnect(&w->a);
+	reconnect(&w->b);
+}
+
+static bool measures_clients(const struct replication_status *s)
+{
+	return s->compare_total_bytes && s->compared_bytes < s->compare_total_bytes &&
+	       strcmp(s->catch_up_reason, "measuring without it") == 0;
+}
+
+/* Until the comparison waits for what clients do without it. It looks at them for 20 ms only: at the disk's worst none
+ * of their writes ends in it. */
+static void until_it_measures(struct world *w)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		full_sync_begins(w);
+		while (!in_sync(w)) {
+			struct replication_status s = status(&w->a);
+			if (measures_clients(&s))
+				return;
+			write_some(&w->a, 1);
+		}
+	}
+	fail_msg("clients are never looked at");
+}
+
+/* A client at work is looked at before the disk is read, and waited for. */
+static void a_reduced_full_sync_goes_at_the_clients_pace(void **unused)
+{
+	struct pace_options pace = {.latency_percent = 200};
+	struct world w;
+
+	world_open(&w);
+	fill(&w);
+	replication_set_pace(w.a.replication, &pace);
+	until_it_measures(&w);
+	for (struct replication_status s = status(&w.a); measures_clients(&s); s = status(&w.a)) {
+		assert_int_equal(s.compare_read_bytes, 0);
+		write_some(&w.a, 1);
+	}
+	WAIT(&w, in_sync(&w));
+	assert_int_equal(status(&w.a).compared_bytes, VOLUME_BYTES);
+	/* Switched off in a pause: it goes on. */
+	until_it_measures(&w);
+	pace.latency_percent = 0;
+	replication_set_pace(w.a.replication, &pace);
+	WAIT(&w, in_sync(&w));
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* What had arrived is compared, not sent again. */
 static void an_interrupted_first_sync_costs_hashes(void **unused)
 {
@@ -408,6 +466,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_restore_of_a_nearly_equal_disk_sends_the_difference),
 		cmocka_unit_test(a_reduced_full_sync_is_staged),
 		cmocka_unit_test(a_reduced_full_sync_under_writes),
+		cmocka_unit_test(a_reduced_full_sync_goes_at_the_clients_pace),
 		cmocka_unit_test(an_interrupted_first_sync_costs_hashes),
 		cmocka_unit_test(verify_finds_exactly_what_differs),
 		cmocka_unit_test(verify_is_exact_under_writes),
