@@ -105,18 +105,18 @@ static void print_plan(const char *volume, const json_t *plan)
 		   *keep = client_text(plan, "keep", "?");
 	const char *kept = client_text(plan, "kept_as", "?");
 	bool here = json_is_true(json_object_get(plan, "here"));
+	bool full = json_is_true(json_object_get(plan, "full"));
 
 	printf("%s: the content of %s counts; %s gives up what it changed\n", volume, keep, loser);
 	print_changes(loser, json_object_get(plan, "discarded"));
 	printf("sent by %s: %s%s\n", keep,
-	       json_is_true(json_object_get(plan, "full")) ? "the whole volume, as far as it "
-							     "differs: at most "
-							   : "at most ",
+	       full ? "the whole volume, as far as it differs: at most " : "at most ",
 	       format_bytes(client_number(plan, "transfer_bytes")).text);
 	if (here && !strcmp(kept, "nothing"))
 		puts("not kept: what is given up is gone");
 	else if (here)
-		printf("kept before: as a %s\n", kept);
+		printf("kept before: as a %s%s\n", kept,
+		       full ? ", the whole content: the maps do not reach back to what both have" : "");
 	else
 		printf("to be run on %s: offsite resolve %s --keep %s\n", loser, volume, keep);
 }

@@ -218,8 +218,8 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 	if (!strcmp(plan.kept, "snapshot"))
 		snapshot_create_given_up(v->writer, keep, &common, kept_in_store, resolve);
 	else if (!strcmp(plan.kept, "file"))
-		kept_write(v->volume, node_config(v->node)->node.name, reason, kept_in_file,
-			   resolve);
+		kept_write(v->volume, node_config(v->node)->node.name, reason, plan.full,
+			   kept_in_file, resolve);
 	else
 		give_up(resolve);
 }

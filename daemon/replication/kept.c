@@ -25,6 +25,7 @@ struct kept {
 	uint64_t at, left; /* of the extent being copied */
 	uint64_t next;     /* where to look for the one after it */
 	uint64_t length;   /* of the piece under way */
+	bool whole;
 	struct kept_result result;
 	void (*done)(void *context, const struct kept_result *result);
 	void *context;
@@ -55,6 +56,30 @@ static void finish(struct kept *kept, int error, const char *what)
 	free(kept);
 }
 
+/* The next run to keep at or after offset: what the map names, or all that is no hole. */
+static bool next_extent(const struct kept *kept, uint64_t offset, uint64_t *start, uint64_t *length)
+{
+	struct block *block = volume_block(kept->volume);
+	uint64_t size = volume_size_bytes(kept->volume);
+
+	if (!kept->whole)
+		return volume_dirty_next(kept->volume, VOLUME_PEER, offset, start, length);
+	while (offset < size) {
+		struct block_extent extent;
+		uint64_t rest = size - offset;
+		if (block->ops->extents(block, offset, rest, &extent, 1) == 0)
+			extent = (struct block_extent){.length_bytes = rest};
+		if (extent.length_bytes > rest)
+			extent.length_bytes = rest;
+		*start = offset;
+		*length = extent.length_bytes;
+		if (!extent.zero)
+			return true;
+		offset += extent.length_bytes;
+	}
+	return false;
+}
+
 /* ---- the index ------------------------------------------------------------------------------ */
 
 static void put_string(FILE *out, const char *key, const char *value)
@@ -77,13 +102,13 @@ static void put_id(FILE *out, const char *key, const struct id128 *id)
 	put_string(out, key, text);
 }
 
-static void put_extents(FILE *out, struct volume *volume)
+static void put_extents(FILE *out, const struct kept *kept)
 {
 	uint64_t offset = 0, start, length;
 	const char *comma = "";
 
 	fputs("  \"extents\": [", out);
-	while (volume_dirty_next(volume, VOLUME_PEER, offset, &start, &length)) {
+	while (next_extent(kept, offset, &start, &length)) {
 		fprintf(out, "%s\n    [%llu, %llu]", comma, (unsigned long long)start,
 			(unsigned long long)length);
 		comma = ",";
@@ -95,12 +120,15 @@ static void put_extents(FILE *out, struct volume *volume)
 static char *make_index(const struct kept *kept, size_t *size)
 {
 	struct volume_state state;
+	struct id128 base = {};
 	char *text = NULL, image[80];
 	FILE *out = open_memstream(&text, size);
 
 	if (!out)
 		return NULL;
 	volume_get_state(kept->volume, &state);
+	if (!kept->whole)
+		base = state.generations.base;
 	snprintf(image, sizeof(image), "%s.img", kept->name);
 	fputs("{\n", out);
 	put_string(out, "format", "offsite-kept-1");
@@ -110,12 +138,12 @@ static char *make_index(const struct kept *kept, size_t *size)
 	put_string(out, "image", image);
 	put_id(out, "uuid", &state.uuid);
 	put_id(out, "generation", &state.generations.current);
-	put_id(out, "base", &state.generations.base);
+	put_id(out, "base", &base);
 	fprintf(out, "  \"created_ns\": %llu,\n  \"size_bytes\": %llu,\n  \"bytes\": %llu,\n",
 		(unsigned long long)env_realtime_ns(kept->env),
 		(unsigned long long)volume_size_bytes(kept->volume),
 		(unsigned long long)kept->result.bytes);
-	put_extents(out, kept->volume);
+	put_extents(out, kept);
 	if (fclose(out) == 0)
 		return text;
 	free(text);
@@ -192,8 +220,7 @@ static void synced(struct env_op *op, int64_t result)
 static void piece_next(struct kept *kept)
 {
 	if (!kept->left) {
-		if (!volume_dirty_next(kept->volume, VOLUME_PEER, kept->next, &kept->at,
-				       &kept->left)) {
+		if (!next_extent(kept, kept->next, &kept->at, &kept->left)) {
 			kept->write.done = synced;
 			env_fsync(kept->env, &kept->write, kept->file);
 			return;
@@ -217,7 +244,7 @@ static int reserve(struct kept *kept)
 	uint64_t offset = 0, start, length;
 	int error = 0;
 
-	while (!error && volume_dirty_next(kept->volume, VOLUME_PEER, offset, &start, &length)) {
+	while (!error && next_extent(kept, offset, &start, &length)) {
 		error = env_file_allocate(kept->env, kept->file, start, length);
 		offset = start + length;
 	}
@@ -252,14 +279,14 @@ static void count(struct kept *kept)
 {
 	uint64_t offset = 0, start, length;
 
-	while (volume_dirty_next(kept->volume, VOLUME_PEER, offset, &start, &length)) {
+	while (next_extent(kept, offset, &start, &length)) {
 		kept->result.bytes += length;
 		kept->result.extents++;
 		offset = start + length;
 	}
 }
 
-void kept_write(struct volume *volume, const char *node_name, const char *reason,
+void kept_write(struct volume *volume, const char *node_name, const char *reason, bool whole,
 		void (*done)(void *context, const struct kept_result *result), void *context)
 {
 	struct kept *kept = calloc(1, sizeof(*kept));
@@ -272,6 +299,7 @@ void kept_write(struct volume *volume, const char *node_name, const char *reason
 	}
 	kept->volume = volume;
 	kept->env = volume_env(volume);
+	kept->whole = whole;
 	kept->done = done;
 	kept->context = context;
 	snprintf(kept->node_name, sizeof(kept->node_name), "%s", node_name);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kept: copies what the peer's dirty map names, before it is given up, into files beside the volume:
+ * kept: copies content that is going to be given up into files beside the volume:
  * STATE-DIR/kept/NAME.img holds the blocks at their own offsets (holes elsewhere), NAME.json says which
  * they are; it comes last, so a copy without it is not whole. Format: protocol/split.md.
  */
@@ -16,9 +16,10 @@ struct kept_result {
 	uint64_t bytes, extents;
 };
 
-/* Nobody may write to the volume meanwhile. Space is reserved first. done is called once, from inside
- * or later. */
-void kept_write(struct volume *volume, const char *node_name, const char *reason,
+/* What the peer's dirty map names; or, for a map that does not reach back to where the peer's content is, the whole:
+ * all that is no hole. Nobody may write to the volume meanwhile. Space is reserved first. done is called once, from
+ * inside or later. */
+void kept_write(struct volume *volume, const char *node_name, const char *reason, bool whole,
 		void (*done)(void *context, const struct kept_result *result), void *context);
 
 #endif

@@ -459,7 +459,8 @@ static bool next_extent(const char **at, uint64_t *offset, uint64_t *length)
 	return *end == ']';
 }
 
-/* What files keep: all that differs from what the other has, but for what that one changed itself. */
+/* What files keep: all that differs from what the other has, but for what that one changed itself; all there is, if
+ * the maps do not say what that is. */
 static void check_image(struct world *world, unsigned index, const char *list,
 			const struct inode *image)
 {
@@ -469,8 +470,7 @@ static void check_image(struct world *world, unsigned index, const char *list,
 	uint64_t offset = 0, length = 0;
 	bool more = next_extent(&list, &offset, &length);
 
-	if (other == NULL || other->volume == NULL || !n->giving_up_near ||
-	    volume_leans(other->volume))
+	if (other == NULL || other->volume == NULL || volume_leans(other->volume))
 		theirs = NULL;
 	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096) {
 		const uint8_t *page = n->giving_up + at;
@@ -482,7 +482,10 @@ static void check_image(struct world *world, unsigned index, const char *list,
 		if (!pages_equal(inside ? page : NULL, sim_file_page(image, at / 4096), 4096))
 			world_fail(world, "promise 5: the files of node %u do not keep %llu", index,
 				   (unsigned long long)at);
-		if (!inside && theirs != NULL &&
+		if (!inside && !n->giving_up_near && !pages_equal(page, NULL, 4096))
+			world_fail(world, "promise 5: node %u keeps all, but not %llu", index,
+				   (unsigned long long)at);
+		if (!inside && n->giving_up_near && theirs != NULL &&
 		    !pages_equal(page, sim_file_page(theirs, at / 4096), 4096) &&
 		    !marked(other->volume, VOLUME_PEER, at))
 			world_fail(world, "promise 5: node %u gives %llu up, and keeps it nowhere",

@@ -549,7 +549,7 @@ static void what_is_given_up_can_be_read_again(void **unused)
 
 	split_apart(&w, &other);
 	disconnect(&w.b);
-	kept_write(w.b.volume, "b", "given up for a", kept, &end);
+	kept_write(w.b.volume, "b", "given up for a", false, kept, &end);
 	WAIT(&w, end.done);
 	assert_int_equal(end.result.error, 0);
 	assert_int_equal(end.result.bytes, volume_dirty_bytes(w.b.volume, VOLUME_PEER));
@@ -579,6 +579,32 @@ static void what_is_given_up_can_be_read_again(void **unused)
 	world_close(&w);
 }
 
+/* A map that does not reach back to the peer's content names too little. */
+static void the_whole_is_kept_where_the_map_says_too_little(void **unused)
+{
+	struct kept_end end = {};
+	struct env_file *file;
+	struct world w;
+	uint8_t *other, *image = malloc(VOLUME_BYTES);
+	char path[512];
+
+	split_apart(&w, &other);
+	disconnect(&w.b);
+	kept_write(w.b.volume, "b", "given up for a", true, kept, &end);
+	WAIT(&w, end.done);
+	assert_int_equal(end.result.error, 0);
+	assert_true(end.result.bytes > volume_dirty_bytes(w.b.volume, VOLUME_PEER));
+	snprintf(path, sizeof(path), "%.*s.img", (int)strlen(end.result.index) - 5,
+		 end.result.index);
+	assert_int_equal(env_file_open(w.b.env, path, ENV_FILE_READ, &file), 0);
+	assert_int_equal(env_file_pread(w.b.env, file, image, VOLUME_BYTES, 0), 0);
+	assert_memory_equal(image, other, VOLUME_BYTES);
+	env_file_close(w.b.env, file);
+	free(image);
+	free(other);
+	world_close(&w);
+}
+
 static void without_space_nothing_is_kept_and_nothing_left(void **unused)
 {
 	struct sim_disk_options disk;
@@ -591,7 +617,7 @@ static void without_space_nothing_is_kept_and_nothing_left(void **unused)
 	sim_disk_get(w.b.env, &disk);
 	disk.capacity_bytes = 1;
 	sim_disk_set(w.b.env, &disk);
-	kept_write(w.b.volume, "b", "given up for a", kept, &end);
+	kept_write(w.b.volume, "b", "given up for a", false, kept, &end);
 	WAIT(&w, end.done);
 	assert_int_equal(end.result.error, -ENOSPC);
 	assert_non_null(strstr(end.result.why, "--no-keep"));
@@ -795,6 +821,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(a_policy_ends_it_without_an_operator),
 		cmocka_unit_test(fifty_circles_without_a_full_sync),
 		cmocka_unit_test(what_is_given_up_can_be_read_again),
+		cmocka_unit_test(the_whole_is_kept_where_the_map_says_too_little),
 		cmocka_unit_test(without_space_nothing_is_kept_and_nothing_left),
 	};
 
