@@ -243,6 +243,17 @@ void contact_init(struct replication *r)
 	r->contact = state.contact;
 }
 
+void contact_lag(const struct replication *r, uint64_t *bytes, uint64_t *ns)
+{
+	uint64_t now_ns = env_realtime_ns(r->env);
+	struct volume_state state;
+
+	volume_get_state(r->volume, &state);
+	const struct volume_contact *c = follows_primary(r) ? &r->contact : &state.contact;
+	*bytes = c->missing_bytes;
+	*ns = c->behind_ns && now_ns > c->behind_ns ? now_ns - c->behind_ns : 0;
+}
+
 /* ---- is it alive? --------------------------------------------------------------------------- */
 
 void replication_ping(struct replication *r)

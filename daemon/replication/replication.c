@@ -554,11 +554,13 @@ void replication_get_status(const struct replication *r, struct replication_stat
 	status->seen_disk = r->seen_disk;
 	struct volume_state state;
 	volume_get_state(r->volume, &state);
-	if (sends || state.role == VOLUME_PRIMARY) { /* a secondary knows nothing of it */
+	if (sends || state.role == VOLUME_PRIMARY) {
 		status->lag_bytes = source.lag_bytes;
 		status->lag_ns = source.lag_ns;
 		status->lag_over =
 			pace_over(&r->config.pace.bound, source.lag_bytes, source.lag_ns);
+	} else {
+		contact_lag(r, &status->lag_bytes, &status->lag_ns);
 	}
 	if (r->state == REPLICATION_STREAMING) /* in sync since: the peer's disk followed */
 		status->peer_disk = VOLUME_DISK_UPTODATE;

@@ -171,7 +171,7 @@ struct replication_status {
 	uint64_t sent_lsn, acked_lsn; /* source; sink: received, durable */
 	/* How far the peer is behind. Streaming: bytes issued but not yet acknowledged, and the age
 	 * of the oldest. Else, connected or not: what is dirty for the peer, and the time since it
-	 * was last known to have everything. */
+	 * was last known to have everything. A secondary: how far it is behind itself, as it last heard. */
 	uint64_t lag_bytes, lag_ns;
 	uint64_t unacked_bytes;                /* source: content sent and not yet acknowledged */
 	uint64_t stream_limit, catch_up_limit; /* source: bytes a second now; 0: unlimited */

@@ -179,6 +179,8 @@ void contact_end(struct replication *r);   /* it is about to end */
 void contact_streaming(struct replication *r);
 /* The connection is ended by someone's word, and the primary goes on without this node. */
 void contact_left(struct replication *r);
+/* How far this secondary is behind by what its primary told last; the time goes on. */
+void contact_lag(const struct replication *r, uint64_t *bytes, uint64_t *ns);
 void contact_frame(struct replication *r, const struct frame *frame, const void *payload);
 
 /* session.c */

@@ -35,6 +35,7 @@ static void what_was_on_its_way_is_known(void **unused)
 	assert_int_equal(loss(&w.b).risk, REPLICATION_RISK_NONE); /* it is still coming */
 	uint64_t lag = status(&w.a).lag_bytes;
 	assert_true(lag > 0);
+	assert_true(status(&w.b).lag_bytes > 0 && status(&w.b).lag_ns > 0);
 	crash_primary(&w.a, SIM_CRASH_KILL);
 	WAIT(&w, status(&w.b).state == REPLICATION_CONNECTING);
 	struct replication_loss l = loss(&w.b);
@@ -42,6 +43,7 @@ static void what_was_on_its_way_is_known(void **unused)
 	assert_true(l.bytes > 0 && l.bytes <= lag);
 	assert_true(l.since_ns > 0 && l.since_ns <= l.heard_ns);
 	assert_true(l.first_lsn > 0 && l.last_lsn >= l.first_lsn);
+	assert_int_equal(status(&w.b).lag_bytes, l.bytes);
 	free(ios);
 	world_close(&w);
 }
