@@ -367,8 +367,14 @@ static void load_intent(struct volume *v)
 
 		if (end > intent->regions)
 			end = intent->regions;
-		if (!load_page(v, p, METADATA_INTENT, p, words))
-			memset(words, 0xff, sizeof(words));
+		if (!load_page(v, p, METADATA_INTENT, p, words)) {
+			/* What it says on the disk nobody knows; it may be read again next time. So no write
+			 * is issued in its regions before it is written anew. */
+			bits_set_range(intent->active, first, end - first);
+			bits_set(intent->page_dirty, p);
+			intent->count += end - first;
+			continue;
+		}
 		for (uint64_t r = bits_next(words, 0, end - first); r < end - first;
 		     r = bits_next(words, r + 1, end - first)) {
 			bits_set(intent->active, first + r);
@@ -403,6 +409,24 @@ static void load_consumer(struct volume *v, enum volume_consumer c)
 	}
 }
 
+/* The blocks of regions whose intent page could not be read are dirty, and no intent bit says so on the disk: the
+ * superblock does, which is written before the volume is used, until they are stored. */
+static void mark_unknown(struct volume *v, enum volume_consumer c)
+{
+	const struct intent *intent = &v->intent;
+
+	for (uint64_t p = bits_next(intent->page_dirty, 0, intent->page_count);
+	     p < intent->page_count; p = bits_next(intent->page_dirty, p + 1, intent->page_count)) {
+		uint64_t offset = p * METADATA_PAGE_BITS * VOLUME_REGION_BYTES;
+		uint64_t length = METADATA_PAGE_BITS * VOLUME_REGION_BYTES;
+
+		if (length > v->size_bytes - offset)
+			length = v->size_bytes - offset;
+		maps_mark(v, c, offset, length, false);
+		v->consumers[c].all_dirty = true;
+	}
+}
+
 int maps_load(struct volume *v, char *why, size_t why_size)
 {
 	int error = env_file_open(v->env, maps_path(v), ENV_FILE_READ | ENV_FILE_WRITE, &v->maps);
@@ -431,6 +455,8 @@ int maps_load(struct volume *v, char *why, size_t why_size)
 			maps_mark(v, (enum volume_consumer)c, 0, v->size_bytes, false);
 			bits_set_range(v->consumers[c].stale, 0, v->consumers[c].page_count);
 		}
+		if (c == VOLUME_STORE || !v->applied_only)
+			mark_unknown(v, (enum volume_consumer)c);
 	}
 	/* What was written shortly before a crash may be here, at the peer, both or neither. */
 	intent_mark_active(v);

@@ -231,6 +231,31 @@ static void damaged_map_pages_count_as_dirty(void **s)
 	close_it(f);
 }
 
+/* The pages are good, and say that nothing is dirty: at the next start they are believed again. */
+static void map_pages_that_once_could_not_be_read_forget_nothing(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	open_it(f);
+	close_it(f);
+	sim_disk_get(f->env, &options);
+	options.read_eio_ppm = 1000000;
+	options.eio_path = "/maps";
+	sim_disk_set(f->env, &options);
+	open_it(f);
+	options.read_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		assert_int_equal(volume_dirty_bytes(f->volume, (enum volume_consumer)c), 64 * MIB);
+	assert_int_equal(finish(f, submit(f, BLOCK_WRITE, BLOCK_FUA, 0, 4096, 1)), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	open_it(f);
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		assert_true(volume_dirty_bytes(f->volume, (enum volume_consumer)c) > 0);
+	close_it(f);
+}
+
 /* Dies at each file operation of its creation in turn; the next start finishes it or begins anew. */
 static void creation_survives_a_crash_anywhere(void **s)
 {
@@ -807,6 +832,7 @@ int main(void)
 		TEST(damaged_superblock_is_never_recreated),
 		TEST(one_damaged_superblock_page_is_survived),
 		TEST(damaged_map_pages_count_as_dirty),
+		TEST(map_pages_that_once_could_not_be_read_forget_nothing),
 		TEST(creation_survives_a_crash_anywhere),
 		TEST(secondary_is_not_served),
 		TEST(bad_requests_are_refused),
