@@ -525,10 +525,10 @@ static bool old_disk_busy(const struct volume *v)
 {
 	const struct volume_cut *store = &v->cuts[VOLUME_STORE], *peer = &v->cuts[VOLUME_PEER];
 
-	return v->local_io > 0 || v->sync_running || v->readers != NULL || hydrate_fetching(v) ||
-	       v->hydrate.store != STORE_IDLE || v->checkpoint.step == CHECKPOINT_BACKING ||
-	       (store->active && !store->bits_only) || (peer->active && !peer->bits_only) ||
-	       store->jobs > 0 || peer->jobs > 0;
+	return v->local_io > 0 || v->sync_running || v->readers != NULL || v->grow != NULL ||
+	       hydrate_fetching(v) || v->hydrate.store != STORE_IDLE ||
+	       v->checkpoint.step == CHECKPOINT_BACKING || (store->active && !store->bits_only) ||
+	       (peer->active && !peer->bits_only) || store->jobs > 0 || peer->jobs > 0;
 }
 
 /* A piece cut for the old disk's alignment would be a part of a block. */

@@ -295,7 +295,7 @@ int volume_replace_backing(struct volume *v, char *why, size_t why_size)
 	int error;
 
 	if (old != NULL &&
-	    (v->ranges.all != NULL || v->readers != NULL || v->sync_running ||
+	    (v->ranges.all != NULL || v->readers != NULL || v->sync_running || v->grow != NULL ||
 	     v->stats.in_flight > 0 || (disk != VOLUME_DISK_FAILED && v->stats.clients > 0))) {
 		snprintf(why, why_size, "volume %s: in use", v->name);
 		return -EBUSY;

@@ -221,6 +221,97 @@ static void an_fsync_that_fails_is_not_forgotten(void **state)
 	close_it(f);
 }
 
+static void apply_done(struct volume_apply *apply, int error)
+{
+	(void)apply;
+	(void)error;
+}
+
+static bool tap_issue(struct volume_tap *tap, const struct volume_mutation *mutation,
+		      uint64_t token)
+{
+	(void)tap;
+	(void)mutation;
+	(void)token;
+	return false;
+}
+
+static bool tap_yes(struct volume_tap *tap)
+{
+	(void)tap;
+	return true;
+}
+
+/* While it is made bigger: what lies beyond the end is being zeroed, and takes its time. */
+static void fail_while_growing(struct fixture *f, struct growth *g, struct volume_tap *tap)
+{
+	static struct volume_apply apply;
+	struct request *flush = NULL;
+	struct sim_disk_options options, slow;
+	struct env_file *file;
+
+	assert_int_equal(env_file_open(f->env, "/disk/v.img",
+				       ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &file),
+			 0);
+	assert_int_equal(env_file_truncate(f->env, file, SMALL + 8 * MIB), 0);
+	env_file_close(f->env, file);
+	open_it(f);
+	volume_set_tap(f->volume, tap);
+	sim_disk_get(f->env, &options);
+	slow = options;
+	slow.latency_min_ns = slow.latency_max_ns = 10000000000;
+	sim_disk_set(f->env, &slow);
+	volume_grow(f->volume, LARGE, grown, g);
+	pass(f, 1000000);
+	sim_disk_set(f->env, &options);
+	set_errors(f, "v.img", 0, 1000000);
+	if (f->config.role == VOLUME_SECONDARY) {
+		apply = (struct volume_apply){.mutation = {.type = VOLUME_FLUSH},
+					      .done = apply_done};
+		volume_apply(f->volume, &apply);
+	} else {
+		flush = submit(f, BLOCK_FLUSH, 0, 0, 0, 0);
+	}
+	pass(f, 1000000000);
+	set_errors(f, NULL, 0, 0);
+	volume_settled(f->volume, 0);
+	if (flush != NULL)
+		assert_int_equal(finish(f, flush), 0);
+	assert_false(g->done);
+}
+
+/* A disk that failed meanwhile is not exchanged under what is on its way to it. */
+static void a_failed_disk_is_replaced_when_it_is_over(void **state)
+{
+	struct fixture *f = *state;
+	struct growth g = {0};
+
+	f->config.role = VOLUME_SECONDARY;
+	fail_while_growing(f, &g, NULL);
+	assert_int_equal(state_at(f)->disk, VOLUME_DISK_FAILED);
+	assert_int_equal(volume_replace_backing(f->volume, f->why, sizeof(f->why)), -EBUSY);
+	assert_true(sim_run_until(f->sim, &g.done, MINUTE));
+	assert_int_not_equal(g.error, 0);
+	assert_int_equal(volume_replace_backing(f->volume, f->why, sizeof(f->why)), 0);
+	close_it(f);
+}
+
+static void a_disk_is_filled_when_it_is_over(void **state)
+{
+	struct fixture *f = *state;
+	struct volume_tap tap = {.issue = tap_issue, .ready = tap_yes, .settle = tap_yes};
+	struct growth g = {0};
+
+	f->config.detach_on_error = true;
+	fail_while_growing(f, &g, &tap);
+	assert_int_equal(volume_lean(f->volume), VOLUME_LEAN_DISKLESS);
+	assert_int_equal(volume_hydrate(f->volume, f->why, sizeof(f->why)), -EBUSY);
+	assert_true(sim_run_until(f->sim, &g.done, MINUTE));
+	assert_int_not_equal(g.error, 0);
+	volume_set_tap(f->volume, NULL);
+	close_it(f);
+}
+
 static void the_config_counts_when_it_is_made_and_may_not_ask_for_more(void **state)
 {
 	struct fixture *f = *state;
@@ -328,6 +419,8 @@ int main(void)
 		T(makes_what_the_backing_had_beyond_the_end_zero),
 		T(a_superblock_that_fails_leaves_the_old_size),
 		T(an_fsync_that_fails_is_not_forgotten),
+		T(a_failed_disk_is_replaced_when_it_is_over),
+		T(a_disk_is_filled_when_it_is_over),
 		T(the_config_counts_when_it_is_made_and_may_not_ask_for_more),
 		cmocka_unit_test(a_crash_at_any_operation_leaves_one_of_the_sizes_whole),
 	};
