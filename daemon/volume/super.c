@@ -253,6 +253,7 @@ static void take(struct volume *v, const struct metadata_super *super)
 int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 {
 	struct metadata_super super, newest = {0};
+	int unread[METADATA_SUPER_SLOTS] = {0};
 	const char *reason = "empty";
 	int error = env_file_open(v->env, v->super_path,
 				  ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_LOCK, &v->super.file);
@@ -274,6 +275,8 @@ int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 				       (uint64_t)i * METADATA_SUPER_BYTES);
 		if (error != 0) {
 			reason = strerror(-error);
+			if (error != -ENODATA) /* behind the file's end */
+				unread[i / METADATA_SUPER_COPIES] = error;
 			continue;
 		}
 		bad = metadata_super_decode(&wire, &super);
@@ -290,6 +293,15 @@ int super_load(struct volume *v, unsigned *flags, char *why, size_t why_size)
 			*slot_sequence = super.sequence;
 		if (super.sequence > newest.sequence)
 			newest = super;
+	}
+	for (unsigned i = 0; i < METADATA_SUPER_SLOTS; i++) {
+		if (unread[i] == 0 || v->super.slot_sequence[i] != 0)
+			continue;
+		snprintf(why, why_size,
+			 "volume %s: %s: a superblock cannot be read, which may be the newest: %s; "
+			 "if it stays so, restore the file from a copy",
+			 v->name, v->super_path, strerror(-unread[i]));
+		return unread[i];
 	}
 	if (newest.sequence == 0) {
 		snprintf(

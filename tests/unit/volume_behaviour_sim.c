@@ -205,6 +205,38 @@ static void one_damaged_superblock_page_is_survived(void **s)
 	}
 }
 
+/* It may be the newest, and the one before says something else. */
+static void a_superblock_that_cannot_be_read_brings_no_older_one_back(void **s)
+{
+	struct fixture *f = *s;
+	struct sim_disk_options options;
+
+	for (uint64_t round = 1; round < 8; round++) {
+		struct volume_state state;
+
+		open_it(f);
+		state = *state_at(f);
+		state.outdated_ns = round;
+		assert_int_equal(volume_set_state(f->volume, &state), 0);
+		crash_it(f, SIM_CRASH_POWER_DROP);
+		sim_disk_get(f->env, &options);
+		options.eio_path = "/super";
+		options.bad_start = round % 3 * 8192;
+		options.bad_end = options.bad_start + 8192;
+		sim_disk_set(f->env, &options);
+		assert_int_equal(try_open(f), -EIO);
+		assert_non_null(strstr(f->why, "/state/v/super"));
+		/* One of its two pages is enough. */
+		options.bad_end -= 4096;
+		sim_disk_set(f->env, &options);
+		open_it(f);
+		options.bad_start = options.bad_end = 0;
+		sim_disk_set(f->env, &options);
+		assert_int_equal(state_at(f)->outdated_ns, round);
+		close_it(f);
+	}
+}
+
 static void damaged_map_pages_count_as_dirty(void **s)
 {
 	struct fixture *f = *s;
@@ -831,6 +863,7 @@ int main(void)
 		TEST(shrunk_backing_is_a_failed_disk),
 		TEST(damaged_superblock_is_never_recreated),
 		TEST(one_damaged_superblock_page_is_survived),
+		TEST(a_superblock_that_cannot_be_read_brings_no_older_one_back),
 		TEST(damaged_map_pages_count_as_dirty),
 		TEST(map_pages_that_once_could_not_be_read_forget_nothing),
 		TEST(creation_survives_a_crash_anywhere),
