@@ -196,24 +196,30 @@ int missing_make_file(struct volume *v)
 }
 
 /* NULL, or what is wrong with it: "" if it was never stored. */
-static const char *load_half(struct volume *v, uint64_t page, bool second, uint64_t *words)
+static const char *load_half(struct volume *v, uint64_t page, bool second, uint64_t *words,
+			     int *error)
 {
 	struct hydrate *h = &v->hydrate;
 	const char *bad;
+	int result = env_file_pread(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
+				    place(h, page, second));
 
-	if (env_file_pread(v->env, h->file, h->batch.pages, METADATA_PAGE_BYTES,
-			   place(h, page, second)) != 0)
+	if (result == -ENODATA) /* behind the file's end */
+		return "";
+	if (result != 0) {
+		*error = result;
 		return "unreadable";
+	}
 	bad = metadata_page_decode(h->batch.pages, METADATA_MISSING, (uint32_t)page, words);
 	return bad != NULL && bytes_are_zero(h->batch.pages, METADATA_PAGE_BYTES) ? "" : bad;
 }
 
 /* Of both places what they agree on; stored next where the newest is not. */
-static const char *load_both(struct volume *v, uint64_t page, uint64_t *words)
+static const char *load_both(struct volume *v, uint64_t page, uint64_t *words, int *error)
 {
 	uint64_t other[METADATA_PAGE_WORDS];
-	const char *first = load_half(v, page, false, words);
-	const char *second = load_half(v, page, true, other);
+	const char *first = load_half(v, page, false, words, error);
+	const char *second = load_half(v, page, true, other, error);
 	bool first_is_newer = first == NULL;
 
 	for (uint64_t i = 0; first == NULL && second == NULL && i < METADATA_PAGE_WORDS; i++)
@@ -227,14 +233,19 @@ static const char *load_both(struct volume *v, uint64_t page, uint64_t *words)
 	return first[0] != '\0' ? first : second;
 }
 
-static void load_page(struct volume *v, uint64_t page)
+/* An error: where a snapshot has the content, a page that cannot be read must not count as an older one of it, nor as
+ * all ones: what a client wrote would be fetched over. */
+static int load_page(struct volume *v, uint64_t page)
 {
 	struct hydrate *h = &v->hydrate;
 	uint64_t *words = &h->filed[page * METADATA_PAGE_WORDS], first = page * METADATA_PAGE_BITS;
 	uint64_t count = blocks_of(v) - first;
-	const char *bad =
-		h->from_store ? load_both(v, page, words) : load_half(v, page, false, words);
+	int error = 0;
+	const char *bad = h->from_store ? load_both(v, page, words, &error)
+					: load_half(v, page, false, words, &error);
 
+	if (error != 0 && h->from_store)
+		return error;
 	if (count > METADATA_PAGE_BITS)
 		count = METADATA_PAGE_BITS;
 	if (bad != NULL) {
@@ -245,7 +256,7 @@ static void load_page(struct volume *v, uint64_t page)
 		bits_set(h->stale, page);
 		bits_set(h->fresh, page);
 		dirty_set(&h->missing, first, count, NULL, NULL);
-		return;
+		return 0;
 	}
 	for (uint64_t b = bits_next(words, 0, count); b < count;) {
 		uint64_t end = b + 1;
@@ -255,6 +266,7 @@ static void load_page(struct volume *v, uint64_t page)
 		dirty_set(&h->missing, first + b, end - b, NULL, NULL);
 		b = bits_next(words, end, count);
 	}
+	return 0;
 }
 
 int missing_load(struct volume *v)
@@ -267,7 +279,7 @@ int missing_load(struct volume *v)
 	if (error == 0)
 		error = env_file_sync(v->env, h->file);
 	for (uint64_t p = 0; p < h->page_count && error == 0; p++)
-		load_page(v, p);
+		error = load_page(v, p);
 	return error;
 }
 

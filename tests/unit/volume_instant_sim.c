@@ -740,6 +740,41 @@ static void a_torn_page_undoes_nothing(void **state)
 	}
 }
 
+/* What the map says nobody knows then; that all of it is missing would undo what clients wrote. */
+static void a_map_that_cannot_be_read_undoes_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct world *w = world_new(f);
+	struct sim_disk_options options;
+	struct request *r;
+
+	open_it(f);
+	w->delay_ns = MINUTE; /* nothing of it comes by itself */
+	assert_int_equal(begin(w), 0);
+	assert_int_equal(finish(f, submit(f, BLOCK_WRITE, BLOCK_FUA, 0, 4096, 7)), 0);
+	crash_it(f, SIM_CRASH_POWER_DROP);
+	sim_disk_get(f->env, &options);
+	options.read_eio_ppm = 1000000;
+	options.eio_path = "/missing";
+	sim_disk_set(f->env, &options);
+	assert_int_equal(try_open(f), -EIO);
+	assert_non_null(strstr(f->why, "/missing"));
+	options.read_eio_ppm = 0;
+	sim_disk_set(f->env, &options);
+	open_it(f);
+	w->delay_ns = 1000;
+	volume_set_origin(f->volume, &w->origin);
+	assert_true(sim_run_until(f->sim, &w->over, MINUTE));
+	assert_true(w->filled);
+	r = submit(f, BLOCK_READ, 0, 0, 8192, 0);
+	assert_true(r->wait.done || sim_run_until(f->sim, &r->wait.done, MINUTE));
+	assert_int_equal(r->block.buf->data[0], 7);
+	assert_int_equal(stamp_of(r->block.buf->data + 4096), snapshot_value(8));
+	assert_int_equal(finish(f, r), 0);
+	close_it(f);
+	free(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -759,6 +794,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(refuses_what_needs_a_whole_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_torn_page_undoes_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_map_that_cannot_be_read_undoes_nothing, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(a_crash_anywhere_loses_nothing, setup, teardown),
 	};
 
