@@ -103,6 +103,20 @@ static void take_over(struct world *world, unsigned index)
 		world_fail(world, "promise 1, going on with the peer's content: %s", why);
 }
 
+static void new_primary(struct world *world, unsigned index);
+
+/* It was to give its changes up, which failed: it serves again what it served. */
+static bool serves_again(struct world *world, unsigned index)
+{
+	struct node_volume *v = world_volume(world, index);
+	struct volume_state state;
+
+	if (v == NULL || v->volume == NULL)
+		return false;
+	world_volume_state(world, index, &state);
+	return state.role == VOLUME_PRIMARY;
+}
+
 static void restored(void *context, int error, const char *why)
 {
 	struct ticket ticket;
@@ -123,6 +137,10 @@ static void restored(void *context, int error, const char *why)
 	world->restores++;
 	if (ticket.index != world->primary)
 		return;
+	if (serves_again(world, 1 - ticket.index)) {
+		new_primary(world, 1 - ticket.index);
+		return;
+	}
 	take_over(world, ticket.index);
 	n->content_lost = false;
 	world_volume_state(world, ticket.index, &state);
