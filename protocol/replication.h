@@ -205,7 +205,9 @@ bool frame_error_is_final(enum frame_error code);
 
 /* STATE: what one side tells the other about itself now and then. */
 enum frame_state_flags {
-	FRAME_STATE_STREAMING = 1, /* source: its clients wait as the protocol says */
+	FRAME_STATE_STREAMING =
+		1, /* source: its clients wait as the protocol says, and what they saw the
+				    * end of before they did is durable at the target */
 	FRAME_STATE_SUSPENDED = 2, /* its clients wait for the other side to follow */
 };
 struct frame_state_wire {

@@ -45,7 +45,8 @@ static void look(const struct replication *r, struct frame_state *now)
 	now->lag_ns = source.lag_ns;
 	now->dirty_bytes = volume_dirty_bytes(r->volume, VOLUME_PEER);
 	now->flags =
-		(r->state == REPLICATION_STREAMING ? FRAME_STATE_STREAMING : 0) |
+		(r->state == REPLICATION_STREAMING && !source.settling ? FRAME_STATE_STREAMING
+								       : 0) |
 		(volume_suspended(r->volume) & VOLUME_SUSPEND_PEER ? FRAME_STATE_SUSPENDED : 0);
 }
 
@@ -90,6 +91,12 @@ static void missing_of_stream(struct replication *r, struct volume_contact *c,
 	c->behind_ns = c->heard_ns - (heard->lag_ns < c->heard_ns ? heard->lag_ns : 0);
 }
 
+/* By its own word, and behind all that its clients saw the end of before they waited for this side. */
+static bool heard_streaming(const struct replication *r)
+{
+	return r->has_heard && r->heard.flags & FRAME_STATE_STREAMING;
+}
+
 /* As of now, while a primary is followed. */
 static void refresh(struct replication *r)
 {
@@ -100,7 +107,7 @@ static void refresh(struct replication *r)
 	volume_get_state(r->volume, &state);
 	sink_get_status(r->sink, &sink);
 	c->heard_ns = heard_ns(r);
-	c->streaming = r->state == REPLICATION_STREAMING;
+	c->streaming = r->state == REPLICATION_STREAMING && heard_streaming(r);
 	/* Not the volume's: that is a bound after a crash. */
 	if (sink.durable_lsn > sink.received_lsn)
 		sink.received_lsn = sink.durable_lsn;
@@ -111,7 +118,7 @@ static void refresh(struct replication *r)
 	if (c->heard_lsn < c->received_lsn)
 		c->heard_lsn = c->received_lsn;
 	c->missing_bytes = c->behind_ns = 0;
-	if (c->streaming && r->has_heard)
+	if (r->state == REPLICATION_STREAMING && r->has_heard)
 		missing_of_stream(r, c, &sink);
 	if (state.disk == VOLUME_DISK_UPTODATE)
 		return;
@@ -230,8 +237,13 @@ void contact_frame(struct replication *r, const struct frame *frame, const void 
 		replication_refuse(r, FRAME_ERROR_PROTOCOL, reason);
 		return;
 	}
+	bool before = heard_streaming(r);
 	r->heard = heard;
 	r->has_heard = true;
+	if (follows_primary(r) && heard_streaming(r) != before) {
+		refresh(r);
+		note(r);
+	}
 }
 
 void contact_init(struct replication *r)

@@ -341,6 +341,11 @@ static void source_cut_acknowledged_(void *owner, bool streaming)
 		replication_refuse(r, FRAME_ERROR_CLOSING, "restored from this side");
 }
 
+static void settled_(void *owner)
+{
+	contact_streaming(owner);
+}
+
 static void left_stream_(void *owner)
 {
 	struct replication *r = owner;
@@ -392,6 +397,7 @@ const struct sink_ops replication_sink_ops = {
 
 const struct source_ops replication_source_ops = {
 	.cut_acknowledged = source_cut_acknowledged_,
+	.settled = settled_,
 	.left_stream = left_stream_,
 	.refuse = refuse_,
 	.idle = idle_,

@@ -108,7 +108,11 @@ void source_forget_transfer(struct source *source)
 
 void source_set_protocol(struct source *source, enum replication_protocol protocol)
 {
+	bool waited = source->protocol != REPLICATION_A;
+
 	source->protocol = protocol;
+	if (source->phase == SOURCE_STREAM && !waited)
+		source_stream_settle(source);
 	if (source->link)
 		source_stream_resume(source);
 }
@@ -375,6 +379,7 @@ static void on_cut_ack(struct source *source, const struct frame *frame, const v
 	source->phase = SOURCE_STREAM;
 	volume_set_peer_in_sync(source->volume, true);
 	source_stream_begin(source);
+	source_stream_settle(source);
 	if (source_followed(source)) {
 		source_refuse(source, FRAME_ERROR_IO, "cannot persist the volume's state");
 		return;
@@ -563,6 +568,7 @@ void source_get_status(const struct source *source, struct source_status *status
 		.phase = source->phase,
 		.sent_lsn = source->sent_lsn,
 		.acked_lsn = source->acked_lsn,
+		.settling = source->settling != 0,
 		.waiting = source->waiting,
 		.waiting_since_ns = source->waiting ? source->waiting_since_ns : 0,
 		.streamed_bytes = source->streamed_bytes,

@@ -57,6 +57,8 @@ enum source_phase {
 struct source_ops {
 	/* A cut was acknowledged; streaming: it was the final one. */
 	void (*cut_acknowledged)(void *owner, bool streaming);
+	/* The peer has what was completed before it streamed, too: nothing that a client saw the end of is missing. */
+	void (*settled)(void *owner);
 	/* The stream was left for catch-up, on the same connection. */
 	void (*left_stream)(void *owner);
 	/* The link has to go, telling the other side this. Not to be done from inside the call. */
@@ -122,7 +124,8 @@ struct source_status {
 	bool held;              /* writers wait for the peer now, or did within the last seconds */
 	uint64_t holds;         /* how often they began to */
 	uint64_t left;          /* how often the stream was left at max-lag */
-	bool waiting;           /* clients wait for the peer to stream (on-peer-loss = suspend) */
+	bool settling; /* in STREAM; what completed before may be on its way to the peer still */
+	bool waiting;  /* clients wait for the peer to stream (on-peer-loss = suspend) */
 	uint64_t waiting_since_ns;                /* realtime */
 	uint64_t stream_limit, catch_up_limit;    /* bytes a second now; 0: unlimited */
 	const char *catch_up_reason;              /* why; "": there is no catch-up */

@@ -126,8 +126,10 @@ struct source {
 	/* the stream: sequences [oldest, next) are not yet written by the peer, in part */
 	struct volume_tap tap;
 	bool tapped;
-	bool full_queue;           /* ready() said no: writers wait */
-	bool leaving;              /* the final cut's tap is off: LEAVE follows instead of STREAM */
+	bool full_queue; /* ready() said no: writers wait */
+	bool leaving;    /* the final cut's tap is off: LEAVE follows instead of STREAM */
+	uint64_t
+		settling; /* not 0: until a POINT from this sequence on; see source_stream_settle() */
 	struct source_entry *ring; /* SOURCE_RING */
 	uint64_t oldest, next, received;
 	uint64_t sent_lsn, acked_lsn, lag_bytes, lag_payload, since_point_bytes;
@@ -222,6 +224,9 @@ void source_stream_served(struct source *source); /* asks for a first flush; the
 void source_stream_ack(struct source *source, const struct frame *frame, const void *payload);
 void source_stream_resume(struct source *source);
 void source_stream_point(struct source *source); /* one behind all that was streamed */
+/* Clients wait for the peer from now on. What was completed before that may be on its way still: it is there when
+ * the next point is. */
+void source_stream_settle(struct source *source);
 /* Age of the oldest that the peer has not carried out; 0: none. */
 uint64_t source_stream_age_ns(const struct source *source);
 

@@ -111,6 +111,22 @@ void source_stream_point(struct source *source)
 	}
 }
 
+void source_stream_settle(struct source *source)
+{
+	source->settling = volume_dirty_bytes(source->volume, VOLUME_PEER) > 0 ? source->next : 0;
+	source_stream_point(source);
+}
+
+/* All up to this point is durable at the peer. */
+static void settled(struct source *source, uint64_t sequence)
+{
+	if (!source->settling ||
+	    (sequence < source->settling && volume_dirty_bytes(source->volume, VOLUME_PEER) > 0))
+		return;
+	source->settling = 0;
+	source->ops->settled(source->owner);
+}
+
 static bool issue(struct volume_tap *tap, const struct volume_mutation *mutation, uint64_t token)
 {
 	struct source *source = container_of(tap, struct source, tap);
@@ -364,6 +380,7 @@ void source_stream_reset(struct source *source)
 	source->lag_bytes = source->lag_payload = 0;
 	source->since_point_bytes = source->streamed_bytes = 0;
 	source->full_queue = false;
+	source->settling = 0;
 	source->last_durable = source->last_flush = source->own_flush = 0;
 	env_defer_cancel(source->env, &source->flush_task);
 }
@@ -408,13 +425,15 @@ static void mark_written(struct source *source, uint64_t sequence)
 		volume_cut_finish(source->cut, true);
 		source->cut = NULL;
 	}
-	bool settled = entry->settle, begin = entry->begin;
+	if (entry->point)
+		settled(source, sequence);
+	bool takes_over = entry->settle, begin = entry->begin;
 	if (entry->flush)
 		flushed(source, sequence);
 	/* May issue further writes from inside, at the ring's other end. */
 	if (entry->wait != WAIT_DURABLE || MUTATE(replication_durable_when_written))
 		release(source, entry);
-	if (settled)
+	if (takes_over)
 		volume_settled(source->volume, 0);
 	if (begin && source->link)
 		served(source);

@@ -8,6 +8,7 @@
 
 #define SLOW_BYTES_PER_SECOND (1u << 20)
 #define SLOW_WINDOW_BYTES     (128u * 1024)
+#define ALONE_BLOCKS          1024u
 
 static void slow_link(struct world *w)
 {
@@ -320,6 +321,105 @@ static void an_acknowledgement_that_cannot_be_stored(void **unused)
 	world_close(&w);
 }
 
+/* Writes and flushes, one after the other, until that node streams; how many ended by then. */
+static unsigned write_until_streaming(struct world *w, struct node *n)
+{
+	struct block *block = volume_block(w->a.volume);
+
+	for (unsigned count = 0;; count++) {
+		uint64_t at = 4096ull * (count % ALONE_BLOCKS);
+		struct io *write = calloc(1, sizeof(*write)), *sync = calloc(1, sizeof(*sync));
+
+		write->request = (struct block_request){.op = BLOCK_WRITE,
+							.offset_bytes = at,
+							.length_bytes = 4096,
+							.done = io_done};
+		/* What is on its way keeps its buffers. */
+		while (!(write->request.buf = buf_alloc(w->pool, 4096)) &&
+		       status(n).state != REPLICATION_STREAMING)
+			turn(w);
+		if (!write->request.buf)
+			return count;
+		memset(write->request.buf->data, w->model[at] + 1, 4096);
+		memset(w->model + at, w->model[at] + 1, 4096);
+		sync->request = (struct block_request){.op = BLOCK_FLUSH, .done = io_done};
+		block->ops->submit(block, &write->request);
+		while (!write->done && status(n).state != REPLICATION_STREAMING)
+			turn(w);
+		if (write->done)
+			block->ops->submit(block, &sync->request);
+		while (!sync->done && status(n).state != REPLICATION_STREAMING)
+			turn(w);
+		if (!sync->done) /* the primary is to die with it */
+			return count;
+		buf_put(write->request.buf);
+		free(write);
+		free(sync);
+	}
+}
+
+enum stream_begins { TARGET_STREAMS, SOURCE_STREAMS, PROTOCOL_CHANGES };
+
+/* The primary dies at that moment, or some time after; true if the peer lacks what was flushed on the primary, where
+ * nobody waited for the peer yet. */
+static bool dies_as_the_stream_begins(enum stream_begins moment, unsigned later_ms,
+				      enum replication_risk *risk)
+{
+	struct sim_net_options net;
+	struct world w;
+
+	world_open(&w);
+	if (moment == PROTOCOL_CHANGES)
+		w.a.protocol = w.b.protocol = REPLICATION_A;
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	disconnect(&w.b);
+	WAIT(&w, status(&w.a).state == REPLICATION_CONNECTING);
+	/* Far behind the writer. */
+	slow_link(&w);
+	sim_net_get(w.sim, &net);
+	net.latency_min_ns = net.latency_max_ns = 50000000;
+	sim_net_set(w.sim, &net);
+	reconnect(&w.b);
+	unsigned flushed = write_until_streaming(&w, moment == TARGET_STREAMS ? &w.b : &w.a);
+	assert_true(flushed > 0);
+	if (moment == PROTOCOL_CHANGES) {
+		let_pass(&w, 10000);
+		flushed = ALONE_BLOCKS;
+		for (uint64_t at = 0; at < 4096ull * flushed; at += 65536)
+			write_at(&w.a, at, 65536);
+		flush(&w.a);
+		replication_set_protocol(w.a.replication, REPLICATION_C);
+		let_pass(&w, 1500); /* the peer knows, ahead of what is queued */
+	}
+	let_pass(&w, later_ms);
+	crash_primary(&w.a, SIM_CRASH_POWER);
+	WAIT(&w, status(&w.b).state == REPLICATION_CONNECTING);
+	let_pass(&w, 1000);
+	uint64_t last = 4096ull * ((flushed - 1) % ALONE_BLOCKS);
+	struct buf *piece = read_piece(&w.b, last / 65536 * 65536);
+	bool lost = memcmp(piece->data + last % 65536, w.model + last, 4096) != 0;
+	buf_put(piece);
+	*risk = loss(&w.b).risk;
+	stop(&w.b);
+	return lost;
+}
+
+/* What completed on the primary alone, behind the final cut or in protocol A, may be on its way when clients begin to
+ * wait for the peer. Until it is there the secondary does not take itself for one that has everything. */
+static void a_stream_that_begins_is_not_all_there_yet(void **unused)
+{
+	enum replication_risk risk;
+
+	for (enum stream_begins moment = TARGET_STREAMS; moment <= PROTOCOL_CHANGES; moment++) {
+		assert_true(dies_as_the_stream_begins(moment, 0, &risk));
+		assert_int_not_equal(risk, REPLICATION_RISK_NONE);
+		assert_false(dies_as_the_stream_begins(moment, 20000, &risk));
+		assert_int_equal(risk, REPLICATION_RISK_NONE);
+	}
+}
+
 static void silent_links(void **unused)
 {
 	struct world w;
@@ -340,6 +440,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(an_acknowledgement_that_cannot_be_stored),
+		cmocka_unit_test(a_stream_that_begins_is_not_all_there_yet),
 		cmocka_unit_test(silent_links),
 		cmocka_unit_test(a_lost_link_costs_what_was_in_flight),
 		cmocka_unit_test(an_unreadable_block_is_named_and_mended_by_a_write),
