@@ -117,12 +117,22 @@ static void lost_while_applying(struct sink *sink)
 		sink_log_stuck(sink, error, "cannot persist the volume's state");
 }
 
+/* A log that cannot be read now may be readable at the next start: one that was being applied is kept for that, as it
+ * alone makes the content whole; any other is made void, that it does not come back over newer content. */
 void sink_log_recover(struct sink *sink)
 {
-	if (staging_recover(sink->staging, &sink->log_generation, &sink->transfer) == NULL)
+	int error = staging_recover(sink->staging, &sink->log_generation, &sink->transfer);
+	struct volume_state state;
+
+	volume_get_state(sink->volume, &state);
+	if (!error)
 		sink->log = SINK_LOG_SCAN;
-	else
+	else if (error == -ENOENT)
 		lost_while_applying(sink);
+	else if (state.applying)
+		sink_log_stuck(sink, error, "cannot read the log");
+	else
+		sink->log = SINK_LOG_ABANDON;
 	sink_step_later(sink);
 }
 

@@ -340,21 +340,22 @@ int staging_reset(struct staging *staging)
 
 /* ---- reading -------------------------------------------------------------------------------- */
 
-const char *staging_recover(struct staging *staging, struct id128 *generation,
-			    struct id128 *transfer)
+int staging_recover(struct staging *staging, struct id128 *generation, struct id128 *transfer)
 {
 	struct staging_header header;
 
 	if (staging->file_bytes < sizeof(header))
-		return "empty";
-	if (env_file_pread(staging->env, staging->file, &header, sizeof(header), 0))
-		return "unreadable";
+		return -ENOENT;
+	int error = env_file_pread(staging->env, staging->file, &header, sizeof(header), 0);
+	if (error)
+		return error;
 	const char *reason = staging_header_decode(&header, staging->volume_size_bytes,
 						   &staging->first_id, generation, transfer);
 	staging->log_id = staging->first_id;
-	if (!reason)
-		staging_seek(staging, STAGING_FIRST, 1);
-	return reason;
+	if (reason)
+		return -ENOENT;
+	staging_seek(staging, STAGING_FIRST, 1);
+	return 0;
 }
 
 void staging_seek(struct staging *staging, uint64_t position, uint64_t sequence)

@@ -55,10 +55,9 @@ uint64_t staging_sequence(const struct staging *staging); /* of the last record 
 /* Empties the log, durably (blocking). Idle only. */
 int staging_reset(struct staging *staging);
 
-/* Looks whether the file holds a log for this volume: NULL and the reader stands at its first
- * record, or why not. generation: the volume's when the log was begun. */
-const char *staging_recover(struct staging *staging, struct id128 *generation,
-			    struct id128 *transfer);
+/* Looks whether the file holds a log for this volume: 0 and the reader stands at its first record. -ENOENT: it
+ * does not; else it cannot be read. generation: the volume's when the log was begun. */
+int staging_recover(struct staging *staging, struct id128 *generation, struct id128 *transfer);
 /* The reader goes to STAGING_FIRST, or to a place between two records behind the last RESUME;
  * sequence is that of the next one. */
 void staging_seek(struct staging *staging, uint64_t position, uint64_t sequence);
