@@ -13,7 +13,8 @@
 #include "daemon/store/s3_xml.h"
 #include "protocol/wire.h"
 
-#define BUFFER_BYTES       (256L * 1024L)
+#define SEND_BUFFER_BYTES  (256L * 1024L)
+#define RECV_BUFFER_BYTES  (64L * 1024L) /* stays in a core's own cache until it is copied on, with all connections */
 #define CONNECT_TIMEOUT_S  10L
 #define SLOW_BYTES_PER_SEC 1024L
 #define URL_MAX            8192
@@ -406,8 +407,8 @@ static void set_transport(struct s3_exchange *x, const struct s3_access *access)
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
 	curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
 	curl_easy_setopt(easy, CURLOPT_USERAGENT, "offsite/" OFFSITE_VERSION);
-	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, BUFFER_BYTES);
-	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, BUFFER_BYTES);
+	curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, RECV_BUFFER_BYTES);
+	curl_easy_setopt(easy, CURLOPT_UPLOAD_BUFFERSIZE, SEND_BUFFER_BYTES);
 	curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT, CONNECT_TIMEOUT_S);
 	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_LIMIT, SLOW_BYTES_PER_SEC);
 	curl_easy_setopt(easy, CURLOPT_LOW_SPEED_TIME, (long)access->url->timeout_s);
