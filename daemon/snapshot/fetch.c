@@ -493,7 +493,6 @@ static void run_run(struct env_work *work)
 		at += count * length;
 	}
 	run->content = out;
-	run->same = !run->error && run->compare && !memcmp(out, run->compare, at);
 }
 
 static void run_done(struct env_work *work)
@@ -539,7 +538,6 @@ static void run_begin(struct run *run)
 	assert(run->count >= 1 && run->count <= RUN_CHUNKS);
 	run->error = 0;
 	run->bad = 0;
-	run->same = false;
 	run->content = run->out;
 	run->why[0] = '\0';
 	run->length_bytes = 0;

@@ -198,12 +198,10 @@ struct run {
 	uint64_t volume_size_bytes;
 	uint8_t *out;  /* at least count chunks */
 	bool in_place; /* what run_check() is given may be the content, without a copy in out */
-	const uint8_t *compare; /* NULL, or the same length to compare with the content */
 	void (*done)(struct run *run);
 	/* Filled. */
 	int error;              /* -EBADMSG, -ENOENT, or of the store */
 	const uint8_t *content; /* out, or what run_check() was given */
-	bool same;              /* compare is equal to it */
 	uint32_t bad;           /* bit i: chunk i is wrong (error -EBADMSG) */
 	char why[WHY_BYTES];    /* the first one: object, chunk, reason */
 	uint32_t length_bytes;
@@ -306,6 +304,69 @@ struct bulk_piece *bulk_take(struct bulk *bulk); /* NULL: nothing has come that 
 void bulk_release(struct bulk *bulk, struct bulk_piece *piece); /* one that was taken */
 bool bulk_idle(const struct bulk *bulk);                        /* holds no piece */
 void bulk_end(struct bulk *bulk);                               /* one that is idle */
+
+/* ---- present.c: what of a snapshot a target has already ---- */
+
+#define PRESENT_LOOKS 8 /* each reads up to BUF_SIZE_MAX */
+
+struct present;
+/* Neighbouring chunks. Bit i: the i-th of them. */
+struct present_look {
+	struct present *present;
+	enum { PRESENT_FREE, PRESENT_GATHERING, PRESENT_READING, PRESENT_DONE } state;
+	uint64_t number;
+	struct walk_item items[RUN_CHUNKS]; /* of which it consists */
+	unsigned item_count, chunks;
+	uint64_t first_chunk;
+	uint32_t unknown, differs; /* neither: it is what the snapshot has */
+	struct buf *buf;
+	unsigned read_first; /* the chunk that buf begins with */
+	uint32_t read_bytes;
+	struct env_op op;
+	struct env_work work;
+	unsigned taken_items, taken_chunks; /* and of the next item */
+};
+
+struct present {
+	/* Set by the caller. */
+	struct env *env;
+	struct snapshot_target *target;
+	struct walk *walk;
+	struct buf_pool *pool; /* has PRESENT_LOOKS buffers for it */
+	uint64_t volume_size_bytes;
+	void (*ready)(struct present *present); /* something is known; never from inside a call */
+	/* Filled; the caller may take away from it. */
+	uint64_t same_bytes; /* of what was taken, or need not be */
+	/* Private. */
+	struct present_look looks[PRESENT_LOOKS];
+	struct present_look *gathering;
+	unsigned count;
+	uint64_t added;
+	/* What the target said last: from there on the next data, and the next that may differ. */
+	uint64_t data_from, data_start, data_end;
+	uint64_t differing_from, differing_start, differing_end;
+};
+bool present_has_room(const struct present *present);
+/* item has chunks; its page is released when all of it is known. */
+void present_add(struct present *present, const struct walk_item *item);
+void present_flush(struct present *present);   /* nothing more is added for now */
+void present_give_up(struct present *present); /* what was not begun is taken to be the same */
+/* The next chunks that differ, with a reference to their page; false: none is known for now. */
+bool present_take(struct present *present, struct walk_item *item);
+bool present_idle(const struct present *present); /* all was taken */
+
+/* ---- differing.c: where a volume may differ from a snapshot, as its dirty map says ---- */
+
+struct differing {
+	uint8_t *bits; /* a chunk each; NULL: it is not known. free() */
+	uint64_t chunks;
+};
+/* As of now. */
+void differing_find(struct differing *differing, struct volume *volume,
+		    const struct snapshot_info *info);
+/* The first range at or after offset, of whole chunks; false: there is none. It is known. */
+bool differing_next(const struct differing *differing, uint64_t offset, uint64_t *start,
+		    uint64_t *end);
 
 /* ---- reader.c ---- */
 

@@ -2,8 +2,8 @@
 /*
  * restore: writes a snapshot's content to a target, in about ascending order, several runs of chunks under
  * way. The target is touched only when all objects that the snapshot needs are in the store; no byte goes
- * to it before its chunk's hash was found right. A target that holds something is read first, and only
- * what differs is written.
+ * to it before its chunk's hash was found right. A target that holds something is looked at first (present.c),
+ * and only what differs is fetched and written.
  */
 #include "daemon/snapshot/internal.h"
 
@@ -39,6 +39,7 @@ struct restore {
 	struct manifest *manifest;
 	struct buf_pool *pool;
 	struct walk walk;
+	struct present present; /* of a target that is compared */
 	struct bulk bulk;
 	bool walking;
 	struct id128 id; /* wanted; zero: the newest */
@@ -72,6 +73,10 @@ static void restore_end(struct restore *r)
 	names_free(&r->names);
 	if (r->pool)
 		buf_pool_free(r->pool);
+	if (!r->result.error) {
+		r->progress.done_bytes = r->progress.total_bytes;
+		r->result.skipped_bytes = r->progress.total_bytes - r->result.written_bytes;
+	}
 	if (!r->result.error && r->progress_fn)
 		r->progress_fn(r->context, &r->progress);
 	manifest_free(r->manifest);
@@ -176,11 +181,10 @@ static void slot_checked(struct run *run)
 		restore_fail(r, run->error, run->why);
 	} else {
 		r->result.checked_bytes += slot->length;
-		if (!run->same && !r->result.error) {
+		if (!r->result.error) {
 			slot_write(slot);
 			return;
 		}
-		r->result.skipped_bytes += slot->length;
 	}
 	slot_end(slot);
 }
@@ -204,12 +208,10 @@ static void zero_done(struct env_work *work)
 {
 	struct restore_slot *slot = container_of(work, struct restore_slot, work);
 
-	if (slot->is_zero || slot->restore->result.error) {
-		slot->restore->result.skipped_bytes += slot->length;
+	if (slot->is_zero || slot->restore->result.error)
 		slot_end(slot);
-	} else {
+	else
 		slot_zero(slot);
-	}
 }
 
 static void slot_compare_read(struct env_op *op, int64_t result)
@@ -219,12 +221,7 @@ static void slot_compare_read(struct env_op *op, int64_t result)
 
 	if (r->result.error) {
 		slot_end(slot);
-		return;
-	}
-	if (slot->page) { /* what cannot be read is written */
-		slot->run.compare = result < 0 ? NULL : slot->old->data;
-		slot_check(slot);
-	} else if (result < 0) {
+	} else if (result < 0) { /* what cannot be read is written */
 		slot_zero(slot);
 	} else {
 		slot->work = (struct env_work){.run = zero_run, .done = zero_done};
@@ -252,6 +249,7 @@ static struct restore_slot *slot_take(struct restore *r, uint64_t offset, uint64
 	return NULL;
 }
 
+/* Zeroes need not be written over zeroes. */
 static void slot_compare(struct restore_slot *slot)
 {
 	struct restore *r = slot->restore;
@@ -268,20 +266,6 @@ static uint64_t item_bytes(const struct restore *r, const struct walk_item *item
 	uint64_t length = item->count * SNAPFMT_CHUNK_BYTES;
 
 	return length < left ? length : left;
-}
-
-static void fetch_chunks(struct restore *r, const struct walk_item *item)
-{
-	uint64_t length = item_bytes(r, item);
-
-	if (!r->target->may_differ ||
-	    r->target->may_differ(r->target, item->first_chunk * SNAPFMT_CHUNK_BYTES, length)) {
-		bulk_add(&r->bulk, item);
-		return;
-	}
-	r->progress.done_bytes += length;
-	r->result.skipped_bytes += length;
-	walk_release(&r->walk, item->page);
 }
 
 static void start_chunks(struct restore *r, struct bulk_piece *piece)
@@ -305,10 +289,7 @@ static void start_chunks(struct restore *r, struct bulk_piece *piece)
 		.in_place = r->target->any_memory && (uintptr_t)piece->stored % BUF_ALIGN == 0,
 		.done = slot_checked,
 	};
-	if (r->target->compare)
-		slot_compare(slot);
-	else
-		slot_check(slot);
+	slot_check(slot);
 }
 
 /* What has come goes on where there are slots; after an error nothing does. */
@@ -316,8 +297,14 @@ static void take_come(struct restore *r)
 {
 	struct bulk_piece *piece;
 
-	if (r->result.error)
+	if (r->result.error) {
+		struct walk_item item;
+
+		present_give_up(&r->present);
+		while (present_take(&r->present, &item))
+			walk_release(&r->walk, item.page);
 		bulk_give_up(&r->bulk);
+	}
 	while ((r->busy < SLOTS || r->result.error) && (piece = bulk_take(&r->bulk))) {
 		if (!r->result.error) {
 			start_chunks(r, piece);
@@ -333,37 +320,49 @@ static void take_come(struct restore *r)
 static void zero_skip(struct restore *r, uint64_t to)
 {
 	r->progress.done_bytes += to - r->zero_at;
-	r->result.skipped_bytes += to - r->zero_at;
 	r->zero_at = to;
+}
+
+/* Skips to the next run, in which something is to be done; false: there is none in the range. */
+static bool zero_skip_to(struct restore *r, int error, uint64_t start)
+{
+	if (error == -ENXIO || (!error && start >= r->zero_end)) {
+		zero_skip(r, r->zero_end);
+		return false;
+	}
+	if (!error && start > r->zero_at)
+		zero_skip(r, start);
+	return true;
 }
 
 /* Starts the next piece of the range; it may only skip. */
 static void zero_step(struct restore *r)
 {
 	struct snapshot_target *target = r->target;
-	uint64_t start, end, length;
+	uint64_t start, end = UINT64_MAX, data_end, length;
 	struct restore_slot *slot;
+	int error;
 
-	if (target->known_zero ||
-	    (target->may_differ &&
-	     !target->may_differ(target, r->zero_at, r->zero_end - r->zero_at))) {
+	if (target->known_zero) {
 		zero_skip(r, r->zero_end);
 		return;
 	}
-	if (target->next_data) {
-		int error = target->next_data(target, r->zero_at, &start, &end);
-
-		start -= error ? 0 : start % 4096;
-		if (error == -ENXIO || (!error && start >= r->zero_end)) {
-			zero_skip(r, r->zero_end);
+	if (target->next_differing) {
+		error = target->next_differing(target, r->zero_at, &start, &end);
+		if (!zero_skip_to(r, error, start))
 			return;
-		}
-		if (!error && start > r->zero_at)
-			zero_skip(r, start);
+	}
+	if (target->next_data) {
+		error = target->next_data(target, r->zero_at, &start, &data_end);
+		start -= error ? 0 : start % 4096;
+		if (!zero_skip_to(r, error, start) || r->zero_at >= end)
+			return;
 	}
 	length = target->compare ? BUF_SIZE_MAX : ZERO_STEP_BYTES;
-	if (length > r->zero_end - r->zero_at)
-		length = r->zero_end - r->zero_at;
+	if (end > r->zero_end)
+		end = r->zero_end;
+	if (length > end - r->zero_at)
+		length = end - r->zero_at;
 	slot = slot_take(r, r->zero_at, length);
 	r->zero_at += length;
 	if (target->compare)
@@ -398,9 +397,48 @@ static void walk_ready(struct walk *walk)
 	pump(container_of(walk, struct restore, walk));
 }
 
+static void present_ready(struct present *present)
+{
+	pump(container_of(present, struct restore, present));
+}
+
 static void bulk_ready(struct bulk *bulk)
 {
 	pump(container_of(bulk, struct restore, bulk));
+}
+
+/* Whether the target may differ there: else the page is not even loaded. */
+static bool page_wanted(struct walk *walk, const struct manifest_page *pointer)
+{
+	struct restore *r = container_of(walk, struct restore, walk);
+	uint64_t start, end, first = (uint64_t)pointer->number * SNAPFMT_PAGE_CHUNKS;
+
+	return !r->target->next_differing(r->target, first * SNAPFMT_CHUNK_BYTES, &start, &end) &&
+	       start < (first + SNAPFMT_PAGE_CHUNKS) * SNAPFMT_CHUNK_BYTES;
+}
+
+/* Chunks that are known to differ go on to be fetched. False: there are none for now. */
+static bool fetch_differing(struct restore *r)
+{
+	struct walk_item item;
+	bool some = present_take(&r->present, &item);
+
+	r->progress.done_bytes += r->present.same_bytes;
+	r->present.same_bytes = 0;
+	if (some)
+		bulk_add(&r->bulk, &item);
+	return some;
+}
+
+/* Nothing more comes for now. True: but something became known by that. */
+static bool flush(struct restore *r)
+{
+	present_flush(&r->present);
+	if (fetch_differing(r))
+		return true;
+	if (present_idle(&r->present))
+		bulk_flush(&r->bulk);
+	return false;
 }
 
 /* Asks for items while there is room, and starts zeroes while there are slots; true when nothing is left to
@@ -412,38 +450,40 @@ static bool start_items(struct restore *r)
 	while (!r->result.error && bulk_has_room(&r->bulk)) {
 		enum walk_result next;
 
+		if (fetch_differing(r))
+			continue;
 		if (r->zero_at < r->zero_end) {
 			if (r->busy == SLOTS) {
-				bulk_flush(&r->bulk); /* a range of zeroes may be long */
+				if (flush(r)) /* a range of zeroes may be long */
+					continue;
 				return false;
 			}
 			zero_step(r);
 			continue;
 		}
-		next = walk_next(&r->walk, &item);
-		if (next == WALK_WAIT) {
-			bulk_flush(&r->bulk);
+		if (!present_has_room(&r->present))
 			return false;
-		}
+		next = walk_next(&r->walk, &item);
 		if (next == WALK_ERROR) {
 			restore_fail(r, r->walk.error, r->walk.why);
 			return true;
 		}
-		if (next == WALK_ITEM && item.page) {
-			fetch_chunks(r, &item);
+		if (next == WALK_ITEM && item.page && r->target->compare) {
+			present_add(&r->present, &item);
+		} else if (next == WALK_ITEM && item.page) {
+			bulk_add(&r->bulk, &item);
 		} else if (next == WALK_ITEM) {
 			r->zero_at = item.first_chunk * SNAPFMT_CHUNK_BYTES;
 			r->zero_end = r->zero_at + item.count * SNAPFMT_CHUNK_BYTES;
 			if (r->zero_end > r->manifest->info.size_bytes)
 				r->zero_end = r->manifest->info.size_bytes;
-		} else if (!r->tail_taken &&
+		} else if (next == WALK_END && !r->tail_taken &&
 			   r->target->zero_to_bytes > r->manifest->info.size_bytes) {
 			r->tail_taken = true;
 			r->zero_at = r->manifest->info.size_bytes;
 			r->zero_end = r->target->zero_to_bytes;
-		} else {
-			bulk_flush(&r->bulk);
-			return true;
+		} else if (!flush(r)) {
+			return next == WALK_END && present_idle(&r->present);
 		}
 	}
 	return r->result.error != 0;
@@ -525,7 +565,8 @@ static void pump(struct restore *r)
 	over = start_items(r);
 	if (r->result.error)
 		take_come(r);
-	if (!over || r->busy || !bulk_idle(&r->bulk) || !walk_idle(&r->walk))
+	if (!over || r->busy || !present_idle(&r->present) || !bulk_idle(&r->bulk) ||
+	    !walk_idle(&r->walk))
 		return;
 	r->finishing = true;
 	if (r->result.error) {
@@ -538,7 +579,7 @@ static void pump(struct restore *r)
 
 static void restore_begin(struct restore *r)
 {
-	const unsigned counts[3] = {0, 2 * SLOTS, 2 * SLOTS};
+	const unsigned counts[3] = {0, SLOTS + PRESENT_LOOKS, SLOTS + PRESENT_LOOKS};
 	char why[WHY_BYTES] = "";
 	int error;
 
@@ -556,6 +597,14 @@ static void restore_begin(struct restore *r)
 	r->walk.store = r->repo->store;
 	r->walk.manifest = r->manifest;
 	r->walk.ready = walk_ready;
+	if (r->target->next_differing)
+		r->walk.wanted = page_wanted;
+	r->present.env = r->repo->env;
+	r->present.target = r->target;
+	r->present.walk = &r->walk;
+	r->present.pool = r->pool;
+	r->present.volume_size_bytes = r->manifest->info.size_bytes;
+	r->present.ready = present_ready;
 	r->bulk.store = r->repo->store;
 	r->bulk.volume = &r->repo->volume;
 	r->bulk.ready = bulk_ready;

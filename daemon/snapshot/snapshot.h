@@ -64,6 +64,7 @@ struct snapshot_result {
 	int error;
 	char why[256];
 	struct snapshot_info info; /* create, restore: which snapshot */
+	/* checked: out of the store. restore: skipped were right already. */
 	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
 	uint64_t locked_objects;   /* delete, forget: to go, and left as they are locked */
 	uint64_t archived_objects; /* verify: not read; restore: brought back */
@@ -178,11 +179,13 @@ struct snapshot_target {
 	 * there is none. */
 	int (*next_data)(struct snapshot_target *target, uint64_t offset, uint64_t *start,
 			 uint64_t *end);
-	/* May be NULL. False: the range is known to hold what the snapshot has there. */
-	bool (*may_differ)(struct snapshot_target *target, uint64_t offset, uint64_t length);
+	/* May be NULL. The first run at or after offset that may hold anything but what the snapshot has
+	 * there; -ENXIO: there is none. */
+	int (*next_differing)(struct snapshot_target *target, uint64_t offset, uint64_t *start,
+			      uint64_t *end);
 	uint64_t zero_to_bytes; /* set by begin(): the target's end, if beyond the snapshot's */
 	bool known_zero; /* the target reads as zeroes all over (a new file): zeroes need no work */
-	bool compare;    /* read first and write only what differs */
+	bool compare;    /* it may hold some of it: read first, fetch and write only what differs */
 	/* write() takes any memory with BUF_ALIGN that stays until it is done: of the buf only data counts. */
 	bool any_memory;
 };
@@ -191,7 +194,7 @@ struct snapshot_target {
  * existing file or device needs overwrite, is compared and changed in place, and carries a marker until
  * it is complete: PATH.restoring, or for what lies below /dev /var/lib/offsite/restoring-NAME. When it
  * is, PATH.restored stays, for the volume that may have it for its backing (volume_restore_mark()). An
- * interrupted restore is run again the same way; it then writes only what is not there yet. */
+ * interrupted restore is run again the same way; it then fetches and writes only what is not there yet. */
 int snapshot_target_file(struct env *env, const char *path, bool overwrite,
 			 struct snapshot_target **target, char *why, size_t why_size);
 /* A volume that serves no client. It is INCONSISTENT until complete. */
@@ -203,8 +206,8 @@ struct snapshot_target *snapshot_target_paced(struct env *env, struct snapshot_t
 					      struct rate_limit *rate);
 
 /* Restores snapshot id (NULL: the newest of the volume's own history) to target. Objects missing from the store are noticed before
- * the target is touched (-EBADMSG); every chunk's hash is checked before it is written. The target is
- * freed after done. */
+ * the target is touched (-EBADMSG). Of a target with content each chunk's hash is compared first, and only
+ * what differs is fetched; every chunk's hash is checked before it is written. The target is freed after done. */
 void snapshot_restore(struct snapshot_repo *repo, const struct id128 *id,
 		      struct snapshot_target *target,
 		      void (*progress)(void *context, const struct snapshot_progress *progress),

@@ -16,7 +16,7 @@
 struct volume_target {
 	struct snapshot_target target; /* first */
 	struct volume *volume;
-	uint8_t *dirty; /* bit: chunk may differ; NULL: any may */
+	struct differing differing; /* as it was before all is marked */
 	struct volume_apply flush;
 	struct env_op *finish_op;
 };
@@ -32,32 +32,17 @@ struct transfer {
 	int64_t result;
 };
 
-/* Where the content is the snapshot's and what was written since: which chunks that are. */
-static void find_dirty(struct volume_target *v, const struct snapshot_info *info)
-{
-	uint64_t size = volume_size_bytes(v->volume), start, length;
-
-	if (!volume_is_snapshot_but(v->volume, &info->volume, &info->id))
-		return;
-	v->dirty = must_alloc(size / SNAPFMT_CHUNK_BYTES / 8 + 1);
-	for (uint64_t at = 0; volume_dirty_next(v->volume, VOLUME_STORE, at, &start, &length);
-	     at = start + length)
-		for (uint64_t c = start / SNAPFMT_CHUNK_BYTES;
-		     c * SNAPFMT_CHUNK_BYTES < start + length; c++)
-			v->dirty[c / 8] |= (uint8_t)(1u << c % 8);
-}
-
-static bool volume_may_differ(struct snapshot_target *target, uint64_t offset, uint64_t length)
+static int volume_next_differing(struct snapshot_target *target, uint64_t offset, uint64_t *start,
+				 uint64_t *end)
 {
 	const struct volume_target *v = (const struct volume_target *)target;
 
-	if (!v->dirty)
-		return true;
-	for (uint64_t c = offset / SNAPFMT_CHUNK_BYTES; c * SNAPFMT_CHUNK_BYTES < offset + length;
-	     c++)
-		if (v->dirty[c / 8] >> c % 8 & 1)
-			return true;
-	return false;
+	if (!v->differing.bits) {
+		*start = offset;
+		*end = UINT64_MAX;
+		return 0;
+	}
+	return differing_next(&v->differing, offset, start, end) ? 0 : -ENXIO;
 }
 
 static int volume_begin(struct snapshot_target *target, const struct snapshot_info *info, char *why,
@@ -83,7 +68,7 @@ static int volume_begin(struct snapshot_target *target, const struct snapshot_in
 			 (unsigned long long)info->size_bytes);
 		return -ENOSPC;
 	}
-	find_dirty(v, info);
+	differing_find(&v->differing, v->volume, info);
 	mixture = state.disk != VOLUME_DISK_UPTODATE;
 	state.disk = VOLUME_DISK_INCONSISTENT;
 	if (id128_is_zero(&state.generations.base))
@@ -261,7 +246,7 @@ static void volume_target_finish(struct snapshot_target *target, struct env_op *
 
 static void volume_target_free(struct snapshot_target *target)
 {
-	free(((struct volume_target *)target)->dirty);
+	free(((struct volume_target *)target)->differing.bits);
 	free(target);
 }
 
@@ -288,7 +273,7 @@ int snapshot_target_volume(struct volume *volume, struct snapshot_target **targe
 				.finish = volume_target_finish,
 				.free = volume_target_free,
 				.next_data = volume_next_data,
-				.may_differ = volume_may_differ,
+				.next_differing = volume_next_differing,
 				.compare = true,
 			},
 		.volume = volume,

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* differing: where a volume may differ from a snapshot: where its content is that snapshot and what was written
+ * since, the store's dirty map tells. */
+#include <stdlib.h>
+
+#include "daemon/snapshot/internal.h"
+
+void differing_find(struct differing *differing, struct volume *volume,
+		    const struct snapshot_info *info)
+{
+	uint64_t size = volume_size_bytes(volume), start, length;
+
+	*differing = (struct differing){.bits = NULL};
+	if (!volume_is_snapshot_but(volume, &info->volume, &info->id))
+		return;
+	differing->chunks = (size + SNAPFMT_CHUNK_BYTES - 1) / SNAPFMT_CHUNK_BYTES;
+	differing->bits = must_alloc(differing->chunks / 8 + 1);
+	for (uint64_t at = 0; volume_dirty_next(volume, VOLUME_STORE, at, &start, &length);
+	     at = start + length)
+		for (uint64_t c = start / SNAPFMT_CHUNK_BYTES;
+		     c * SNAPFMT_CHUNK_BYTES < start + length; c++)
+			differing->bits[c / 8] |= (uint8_t)(1u << c % 8);
+}
+
+/* The first chunk from c on that is so, or the last one's successor. */
+static uint64_t chunk_find(const struct differing *differing, uint64_t c, bool differs)
+{
+	const uint8_t *bits = differing->bits, none = differs ? 0 : 0xff;
+
+	while (c < differing->chunks && (bits[c / 8] >> c % 8 & 1) != differs)
+		c += c % 8 == 0 && bits[c / 8] == none ? 8 : 1;
+	return c < differing->chunks ? c : differing->chunks;
+}
+
+bool differing_next(const struct differing *differing, uint64_t offset, uint64_t *start,
+		    uint64_t *end)
+{
+	uint64_t c = chunk_find(differing, offset / SNAPFMT_CHUNK_BYTES, true);
+
+	if (c == differing->chunks)
+		return false;
+	*start = c * SNAPFMT_CHUNK_BYTES > offset ? c * SNAPFMT_CHUNK_BYTES : offset;
+	*end = chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
+	return true;
+}
