@@ -666,6 +666,11 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 		       options->dry_run ? "would be " : "",
 		       format_bytes((double)run.result.freed_bytes).text,
 		       (unsigned long long)run.result.deleted_objects);
+	if (!code && run.result.renewed_snapshots)
+		printf("%s: %llu snapshots that stay %s locked for longer, %llu objects\n",
+		       volume->volume_name, (unsigned long long)run.result.renewed_snapshots,
+		       options->dry_run ? "would be" : "are",
+		       (unsigned long long)run.result.renewed_objects);
 	if (!code && run.result.locked_objects)
 		printf("%s: %llu objects are locked, and left for a later run\n",
 		       volume->volume_name, (unsigned long long)run.result.locked_objects);
@@ -726,6 +731,7 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 	char *errors = NULL;
 	struct config *config = config_load(cli->config, &errors);
 	const struct config_volume *c = NULL;
+	bool given;
 	int code;
 
 	if (!config)
@@ -757,7 +763,10 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 			.yearly = c->keep_yearly,
 			.within_ns = c->keep_within_ns,
 		};
-	code = options->pin_id || policy_given(&options->policy)
+	given = policy_given(&options->policy);
+	options->policy.lock_for_ns = c->lock ? c->lock_for_ns : 0;
+	options->policy.every_ns = c->snapshot_every_ns;
+	code = options->pin_id || given
 		       ? forget_in(volume, options)
 		       : cli_fail(CLI_USAGE, "volume %s: no keep-... in %s: all snapshots stay",
 				  volume, cli->config);

@@ -172,7 +172,7 @@ static inline struct secret_source node_store_secret(const struct config_volume 
 				      config->store_key_command};
 }
 
-/* Which of a volume's snapshots stay. */
+/* Which of a volume's snapshots stay, and are locked on. */
 static inline struct retention_policy node_policy(const struct config_volume *config)
 {
 	return (struct retention_policy){
@@ -183,6 +183,9 @@ static inline struct retention_policy node_policy(const struct config_volume *co
 		.monthly = config->keep_monthly,
 		.yearly = config->keep_yearly,
 		.within_ns = config->keep_within_ns,
+		.locks = config->lock != 0,
+		.lock_for_ns = config->lock ? config->lock_for_ns : 0,
+		.every_ns = config->snapshot_every_ns,
 	};
 }
 

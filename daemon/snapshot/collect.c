@@ -10,7 +10,8 @@
  * cannot be read, nothing is deleted: what it needs is not known.
  *
  * What is locked is left, counted, and taken by a later run. All that a manifest needs is locked for at
- * least as long as it is, so a snapshot that is left is whole; it is looked at before it is marked.
+ * least as long as it is, so a snapshot that is left is whole; it is looked at, and the store is asked for its
+ * lock, before it is marked.
  */
 #include "daemon/snapshot/internal.h"
 #include "daemon/snapshot/retention.h"
@@ -68,6 +69,7 @@ struct collect {
 	struct names names;
 	size_t next; /* manifest to load */
 	struct snapfmt_ref loading;
+	struct snapshot_info looked; /* one to go whose lock is asked for */
 	bool checking; /* loading those that a prune keeps; else all that stay, for what they need */
 	bool manifest_stays;   /* it is locked, though it does not say so */
 	struct things marked;  /* manifests: known as marked before the claims are listed */
@@ -312,29 +314,48 @@ static struct id128 *forgotten(const struct collect *c, const struct snapfmt_ref
 	return NULL;
 }
 
-/* One to be forgotten that the service would keep stays a snapshot. NULL: it cannot be read, and may go all
- * the same. False: it is none to be forgotten. */
-static bool take_back_if_locked(struct collect *c, const struct snapfmt_ref *ref,
-				const struct manifest *manifest)
+/* Asks until when c->looked is locked, where its manifest does not know: it may have been locked on since. */
+static void lock_look(struct collect *c, void (*looked)(void *context, int error, const char *why))
 {
-	struct id128 *id = forgotten(c, ref);
+	static const bool wanted = true;
 	char text[64];
 
-	if (id && manifest &&
-	    retention_is_locked(&manifest->info, env_realtime_ns(c->repo->env), text)) {
+	lock_raise(c->repo, &c->looked);
+	if (!c->looked.retention.lock ||
+	    retention_is_locked(&c->looked, env_realtime_ns(c->repo->env), text))
+		looked(c, 0, "");
+	else
+		locks_look(c->repo, &c->looked, &wanted, 1, looked, c);
+}
+
+/* One to be forgotten that the service would keep stays a snapshot. */
+static void take_back_if_locked(void *context, int error, const char *why)
+{
+	struct collect *c = context;
+	struct id128 *id = forgotten(c, &c->loading);
+	char text[64];
+
+	if (error) {
+		collect_fail(c, error, "", why);
+		collect_finish(c);
+		return;
+	}
+	if (retention_is_locked(&c->looked, env_realtime_ns(c->repo->env), text)) {
 		c->result.locked_objects++;
 		*id = c->forget[--c->forget_count];
 	}
-	return id != NULL;
+	manifests_next(c);
 }
 
 static void manifest_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
 	struct collect *c = context;
 
-	if (c->checking && take_back_if_locked(c, &c->loading, manifest)) {
+	if (c->checking && forgotten(c, &c->loading)) {
+		/* One that cannot be read may go all the same. */
+		c->looked = manifest ? manifest->info : (struct snapshot_info){.sequence = 0};
 		manifest_free(manifest);
-		manifests_next(c);
+		lock_look(c, take_back_if_locked);
 		return;
 	}
 	if (error == -ENOENT && !c->checking && ++c->rounds < ROUNDS_MAX) {
@@ -549,28 +570,36 @@ static void forget_mark(struct collect *c)
 	mark_all(c);
 }
 
-/* That the service would refuse: said with the time, and before anything is asked of it. */
-static void lock_looked(void *context, uint8_t *data, size_t length, int error, const char *why)
+/* That the service would refuse: said with the time, and before it is marked. */
+static void refuse_if_locked(void *context, int error, const char *why)
+{
+	struct collect *c = context;
+	char id[ID128_TEXT_BYTES], text[64], line[WHY_BYTES];
+
+	id128_format(&c->delete_id, id);
+	if (error) {
+		collect_fail(c, error, "", why);
+	} else if (retention_is_locked(&c->looked, env_realtime_ns(c->repo->env), text)) {
+		why_set(line, 0, "snapshot %.12s: %s", id, text);
+		collect_fail(c, -EPERM, line, "");
+	}
+	if (c->result.error)
+		collect_finish(c);
+	else
+		mark_all(c);
+}
+
+static void head_fetched(void *context, uint8_t *data, size_t length, int error, const char *why)
 {
 	struct collect *c = context;
 	const struct thing *thing = &c->todo.list[0];
-	struct snapshot_info info;
-	char id[ID128_TEXT_BYTES], text[64];
 
 	(void)why; /* what cannot be read may go all the same */
-	id128_format(&c->delete_id, id);
-	if (!error &&
-	    !manifest_peek(data, length, thing->size_bytes, &c->repo->volume, &thing->ref, &info) &&
-	    retention_is_locked(&info, env_realtime_ns(c->repo->env), text)) {
-		char line[WHY_BYTES];
-
-		why_set(line, 0, "snapshot %.12s: %s", id, text);
-		collect_fail(c, -EPERM, line, "");
-		collect_finish(c);
-	} else {
-		mark_all(c);
-	}
+	if (error || manifest_peek(data, length, thing->size_bytes, &c->repo->volume, &thing->ref,
+				   &c->looked))
+		c->looked = (struct snapshot_info){.sequence = 0};
 	free(data);
+	lock_look(c, refuse_if_locked);
 }
 
 /* Of the one snapshot to be deleted by name. */
@@ -580,7 +609,7 @@ static void pin_looked(struct env_op *op, int64_t result)
 
 	if (result == -ENOENT && c->repo->store->ops->retain) {
 		snapfmt_name(SNAPFMT_MANIFEST, &c->repo->volume, &c->todo.list[0].ref, c->prefix);
-		fetch(c->repo->store, c->prefix, 0, SNAPFMT_MANIFEST_HEAD_BYTES, lock_looked, c);
+		fetch(c->repo->store, c->prefix, 0, SNAPFMT_MANIFEST_HEAD_BYTES, head_fetched, c);
 		return;
 	}
 	if (result == -ENOENT) {

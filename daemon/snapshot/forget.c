@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* forget: lists, decides by the policy, and has what it does not keep deleted. */
+/*
+ * forget: lists, decides by the policy, has what stays locked on (renew.c), and what it does not keep deleted.
+ * Manifests say no more than how long they were locked at first: of what would go, or is due, the store is asked.
+ */
 #include "daemon/snapshot/retention.h"
 
 #include <errno.h>
@@ -14,7 +17,12 @@ struct forget {
 	bool dry_run;
 	struct snapshot_info *infos;
 	size_t count, room;
-	bool *pinned; /* by index in infos */
+	/* By index in infos: */
+	bool *pinned;
+	bool *due; /* to be locked on */
+	bool *ask; /* the store for its lock */
+	struct retention_verdict *verdicts;
+	struct renewed renewed;
 	struct env_op op;
 	char prefix[SNAPFMT_NAME_BYTES];
 	bool damaged;
@@ -30,12 +38,22 @@ static void forget_finish(struct forget *f, const struct snapshot_result *result
 	f->done(f->context, result);
 	free(f->infos);
 	free(f->pinned);
+	free(f->due);
+	free(f->ask);
+	free(f->verdicts);
 	free(f);
 }
 
 static void forget_deleted(void *context, const struct snapshot_result *result)
 {
-	forget_finish(context, result);
+	struct forget *f = context;
+	struct snapshot_result both = *result;
+
+	both.renewed_snapshots = f->renewed.snapshots;
+	both.renewed_objects = f->renewed.objects;
+	if (!both.error && f->renewed.error)
+		both.error = why_set(both.why, f->renewed.error, "%s", f->renewed.why);
+	forget_finish(f, &both);
 }
 
 static void forget_each(void *context, const struct snapshot_info *info)
@@ -55,31 +73,80 @@ static void forget_damaged(void *context, const char *object, const char *why)
 	why_set(f->damaged_why, 0, "a snapshot is damaged; none is deleted: %s: %s", object, why);
 }
 
-static void forget_decide(struct forget *f)
+/* What goes is deleted, after what stays was locked on. */
+static void forget_renewed(void *context, const struct renewed *renewed)
 {
-	struct retention_verdict *verdicts = must_alloc(f->count * sizeof(*verdicts));
-	struct id128 *ids = must_alloc(f->count * sizeof(*ids));
-	struct snapshot_result fine = {.error = 0};
+	struct forget *f = context;
+	struct id128 *ids = must_alloc((f->count + 1) * sizeof(*ids));
+	const struct snapshot_result fine = {.error = 0};
 	size_t going = 0;
 
-	retention_decide(&f->policy, f->infos, f->pinned, f->count, env_realtime_ns(f->repo->env),
-			 verdicts);
-	for (size_t i = 0; i < f->count; i++) {
-		if (!verdicts[i].keep && snapshot_is_held(f->repo, &f->infos[i].id)) {
-			verdicts[i].keep = true;
-			strcpy(verdicts[i].why, "open as an export");
-		}
-		if (f->each)
-			f->each(f->context, &f->infos[i], verdicts[i].keep, verdicts[i].why);
-		if (!verdicts[i].keep)
+	f->renewed = *renewed;
+	for (size_t i = 0; i < f->count; i++)
+		if (!f->verdicts[i].keep)
 			ids[going++] = f->infos[i].id;
-	}
-	free(verdicts);
 	if (going || f->dry_run || f->each) /* who asks is to get all that can go */
 		collect_forget(f->repo, ids, going, f->dry_run, forget_deleted, f);
 	else
-		forget_finish(f, &fine);
+		forget_deleted(f, &fine);
 	free(ids);
+}
+
+static void forget_decide(struct forget *f)
+{
+	uint64_t now_ns = env_realtime_ns(f->repo->env);
+
+	retention_decide(&f->policy, f->infos, f->pinned, f->count, now_ns, f->verdicts);
+	retention_due(&f->policy, f->infos, f->pinned, f->count, now_ns, f->due);
+	for (size_t i = 0; i < f->count; i++) {
+		if (f->verdicts[i].keep || !snapshot_is_held(f->repo, &f->infos[i].id))
+			continue;
+		f->verdicts[i].keep = true;
+		strcpy(f->verdicts[i].why, "open as an export");
+	}
+}
+
+/* Until when what counts is locked is known. */
+static void forget_looked(void *context, int error, const char *why)
+{
+	struct forget *f = context;
+	struct snapshot_result failed = {.error = error};
+	struct renewed due = {.snapshots = 0};
+
+	if (error) {
+		why_set(failed.why, error, "%s", why);
+		forget_finish(f, &failed);
+		return;
+	}
+	forget_decide(f);
+	for (size_t i = 0; i < f->count; i++) {
+		due.snapshots += f->due[i];
+		if (f->each)
+			f->each(f->context, &f->infos[i], f->verdicts[i].keep, f->verdicts[i].why);
+	}
+	if (f->dry_run || !due.snapshots)
+		forget_renewed(f, &due);
+	else
+		locks_renew(f->repo, f->policy.lock_for_ns, f->infos, f->due, f->count,
+			    forget_renewed, f);
+}
+
+static void forget_look_at_locks(struct forget *f)
+{
+	bool any = false;
+
+	f->due = must_alloc((f->count + 1) * sizeof(*f->due));
+	f->ask = must_alloc((f->count + 1) * sizeof(*f->ask));
+	f->verdicts = must_alloc((f->count + 1) * sizeof(*f->verdicts));
+	forget_decide(f);
+	for (size_t i = 0; i < f->count; i++) {
+		f->ask[i] = f->infos[i].retention.lock && (!f->verdicts[i].keep || f->due[i]);
+		any |= f->ask[i];
+	}
+	if (any)
+		locks_look(f->repo, f->infos, f->ask, f->count, forget_looked, f);
+	else
+		forget_looked(f, 0, "");
 }
 
 /* A pin is named as the manifest is, but for the folder. */
@@ -103,7 +170,7 @@ static void forget_pins_listed(struct env_op *op, int64_t result)
 	struct snapshot_result failed = {.error = 0};
 
 	if (result >= 0) {
-		forget_decide(f);
+		forget_look_at_locks(f);
 		return;
 	}
 	failed.error = why_set(failed.why, (int)result, "%s: cannot be listed: %s", f->prefix,

@@ -54,6 +54,8 @@ struct snapshot_repo {
 	struct repo_list *list; /* under way, and as new as anybody could ask for; or NULL */
 	struct repo_hold *holds;
 	size_t hold_count, hold_room;
+	struct repo_lock *locks; /* longer than manifests say; renew.c */
+	size_t lock_count, lock_room;
 	struct id128 deleted[64]; /* manifests that a deletion was begun of; the last of them */
 	unsigned deleted_next;
 	/* Of the writer at work here, if there is one; see claims.c. */
@@ -404,13 +406,34 @@ void thaw(struct store *store, const struct manifest *manifest,
 
 /* ---- retain.c ---- */
 
-/* Locks what the manifest (kept until done) shares with older snapshots, and the volume's keys, as
- * manifest->info.retention says. -ENOENT: of that something is missing. */
-void retain_shared(struct store *store, const struct manifest *manifest,
-		   void (*done)(void *context, int error, const char *why), void *context);
-/* The keys alone. */
-void retain_keys(struct store *store, const struct manifest *manifest,
-		 void (*done)(void *context, int error, const char *why), void *context);
+/* Locks those of the manifest's objects that are wanted (NULL: none), and with keys the volume's keys, as
+ * retention (both kept until done) says. -ENOENT: of that something is missing. */
+void retain_objects(struct store *store, const struct manifest *manifest,
+		    const struct store_retention *retention, bool keys,
+		    bool (*wanted)(void *context, const struct manifest_object *object),
+		    void (*done)(void *context, int error, const char *why), void *context);
+
+/* ---- renew.c ---- */
+
+/* Of those wanted asks the store until when their manifests are locked, and raises infos by that (all are
+ * kept until done). */
+void locks_look(struct snapshot_repo *repo, struct snapshot_info *infos, const bool *wanted,
+		size_t count, void (*done)(void *context, int error, const char *why),
+		void *context);
+/* What is known of that by now, without asking. */
+void lock_raise(const struct snapshot_repo *repo, struct snapshot_info *info);
+
+struct renewed {
+	uint64_t until_ns; /* that long at most */
+	uint64_t snapshots, objects;
+	int error; /* the first one; others were locked on all the same */
+	char why[WHY_BYTES];
+};
+/* Locks those that are due (retention_due()), with all they need, for lock_for_ns from now. infos, as locks_look()
+ * left them, and due are kept until done. */
+void locks_renew(struct snapshot_repo *repo, uint64_t lock_for_ns,
+		 const struct snapshot_info *infos, const bool *due, size_t count,
+		 void (*done)(void *context, const struct renewed *renewed), void *context);
 
 /* ---- claims.c ---- */
 

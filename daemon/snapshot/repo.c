@@ -32,6 +32,7 @@ void snapshot_repo_free(struct snapshot_repo *repo)
 	names_free(&repo->seen);
 	free(repo->sparse);
 	free(repo->known);
+	free(repo->locks);
 	assert(!repo->hold_count);
 	free(repo->holds);
 	free(repo);
@@ -138,9 +139,13 @@ static void listing_tell(struct listing *listing)
 	while (listing->told < listing->next && listing->units[listing->told].settled) {
 		struct unit *unit = &listing->units[listing->told++];
 
+		struct snapshot_info info = unit->info;
+
 		listing->any |= unit->found;
+		if (listing->repo)
+			lock_raise(listing->repo, &info);
 		if (unit->found && !listing->result.error)
-			listing->each(listing->context, &unit->info);
+			listing->each(listing->context, &info);
 	}
 }
 

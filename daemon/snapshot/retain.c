@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * retain: keeps from being deleted, for as long as a new snapshot, what it shares with older ones, and the
- * keys that open it.
+ * keys that open it. Or what an older one needs, for longer than it was; see renew.c.
  *
  * One request an object, so not for each snapshot: what is locked is locked for an eighth of lock-for
  * longer than it has to be, and until that is used up later snapshots share without asking (seal.c). But
@@ -27,6 +27,9 @@ struct retain_op {
 struct retain {
 	struct store *store;
 	const struct manifest *manifest;
+	const struct store_retention *retention;
+	bool keys_wanted;
+	bool (*wanted)(void *context, const struct manifest_object *object);
 	struct env_op list_op;
 	char prefix[SNAPFMT_NAME_BYTES];
 	char (*keys)[SNAPFMT_NAME_BYTES];
@@ -51,11 +54,11 @@ static bool next_name(struct retain *r, char name[SNAPFMT_NAME_BYTES])
 		memcpy(name, r->keys[r->next_key++], SNAPFMT_NAME_BYTES);
 		return true;
 	}
-	while (r->next < m->object_count) {
+	while (r->wanted && r->next < m->object_count) {
 		const struct manifest_object *object = &m->objects[r->next++];
 
-		if (id128_equal(&object->ref.snapshot, &m->info.id))
-			continue; /* put so */
+		if (!r->wanted(r->context, object))
+			continue;
 		snapfmt_name(object->kind, &m->info.volume, &object->ref, name);
 		return true;
 	}
@@ -86,7 +89,7 @@ static void pump(struct retain *r)
 		one->retain = r;
 		one->op.done = retained;
 		r->busy++;
-		store_retain(r->store, &one->op, one->name, &r->manifest->info.retention);
+		store_retain(r->store, &one->op, one->name, r->retention);
 	}
 	if (r->busy)
 		return;
@@ -119,7 +122,7 @@ static void begin(void *context)
 	struct retain *r = context;
 	char volume[ID128_TEXT_BYTES];
 
-	if (!r->store->encrypted) {
+	if (!r->store->encrypted || !r->keys_wanted) {
 		pump(r);
 		return;
 	}
@@ -129,27 +132,19 @@ static void begin(void *context)
 	r->store->ops->list(r->store, &r->list_op, r->prefix, key_listed, r);
 }
 
-static void retain(struct store *store, const struct manifest *manifest, unsigned next,
-		   void (*done)(void *context, int error, const char *why), void *context)
+void retain_objects(struct store *store, const struct manifest *manifest,
+		    const struct store_retention *retention, bool keys,
+		    bool (*wanted)(void *context, const struct manifest_object *object),
+		    void (*done)(void *context, int error, const char *why), void *context)
 {
 	struct retain *r = must_alloc(sizeof(*r));
 
 	r->store = store;
 	r->manifest = manifest;
-	r->next = next;
+	r->retention = retention;
+	r->keys_wanted = keys;
+	r->wanted = wanted;
 	r->done = done;
 	r->context = context;
 	call_later(store->env, begin, r);
-}
-
-void retain_shared(struct store *store, const struct manifest *manifest,
-		   void (*done)(void *context, int error, const char *why), void *context)
-{
-	retain(store, manifest, 0, done, context);
-}
-
-void retain_keys(struct store *store, const struct manifest *manifest,
-		 void (*done)(void *context, int error, const char *why), void *context)
-{
-	retain(store, manifest, manifest->object_count, done, context);
 }

@@ -9,10 +9,16 @@
 #include "daemon/snapshot/retention.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#define SECOND_NS 1000000000ull
+#include "daemon/snapshot/internal.h"
+
+#define SECOND_NS  1000000000ull
+#define LOCK_SHARE 8 /* of lock-for */
+#define DUE_STEPS  8 /* in half of lock-for: how exactly a lock's end is looked at */
+#define AHEAD_MAX  4096
 
 enum period { PERIOD_NONE, PERIOD_HOUR, PERIOD_DAY, PERIOD_WEEK, PERIOD_MONTH, PERIOD_YEAR };
 
@@ -78,6 +84,12 @@ bool retention_is_locked(const struct snapshot_info *info, uint64_t now_ns, char
 	return true;
 }
 
+uint64_t retention_until(uint64_t from_ns, uint64_t lock_for_ns)
+{
+	return (from_ns + lock_for_ns + lock_for_ns / LOCK_SHARE) / SECOND_NS * SECOND_NS +
+	       SECOND_NS;
+}
+
 bool retention_is_empty(const struct retention_policy *policy)
 {
 	return !policy->last && !policy->hourly && !policy->daily && !policy->weekly &&
@@ -126,4 +138,74 @@ void retention_decide(const struct retention_policy *policy, const struct snapsh
 		if (retention_is_locked(&infos[i], now_ns, text))
 			keep(&verdicts[i], text, 0, 0);
 	}
+}
+
+/* ---- which are locked on ------------------------------------------------------------------------ */
+
+/* Which the rules will keep at that time, if snapshots are taken as they are now. Too few of them are foreseen
+ * rather than too many: then one more is locked on. */
+static void foresee(const struct retention_policy *policy, const struct snapshot_info *infos,
+		    const bool *pinned, size_t count, uint64_t at_ns, bool *kept)
+{
+	const struct snapshot_info *newest = snapshot_newest(infos, count);
+	uint64_t last_ns = infos[count - 1].created_ns, ahead = 0;
+	struct retention_verdict *verdicts;
+	struct snapshot_info *all;
+	bool *all_pinned;
+
+	if (policy->every_ns && at_ns > last_ns)
+		ahead = (at_ns - last_ns) / policy->every_ns;
+	if (ahead > AHEAD_MAX)
+		ahead = AHEAD_MAX;
+	all = must_alloc((count + ahead) * sizeof(*all));
+	all_pinned = must_alloc((count + ahead) * sizeof(*all_pinned));
+	verdicts = must_alloc((count + ahead) * sizeof(*verdicts));
+	for (size_t i = 0; i < count + ahead; i++) {
+		all[i] = i < count ? infos[i] : newest ? *newest : infos[count - 1];
+		all[i].retention = (struct store_retention){.lock = STORE_LOCK_NONE};
+		if (i < count) {
+			all_pinned[i] = pinned && pinned[i];
+			continue;
+		}
+		all[i].sequence = infos[count - 1].sequence + (i - count) + 1;
+		all[i].created_ns = last_ns + (i - count + 1) * policy->every_ns;
+	}
+	retention_decide(policy, all, all_pinned, count + ahead, at_ns, verdicts);
+	for (size_t i = 0; i < count; i++)
+		kept[i] = verdicts[i].keep;
+	free(verdicts);
+	free(all_pinned);
+	free(all);
+}
+
+void retention_due(const struct retention_policy *policy, const struct snapshot_info *infos,
+		   const bool *pinned, size_t count, uint64_t now_ns, bool *due)
+{
+	const uint64_t half_ns = policy->lock_for_ns / 2, step_ns = half_ns / DUE_STEPS;
+	bool *kept = must_alloc((count + 1) * sizeof(*kept));
+
+	for (size_t i = 0; i < count; i++)
+		due[i] = half_ns && pinned && pinned[i] && infos[i].retention.lock &&
+			 infos[i].retention.until_ns < now_ns + half_ns;
+	/* One look for all whose locks end within a step of each other. */
+	for (unsigned step = 0; half_ns && step < DUE_STEPS && !retention_is_empty(policy);
+	     step++) {
+		uint64_t from_ns = step ? now_ns + step * step_ns : 0;
+		uint64_t to_ns =
+			step + 1 == DUE_STEPS ? now_ns + half_ns : now_ns + (step + 1) * step_ns;
+		bool foreseen = false;
+
+		for (size_t i = 0; i < count; i++) {
+			const struct store_retention *r = &infos[i].retention;
+
+			if (!r->lock || r->until_ns < from_ns || r->until_ns >= to_ns)
+				continue;
+			if (!foreseen)
+				foresee(policy, infos, pinned, count,
+					to_ns + policy->lock_for_ns / LOCK_SHARE, kept);
+			foreseen = true;
+			due[i] |= kept[i];
+		}
+	}
+	free(kept);
 }

@@ -117,8 +117,14 @@ static void pruned(void *context, const struct snapshot_result *result)
 	struct snapshot_writer *w = context;
 
 	if (result->error)
-		env_log(w->env, ENV_LOG_WARNING, "volume %s: older snapshots stay: %s",
+		env_log(w->env, ENV_LOG_WARNING,
+			"volume %s: older snapshots are not all deleted or locked on: %s",
 			volume_name(w->volume), result->why);
+	if (result->renewed_snapshots)
+		env_log(w->env, ENV_LOG_INFO,
+			"volume %s: %llu snapshots that stay were locked on, with %llu objects",
+			volume_name(w->volume), (unsigned long long)result->renewed_snapshots,
+			(unsigned long long)result->renewed_objects);
 	if (result->locked_objects)
 		env_log(w->env, ENV_LOG_INFO,
 			"volume %s: %llu objects that nothing needs are locked, and left for later",
@@ -148,7 +154,8 @@ static bool prune_is_due(struct snapshot_writer *w)
 {
 	uint64_t now = env_now_ns(w->env);
 
-	if (w->given_up || retention_is_empty(&w->policy))
+	if (w->given_up ||
+	    (retention_is_empty(&w->policy) && !w->lock)) /* else pins are locked on */
 		return false;
 	if (!w->repo->store->lists_cost || !w->base)
 		return !retention_is_only_last(&w->policy) || w->names.count + 1 > w->policy.last;
@@ -265,6 +272,14 @@ static void manifest_make(struct snapshot_writer *w)
 	env_work_submit(w->env, &w->manifest_work);
 }
 
+/* Its own it has put so. */
+static bool is_shared(void *context, const struct manifest_object *object)
+{
+	const struct snapshot_writer *w = context;
+
+	return !id128_equal(&object->ref.snapshot, &w->next->info.id);
+}
+
 static void shared_retained(void *context, int error, const char *why)
 {
 	struct snapshot_writer *w = context;
@@ -295,12 +310,10 @@ static void assembled(struct env_work *work)
 	w->keys_read = store->keys_read;
 	if (w->error) {
 		seal_advance(w);
-	} else if (w->extend) {
+	} else if (w->extend || (w->lock && store->encrypted && w->keys_locked != w->keys_read)) {
 		w->waiting++;
-		retain_shared(store, w->next, shared_retained, w);
-	} else if (w->lock && store->encrypted && w->keys_locked != w->keys_read) {
-		w->waiting++;
-		retain_keys(store, w->next, shared_retained, w);
+		retain_objects(store, w->next, &w->next->info.retention, true,
+			       w->extend ? is_shared : NULL, shared_retained, w);
 	} else {
 		manifest_make(w);
 	}
@@ -509,6 +522,7 @@ struct snapshot_writer *snapshot_writer_new(struct volume *volume, struct snapsh
 	w->zstd_level = config->zstd_level ? config->zstd_level : 1;
 	w->policy = config->policy;
 	w->policy.locks |= config->lock != STORE_LOCK_NONE;
+	w->policy.lock_for_ns = config->lock ? config->lock_for_ns : 0;
 	w->lock = config->lock;
 	w->lock_for_ns = config->lock_for_ns;
 	w->repack_on = config->repack;

@@ -25,12 +25,12 @@
  */
 #include "daemon/snapshot/seal.h"
 
+#include "daemon/snapshot/retention.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
 
-#define SECOND_NS       1000000000ull
-#define LOCK_SHARE      8 /* of lock-for, by which what is locked outlasts it; see retain.c */
 #define LITTER_AGAIN_NS COUNT_EVERY_NS
 #define COUNT_EVERY_NS  (24ull * 3600 * 1000000000) /* the base's objects, where that is paid for */
 
@@ -169,8 +169,7 @@ static void retention_decide_next(struct snapshot_writer *w)
 		next->until_ns = base->until_ns;
 		return;
 	}
-	/* In whole seconds, as services count: the manifest says no less than they do. */
-	next->until_ns = (until + w->lock_for_ns / LOCK_SHARE) / SECOND_NS * SECOND_NS + SECOND_NS;
+	next->until_ns = retention_until(w->next->info.created_ns, w->lock_for_ns);
 	w->extend = true;
 }
 

@@ -40,7 +40,8 @@ struct snapshot_info {
 	uint64_t stored_bytes;               /* put into the store for this one */
 	uint32_t objects;                    /* put into the store for this one */
 	uint32_t requests; /* to the service for this one, of any kind; 0: not known, or none */
-	/* It, and all it needs, cannot be deleted before that time (realtime), at least. */
+	/* It, and all it needs, cannot be deleted before that time (realtime), at least: as its manifest says, or
+	 * later if that is known here. */
 	struct store_retention retention;
 	/* The generation that its content belongs to; zero: not known. */
 	struct id128 history;
@@ -66,7 +67,9 @@ struct snapshot_result {
 	struct snapshot_info info; /* create, restore: which snapshot */
 	/* checked: out of the store. restore: skipped were right already. */
 	uint64_t checked_bytes, written_bytes, skipped_bytes, deleted_objects, freed_bytes;
-	uint64_t locked_objects;   /* delete, forget: to go, and left as they are locked */
+	uint64_t locked_objects; /* delete, forget: to go, and left as they are locked */
+	/* forget: of those that stay, locked for longer; and with them so many objects */
+	uint64_t renewed_snapshots, renewed_objects;
 	uint64_t archived_objects; /* verify: not read; restore: brought back */
 	unsigned bad_objects;      /* verify */
 	bool was_pinned;           /* pin: before, as far as the store tells */
@@ -128,6 +131,9 @@ struct retention_policy {
 	unsigned last, hourly, daily, weekly, monthly, yearly;
 	uint64_t within_ns; /* those not older than that */
 	bool locks;         /* some may be locked, and stay for that: manifests are read to know */
+	/* What rules or pins keep is locked on in the way it is, so that it always is for half of that; 0: no
+	 * lock is made longer. And how often snapshots are taken; 0: not known. See renew.c. */
+	uint64_t lock_for_ns, every_ns;
 };
 
 /* Pins a snapshot: neither snapshot_forget() nor snapshot_delete() takes it away; or unpins it. */
@@ -137,7 +143,8 @@ void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinne
 /* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says
  * so, and how much that would free. each() (may
  * be NULL) is told every snapshot, oldest first, before anything is deleted; then what is unreferenced goes also
- * if no snapshot does. If one of those to be kept cannot be read, nothing is deleted. */
+ * if no snapshot does. If one of those to be kept cannot be read, nothing is deleted. What stays is locked for longer
+ * first where the policy says so; if that fails, the rest is done all the same, and then it is the result. */
 void snapshot_forget(
 	struct snapshot_repo *repo, const struct retention_policy *policy, bool dry_run,
 	void (*each)(void *context, const struct snapshot_info *info, bool keep, const char *why),

@@ -529,6 +529,11 @@ static void crypt_retain(struct store *store, struct env_op *op, const char *nam
 	store_retain(crypt_of(store)->inner, op, name, retention);
 }
 
+static void crypt_retained(struct store *store, struct env_op *op, const char *name)
+{
+	store_retained(crypt_of(store)->inner, op, name);
+}
+
 static void crypt_thaw(struct store *store, struct env_op *op, const char *name)
 {
 	struct store *inner = crypt_of(store)->inner;
@@ -595,6 +600,7 @@ static const struct store_ops crypt_ops = {
 	.put_retained = crypt_put_retained,
 	.put_spent = crypt_put_spent,
 	.retain = crypt_retain,
+	.retained = crypt_retained,
 	.list_after = crypt_list_after,
 	.thaw = crypt_thaw,
 	.thawed = crypt_thawed,

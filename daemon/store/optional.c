@@ -7,27 +7,32 @@
 #include "daemon/io/env_ops.h"
 #include "daemon/store/store.h"
 
-struct refused {
+struct answer {
 	struct env_task task;
 	struct env_op *op;
+	int64_t result;
 };
 
-static void refused_done(struct env_task *task)
+static void answer_give(struct env_task *task)
 {
-	struct refused *refused = (struct refused *)task;
-	struct env_op *op = refused->op;
+	struct answer answer = *(struct answer *)task;
 
-	free(refused);
-	op->done(op, -STORE_CANNOT_LOCK);
+	free(task);
+	answer.op->done(answer.op, answer.result);
+}
+
+static void answer_later(struct store *store, struct env_op *op, int64_t result)
+{
+	struct answer *answer = calloc(1, sizeof(*answer));
+
+	assert(answer);
+	*answer = (struct answer){{.call = answer_give}, op, result};
+	env_defer(store->env, &answer->task);
 }
 
 static void refuse(struct store *store, struct env_op *op)
 {
-	struct refused *refused = calloc(1, sizeof(*refused));
-
-	assert(refused);
-	*refused = (struct refused){{.call = refused_done}, op};
-	env_defer(store->env, &refused->task);
+	answer_later(store, op, -STORE_CANNOT_LOCK);
 }
 
 void store_put(struct store *store, struct env_op *op, const char *name, const struct iovec *iov,
@@ -61,6 +66,14 @@ void store_retain(struct store *store, struct env_op *op, const char *name,
 		store->ops->retain(store, op, name, retention);
 	else
 		refuse(store, op);
+}
+
+void store_retained(struct store *store, struct env_op *op, const char *name)
+{
+	if (store->ops->retained)
+		store->ops->retained(store, op, name);
+	else
+		answer_later(store, op, 0);
 }
 
 struct listing_after {

@@ -416,6 +416,11 @@ static void s3_retain(struct store *store, struct env_op *op, const char *name,
 	submit_named(s3_op, name);
 }
 
+static void s3_retained(struct store *store, struct env_op *op, const char *name)
+{
+	submit_named(op_new(store, S3_OP_RETAINED, op, name), name);
+}
+
 static void s3_thaw(struct store *store, struct env_op *op, const char *name)
 {
 	submit_named(op_new(store, S3_OP_THAW, op, name), name);
@@ -491,6 +496,7 @@ static const struct store_ops s3_ops = {
 	.delete = s3_delete,
 	.put_retained = s3_put_retained,
 	.retain = s3_retain,
+	.retained = s3_retained,
 	.list_after = s3_list_after,
 	.thaw = s3_thaw,
 	.thawed = s3_thawed,

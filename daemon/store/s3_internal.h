@@ -26,6 +26,7 @@ enum s3_op_type {
 	S3_OP_PROBE,
 	S3_OP_SWEEP,
 	S3_OP_RETAIN,
+	S3_OP_RETAINED,
 	S3_OP_THAW,
 	S3_OP_THAWED
 };

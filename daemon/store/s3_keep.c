@@ -254,6 +254,8 @@ static enum s3_next retention_seen(struct s3_op *op, const struct s3_answer *a)
 	s3_xml_text(text, "Mode", mode, sizeof(mode));
 	s3_xml_text(text, "RetainUntilDate", date, sizeof(date));
 	until = date_parse(date);
+	if (op->type == S3_OP_RETAINED)
+		return s3_op_done(op, (int64_t)until);
 	if (op->type == S3_OP_DELETE)
 		return until + CLOCK_SKEW_S > (uint64_t)time(NULL) ? s3_op_done(op, -STORE_LOCKED)
 								   : s3_op_done(op, op->refused);
@@ -279,6 +281,8 @@ static enum s3_next retention_refused(struct s3_op *op, const struct s3_answer *
 		return s3_op_done(op, op->refused);
 	if (is_missing(a))
 		return s3_op_done(op, op->type == S3_OP_PUT ? -EREMOTEIO : -ENOENT);
+	if (op->type == S3_OP_RETAINED && a->status != 403)
+		return s3_op_done(op, 0); /* no lock on it, or none in this bucket */
 	if (a->status == 404) /* there is an object, and no lock on it */
 		return retain_again(op, a, NULL);
 	return s3_op_failed(op, a, a->status == 403 ? error : -STORE_CANNOT_LOCK);

@@ -93,6 +93,8 @@ static enum s3_step first_step(const struct s3_op *op)
 		return S3_STEP_LOOK;
 	if (op->type == S3_OP_DELETE && op->s3->versioned != S3_VERSIONED_NO)
 		return S3_STEP_VERSIONS;
+	if (op->type == S3_OP_RETAINED)
+		return S3_STEP_RETAINED;
 	return op->type == S3_OP_RETAIN ? S3_STEP_RETAIN : S3_STEP_PLAIN;
 }
 
@@ -305,6 +307,7 @@ static bool plain_request(struct s3_op *op, struct s3_request *r)
 		ok = list_request(op, r);
 		break;
 	case S3_OP_RETAIN:
+	case S3_OP_RETAINED:
 	case S3_OP_THAW:
 	case S3_OP_THAWED:
 		ok = s3_keep_request(op, r);
@@ -647,6 +650,7 @@ static enum s3_next plain_fine(struct s3_op *op, const struct s3_answer *a)
 	case S3_OP_DELETE:
 		return s3_keep_deleted(op, a);
 	case S3_OP_RETAIN:
+	case S3_OP_RETAINED:
 	case S3_OP_THAW:
 	case S3_OP_THAWED:
 		break; /* s3_keep.c's */

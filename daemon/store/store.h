@@ -91,6 +91,9 @@ struct store_ops {
 	 * locked otherwise already stays locked in that way. */
 	void (*retain)(struct store *store, struct env_op *op, const char *name,
 		       const struct store_retention *retention);
+	/* Until when it cannot be deleted, in seconds since 1970; 0: it is not locked. -ENOENT: there is
+	 * none. NULL: nothing ever is. */
+	void (*retained)(struct store *store, struct env_op *op, const char *name);
 	/* As list, but only names after that one (which need not exist): its cost does not depend on what
 	 * stands before. NULL: store_list_after() makes do with list. */
 	void (*list_after)(struct store *store, struct env_op *op, const char *prefix,
@@ -152,6 +155,8 @@ void store_put_spent(struct store *store, struct env_op *op, const char *name,
 /* -STORE_CANNOT_LOCK where there is none. */
 void store_retain(struct store *store, struct env_op *op, const char *name,
 		  const struct store_retention *retention);
+/* 0 where nothing is ever locked. */
+void store_retained(struct store *store, struct env_op *op, const char *name);
 void store_list_after(struct store *store, struct env_op *op, const char *prefix, const char *after,
 		      void (*each)(void *context, const struct store_object *object),
 		      void *context);

@@ -112,6 +112,69 @@ static void pinned_ones_take_no_place(void **state)
 	assert_string_equal(verdicts[3].why, "newest, last 1 of 2");
 }
 
+/* ---- locking on ---------------------------------------------------------------------------------- */
+
+/* Of hourly ones, from count hours ago until now, locked for so many hours since then: those due, oldest first. */
+static const char *due(const struct retention_policy *policy, unsigned count, unsigned locked_hours,
+		       const bool *pinned)
+{
+	static char text[128];
+	struct snapshot_info infos[128] = {{.sequence = 0}};
+	bool is_due[128];
+	size_t used = 0;
+
+	for (unsigned i = 0; i < count; i++) {
+		infos[i].sequence = i + 1;
+		infos[i].created_ns = NOW - (count - 1 - i) * HOUR;
+		infos[i].retention = (struct store_retention){
+			STORE_LOCK_COMPLIANCE, infos[i].created_ns + locked_hours * HOUR};
+	}
+	retention_due(policy, infos, pinned, count, NOW, is_due);
+	text[0] = '\0';
+	for (unsigned i = 0; i < count; i++) {
+		bool begins = is_due[i] && (!i || !is_due[i - 1]);
+		bool ends = is_due[i] && (i + 1 == count || !is_due[i + 1]);
+
+		if (begins || ends)
+			used += (size_t)snprintf(text + used, sizeof(text) - used, "%s%u%s",
+						 used && begins ? " " : "", count - 1 - i,
+						 begins && !ends ? ".." : "");
+	}
+	return text;
+}
+
+static void what_is_kept_for_longer_is_locked_on(void **state)
+{
+	struct retention_policy policy = {.last = 48, .lock_for_ns = 48 * HOUR, .every_ns = HOUR};
+	bool pinned[128] = {[3] = true};
+
+	/* Locked for as long as it is sure to be kept: never for longer. */
+	assert_string_equal(due(&policy, 48, 48, NULL), "");
+	assert_string_equal(due(&policy, 48, 54, NULL), "");
+	/* Kept for longer: as soon as less than half is left. */
+	policy.last = 96;
+	assert_string_equal(due(&policy, 96, 54, NULL), "86..31");
+	/* Those that go until an eighth of it after the lock has ended are left to go. */
+	policy.last = 54;
+	assert_string_equal(due(&policy, 54, 48, NULL), "");
+	policy.last = 60;
+	assert_string_equal(due(&policy, 60, 48, NULL), "50..25");
+	/* The day's last one; what only its number keeps goes before its lock ends. */
+	policy = (struct retention_policy){
+		.last = 24, .daily = 7, .lock_for_ns = 24 * HOUR, .every_ns = HOUR};
+	assert_string_equal(due(&policy, 90, 27, NULL), "73 49 25");
+	/* Without a schedule: as they are now. */
+	policy = (struct retention_policy){.last = 2, .lock_for_ns = 24 * HOUR};
+	assert_string_equal(due(&policy, 24, 10, NULL), "1..0");
+	/* No rule: only what is pinned, however it is kept. */
+	policy = (struct retention_policy){.lock_for_ns = 24 * HOUR, .every_ns = HOUR};
+	assert_string_equal(due(&policy, 24, 24, NULL), "");
+	assert_string_equal(due(&policy, 24, 24, pinned), "20");
+	/* Nothing is made longer without lock-for. */
+	policy = (struct retention_policy){.last = 24};
+	assert_string_equal(due(&policy, 24, 1, pinned), "");
+}
+
 /* ---- deleting ---------------------------------------------------------------------------------- */
 
 static unsigned told_kept, told_going;
@@ -268,6 +331,7 @@ int main(void)
 		cmocka_unit_test(locked_ones_stay),
 		cmocka_unit_test(reasons_are_told),
 		cmocka_unit_test(pinned_ones_take_no_place),
+		cmocka_unit_test(what_is_kept_for_longer_is_locked_on),
 		ON_BOTH(what_is_not_kept_goes),
 		ON_BOTH(pinned_ones_stay),
 		ON_BOTH(packs_mostly_dead_are_repacked),

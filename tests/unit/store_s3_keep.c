@@ -50,6 +50,16 @@ static int64_t ask(struct world *w, const char *name,
 	return call.result;
 }
 
+/* For how many seconds from now; 0: not, or not any more. */
+static int64_t locked_for(struct world *w, const char *name)
+{
+	struct call call = {.op.done = call_done};
+
+	store_retained(w->store, &call.op, name);
+	env_run_until(w->env, &call.done);
+	return call.result > 0 ? call.result - (int64_t)time(NULL) : call.result;
+}
+
 /* Those that a plain listing shows or hides. */
 static unsigned versions(struct world *w, const char *bucket)
 {
@@ -139,8 +149,16 @@ static void a_lock_is_made_longer_never_shorter(void **state)
 	assert_int_equal(retain(w, "v/none", STORE_LOCK_COMPLIANCE, 7200), -ENOENT);
 	/* Of what was put without. */
 	assert_int_equal(put(w, "v/free", "free"), 0);
+	assert_int_equal(locked_for(w, "v/free"), 0);
 	assert_int_equal(retain(w, "v/free", STORE_LOCK_COMPLIANCE, 36000), 0);
 	assert_int_equal(delete (w, "v/free"), -STORE_LOCKED);
+	/* And the service tells until when. */
+	assert_true(locked_for(w, "v/free") > 18000 && locked_for(w, "v/free") <= 36001);
+	assert_int_equal(locked_for(w, "v/none"), -ENOENT);
+	close_bucket(w);
+	open_bucket(w, "plain", "");
+	assert_int_equal(put(w, "v/free", "free"), 0);
+	assert_int_equal(locked_for(w, "v/free"), 0);
 }
 
 static void a_lock_is_proven(void **state)
