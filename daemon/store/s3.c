@@ -15,6 +15,8 @@
 #include "daemon/store/s3_internal.h"
 
 #define POLL_MAX_MS     60000u
+#define STOP_MS         5000u
+#define STOP_LOOK_MS    100u
 #define PATIENCE_MS     10000u /* beyond it what went well in the end is said too */
 #define SAME_MESSAGE_NS (60ull * 1000000000ull)
 
@@ -44,7 +46,7 @@ static void finish(struct s3_op *op)
 	if (op->op)
 		env_post(op->s3->store.env, &op->finished);
 	else if (op->type == S3_OP_SWEEP)
-		s3_op_free(op);
+		s3_op_free(op); /* the store is being closed, or was stopped */
 	else
 		op->finished.queued = true; /* the opener looks at it */
 }
@@ -188,20 +190,46 @@ static unsigned wake(struct s3_store *s3)
 	return (unsigned)wait;
 }
 
-/* Everything under way ends now. */
-static void drop_all(struct s3_store *s3)
+/* It is throwing parts away. */
+static bool may_finish(const struct s3_op *op, bool at_once)
 {
-	struct s3_op *op;
+	return !at_once && op->type == S3_OP_PUT && op->step == S3_STEP_ABORT;
+}
 
-	for (unsigned i = 0; i < s3->slot_count; i++)
-		if ((op = s3->slots[i].op)) {
-			slot_clear(&s3->slots[i]);
-			fail(op, -ESHUTDOWN);
+/* Parts that were put are thrown away first, while there is time for it. */
+static void drop(struct s3_op *op, bool at_once)
+{
+	if (at_once || !s3_op_drop(op, -ESHUTDOWN))
+		fail(op, -ESHUTDOWN);
+	else
+		push(&op->s3->ready, &op->s3->ready_last, op);
+}
+
+/* Everything under way ends: now, or what has parts to throw away soon. */
+static void drop_all(struct s3_store *s3, bool at_once)
+{
+	struct s3_op *ready = s3->ready, *asleep = s3->asleep, *op;
+
+	s3->ready = s3->ready_last = s3->asleep = NULL;
+	for (unsigned i = 0; i < s3->slot_count; i++) {
+		op = s3->slots[i].op;
+		if (!op || may_finish(op, at_once))
+			continue;
+		slot_clear(&s3->slots[i]);
+		drop(op, at_once);
+	}
+	while ((op = pop(&ready)))
+		if (may_finish(op, at_once))
+			push(&s3->ready, &s3->ready_last, op);
+		else
+			drop(op, at_once);
+	while ((op = pop(&asleep)))
+		if (may_finish(op, at_once)) {
+			op->next = s3->asleep;
+			s3->asleep = op;
+		} else {
+			drop(op, at_once);
 		}
-	while ((op = pop(&s3->ready)))
-		fail(op, -ESHUTDOWN);
-	while ((op = pop(&s3->asleep)))
-		fail(op, -ESHUTDOWN);
 }
 
 /* What the loop has handed over. True: the store is being closed. */
@@ -218,8 +246,10 @@ static bool take_new(struct s3_store *s3)
 	ending = s3->ending;
 	stopping = s3->stopping;
 	pthread_mutex_unlock(&s3->lock);
+	if ((stopping || ending) && !s3->stop_ms)
+		s3->stop_ms = s3_now_ms() + STOP_MS;
 	if (stopping || ending)
-		drop_all(s3);
+		drop_all(s3, ending || s3_now_ms() >= s3->stop_ms);
 	return ending;
 }
 
@@ -227,6 +257,9 @@ static void turn(struct s3_store *s3)
 {
 	unsigned wait_ms = wake(s3);
 	int running;
+
+	if (s3->stop_ms && (s3->busy || s3->asleep) && wait_ms > STOP_LOOK_MS)
+		wait_ms = STOP_LOOK_MS;
 
 	if (!s3->ready)
 		curl_multi_poll(s3->multi, NULL, 0, (int)wait_ms, NULL);
@@ -590,13 +623,13 @@ int store_s3_open(struct env *env, const char *url, struct store **store, char *
 	*store = NULL;
 	if (!s3 || !(s3->url_text = strdup(url))) {
 		free(s3);
-		snprintf(why, why_size, "store %s: out of memory", url);
+		snprintf(why, why_size, "store %.160s: out of memory", url);
 		return -ENOMEM;
 	}
 	pthread_mutex_init(&s3->lock, NULL);
 	error = s3_open(s3, reason, sizeof(reason));
 	if (error) {
-		snprintf(why, why_size, "store %s: %s", url,
+		snprintf(why, why_size, "store %.160s: %s", url,
 			 reason[0] ? reason : store_strerror(error));
 		s3_free(s3);
 		return error;

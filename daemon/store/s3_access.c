@@ -116,6 +116,12 @@ int s3_access_init(struct s3_access *access, const struct s3_url *url, char *why
 		snprintf(why, why_size, "ca-file %s: %s", access->ca_file, strerror(errno));
 		return -errno;
 	}
+	if (url->sse == S3_SSE_CUSTOMER && !strncmp(access->endpoint, "http://", 7)) {
+		snprintf(why, why_size,
+			 "endpoint %s: sse=customer would send the key in plain text: use https://",
+			 access->endpoint);
+		return -EINVAL;
+	}
 	if (url->sse == S3_SSE_CUSTOMER)
 		error = read_customer_key(access, why, why_size);
 	return error ? error : s3_credentials_get(url, &access->credentials, why, why_size);

@@ -4,6 +4,7 @@
  *   s3.c         the store's thread: which operation may run, sleep, finish
  *   s3_op.c      the steps of an operation: its next request, and what an answer means
  *   s3_keep.c    the same of versions, locks and archives
+ *   s3_sweep.c   the same of parts that were left behind
  *   s3_access.c  how the bucket is reached: endpoint, region, credentials, keys
  */
 #ifndef OFFSITE_STORE_S3_INTERNAL_H
@@ -40,7 +41,7 @@ enum s3_op_type {
  * CREATE    | begin a multipart upload   | PART
  * PART      | one part                   | PART, COMPLETE
  * COMPLETE  | put the parts together     | end, LOOK, RETAIN
- * ABORT     | throw the parts away       | end with the error that led here
+ * ABORT     | throw the parts away       | end with the error that led here; SWEEP: ABORT, PLAIN
  * VERSIONS  | list the object's versions | ERASE; PLAIN if the bucket has none; end
  * ERASE     | delete one version         | ERASE, end; RETAINED if it was refused
  * RETAIN    | lock it for so long        | end; RETAINED to see whether it is, or why it was refused
@@ -115,8 +116,8 @@ struct s3_op {
 	/* LIST, SWEEP */
 	void (*each)(void *context, const struct store_object *object);
 	void *context;
-	char *more;  /* continuation token, or NULL */
-	char *after; /* last name so far */
+	char *more;  /* continuation token, or NULL; of SWEEP the key that it goes on behind */
+	char *after; /* last name so far; of SWEEP the upload */
 	char *from;  /* names up to this one are not wanted, or NULL */
 	int64_t listed;
 	struct s3_found *found;
@@ -153,6 +154,7 @@ struct s3_store {
 	struct s3_op *asleep;
 	struct s3_slot *slots;
 	unsigned slot_count, busy;
+	uint64_t stop_ms; /* by then all ends, parts thrown away or not; 0: it is not stopped */
 };
 
 uint64_t s3_now_ms(void);
@@ -186,7 +188,11 @@ enum s3_next s3_op_answer(struct s3_op *op, const struct s3_answer *answer);
 /* Sets the first step. */
 void s3_op_begin(struct s3_op *op);
 
-/* For s3_keep.c. */
+/* The store is stopped: the operation ends with that error. True: after one more request, for its next step is to throw
+ * the parts away that it has put. */
+bool s3_op_drop(struct s3_op *op, int error);
+
+/* For s3_keep.c and s3_sweep.c. */
 enum s3_next s3_op_done(struct s3_op *op, int64_t result);
 enum s3_next s3_op_go(struct s3_op *op, enum s3_step step);
 enum s3_next s3_op_failed(struct s3_op *op, const struct s3_answer *answer, int error);
@@ -197,6 +203,17 @@ bool s3_op_query(struct s3_op *op, const char *format, const char *a, const char
 void s3_op_add(struct curl_slist **list, bool *ok, const char *name, const char *value);
 void s3_op_add_key(const struct s3_op *op, struct curl_slist **list, bool *ok);
 bool s3_op_found(struct s3_op *op, const char *name, uint64_t size_bytes, const char *archive);
+
+/* ---- s3_sweep.c ---- */
+
+/* Of a page of the listing. */
+bool s3_sweep_query(struct s3_op *op);
+enum s3_next s3_sweep_page(struct s3_op *op, const struct s3_answer *answer);
+/* The object whose parts are thrown away; they were, or could not be. */
+const char *s3_sweep_key(const struct s3_op *op);
+enum s3_next s3_sweep_aborted(struct s3_op *op);
+/* For today: it sleeps until tomorrow. */
+enum s3_next s3_sweep_over(struct s3_op *op);
 
 /* ---- s3_keep.c ---- */
 

@@ -283,7 +283,7 @@ static enum s3_next retention_refused(struct s3_op *op, const struct s3_answer *
 		return s3_op_done(op, op->type == S3_OP_PUT ? -EREMOTEIO : -ENOENT);
 	if (op->type == S3_OP_RETAINED && a->status != 403)
 		return s3_op_done(op, 0); /* no lock on it, or none in this bucket */
-	if (a->status == 404) /* there is an object, and no lock on it */
+	if (a->status == 404)             /* there is an object, and no lock on it */
 		return retain_again(op, a, NULL);
 	return s3_op_failed(op, a, a->status == 403 ? error : -STORE_CANNOT_LOCK);
 }

@@ -11,15 +11,13 @@
 #include "daemon/store/s3_verdict.h"
 #include "daemon/store/s3_xml.h"
 
-#define CHANGES_MAX     4
-#define PAUSE_FIRST_MS  100u
-#define PAUSE_MAX_MS    20000u
-#define RETRY_AFTER_MAX 60u
-#define PROBE_RETRY_S   6u
-#define ABORT_RETRY_S   10u
-#define PROGRESS_BYTES  65536u
-#define PARTS_MAX       10000u
-#define SWEEP_OLD_SEC   (24 * 3600)
+#define CHANGES_MAX    4
+#define PAUSE_FIRST_MS 100u
+#define PAUSE_MAX_MS   20000u
+#define PROBE_RETRY_S  6u
+#define ABORT_RETRY_S  10u
+#define PROGRESS_BYTES 65536u
+#define PARTS_MAX      10000u
 
 uint64_t s3_now_ms(void)
 {
@@ -241,7 +239,7 @@ static bool list_request(struct s3_op *op, struct s3_request *r)
 	r->method = S3_GET;
 	r->key = NULL;
 	if (op->type == S3_OP_SWEEP)
-		ok = s3_op_query(op, "prefix=%s%s&uploads=", op->key, "");
+		ok = s3_sweep_query(op);
 	else if (op->type == S3_OP_PROBE)
 		ok = s3_op_query(op, "list-type=2&max-keys=1&prefix=%s%s", op->key, "");
 	else if (op->more)
@@ -376,6 +374,7 @@ static bool complete_request(struct s3_op *op, struct s3_request *r)
 	r->iov_count = 1;
 	r->body_length = op->body.iov_len;
 	s3_op_add(&r->headers, &ok, "Content-Type", "application/xml");
+	s3_op_add_key(op, &r->headers, &ok); /* Amazon: where the parts have checksums */
 	if (op->plain < 2)
 		s3_op_add(&r->headers, &ok, "If-None-Match", "*");
 	return ok;
@@ -422,7 +421,7 @@ int s3_op_request(struct s3_op *op, struct s3_request *r)
 	case S3_STEP_ABORT:
 		r->method = S3_DELETE;
 		if (op->type == S3_OP_SWEEP)
-			r->key = op->found[op->found_count - 1].name;
+			r->key = s3_sweep_key(op);
 		ok = s3_op_query(op, "uploadId=%s%s", op->upload, "");
 		r->query = op->query;
 		break;
@@ -467,6 +466,11 @@ static enum s3_next give_up(struct s3_op *op, int error)
 	op->abort_error = error;
 	set_step(op, S3_STEP_ABORT);
 	return S3_NEXT_STEP;
+}
+
+bool s3_op_drop(struct s3_op *op, int error)
+{
+	return give_up(op, error) == S3_NEXT_STEP;
 }
 
 enum s3_next s3_op_go(struct s3_op *op, enum s3_step step)
@@ -563,54 +567,6 @@ static enum s3_next list_page(struct s3_op *op, const struct s3_answer *a)
 	return s3_op_done(op, error);
 }
 
-/* Uploads that were begun more than a day ago: of something that did not live to finish them. */
-static bool is_stale(struct s3_xml upload)
-{
-	struct tm tm = {0};
-	char begun[40];
-
-	return s3_xml_text(upload, "Initiated", begun, sizeof(begun)) &&
-	       strptime(begun, "%Y-%m-%dT%H:%M:%S", &tm) &&
-	       timegm(&tm) < time(NULL) - SWEEP_OLD_SEC;
-}
-
-/* Uploads to throw away wait in found, as KEY NUL ID. */
-static enum s3_next sweep_next(struct s3_op *op)
-{
-	if (!op->found_count)
-		return s3_op_done(op, 0);
-
-	const char *name = op->found[op->found_count - 1].name;
-
-	free(op->upload);
-	op->upload = strdup(name + strlen(name) + 1);
-	return op->upload ? s3_op_go(op, S3_STEP_ABORT) : s3_op_done(op, -ENOMEM);
-}
-
-static enum s3_next sweep_page(struct s3_op *op, const struct s3_answer *a)
-{
-	struct s3_xml page = {a->text, a->text_length}, upload;
-	char key[1100], id[1024];
-
-	while (s3_xml_next(&page, "Upload", &upload)) {
-		char *both = NULL;
-
-		if (!is_stale(upload) || !s3_xml_text(upload, "Key", key, sizeof(key)) ||
-		    !s3_xml_text(upload, "UploadId", id, sizeof(id)) ||
-		    strncmp(key, op->key, strlen(op->key)) ||
-		    !store_name_valid(key + strlen(op->key)))
-			continue;
-		if (!s3_op_found(op, key, 0, NULL))
-			return s3_op_done(op, -ENOMEM);
-		both = realloc(op->found[op->found_count - 1].name, strlen(key) + strlen(id) + 2);
-		if (!both)
-			return s3_op_done(op, -ENOMEM);
-		memcpy(both + strlen(key) + 1, id, strlen(id) + 1);
-		op->found[op->found_count - 1].name = both;
-	}
-	return sweep_next(op);
-}
-
 /* Some or all of what was asked for has come. */
 static enum s3_next read_more(struct s3_op *op, const struct s3_answer *a)
 {
@@ -643,7 +599,7 @@ static enum s3_next plain_fine(struct s3_op *op, const struct s3_answer *a)
 	case S3_OP_PROBE:
 		return list_page(op, a);
 	case S3_OP_SWEEP:
-		return sweep_page(op, a);
+		return s3_sweep_page(op, a);
 	case S3_OP_PUT:
 		op->s3->versioned = s3_versioned_of(a);
 		return s3_keep_put(op, false);
@@ -698,8 +654,7 @@ static enum s3_next abort_ended(struct s3_op *op)
 {
 	if (op->type == S3_OP_PUT)
 		return s3_op_done(op, op->abort_error);
-	free(op->found[--op->found_count].name);
-	return sweep_next(op);
+	return s3_sweep_aborted(op);
 }
 
 static enum s3_next fine(struct s3_op *op, const struct s3_answer *a)
@@ -757,6 +712,8 @@ enum s3_next s3_op_failed(struct s3_op *op, const struct s3_answer *a, int error
 {
 	if (op->step == S3_STEP_ABORT)
 		return abort_ended(op);
+	if (op->type == S3_OP_SWEEP)
+		return s3_sweep_over(op);
 	if (error == -ENOENT && (op->type == S3_OP_PUT || op->type == S3_OP_LIST))
 		error = -EREMOTEIO;
 	op->message[0] = '\0';
@@ -774,9 +731,26 @@ static uint64_t jitter(uint64_t limit)
 	return limit / 2 + random % (limit / 2 + 1);
 }
 
+/* The service wants to be left alone for longer than an operation may take: it says so, and is. */
+static enum s3_next refused_for_long(struct s3_op *op, const struct s3_answer *a, int error,
+				     uint64_t limit_s)
+{
+	bool aborting = op->step == S3_STEP_ABORT;
+	enum s3_next next = s3_op_failed(op, a, error);
+	size_t used = strlen(op->message);
+
+	if (!aborting)
+		snprintf(op->message + used, sizeof(op->message) - used,
+			 "; it is not to be tried again before %u s (Retry-After), which is longer "
+			 "than %llu s (retry)",
+			 a->retry_after_s, (unsigned long long)limit_s);
+	return next;
+}
+
 enum s3_next s3_op_again(struct s3_op *op, const struct s3_answer *a, int error)
 {
 	uint64_t now = s3_now_ms(), pause, end, limit_s = op->s3->url.retry_s;
+	uint64_t told_ms = a->retry_after_s * 1000ull;
 	unsigned doublings = op->tries > 8 ? 8 : op->tries - 1;
 
 	if (op->type == S3_OP_PROBE && limit_s > PROBE_RETRY_S)
@@ -786,13 +760,13 @@ enum s3_next s3_op_again(struct s3_op *op, const struct s3_answer *a, int error)
 	end = op->first_try_ms + limit_s * 1000;
 	if (now >= end)
 		return s3_op_failed(op, a, error);
+	if (now + told_ms > end)
+		return refused_for_long(op, a, error, limit_s);
 	s3_verdict_text(a, error, op->message, sizeof(op->message));
 	pause = jitter(PAUSE_FIRST_MS << doublings);
 	if (pause > PAUSE_MAX_MS)
 		pause = PAUSE_MAX_MS;
-	if (a->retry_after_s)
-		pause += 1000u *
-			 (a->retry_after_s < RETRY_AFTER_MAX ? a->retry_after_s : RETRY_AFTER_MAX);
+	pause += told_ms;
 	op->wake_ms = now + pause < end ? now + pause : end;
 	return S3_NEXT_AGAIN;
 }

@@ -270,7 +270,7 @@ static int parse_option(char *pair, struct s3_url *url, bool given[OPTION_COUNT]
 	option = option_find(pair);
 	if (!option)
 		snprintf(why, why_size,
-			 "unknown option '%s'; known: endpoint, region, path-style, "
+			 "unknown option '%.100s'; known: endpoint, region, path-style, "
 			 "profile, ... (see offsited(8))",
 			 pair);
 	else if (!value)
@@ -280,7 +280,7 @@ static int parse_option(char *pair, struct s3_url *url, bool given[OPTION_COUNT]
 	else if (!percent_decode(value))
 		snprintf(why, why_size, "%s=%s: bad %%XX", pair, value);
 	else if ((reason = option_set(option, url, value)))
-		snprintf(why, why_size, "%s=%s: %s", pair, value, reason);
+		snprintf(why, why_size, "%s=%.160s: %s", pair, value, reason);
 	else
 		return given[option - options] = true, 0;
 	return -EINVAL;

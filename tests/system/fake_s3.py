@@ -9,7 +9,12 @@ every request by itself, and misbehaves by the bucket's name:
   elsewhere   in the region eu-far-1          simple      knows neither CRC32C nor conditions
   ignorant    ignores conditions              disordered  lists in the wrong order
   cutlist     the first page of a list is cut damaging    flips a bit of the first two PUTs' bodies
-  forgetful   does not throw parts away at first
+  forgetful   does not throw parts away at first, refuses the second of each upload, and says that all of them
+              are of 2020
+  stuck       does not answer when the second part is put
+  stubborn    nor when the parts are to be thrown away then
+  busy        429 for objects, and not to be asked again for an hour
+  late        lists what was there two seconds ago
   halfdone    200 with an error in the body   noranges    answers a range with everything
   otherrange  with another range              broken      always 500
   expired     takes only the keys of the instance's second answer
@@ -26,16 +31,21 @@ every request by itself, and misbehaves by the bucket's name:
   tiered      INTELLIGENT_TIERING is one, which no list tells
 
 Prints its port. Also the instance's and the container's credentials: /latest/..., /container; and a proxy
-that sends everything to itself."""
+that sends everything to itself, tunnels to its TLS port too, which /latest/tls/DIR opens. A bucket may be part
+of the host's name at Amazon's accelerated endpoint."""
 
 import base64
 import hashlib
 import hmac
 import http.server
+import itertools
 import json
 import re
+import select
 import socket
+import ssl
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -46,6 +56,7 @@ SECRETS = {"AKIAFAKE": "fakesecret", "AKIAROLE1": "rolesecret1", "AKIAROLE2": "r
 LOCK = threading.Lock()
 OBJECTS = {}  # bucket -> key -> (body, headers)
 UPLOADS = {}  # id -> (bucket, key, headers, parts, begun)
+NUMBERS = itertools.count(1)  # of uploads
 SEEN = {}  # (bucket, method, what) -> count
 REQUESTS = {}  # bucket -> kind -> count
 VERSIONS = {}  # bucket -> key -> [Version], the newest last
@@ -56,6 +67,11 @@ ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 THAW_SECONDS = [1.5]
 LATER = [0.0]  # seconds by which it is later here
 ROLE = {"answers": 0, "tokens": set()}
+TLS = {}  # port
+LATE_SECONDS = 2
+HISTORY = {}  # bucket "late" -> key -> [(when, there it is from then on)]
+ACCELERATED = ".s3-accelerate.amazonaws.com"
+CUSTOMER = "x-amz-server-side-encryption-customer-"
 
 
 def crc32c_table():
@@ -176,6 +192,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, b"%d" % sum(u[0] == path[16:] for u in UPLOADS.values()))
         if path.startswith("/latest/seen/"):
             return self.answer(200, b"%d" % SEEN.get(path[13:], 0))
+        if path.startswith("/latest/tls/"):
+            return self.answer(200, b"%d" % tls_open(path[11:]))
+        if path.startswith("/latest/plant/"):  # an upload of somebody's, long ago
+            bucket, key = path[14:].split("/", 1)
+            UPLOADS["id-%d+/=" % next(NUMBERS)] = (bucket, key, {"lock": None, "sums": None}, {}, "2020-01-01T00:00:00.000Z")
+            return self.answer(200)
         if path == "/latest/short":  # credentials that are about to expire
             ROLE["hours"] = 0.05
             return self.answer(200)
@@ -217,10 +239,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             SEEN["proxied"] = SEEN.get("proxied", 0) + 1
         path, _, query = self.path.partition("?")
         path = urllib.parse.unquote(path)
+        host = self.headers.get("Host", "")
+        SEEN["host-" + host] = SEEN.get("host-" + host, 0) + 1
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if path.startswith("/latest/") or path == "/container":
             return self.role(path)
         bucket, _, key = path[1:].partition("/")
+        if host.endswith(ACCELERATED):
+            bucket, key = host[:-len(ACCELERATED)], path[1:]
         self.bucket, self.key = bucket, key
         self.query = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
         if bucket == "damaging" and self.command == "PUT" and self.seen("put") <= 2:
@@ -236,6 +262,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_all
 
+    def do_CONNECT(self):
+        """Wherever it is to: to our own TLS port."""
+        SEEN["connect-" + self.path] = SEEN.get("connect-" + self.path, 0) + 1
+        self.close_connection = True
+        with socket.create_connection(("127.0.0.1", TLS["port"])) as there:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            sides = {self.connection: there, there: self.connection}
+            while True:
+                for side in select.select(list(sides), [], [])[0]:
+                    data = side.recv(65536)
+                    if not data:
+                        return
+                    sides[side].sendall(data)
+
     def seen(self, what):
         with LOCK:
             place = (self.bucket, self.command, what)
@@ -247,6 +287,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with LOCK:
             counts = REQUESTS.setdefault(self.bucket, {})
             counts[kind] = counts.get(kind, 0) + 1
+            sse = self.headers.get("x-amz-server-side-encryption")
+            if sse:
+                place = "sse-%s-%s" % (self.command, sse)
+                SEEN[place] = SEEN.get(place, 0) + 1
 
     def misbehave(self):
         bucket = self.bucket
@@ -275,6 +319,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.2)
             with LOCK:
                 SEEN["now"] -= 1
+        if bucket in ("stuck", "stubborn") and self.query.get("partNumber") == "2":
+            SEEN["stuck"] = SEEN.get("stuck", 0) + 1
+            time.sleep(3600)
+        if bucket == "stubborn" and self.command == "DELETE":
+            time.sleep(3600)
+        if bucket == "busy" and self.key:
+            raise Refused(429, "SlowDown", {"Retry-After": "3600"})
         if bucket == "early" and self.key and self.key_id != "AKIAROLE2":
             raise Refused(403, "AccessDenied")
         if bucket == "forbidden":
@@ -313,8 +364,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.delete_version(objects)
             else:
                 objects.pop(self.key, None)
+                self.note(self.key, False)
             return self.answer(204)
         return self.get(objects)
+
+    def note(self, key, there):
+        if self.bucket == "late":
+            HISTORY.setdefault(key, []).append((time.monotonic(), there))
+
+    def is_listed(self, key):
+        """As it was two seconds ago."""
+        listed = False
+        for when, there in HISTORY.get(key, []):
+            if when <= time.monotonic() - LATE_SECONDS:
+                listed = there
+        return listed
 
     # ---- versions, locks, archives -----------------------------------------------------------
 
@@ -431,11 +495,25 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if self.bucket in VERSIONED:
                 return {"x-amz-version-id": self.add_version(objects, key, body, headers, lock).id}
             objects[key] = (body, headers)
+            self.note(key, True)
             return {}
 
     def kept(self):
         return {name: value for name, value in self.headers.items() if name.lower().startswith("x-amz-")
-                and ("meta" in name or "class" in name or "tagging" in name or "encryption" in name)}
+                and ("meta" in name or "class" in name or "tagging" in name or "encryption" in name)
+                and name.lower() != CUSTOMER + "key"}
+
+    def check_customer_key(self, headers):
+        """As it was when the object was begun."""
+        wanted, given = headers.get(CUSTOMER + "key-MD5"), self.headers.get(CUSTOMER + "key")
+        if (wanted is None) != (given is None):
+            raise Refused(400, "InvalidRequest", message="the object needs its key, and no other does")
+        if given is not None:
+            md5 = base64.b64encode(hashlib.md5(base64.b64decode(given)).digest()).decode()
+            if self.headers.get(CUSTOMER + "algorithm") != "AES256" or not wanted == md5 == self.headers.get(
+                    CUSTOMER + "key-MD5"):
+                raise Refused(403, "AccessDenied")
+            SEEN["keys"] = SEEN.get("keys", 0) + 1
 
     def put(self, objects, body):
         lock = self.lock_wanted(self.headers)
@@ -447,10 +525,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200, b"", dict(version, ETag='"%s"' % hashlib.md5(body).hexdigest()))
 
     def create(self):
-        name = "id-%d+/=" % (len(UPLOADS) + 1)
+        name = "id-%d+/=" % next(NUMBERS)
         lock = self.lock_wanted(self.headers) if self.bucket != "dropper" else None
-        UPLOADS[name] = (self.bucket, self.key, dict(self.kept(), lock=lock), {}, "2020-01-01T00:00:00.000Z"
-                         if "stale" in self.key else time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()))
+        sums = self.headers.get("x-amz-checksum-algorithm")
+        UPLOADS[name] = (self.bucket, self.key, dict(self.kept(), lock=lock, sums=sums), {}, "2020-01-01T00:00:00.000Z"
+                         if self.bucket == "forgetful" else time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()))
         text = "<InitiateMultipartUploadResult><UploadId>%s</UploadId></InitiateMultipartUploadResult>" % name
         return self.answer(200, text.encode())
 
@@ -462,7 +541,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def put_part(self, body):
         parts = self.upload()[3]
-        if "failpart" in self.key and self.query["partNumber"] == "2":
+        self.check_customer_key(self.upload()[2])
+        if ("failpart" in self.key or self.bucket == "forgetful") and self.query["partNumber"] == "2":
             raise Refused(400, "InvalidPart")
         etag = '"%s"' % hashlib.md5(body).hexdigest()
         parts[int(self.query["partNumber"])] = (etag, body, self.headers.get("x-amz-checksum-crc32c"))
@@ -477,7 +557,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if [(int(n), e, c or None) for n, e, c in given] != [(n, p[0], p[2]) for n, p in sorted(parts.items())]:
             raise Refused(400, "InvalidPart")
         headers = dict(headers)
-        lock = headers.pop("lock")
+        lock, sums = headers.pop("lock"), headers.pop("sums")
+        if sums:  # Amazon's documentation of CompleteMultipartUpload: then the key is needed
+            self.check_customer_key(headers)
         self.store(objects, key, b"".join(p[1] for _, p in sorted(parts.items())), headers,
                    self.headers.get("If-None-Match"), lock)
         UPLOADS.pop(self.query["uploadId"])
@@ -486,15 +568,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200, b"<CompleteMultipartUploadResult/>")
 
     def uploads(self):
-        text = "".join("<Upload><Key>%s</Key><UploadId>%s</UploadId><Initiated>%s</Initiated></Upload>" %
-                       (key, name, begun) for name, (bucket, key, _, _, begun) in UPLOADS.items()
+        after = (self.query.get("key-marker", ""), self.query.get("upload-id-marker", ""))
+        found = sorted((key, name, begun) for name, (bucket, key, _, _, begun) in list(UPLOADS.items())
                        if bucket == self.bucket and key.startswith(self.query.get("prefix", "")))
+        found = [(key, name, begun) for key, name, begun in found if (key, name) > after]
+        text = "".join("<Upload><Key>%s</Key><UploadId>%s</UploadId><Initiated>%s</Initiated></Upload>" % one
+                       for one in found[:3])
+        text += "<IsTruncated>%s</IsTruncated>" % ("true" if len(found) > 3 else "false")
+        if len(found) > 3:
+            text += "<NextKeyMarker>%s</NextKeyMarker><NextUploadIdMarker>%s</NextUploadIdMarker>" % found[2][:2]
         return self.answer(200, ("<ListMultipartUploadsResult>%s</ListMultipartUploadsResult>" % text).encode())
 
     def get(self, objects):
         if self.key not in objects:
             raise Refused(404, "NoSuchKey")
         body, headers = objects[self.key]
+        self.check_customer_key(headers)
         thawed = self.restore_header()
         headers = dict(headers, **thawed)
         if self.bucket == "tiered" and self.is_archived(headers) and "false" not in thawed.get("x-amz-restore", ""):
@@ -526,12 +615,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         prefix, after = self.query.get("prefix", ""), self.query.get("continuation-token", "")[3:]
         after = max(after, self.query.get("start-after", ""))
         names = sorted(name for name in list(objects) if name.startswith(prefix) and name > after)
+        if self.bucket == "late":
+            names = sorted(name for name in list(HISTORY) if name.startswith(prefix) and name > after and
+                           self.is_listed(name))
         page = names[:int(self.query.get("max-keys", 3))]
         if self.bucket == "disordered":
             page.reverse()
         text = "".join("<Contents><Key>%s</Key><Size>%d</Size><StorageClass>%s</StorageClass></Contents>" %
-                       (name.replace("&", "&amp;"), len(objects[name][0]),
-                        objects[name][1].get("x-amz-storage-class", "STANDARD")) for name in page)
+                       (name.replace("&", "&amp;"), len(objects.get(name, (b"",))[0]),
+                        objects.get(name, (b"", {}))[1].get("x-amz-storage-class", "STANDARD")) for name in page)
         more = len(page) < len(names)
         text = ("<?xml version='1.0'?><ListBucketResult xmlns='http://s3.amazonaws.com/doc/2006-03-01/'>"
                 "<IsTruncated>%s</IsTruncated>%s%s</ListBucketResult>" %
@@ -540,6 +632,21 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.bucket == "cutlist" and "max-keys" not in self.query and self.seen("list") == 1:
             text = text[:len(text) // 2]
         return self.answer(200, text)
+
+
+def tls_open(folder):
+    """A certificate for ourselves, which is its own CA: FOLDER/ca.pem."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                    "-days", "2", "-subj", "/CN=fake", "-keyout", folder + "/key.pem", "-out", folder + "/ca.pem",
+                    "-addext", "subjectAltName=IP:127.0.0.1,DNS:s3.invalid,DNS:*" + ACCELERATED],
+                   check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder + "/ca.pem", folder + "/key.pem")
+    server = Server(("127.0.0.1", 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    TLS["port"] = server.server_address[1]
+    return TLS["port"]
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -340,7 +340,10 @@ static void sweeps_old_parts(void **state)
 {
 	struct world *w = world_of(state);
 
-	put_large(w, "forgetful", "v/packs/stale-failpart", -EREMOTEIO);
+	put_large(w, "forgetful",
+		  "0123456789abcdef0123456789abcdef/packs/0000000000000001-"
+		  "0123456789abcdef0123456789abcdef-00000000",
+		  -EREMOTEIO);
 	assert_int_equal(uploads(w, "forgetful"), 1);
 	open_bucket(w, "forgetful", "");
 	for (unsigned i = 0; uploads(w, "forgetful") && i < 600; i++)
