@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
  * key: what opens an encrypted store: showing, adding and removing it. Works on the store itself; no
- * daemon is needed, and one that runs goes on with the keys it has read.
+ * daemon is needed, and one that runs reads what was added before its next snapshot.
  */
 #include <stdio.h>
 #include <string.h>
@@ -26,15 +26,14 @@ const char help_key[] =
 	"remove  removes a slot (a beginning of its id is enough), if SECRET opens another one "
 	"for\n"
 	"        the same data key\n"
-	"renew   makes a new data key for what is written from the daemon's next start on, with a "
-	"slot\n"
+	"renew   makes a new data key for what is written from the next snapshot on, with a slot\n"
 	"        for SECRET; what was written before keeps the old one\n"
 	"\n"
 	"To change a passphrase: add the new one, change the configuration, remove the old slot.\n"
 	"\n"
 	"SECRET: --passphrase-file FILE, --key-file FILE or --key-command COMMAND\n"
 	"NEW:    --new-passphrase-file FILE, --new-key-file FILE or --new-key-command COMMAND\n"
-	"  --store URL      file:/directory\n"
+	"  --store URL      s3://bucket/prefix or file:/directory\n"
 	"  --volume NAME    which volume of the store, if it holds several\n"
 	"  --label TEXT     a word for the new slot\n";
 

@@ -29,6 +29,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define LITTER_AGAIN_NS COUNT_EVERY_NS
@@ -336,6 +337,37 @@ static void claim_start(struct snapshot_writer *w)
 	w->repo->store->ops->put(w->repo->store, &w->claim_op, w->claim_name, &w->claim_iov, 1);
 }
 
+static void refreshed(struct env_op *op, int64_t result)
+{
+	struct snapshot_writer *w = container_of(op, struct snapshot_writer, claim_op);
+
+	w->waiting--;
+	if (result < 0)
+		seal_fail(w, (int)result, "volume %s: the store's keys: %s", volume_name(w->volume),
+			  store_strerror((int)result));
+	if (w->error)
+		seal_advance(w);
+	else
+		claim_start(w);
+}
+
+/* A new data key is for the next snapshot on, not for a daemon's next start. */
+static void refresh(struct snapshot_writer *w)
+{
+	struct store *store = w->repo->store;
+	char volume[ID128_TEXT_BYTES];
+
+	if (!store->ops->refresh) {
+		claim_start(w);
+		return;
+	}
+	id128_format(&w->repo->volume, volume);
+	snprintf(w->claim_name, sizeof(w->claim_name), "%s/", volume);
+	w->waiting++;
+	w->claim_op.done = refreshed;
+	store->ops->refresh(store, &w->claim_op, w->claim_name);
+}
+
 /* ---- what failed attempts left -------------------------------------------------------------- */
 
 static void litter_collected(void *context, const struct snapshot_result *result)
@@ -353,7 +385,7 @@ static void litter_collected(void *context, const struct snapshot_result *result
 	if (w->error)
 		seal_advance(w);
 	else
-		claim_start(w);
+		refresh(w);
 }
 
 /* A process before this one may have been killed: its attempt's number is not that of a snapshot. */
@@ -374,7 +406,7 @@ static void claim_begin(struct snapshot_writer *w)
 {
 	litter_look(w);
 	if (w->given_up || !w->litter_from_ns || env_now_ns(w->env) < w->litter_from_ns) {
-		claim_start(w);
+		refresh(w);
 		return;
 	}
 	w->waiting++;
@@ -497,7 +529,8 @@ static bool is_mount_missing(struct snapshot_writer *w, const struct volume_stat
 		return false;
 	id128_format(&state->snapshot, id);
 	seal_fail(w, -ENOENT,
-		  "volume %s: store %s is empty, but snapshot %.8s was stored here: is it mounted? "
+		  "volume %s: store %.100s is empty, but snapshot %.8s was stored here: is it "
+		  "mounted? "
 		  "(a new, empty one is taken as soon as any file lies in it)",
 		  volume_name(w->volume), w->repo->store->url, id);
 	return true;

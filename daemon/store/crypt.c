@@ -76,6 +76,8 @@ struct job {
 	struct data_key *candidates;
 	unsigned candidate_count;
 	bool unknown_key;
+	/* refresh */
+	bool unknown_slot;
 	/* list */
 	void (*each)(void *context, const struct store_object *object);
 	void *context;
@@ -259,6 +261,73 @@ static void keys_need(struct job *job)
 		job->ready(job);
 	else
 		keys_wait(job);
+}
+
+/* ---- keys that were added meanwhile ------------------------------------------------------------- */
+
+/* Those that there were open all that they opened before. */
+static void refresh_loaded(void *context, struct keyring *ring, int error)
+{
+	struct job *job = context;
+	struct volume_keys *keys = job->keys;
+
+	if (!error && ring->key_count && keys->state == KEYS_READY) {
+		keyring_free(keys->ring);
+		keys->ring = ring;
+		keys->crypt->store.keys_read++;
+	} else {
+		if (error || !ring->key_count)
+			env_log(job->crypt->store.env, ENV_LOG_WARNING,
+				"store %.160s: keys were added, but %s: it goes on with those it "
+				"has",
+				job->crypt->store.url,
+				store_strerror(error ? error : -STORE_WRONG_SECRET));
+		keyring_free(ring);
+	}
+	job_finish(job, 0);
+}
+
+static void refresh_each(void *context, const struct store_object *object)
+{
+	struct job *job = context;
+	const struct keyring *ring = job->keys->ring;
+	struct id128 volume, key, slot;
+	bool known = false;
+
+	if (!cryptfmt_key_name_parse(object->name, &volume, &key, &slot))
+		return;
+	for (unsigned i = 0; i < ring->slot_count; i++)
+		known |= id128_equal(&ring->slots[i].slot, &slot);
+	job->unknown_slot |= !known;
+}
+
+static void refresh_listed(struct env_op *op, int64_t result)
+{
+	struct job *job = container_of(op, struct job, op);
+
+	if (result < 0 || !job->unknown_slot)
+		job_finish(job, result < 0 ? result : 0);
+	else
+		keyring_load(job->crypt->inner, &job->keys->volume, job->crypt->secret,
+			     refresh_loaded, job);
+}
+
+static void refresh_ready(struct job *job)
+{
+	cryptfmt_key_prefix(&job->keys->volume, job->keys->prefix);
+	job->op.done = refresh_listed;
+	job->crypt->inner->ops->list(job->crypt->inner, &job->op, job->keys->prefix, refresh_each,
+				     job);
+}
+
+/* The names of the slots tell. What was read just now, as it was never needed before, is new enough. */
+static void crypt_refresh(struct store *store, struct env_op *op, const char *prefix)
+{
+	struct job *job = job_new(store, op, prefix);
+
+	job->is_put = true; /* comes next: may make the first key */
+	job->ready = refresh_ready;
+	keys_need(job);
 }
 
 /* ---- put --------------------------------------------------------------------------------------- */
@@ -605,6 +674,7 @@ static const struct store_ops crypt_ops = {
 	.thaw = crypt_thaw,
 	.thawed = crypt_thawed,
 	.thaw_ns = crypt_thaw_ns,
+	.refresh = crypt_refresh,
 	.counts = crypt_counts,
 	.stop = crypt_stop,
 	.close = crypt_close,

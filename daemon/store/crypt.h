@@ -2,8 +2,8 @@
 /*
  * crypt: a store that encrypts, in front of another. What is put is sealed, what is got is opened and
  * checked; sizes are those before encryption. The first part of an object's name is the volume's uuid, and
- * each volume has data keys of its own: they are read from the store when they are first needed, and made
- * when a volume's first object is put. Format and reasons: protocol/snapshot.md, section 9.
+ * each volume has data keys of its own: they are read from the store when they are first needed, before a writer
+ * begins if some were added, and made when a volume's first object is put. Format and reasons: protocol/snapshot.md, section 9.
  *
  * Results beside those of store.h:
  *   -STORE_WRONG_SECRET  the secret opens none of the volume's keys

@@ -107,8 +107,11 @@ struct store_ops {
 	void (*thawed)(struct store *store, struct env_op *op, const char *name);
 	/* How long thaw takes for an object of that class, at most, as a rule. */
 	uint64_t (*thaw_ns)(struct store *store, const char *archive);
-	/* What is under way ends soon, with an error where it would have taken long; nothing new is
-	 * begun. NULL: nothing there takes long. */
+	/* A writer is about to begin below that prefix, a volume's: what is remembered of it (keys) is looked at
+	 * anew, as others may have added to it. NULL: nothing is remembered. */
+	void (*refresh)(struct store *store, struct env_op *op, const char *prefix);
+	/* What is under way ends soon, with an error where it would have taken long (within seconds: of what was
+	 * put in part nothing is to be left); nothing new is begun. NULL: nothing there takes long. */
 	void (*stop)(struct store *store);
 	void (*counts)(struct store *store, struct store_counts *counts);
 	void (*close)(struct store *store); /* nothing under way; never NULL */

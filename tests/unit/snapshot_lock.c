@@ -233,6 +233,55 @@ static void a_new_key_is_locked_before_it_is_needed(void **state)
 	locks_end(w);
 }
 
+/* The data key of the last pack. */
+static struct id128 pack_key(struct world *w)
+{
+	struct id128 id = {{0}};
+
+	for (unsigned i = 0; i < w->m->count; i++)
+		if (strstr(w->m->objects[i].name, "/packs/"))
+			assert_null(
+				cryptfmt_header_decode((const void *)w->m->objects[i].data, &id));
+	assert_false(id128_is_zero(&id));
+	return id;
+}
+
+/* It is read before the next snapshot, not at the daemon's next start; and when nothing was added, only the names are
+ * looked at. */
+static void a_new_key_is_used_from_the_next_snapshot_on(void **state)
+{
+	struct world *w = world_of(state);
+	struct store *crypt = NULL;
+	struct id128 first, second;
+	struct waited made;
+	unsigned gets;
+
+	locks_begin(w, STORE_LOCK_COMPLIANCE, HOUR_NS);
+	locks->ops.close = keep_open;
+	begin_encrypted(w, &crypt, key_file());
+	fill(w, 20, 0);
+	assert_string_equal(create(w->env, w->writer, "").result.why, "");
+	first = pack_key(w);
+	renew_key(w);
+	fill(w, 3, 1);
+	made = create(w->env, w->writer, "");
+	assert_string_equal(made.result.why, "");
+	second = pack_key(w);
+	assert_false(id128_equal(&first, &second));
+	assert_int_equal(assert_keys_locked(w, made.result.info.retention.until_ns), 2);
+	for (unsigned s = 2; s < 4; s++) {
+		gets = w->m->gets;
+		fill(w, 3, s);
+		assert_string_equal(create(w->env, w->writer, "").result.why, "");
+		assert_int_equal(w->m->gets - gets, 1); /* the one map page there is */
+		first = pack_key(w);
+		assert_true(id128_equal(&first, &second));
+	}
+	assert_all_is_well(w);
+	begin_encrypted(w, &crypt, NULL);
+	locks_end(w);
+}
+
 /* ---- lists ---------------------------------------------------------------------------------------------- */
 
 static void nothing_is_listed_twice(void **state)
@@ -418,6 +467,7 @@ int main(void)
 		ON_BOTH(what_went_missing_is_noticed_when_locking),
 		ON_BOTH(without_a_lock_it_is_an_error),
 		ON_BOTH(a_new_key_is_locked_before_it_is_needed),
+		ON_BOTH(a_new_key_is_used_from_the_next_snapshot_on),
 		ON_BOTH(nothing_is_listed_twice),
 		ON_BOTH(neighbouring_pages_come_together),
 		ON_BOTH(another_writer_is_noticed),
