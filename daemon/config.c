@@ -23,8 +23,9 @@
 #define CONFIG_NAME_BYTES_MAX 48u
 #define VOLUMES_MAX           64u
 #define SECTION_BYTES_MAX     128u
-/* inih's buffer for a line is 200 bytes with its default build. */
-#define LINE_BYTES_MAX 198u
+#define LINE_BYTES_MAX        4096u
+/* Of a name that inih sees: its buffer for a line is 200 bytes with its default build. */
+#define INIH_NAME_BYTES 100
 
 /* What the parser knows of one section. */
 struct section {
@@ -46,6 +47,7 @@ struct parser {
 	struct section *section; /* the one the line belongs to; NULL before the first */
 	char *line_text;         /* getline()'s */
 	size_t line_size;
+	char *long_value; /* of the line, which inih does not see; or NULL */
 };
 
 /* ---- errors ---------------------------------------------------------------------------------- */
@@ -122,6 +124,8 @@ static int take_pair(void *user, const char *section_name, const char *name, con
 {
 	struct parser *p = user;
 
+	if (p->long_value)
+		value = p->long_value;
 	if (!p->section) {
 		complain(p, p->line, NULL, "option '%s' before the first section", name);
 		return 1;
@@ -228,11 +232,13 @@ static void begin_section(struct parser *p, char *text)
 
 /* Looks at a line before inih does. Returns what inih is to see of it: the line without leading
  * blanks (an indented line would be taken as the continuation of the value above), or nothing. */
-static const char *prepare_line(struct parser *p, char *text, size_t length)
+static char *prepare_line(struct parser *p, char *text, size_t length)
 {
+	char *const nothing = text + strlen(text);
+
 	if (strlen(text) != length) {
 		complain(p, p->line, p->section, "a NUL byte in the line");
-		return "";
+		return nothing;
 	}
 	while (length && isspace((unsigned char)text[length - 1]))
 		text[--length] = '\0';
@@ -241,26 +247,42 @@ static const char *prepare_line(struct parser *p, char *text, size_t length)
 	while (isspace((unsigned char)*text))
 		text++;
 	if (*text == '\0' || *text == ';' || *text == '#')
-		return "";
+		return nothing;
 	if (*text == '[') {
 		begin_section(p, text);
-		return "";
+		return nothing;
 	}
 	if (strlen(text) > LINE_BYTES_MAX) {
 		complain(p, p->line, p->section, "the line is longer than %u bytes",
 			 LINE_BYTES_MAX);
-		return "";
+		return nothing;
 	}
 	for (const char *c = text; *c; c++)
 		if (iscntrl((unsigned char)*c) && *c != '\t') {
 			complain(p, p->line, p->section, "a control character in the line");
-			return "";
+			return nothing;
 		}
 	if (!strchr(text, '=')) {
 		complain(p, p->line, p->section, "not of the form OPTION = VALUE: '%s'", text);
-		return "";
+		return nothing;
 	}
 	return text;
+}
+
+/* The value of a line that is too long for inih goes past it, read by its rules: a comment begins with a ';' behind a
+ * blank. What is left of the line has the name. */
+static void take_long_value(struct parser *p, char *text)
+{
+	char *value = text + strcspn(text, "=:") + 1, *end = value;
+
+	while (*end && !(*end == ';' && end > value && isspace((unsigned char)end[-1])))
+		end++;
+	while (end > value && isspace((unsigned char)end[-1]))
+		end--;
+	*end = '\0';
+	while (isspace((unsigned char)*value))
+		value++;
+	p->long_value = value;
 }
 
 /* inih's fgets(). */
@@ -268,12 +290,22 @@ static char *read_line(char *to, int size, void *stream)
 {
 	struct parser *p = stream;
 	ssize_t length = getline(&p->line_text, &p->line_size, p->file);
+	char *text;
 
 	if (length < 0)
 		return NULL;
 	p->line++;
-	assert(size > (int)LINE_BYTES_MAX + 1);
-	snprintf(to, (size_t)size, "%s\n", prepare_line(p, p->line_text, (size_t)length));
+	p->long_value = NULL;
+	text = prepare_line(p, p->line_text, (size_t)length);
+	assert(size > INIH_NAME_BYTES + 8);
+	if (strlen(text) + 2 <= (size_t)size) {
+		snprintf(to, (size_t)size, "%s\n", text);
+		return to;
+	}
+	take_long_value(p, text);
+	length = (ssize_t)strcspn(text, "=:");
+	snprintf(to, (size_t)size, "%.*s = long\n",
+		 length < INIH_NAME_BYTES ? (int)length : INIH_NAME_BYTES, text);
 	return to;
 }
 

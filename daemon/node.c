@@ -229,7 +229,7 @@ static void watch_fire(struct env_timer *timer)
 	struct node_volume *v = &slot->pub;
 
 	if (v->store_opening && !v->store_error[0]) {
-		snprintf(v->store_error, sizeof(v->store_error), "store %s: does not answer",
+		snprintf(v->store_error, sizeof(v->store_error), "store %.160s: does not answer",
 			 v->config->store);
 		env_log(v->node->env, ENV_LOG_ERROR, "volume %s: %s", v->config->name,
 			v->store_error);

@@ -278,9 +278,9 @@ static void listing_listed(struct env_op *op, int64_t result)
 	struct listing *listing = container_of(op, struct listing, op);
 
 	if (result < 0) {
-		listing->result.error =
-			why_set(listing->result.why, (int)result, "store %s: cannot be listed: %s",
-				listing->store->url, store_strerror((int)result));
+		listing->result.error = why_set(listing->result.why, (int)result,
+						"store %.140s: cannot be listed: %s",
+						listing->store->url, store_strerror((int)result));
 		listing_finish(listing);
 		return;
 	}

@@ -389,27 +389,71 @@ static void test_missing_file(void **state)
 
 static void test_long_line(void **state)
 {
-	char text[700], *errors = NULL;
+	char text[5000], *errors = NULL;
 
 	memset(text, 'x', sizeof(text));
 	memcpy(text, "[node]\nname = ", 14);
-	strcpy(text + 300, "\n[volume v]\nbacking = /v\nfoo = 1\n");
+	strcpy(text + 4200, "\n[volume v]\nbacking = /v\nfoo = 1\n");
 	assert_null(load(text, &errors));
-	assert_non_null(strstr(errors, ":2: [node] the line is longer than 198 bytes"));
+	assert_non_null(strstr(errors, ":2: [node] the line is longer than 4096 bytes"));
 	assert_non_null(strstr(errors, ":5: [volume v] unknown option 'foo'"));
 	free(errors);
 }
 
 static void test_longest_line(void **state)
 {
-	char text[400] = "[node]\nstate-dir = /";
+	char text[5000] = "[node]\nstate-dir = /";
 
-	memset(text + strlen(text), 'd', 198 - strlen("state-dir = /"));
+	memset(text + strlen(text), 'd', 4096 - strlen("state-dir = /"));
 	strcat(text, "\n[volume v]\nbacking = /v\n");
 	struct config *config = load_good(text);
 
-	assert_int_equal(strlen(config->node.state_dir), 198 - strlen("state-dir = "));
+	assert_int_equal(strlen(config->node.state_dir), 4096 - strlen("state-dir = "));
 	config_free(config);
+}
+
+/* Whatever its length, a line means the same: the value, without blanks and comment. */
+static void test_lines_of_all_lengths(void **state)
+{
+	for (unsigned length = 150; length < 250; length++) {
+		char text[700] = "[node]\nstate-dir=  /";
+		struct config *config;
+
+		memset(text + strlen(text), 'd', length);
+		strcat(text, ";e \t; a comment; of it\n[volume v]\nbacking = /v\n");
+		config = load_good(text);
+		assert_int_equal(strlen(config->node.state_dir), 1 + length + 2);
+		assert_string_equal(config->node.state_dir + 1 + length, ";e");
+		config_free(config);
+	}
+}
+
+/* Key, class and tags of a bucket. What is wrong with a long line is said as of any other. */
+static void test_long_values(void **state)
+{
+	static const char store[] =
+		"s3://backup-of-the-databases/offsite/production?region=eu-central-1&sse=aws:kms&"
+		"sse-kms-key=arn%3Aaws%3Akms%3Aeu-central-1%3A123456789012%3Akey%2F"
+		"01234567-89ab-cdef-0123-456789abcdef&storage-class=STANDARD_IA&"
+		"tags=team:databases,environment:production,cost-centre:4711";
+	char text[3000], name[400], *errors = NULL;
+	struct config *config;
+
+	snprintf(text, sizeof(text), NODE VOLUME "store = %s\n", store);
+	config = load_good(text);
+	assert_string_equal(config->volumes[0].store, store);
+	config_free(config);
+	memset(name, 'n', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	snprintf(text, sizeof(text), NODE VOLUME "%s = %s\nsize = %s\nrole = %s\nsize=    ; %s\n",
+		 name, store, name, store, name);
+	assert_null(load(text, &errors));
+	assert_non_null(strstr(errors, "unknown option 'nnnn"));
+	assert_non_null(strstr(errors, "size = nnnn"));
+	assert_non_null(strstr(errors, "not a size"));
+	assert_non_null(strstr(errors, "role = s3://"));
+	assert_non_null(strstr(errors, "option 'size' again"));
+	free(errors);
 }
 
 /* Whatever stands in the file: an answer, never a crash; refused with a reason or accepted. */
@@ -500,6 +544,8 @@ int main(void)
 		cmocka_unit_test(test_missing_file),
 		cmocka_unit_test(test_long_line),
 		cmocka_unit_test(test_longest_line),
+		cmocka_unit_test(test_lines_of_all_lengths),
+		cmocka_unit_test(test_long_values),
 		cmocka_unit_test(test_random_bytes),
 		cmocka_unit_test(test_set_while_running),
 		cmocka_unit_test(test_print_options),
