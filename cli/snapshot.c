@@ -18,6 +18,7 @@ const char help_snapshot[] =
 	"       offsite snapshot list VOLUME [--json]\n"
 	"       offsite snapshot list --store URL [VOLUME] [--json]\n"
 	"       offsite snapshot delete VOLUME ID\n"
+	"       offsite snapshot delete --store URL VOLUME ID\n"
 	"       offsite --config FILE snapshot forget VOLUME [--dry-run] [--keep-... N]\n"
 	"       offsite snapshot forget --store URL VOLUME --keep-... N [--dry-run]\n"
 	"       offsite snapshot pin|unpin VOLUME ID (with --config FILE or --store URL, as "
@@ -56,8 +57,8 @@ const char help_snapshot[] =
 	"  --keep-yearly N, --keep-within DURATION\n"
 	"                 forget: any of them keeps a snapshot (UTC; weeks from Monday)\n"
 	"  --store-list-lag DURATION\n"
-	"                 forget: lists of the store may be so late (default: not late; with\n"
-	"                 --config: what that says)\n"
+	"                 forget, delete --store: lists of the store may be so late (default: not\n"
+	"                 late; with --config: what that says)\n"
 	"  --no-wait      return when the job has started; prints its number\n"
 	"  --sample N%    check a random sample of the chunks\n"
 	"  --store URL    s3://bucket/prefix or file:/directory\n"
@@ -67,8 +68,8 @@ struct options {
 	const char *label, *store;
 	bool no_wait, json, dry_run;
 	struct retention_policy policy;
-	const char *pin_id; /* pin, unpin: which; NULL: forget */
-	bool pin;
+	const char *one; /* pin, unpin, delete: which; NULL: forget */
+	bool pin, deletes;
 	unsigned sample_percent;
 	struct secret_source secret;
 	bool list_lag_given;
@@ -296,6 +297,12 @@ static int snapshot_prove_cmd(struct cli *cli, int argc, char **argv, const stru
 	return code;
 }
 
+static void print_deleted(const char *id, const char *volume, double freed_bytes, uint64_t objects)
+{
+	printf("deleted snapshot %s of %s: %s freed, %llu objects\n", id, volume,
+	       format_bytes(freed_bytes).text, (unsigned long long)objects);
+}
+
 static int snapshot_delete_cmd(struct cli *cli, int argc, char **argv)
 {
 	char id[ID128_TEXT_BYTES], rest[64];
@@ -318,9 +325,8 @@ static int snapshot_delete_cmd(struct cli *cli, int argc, char **argv)
 	code = client_follow_job(cli, job, "deleting", &end);
 	result = json_object_get(end, "result");
 	if (!code)
-		printf("deleted snapshot %s of %s: %s freed, %llu objects\n", id, argv[optind],
-		       format_bytes(client_number(result, "freed_bytes")).text,
-		       (unsigned long long)client_integer(result, "deleted_objects"));
+		print_deleted(id, argv[optind], client_number(result, "freed_bytes"),
+			      (uint64_t)client_integer(result, "deleted_objects"));
 	json_decref(end);
 	return code;
 }
@@ -678,7 +684,8 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 	return code;
 }
 
-static int pin_volume(struct local *local, const struct snapshot_info *volume, void *context)
+/* pin, unpin, delete */
+static int do_to_one(struct local *local, const struct snapshot_info *volume, void *context)
 {
 	const struct options *options = context;
 	const struct snapshot_info *found;
@@ -688,14 +695,23 @@ static int pin_volume(struct local *local, const struct snapshot_info *volume, v
 	int code = local_snapshots(local, &volume->volume, &set);
 
 	if (!code)
-		code = snapshot_set_find(&set, options->pin_id, &found);
+		code = snapshot_set_find(&set, options->one, &found);
 	if (!code)
 		repo = snapshot_repo_new(local->store, &volume->volume);
 	if (!code && !repo)
 		code = cli_fail(CLI_FAILED, "out of memory");
-	if (!code) {
+	if (!code && options->deletes)
+		snapshot_delete(repo, &found->id, local_run_done, &run);
+	else if (!code)
 		snapshot_pin(repo, &found->id, options->pin, local_run_done, &run);
+	if (!code)
 		code = local_wait(local, &run);
+	if (!code && options->deletes) {
+		char id[ID128_TEXT_BYTES];
+
+		id128_format(&found->id, id);
+		print_deleted(id, volume->volume_name, (double)run.result.freed_bytes,
+			      run.result.deleted_objects);
 	}
 	snapshot_repo_free(repo);
 	snapshot_set_free(&set);
@@ -718,7 +734,7 @@ static int forget_in(const char *volume, struct options *options)
 		code = local_open_store(&local, options->store, &options->secret);
 	if (!code) {
 		local.store->list_lag_ns = options->list_lag_ns;
-		code = each_volume(&local, volume, options->pin_id ? pin_volume : forget_volume,
+		code = each_volume(&local, volume, options->one ? do_to_one : forget_volume,
 				   options);
 	}
 	local_close(&local);
@@ -766,7 +782,7 @@ static int forget_by_config(struct cli *cli, const char *volume, struct options 
 	given = policy_given(&options->policy);
 	options->policy.lock_for_ns = c->lock ? c->lock_for_ns : 0;
 	options->policy.every_ns = c->snapshot_every_ns;
-	code = options->pin_id || given
+	code = options->one || given
 		       ? forget_in(volume, options)
 		       : cli_fail(CLI_USAGE, "volume %s: no keep-... in %s: all snapshots stay",
 				  volume, cli->config);
@@ -781,13 +797,22 @@ static int snapshot_forget_cmd(struct cli *cli, int argc, char **argv, struct op
 	if (!cli_arguments(argc, 1 + pins, 1 + pins, pins ? "VOLUME ID" : "VOLUME"))
 		return CLI_USAGE;
 	options->pin = !strcmp(argv[optind - 1], "pin");
-	options->pin_id = pins ? argv[optind + 1] : NULL;
+	options->one = pins ? argv[optind + 1] : NULL;
 	if (!options->store && !cli->config)
 		return cli_fail(CLI_USAGE, "--store URL, or --config FILE, expected");
 	if (!options->store)
 		return forget_by_config(cli, argv[optind], options);
 	if (!pins && !policy_given(&options->policy))
 		return cli_fail(CLI_USAGE, "forget: a --keep option is missing; try --help");
+	return forget_in(argv[optind], options);
+}
+
+static int delete_by_store(int argc, char **argv, struct options *options)
+{
+	if (!cli_arguments(argc, 2, 2, "VOLUME ID"))
+		return CLI_USAGE;
+	options->deletes = true;
+	options->one = argv[optind + 1];
 	return forget_in(argv[optind], options);
 }
 
@@ -806,8 +831,10 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 				"create, list, delete, forget, pin, unpin, diff, prove or "
 				"verify expected; try --help");
 	verb = argv[optind++];
-	if (options.list_lag_given && strcmp(verb, "forget"))
-		return cli_fail(CLI_USAGE, "--store-list-lag: only with forget");
+	if (options.list_lag_given && strcmp(verb, "forget") &&
+	    (strcmp(verb, "delete") || !options.store))
+		return cli_fail(CLI_USAGE,
+				"--store-list-lag: only with forget, and with delete --store");
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
 				     : list_by_daemon(cli, argc, argv, &options);
@@ -819,12 +846,13 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 					 options.json);
 	if (!strcmp(verb, "forget") || !strcmp(verb, "pin") || !strcmp(verb, "unpin"))
 		return snapshot_forget_cmd(cli, argc, argv, &options);
+	if (!strcmp(verb, "delete"))
+		return options.store ? delete_by_store(argc, argv, &options)
+				     : snapshot_delete_cmd(cli, argc, argv);
 	if (options.store)
-		return cli_fail(CLI_USAGE, "--store: not with create, delete and prove");
+		return cli_fail(CLI_USAGE, "--store: not with create and prove");
 	if (!strcmp(verb, "create"))
 		return snapshot_create_cmd(cli, argc, argv, &options);
-	if (!strcmp(verb, "delete"))
-		return snapshot_delete_cmd(cli, argc, argv);
 	if (!strcmp(verb, "prove"))
 		return snapshot_prove_cmd(cli, argc, argv, &options);
 	return cli_fail(CLI_USAGE,

@@ -81,7 +81,12 @@ with_passphrase() {
 	"$build/offsite" --config "$dir/a.conf" snapshot pin v latest >"$dir/out" 2>&1 || die "pin: $(cat "$dir/out")"
 	off a snapshot delete v latest >"$dir/out" 2>&1 && die "a pinned snapshot was deleted"
 	grep -q "is pinned" "$dir/out" || die "delete of a pinned one: $(cat "$dir/out")"
+	refused "is pinned" snapshot delete v latest --passphrase-file "$dir/new"
 	fine snapshot unpin v latest --passphrase-file "$dir/new"
+	off a snapshot create v --label three >"$dir/out" 2>&1 || die "snapshot: $(cat "$dir/out")"
+	fine snapshot delete v latest --passphrase-file "$dir/new"
+	[ "$(off a snapshot list v --json | jq -r '.snapshots | map(.label) | join(" ")')" = two ] ||
+		die "delete --store: $(off a snapshot list v)"
 	off a restore v >"$dir/out" 2>&1 || die "in place: $(cat "$dir/out")"
 	fine snapshot verify --passphrase-file "$dir/new"
 	stop a

@@ -121,8 +121,9 @@ static void wrong_usage_is_exit_code_2(void **state)
 	expect("snapshot burn pgdata", 2, "snapshot burn: unknown");
 	expect("snapshot create", 2, "VOLUME expected");
 	expect("snapshot delete pgdata", 2, "VOLUME ID expected");
-	expect("snapshot create pgdata --store file:/x", 2,
-	       "--store: not with create, delete and prove");
+	expect("snapshot create pgdata --store file:/x", 2, "--store: not with create and prove");
+	expect("snapshot delete --store file:/x pgdata", 2, "VOLUME ID expected");
+	expect("snapshot delete pgdata 12 --store-list-lag 1s", 2, "with delete --store");
 	expect("snapshot verify pgdata --sample 0%", 2, "--sample: '0%'");
 	expect("snapshot verify pgdata --sample 101", 2, "--sample");
 	expect("snapshot verify pgdata --sample 5%x", 2, "--sample");
