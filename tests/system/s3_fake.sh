@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# What radosgw does not have, of a fake service: archives that packs have to be brought back from; how many
-# requests a snapshot costs.
-# time limit: 180 s
+# What radosgw does not have, of a fake service: archives that packs have to be brought back from; lists that
+# are late; how many requests a snapshot costs.
+# time limit: 300 s
 . "$(dirname "$0")/lib.sh"
 need python3 qemu-io curl
 begin
@@ -132,8 +132,49 @@ few_requests() {
 	ok few_requests
 }
 
+# What is listed is two seconds old. A snapshot that is told to be there is whole, and stays so, whatever is deleted
+# beside it.
+late_lists() {
+	local store="s3://late/db?endpoint=$endpoint&checksum=none" i id
+	node "$store"
+	sed -i 's/^store = .*/&\nstore-list-lag = 3s/' "$dir/a.conf"
+	head -c 8M /dev/urandom >"$dir/a.img"
+	start a
+	for i in 1 2 3 4; do
+		qemu-io -f raw -c "write -P $i ${i}M 300k" "$(uri a)" >/dev/null || die "cannot write"
+		off a snapshot create v --label "n$i" >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	done
+	cp "$dir/a.img" "$dir/want.img"
+	labels() { [ "$(off a snapshot list v --json | jq -r '.snapshots | map(.label) | join(" ")')" = "$1" ]; }
+	wait_for 20 "the list to show all four" labels "n1 n2 n3 n4"
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	ok late_snapshots
+
+	# One that is written while others are deleted shares with one of these.
+	id=$(off a snapshot list v --json | jq -r '.snapshots[3].id')
+	qemu-io -f raw -c "write -P 9 6M 300k" "$(uri a)" >/dev/null || die "cannot write"
+	cp "$dir/a.img" "$dir/want.img"
+	"$build/offsite" --config "$dir/a.conf" snapshot forget v --keep-last 1 >"$dir/forget.out" 2>&1 &
+	off a snapshot create v --label n5 >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	wait $! || die "forget: $(cat "$dir/forget.out")"
+	grep -q "^keep  ${id:0:12}.*newest" "$dir/forget.out" || die "forget kept: $(cat "$dir/forget.out")"
+	wait_for 20 "the list to show what stayed" labels "n4 n5"
+	"$build/offsite" --config "$dir/a.conf" snapshot forget v --keep-last 1 >"$dir/out" 2>&1 ||
+		die "forget: $(cat "$dir/out")"
+	wait_for 20 "the list to show the last" labels n5
+	ok late_deletions
+
+	off a snapshot verify v >"$dir/out" 2>&1 || die "verify: $(cat "$dir/out")"
+	stop a
+	"$build/offsite" restore --store "$store" --to "$dir/late.img" >"$dir/out" 2>&1 ||
+		die "restore: $(cat "$dir/out")"
+	cmp "$dir/want.img" "$dir/late.img" || die "restored otherwise than it was"
+	ok late_restore
+}
+
 part archived_packs
 part instant_of_an_archive
 part hidden_archive
+part late_lists
 part few_requests
 exec 9>&-
