@@ -672,10 +672,12 @@ static int forget_volume(struct local *local, const struct snapshot_info *volume
 		       options->dry_run ? "would be " : "",
 		       format_bytes((double)run.result.freed_bytes).text,
 		       (unsigned long long)run.result.deleted_objects);
-	if (!code && run.result.renewed_snapshots)
-		printf("%s: %llu snapshots that stay %s locked for longer, %llu objects\n",
+	if (!code && run.result.renewed_snapshots && options->dry_run)
+		printf("%s: %llu snapshots that stay would be locked for longer\n",
+		       volume->volume_name, (unsigned long long)run.result.renewed_snapshots);
+	else if (!code && run.result.renewed_snapshots)
+		printf("%s: %llu snapshots that stay are locked for longer, with %llu objects\n",
 		       volume->volume_name, (unsigned long long)run.result.renewed_snapshots,
-		       options->dry_run ? "would be" : "are",
 		       (unsigned long long)run.result.renewed_objects);
 	if (!code && run.result.locked_objects)
 		printf("%s: %llu objects are locked, and left for a later run\n",
