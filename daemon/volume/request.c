@@ -423,6 +423,8 @@ static bool super_ready(struct volume *v, struct op *op)
 	struct super *super = &v->super;
 	uint64_t lsn = op->owner == OWNER_APPLY ? apply_of(op)->mutation.lsn : v->state.lsn + 1;
 	bool changes = (op_is_own(op) && op->kind != OP_FLUSH) || flush_goes_apart(v, op);
+	/* What is applied, too, belongs to no state of the volume that was not stored for certain. */
+	bool waits = changes || (op->owner == OWNER_APPLY && op->kind != OP_FLUSH);
 
 	if (changes &&
 	    ((!v->in_sync && !v->bumped) || id128_is_zero(&v->state.generations.current)))
@@ -432,7 +434,7 @@ static bool super_ready(struct volume *v, struct op *op)
 			super->lsn_goal = lsn;
 		super_store_later(v);
 	}
-	if (lsn <= super->lsn_limit && (!changes || super->bump_sequence == 0))
+	if (lsn <= super->lsn_limit && (!waits || super->bump_sequence == 0))
 		return true;
 	if (lsn > super->lsn_goal)
 		super->lsn_goal = lsn;

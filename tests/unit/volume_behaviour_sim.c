@@ -793,6 +793,34 @@ static bool volume_reads_as(struct fixture *f, uint64_t offset, uint64_t length,
 	return same;
 }
 
+/* It may be on the disk all the same, and would make good content of what is written from here on. */
+static void nothing_is_applied_behind_a_superblock_that_failed(void **s)
+{
+	struct fixture *f = *s;
+
+	f->config.role = VOLUME_SECONDARY;
+	for (unsigned round = 0; round < 16; round++) {
+		struct volume_state state;
+
+		open_it(f);
+		assert_int_equal(volume_begin_applying(f->volume), 0);
+		state = *state_at(f);
+		state.disk = VOLUME_DISK_INCONSISTENT;
+		assert_int_equal(volume_set_state(f->volume, &state), 0);
+		state.disk = VOLUME_DISK_UPTODATE;
+		set_errors(f, "/super", 0, 1000000);
+		assert_int_equal(volume_set_state(f->volume, &state), -EIO);
+		set_errors(f, "/super", 1000000, 0);
+		assert_int_equal(apply(f, VOLUME_WRITE, 0, 0, 4096, 1), -EIO);
+		set_errors(f, NULL, 0, 0);
+		assert_int_equal(apply(f, VOLUME_WRITE, 0, 0, 4096, 1), 0);
+		crash_it(f, round % 2 ? SIM_CRASH_POWER : SIM_CRASH_POWER_DROP);
+		open_it(f);
+		assert_int_equal(state_at(f)->disk, VOLUME_DISK_INCONSISTENT);
+		close_it(f);
+	}
+}
+
 static void applied_writes_are_there(void **s)
 {
 	struct fixture *f = *s;
@@ -882,6 +910,7 @@ int main(void)
 		TEST(an_error_that_the_intents_meet_counts_for_the_maps),
 		TEST(failed_write_stays_dirty),
 		TEST(full_state_directory_does_not_stop_it),
+		TEST(nothing_is_applied_behind_a_superblock_that_failed),
 		TEST(applied_writes_are_there),
 		TEST(long_trims_write_few_pages),
 	};
