@@ -36,8 +36,7 @@ replication_SRC := $(wildcard daemon/replication/*.c)
 store_SRC       := $(wildcard daemon/store/*.c)
 snapshot_SRC    := $(wildcard daemon/snapshot/*.c)
 config_SRC      := $(wildcard daemon/config*.c)
-node_SRC        := daemon/node.c daemon/roles.c daemon/resolve.c daemon/hook.c daemon/node_disk.c \
-	daemon/exports.c daemon/export_maps.c daemon/moment.c daemon/node_instant.c daemon/proof.c
+node_SRC        := $(wildcard daemon/node/*.c)
 control_SRC     := $(wildcard daemon/control/*.c)
 sim_SRC         := $(wildcard tests/sim/env_sim*.c tests/sim/store_sim*.c) tests/sim/mutation.c
 libs := protocol io nbd volume replication store snapshot config node control sim

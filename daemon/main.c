@@ -20,8 +20,8 @@
 #include "daemon/io/buf.h"
 #include "daemon/io/env.h"
 #include "daemon/io/stream.h"
-#include "daemon/exports.h"
-#include "daemon/node.h"
+#include "daemon/node/exports.h"
+#include "daemon/node/node.h"
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 

@@ -4,7 +4,7 @@
  * the configuration says of them.
  */
 #include "daemon/control/control.h"
-#include "daemon/exports.h"
+#include "daemon/node/exports.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -9,7 +9,7 @@
 #ifndef OFFSITE_CONTROL_H
 #define OFFSITE_CONTROL_H
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"
 

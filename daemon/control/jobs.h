@@ -15,7 +15,7 @@
 #include <jansson.h>
 
 #include "daemon/control/events.h"
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "daemon/snapshot/plan.h"
 
 #define JOBS_FINISHED_KEPT 64u

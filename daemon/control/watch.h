@@ -8,8 +8,8 @@
 #define OFFSITE_CONTROL_WATCH_H
 
 #include "daemon/control/events.h"
-#include "daemon/exports.h"
-#include "daemon/node.h"
+#include "daemon/node/exports.h"
+#include "daemon/node/node.h"
 
 struct watch_sample {
 	const struct node_volume *volume;

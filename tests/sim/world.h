@@ -7,7 +7,7 @@
 #ifndef OFFSITE_TESTS_SIM_WORLD_H
 #define OFFSITE_TESTS_SIM_WORLD_H
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "tests/sim/env_sim.h"
 #include "tests/sim/model.h"
 #include "tests/sim/store_sim.h"

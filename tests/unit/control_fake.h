@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "daemon/snapshot/diff.h"
 #include "nbd-server/attach.h"
 #include "nbd-server/nbd_server.h"

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 
 static char directory[64];
 static struct env *env;

@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "tests/sim/env_sim.h"
 #include "tests/sim/store_sim.h"
 

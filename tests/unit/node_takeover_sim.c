@@ -8,7 +8,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 #include "tests/sim/env_sim.h"
 
 #define SECOND 1000000000ull

@@ -4,7 +4,7 @@
  * snapshot in the store or in files beside the volume; then it is given up, and the peer's content caught
  * up to.
  */
-#include "daemon/node_internal.h"
+#include "daemon/node/internal.h"
 
 #include <errno.h>
 #include <stdio.h>

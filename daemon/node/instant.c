@@ -8,7 +8,7 @@
  *   UNPINNING it is over; the pin is taken away, also after a restart
  *   CLOSING   nothing more is asked of the store
  */
-#include "daemon/node_internal.h"
+#include "daemon/node/internal.h"
 
 #include <assert.h>
 #include <errno.h>

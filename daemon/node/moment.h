@@ -9,7 +9,7 @@
 #ifndef OFFSITE_MOMENT_H
 #define OFFSITE_MOMENT_H
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 
 struct moment;
 

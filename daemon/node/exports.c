@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/exports.h"
+#include "daemon/node/exports.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/exports_internal.h"
+#include "daemon/node/exports_internal.h"
 #include "protocol/nbd.h"
 
 #define RETRY_NS    50000000ull

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/exports_internal.h"
+#include "daemon/node/exports_internal.h"
 #include "protocol/nbd.h"
 
 #define LISTED_SNAPSHOTS 128u

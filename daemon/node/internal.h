@@ -3,7 +3,7 @@
 #ifndef OFFSITE_NODE_INTERNAL_H
 #define OFFSITE_NODE_INTERNAL_H
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 
 /* node.c */
 int node_fail(int error, char *why, size_t why_size, const char *format, ...)
@@ -23,13 +23,13 @@ void node_job_finish(struct node_volume *volume, int error, const char *why);
 /* What speaks against a restore here; else the volume is primary, has a disk, and the peer is kept away. */
 int node_restore_prepare(struct node_volume *volume, char *why, size_t why_size);
 
-/* node_instant.c: restores that are used before they are whole. */
+/* instant.c: restores that are used before they are whole. */
 /* Now and then: goes on with one that a restart interrupted; takes the pin of one that is over away. */
 void instant_look(struct node_volume *volume);
 /* The node stops: calls node_stop_go_on() when volume->instant is NULL. */
 void instant_stop(struct node_volume *volume);
 
-/* node_disk.c */
+/* disk.c */
 void node_disk_cancel(struct node_volume *volume); /* a replacement that waits ends */
 /* resolve.c: by a policy this node gives up what it changed. */
 void resolve_by_policy(void *volume);

@@ -30,12 +30,12 @@ struct node_volume {
 	struct proof *proof_state;       /* whether snapshots can be restored: proof.c */
 	struct proof_record proof;       /* what is known of that; tried_ns 0: nothing */
 	bool proving;                    /* it is being found out */
-	struct replacement *replacement; /* of its disk, waiting; see node_disk.c */
+	struct replacement *replacement; /* of its disk, waiting; see disk.c */
 	const char *busy;                /* a long job has the volume: "restore"; NULL: none */
 	struct promotion *promotion;     /* one waits for its fence; NULL: none */
 	unsigned losses;         /* promotions by force since start that gave something up */
 	char lost[320];          /* what the last of them gave up, else "" */
-	struct instant *instant; /* a restore used before it is whole: node_instant.c; NULL: none */
+	struct instant *instant; /* a restore used before it is whole: instant.c; NULL: none */
 	char instant_trouble[256]; /* why it does not go on, as of the last try, else "" */
 	struct resolve *resolve;   /* under way: the end of a split brain; resolve.c */
 	char kept[512];            /* where the last resolve kept what was given up, else "" */

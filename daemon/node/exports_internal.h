@@ -6,7 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 
-#include "daemon/exports.h"
+#include "daemon/node/exports.h"
 #include "daemon/snapshot/diff.h"
 #include "daemon/snapshot/export.h"
 

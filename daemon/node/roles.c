@@ -3,14 +3,14 @@
  * roles: promote and demote: what speaks against it, the fence before a promotion, and what a promotion
  * by force gives up.
  */
-#include "daemon/node_internal.h"
+#include "daemon/node/internal.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/hook.h"
+#include "daemon/node/hook.h"
 
 /* A promotion that waits for its fence. */
 struct promotion {

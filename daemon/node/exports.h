@@ -10,7 +10,7 @@
 #define OFFSITE_EXPORTS_H
 
 #include "daemon/block.h"
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 
 #define EXPORTS_MAX       16u
 #define EXPORTS_MAPS_MAX  64u

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/proof.h"
+#include "daemon/node/proof.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -10,8 +10,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "daemon/hook.h"
-#include "daemon/node_internal.h"
+#include "daemon/node/hook.h"
+#include "daemon/node/internal.h"
 #include "daemon/replication/record.h"
 
 #define NS_PER_S       1000000000ull

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/moment.h"
+#include "daemon/node/moment.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/hook.h"
-#include "daemon/node_internal.h"
+#include "daemon/node/hook.h"
+#include "daemon/node/internal.h"
 
 #define VARIABLE_BYTES 480u
 

@@ -8,7 +8,7 @@
 #ifndef OFFSITE_PROOF_H
 #define OFFSITE_PROOF_H
 
-#include "daemon/node.h"
+#include "daemon/node/node.h"
 
 struct proof;
 

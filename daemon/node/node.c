@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "daemon/exports.h"
-#include "daemon/node_internal.h"
+#include "daemon/node/exports.h"
+#include "daemon/node/internal.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -9,8 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/moment.h"
-#include "daemon/proof.h"
+#include "daemon/node/moment.h"
+#include "daemon/node/proof.h"
 
 #define NS_PER_S        1000000000ull
 #define WATCH_PERIOD_NS (5 * NS_PER_S)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/node_internal.h"
+#include "daemon/node/internal.h"
 
 #define LOOK_NS 100000000ull
 #define MAX_NS  60000000000ull
