@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * A failed disk was replaced: the volume gets its content back from the peer. A secondary syncs anew. A
- * primary leans on its peer, if it does not yet, and its new disk is filled while clients are at work.
- * Or it is to be bigger.
- */
+#include "daemon/node/disk.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "daemon/node/internal.h"
+#include "daemon/node/refusal.h"
 
 #define LOOK_NS 100000000ull
 #define MAX_NS  60000000000ull
@@ -46,7 +43,7 @@ static void look(struct env_timer *timer)
 		end(r, error, why);
 }
 
-void node_disk_cancel(struct node_volume *v)
+void disk_cancel(struct node_volume *v)
 {
 	if (v->replacement)
 		end(v->replacement, -ECANCELED, "shutting down");

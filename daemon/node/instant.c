@@ -1,14 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * A restore that is used before it is whole:
- *
- *   OPENING   the snapshot's manifest is loaded; nothing has changed yet
- *   PINNING   the snapshot is pinned, so that no retention takes it away meanwhile
- *   FILLING   the volume serves clients; volume/hydrate.c fetches. A restart comes back here by OPENING
- *   UNPINNING it is over; the pin is taken away, also after a restart
- *   CLOSING   nothing more is asked of the store
- */
-#include "daemon/node/internal.h"
+#include "daemon/node/instant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -16,6 +7,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/node/job.h"
+#include "daemon/node/refusal.h"
+#include "daemon/node/restore.h"
+#include "daemon/node/storage.h"
 #include "daemon/snapshot/origin.h"
 
 enum instant_step { OPENING, PINNING, WAITING, FILLING, UNPINNING, CLOSING };
@@ -165,7 +160,8 @@ static void fill(struct instant *i)
 	}
 	i->step = FILLING;
 	i->job = false;
-	node_open_store(v); /* the uuid may be another one now: that of what it is filled from */
+	/* The uuid may be another one now: that of what it is filled from. */
+	storage_open(v->storage);
 	node_job_finish(v, 0, "");
 }
 
@@ -187,7 +183,7 @@ static void begin(struct instant *i)
 			return;
 		}
 	}
-	error = node_restore_prepare(v, why, sizeof(why));
+	error = restore_prepare(v, why, sizeof(why));
 	if (error)
 		fail(i, error, why);
 	else

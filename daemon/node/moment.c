@@ -8,7 +8,6 @@
 #include <string.h>
 
 #include "daemon/node/hook.h"
-#include "daemon/node/internal.h"
 
 #define VARIABLE_BYTES 480u
 

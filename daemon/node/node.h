@@ -16,34 +16,47 @@
 
 struct node;
 
+/* What others read of a volume, and the state of the modules that work on it, each in a structure of its own. */
 struct node_volume {
 	struct node *node;
 	const struct config_volume *config;
-	struct volume *volume;           /* NULL: could not be opened; see error */
+	struct volume *volume; /* NULL: could not be opened; see error */
+	char error[256];       /* why volume is NULL, else "" */
+
+	struct peering *peering;
 	struct replication *replication; /* NULL: neither peer nor peer-listen */
-	struct store *store;             /* NULL: no store, or not open (yet) */
-	bool store_opening;              /* a helper thread is at it */
+
+	struct storage *storage;
+	struct store *store;   /* NULL: no store, or not open (yet) */
+	bool store_opening;    /* a helper thread is at it */
+	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
 	struct snapshot_repo *repo;
 	struct snapshot_writer *writer;
-	struct env_timer schedule;       /* snapshot-every */
-	struct moment *moment;           /* what is done around a snapshot's cut */
-	struct proof *proof_state;       /* whether snapshots can be restored: proof.c */
-	struct proof_record proof;       /* what is known of that; tried_ns 0: nothing */
-	bool proving;                    /* it is being found out */
-	struct replacement *replacement; /* of its disk, waiting; see disk.c */
-	const char *busy;                /* a long job has the volume: "restore"; NULL: none */
-	struct promotion *promotion;     /* one waits for its fence; NULL: none */
-	unsigned losses;         /* promotions by force since start that gave something up */
-	char lost[320];          /* what the last of them gave up, else "" */
-	struct instant *instant; /* a restore used before it is whole: instant.c; NULL: none */
-	char instant_trouble[256]; /* why it does not go on, as of the last try, else "" */
-	struct resolve *resolve;   /* under way: the end of a split brain; resolve.c */
-	char kept[512];            /* where the last resolve kept what was given up, else "" */
+
+	struct schedule *schedule; /* snapshot-every */
+	struct moment *moment;     /* what is done around a snapshot's cut */
 	unsigned
 		command_failures; /* of snapshot-before-command, snapshot-after-command since start */
 	char command_failure[400]; /* the last of them, else "" */
-	char error[256];           /* why volume is NULL, else "" */
-	char store_error[256]; /* why store is NULL though configured; "" when open, and at first */
+
+	struct proof *proof_state; /* whether snapshots can be restored: proof.h */
+	struct proof_record proof; /* what is known of that; tried_ns 0: nothing */
+	bool proving;              /* it is being found out */
+
+	struct node_job *job; /* who is told when busy is over */
+	const char *busy;     /* a long job has the volume: "restore"; NULL: none */
+
+	struct promotion *promotion; /* one waits for its fence; NULL: none */
+	unsigned losses;             /* promotions by force since start that gave something up */
+	char lost[320];              /* what the last of them gave up, else "" */
+
+	struct instant *instant;   /* a restore used before it is whole; NULL: none */
+	char instant_trouble[256]; /* why it does not go on, as of the last try, else "" */
+
+	struct resolve *resolve; /* under way: the end of a split brain; NULL: none */
+	char kept[512];          /* where the last resolve kept what was given up, else "" */
+
+	struct replacement *replacement; /* of its disk, waiting; NULL: none */
 };
 
 /* Why the volume has no store to work with. */
@@ -67,6 +80,12 @@ void node_stop_stores(struct node *node);
  * under way is abandoned; it may still use its volume, the node and the environment, none of which may
  * be freed any more: all that is left to do after stopped() is to end the process. */
 bool node_stop(struct node *node, void (*stopped)(void *context), void *context);
+
+/* For what a stop waits for. */
+bool node_is_stopping(const struct node_volume *volume);
+/* The volume's stop looks again at what is under way; nothing happens if the node does not stop. The node may be gone
+ * when it returns. */
+void node_stop_go_on(struct node_volume *volume);
 
 /* The store was asked: when its newest snapshot was taken (since 1970; 0: there is none). The first one of this
  * run is due an interval after that (0, or in the future: in some minutes), not after the daemon's start. */

@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "daemon/node/hook.h"
-#include "daemon/node/internal.h"
+#include "daemon/node/refusal.h"
 #include "daemon/replication/record.h"
 
 #define NS_PER_S       1000000000ull

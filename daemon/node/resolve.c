@@ -1,22 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * resolve: the end of a split brain by an operator's word. What this node changed is kept first, as a
- * snapshot in the store or in files beside the volume; then it is given up, and the peer's content caught
- * up to.
- */
-#include "daemon/node/internal.h"
+#include "daemon/node/resolve.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/node/job.h"
+#include "daemon/node/refusal.h"
+#include "daemon/node/roles.h"
 #include "daemon/replication/kept.h"
 
 struct resolve {
 	struct node_volume *volume;
-	node_done_fn done;
-	void *context;
 	char keep[64];
 	bool was_primary;
 	struct id128 snapshot;
@@ -61,10 +57,9 @@ static void end(struct resolve *resolve, int error, const char *why)
 {
 	struct node_volume *v = resolve->volume;
 
-	v->busy = NULL;
 	v->resolve = NULL;
-	resolve->done(resolve->context, error, why);
 	free(resolve);
+	node_job_finish(v, error, why);
 }
 
 /* Nothing was given up: it serves again what it served. */
@@ -72,16 +67,16 @@ static void back_out(struct resolve *resolve, int error, const char *why)
 {
 	struct node_volume *v = resolve->volume;
 	struct volume_state state;
+	char problem[256];
 	int failed = 0;
 
 	volume_get_state(v->volume, &state);
 	if (resolve->was_primary && state.role == VOLUME_SECONDARY) {
 		state.role = VOLUME_PRIMARY;
-		failed = volume_set_state(v->volume, &state);
+		failed = roles_store(v, &state, problem, sizeof(problem));
 	}
 	if (failed)
-		env_log(node_env(v->node), ENV_LOG_ERROR, "volume %s: role not stored: %s",
-			v->config->name, strerror(-failed));
+		env_log(node_env(v->node), ENV_LOG_ERROR, "%s", problem);
 	else if (resolve->was_primary)
 		replication_role_changed(v->replication);
 	end(resolve, error, why);
@@ -202,16 +197,16 @@ void node_resolve(struct node_volume *v, const char *keep, bool no_keep, node_do
 		error = may_resolve(v, &plan, keep, why, sizeof(why));
 	}
 	resolve = error ? NULL : calloc(1, sizeof(*resolve));
-	if (!resolve) {
-		done(context, error ? error : -ENOMEM, error ? why : "out of memory");
+	if (!error)
+		error = resolve ? node_job_take(v, "resolve", done, context, why, sizeof(why))
+				: node_fail(-ENOMEM, why, sizeof(why), "out of memory");
+	if (error) {
+		free(resolve);
+		done(context, error, why);
 		return;
 	}
-	*resolve = (struct resolve){.volume = v,
-				    .done = done,
-				    .context = context,
-				    .was_primary = state.role == VOLUME_PRIMARY};
+	*resolve = (struct resolve){.volume = v, .was_primary = state.role == VOLUME_PRIMARY};
 	snprintf(resolve->keep, sizeof(resolve->keep), "%s", keep);
-	v->busy = "resolve";
 	v->resolve = resolve;
 	v->kept[0] = 0;
 	snprintf(reason, sizeof(reason), "given up for %.40s", keep);

@@ -1,9 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/*
- * roles: promote and demote: what speaks against it, the fence before a promotion, and what a promotion
- * by force gives up.
- */
-#include "daemon/node/internal.h"
+#include "daemon/node/roles.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,6 +7,9 @@
 #include <string.h>
 
 #include "daemon/node/hook.h"
+#include "daemon/node/peering.h"
+#include "daemon/node/refusal.h"
+#include "daemon/node/storage.h"
 
 /* A promotion that waits for its fence. */
 struct promotion {
@@ -30,16 +29,22 @@ struct promotion {
 #define LOOK_NS      100000000ull
 #define ALIVE_MAX_NS 1500000000ull /* a promotion is to be done within two seconds */
 
-bool node_is_connected(const struct replication_status *status)
+int roles_store(struct node_volume *v, const struct volume_state *state, char *why, size_t why_size)
 {
-	return status->state == REPLICATION_IDLE || status->state == REPLICATION_CATCH_UP ||
-	       status->state == REPLICATION_STREAMING;
+	int error = volume_set_state(v->volume, state);
+
+	if (!error)
+		return 0;
+	return node_fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
+			 strerror(-error));
 }
 
-static int fail(int error, char *why, size_t why_size, const char *format, const char *name,
-		const char *detail)
+static bool peer_seems_primary(struct node_volume *v)
 {
-	return node_fail(error, why, why_size, format, name, detail);
+	struct replication_status peer;
+
+	peering_get_status(v, &peer);
+	return peering_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY;
 }
 
 /* ---- promote -------------------------------------------------------------------------------- */
@@ -115,20 +120,19 @@ static int check_clients(struct node_volume *v, char *why, size_t why_size)
 static int may_promote(struct node_volume *v, const struct volume_state *state, unsigned flags,
 		       char *why, size_t why_size)
 {
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct replication_status peer;
 	int error = check_clients(v, why, why_size);
 
 	if (!error)
 		error = check_disk(v, state, why, why_size);
 	if (error)
 		return error;
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
-	if (node_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY)
-		return fail(-EPERM, why, why_size,
-			    "volume %s: peer %s is primary; demote it there first", v->config->name,
-			    peer.peer_name);
-	if (node_is_applying(v))
+	peering_get_status(v, &peer);
+	if (peering_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY)
+		return node_fail(-EPERM, why, why_size,
+				 "volume %s: peer %s is primary; demote it there first",
+				 v->config->name, peer.peer_name);
+	if (peering_is_applying(v))
 		return node_fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
 				 v->config->name);
 	return flags & NODE_FORCE ? 0 : check_loss(v, state, why, why_size);
@@ -157,8 +161,8 @@ static void new_history(struct node_volume *v, struct volume_generations *genera
 
 	if (!v->replication || id128_is_zero(&generations->current))
 		return;
-	replication_get_status(v->replication, &peer);
-	if (!node_is_connected(&peer))
+	peering_get_status(v, &peer);
+	if (!peering_is_connected(&peer))
 		replication_begin_history(node_env(v->node), generations);
 }
 
@@ -183,11 +187,10 @@ static int promote_now(struct node_volume *v, unsigned flags, char *why, size_t 
 		state.disk = VOLUME_DISK_UPTODATE;
 		state.outdated_ns = 0;
 	}
-	error = volume_set_state(v->volume, &state);
+	error = roles_store(v, &state, why, why_size);
 	if (error)
-		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
-			    strerror(-error));
-	node_open_store(v);
+		return error;
+	storage_open(v->storage);
 	if (v->replication)
 		replication_role_changed(v->replication);
 	env_log(node_env(v->node), ENV_LOG_INFO, "volume %s: promoted to primary%s",
@@ -242,10 +245,9 @@ static void fenced(struct hook *hook)
 static void start_fence(struct promotion *p)
 {
 	struct node_volume *v = p->volume;
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct replication_status peer;
 
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
+	peering_get_status(v, &peer);
 	snprintf(p->variables[0], sizeof(p->variables[0]), "OFFSITE_VOLUME=%s", v->config->name);
 	snprintf(p->variables[1], sizeof(p->variables[1]), "OFFSITE_NODE=%s",
 		 node_config(v->node)->node.name);
@@ -267,22 +269,12 @@ static void start_fence(struct promotion *p)
 
 static bool needs_fence(struct node_volume *v, unsigned flags)
 {
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
+	struct replication_status peer;
 
 	if (flags & NODE_NO_FENCE || !v->config->fence_command)
 		return false;
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
-	return !node_is_connected(&peer);
-}
-
-static bool peer_seems_primary(struct node_volume *v)
-{
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
-
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
-	return node_is_connected(&peer) && peer.peer_role == VOLUME_PRIMARY;
+	peering_get_status(v, &peer);
+	return !peering_is_connected(&peer);
 }
 
 /* Nothing speaks against it any more, but perhaps the fence. */
@@ -398,8 +390,7 @@ static int may_demote(struct node_volume *v, char *why, size_t why_size)
 {
 	const char *name = v->config->name;
 	struct volume_stats stats;
-	struct replication_status peer = {.state = REPLICATION_STANDALONE};
-	struct snapshot_writer_status snapshot = {.running = false};
+	struct replication_status peer;
 
 	volume_get_stats(v->volume, &stats);
 	if (stats.clients > 0)
@@ -411,15 +402,12 @@ static int may_demote(struct node_volume *v, char *why, size_t why_size)
 				 "volume %s: is being filled from a snapshot: demote it when it is "
 				 "whole",
 				 name);
-	if (v->writer)
-		snapshot_writer_status(v->writer, &snapshot);
-	if (snapshot.running)
+	if (storage_is_writing(v))
 		return node_fail(-EAGAIN, why, why_size, "volume %s: a snapshot is being taken",
 				 name);
-	if (v->replication)
-		replication_get_status(v->replication, &peer);
+	peering_get_status(v, &peer);
 	/* What the peer lacks now would be rolled back when the peer is promoted next. */
-	if (node_is_connected(&peer) && peer.source && peer.out_of_sync_bytes > 0)
+	if (peering_is_connected(&peer) && peer.source && peer.out_of_sync_bytes > 0)
 		return node_fail(-EAGAIN, why, why_size,
 				 "volume %s: %llu bytes are still on their way to the peer", name,
 				 (unsigned long long)peer.out_of_sync_bytes);
@@ -440,10 +428,9 @@ int node_demote(struct node_volume *v, char *why, size_t why_size)
 	if (error)
 		return error;
 	state.role = VOLUME_SECONDARY;
-	error = volume_set_state(v->volume, &state);
+	error = roles_store(v, &state, why, why_size);
 	if (error)
-		return fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
-			    strerror(-error));
+		return error;
 	if (v->replication)
 		replication_role_changed(v->replication);
 	env_log(node_env(v->node), ENV_LOG_INFO, "volume %s: demoted to secondary",
