@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * kernel: the kernel's nbd client as attach.c needs it. A table, so that tests put a kernel of their own
- * behind it. All calls block, and are made on helper threads, but for scan(), which only reads sysfs.
+ * kernel: the kernel's nbd client as attach.h needs it. A table, so that tests put a kernel of their own
+ * behind it. All calls block, and are made by attach_call.c, but for scan(), which only reads sysfs.
  */
 #ifndef OFFSITE_NBD_SERVER_KERNEL_H
 #define OFFSITE_NBD_SERVER_KERNEL_H
