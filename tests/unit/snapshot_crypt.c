@@ -376,9 +376,7 @@ static void nothing_shows_and_all_comes_back(void **state)
 	assert_true(restores(w, "other"));
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
 	assert_int_equal(w->v->state.snapshot_sequence, 2);
-	w->m->fail_types = OP_DELETE;
-	w->m->fail_at = 1;
-	w->m->fail_error = -EIO;
+	memory_fail(w->m, OP_DELETE, 1, -EIO, MEMORY_ONCE);
 	assert_int_equal(delete (w->env, w->repo, &made.result.info.id).result.error, -EIO);
 	/* There is room for a mark on a full disk. */
 	assert_int_equal(object_in(w->m, "-deleted", 0)->size, 0);

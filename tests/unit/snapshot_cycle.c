@@ -84,9 +84,7 @@ static void what_lies_together_comes_together(void **state)
 	assert_true(w->m->gets - gets <= 128 / 8 * 2 + 1 + 2 + 3 * w->m->count);
 	for (unsigned k = 1; k < 9; k++) {
 		snprintf(path, sizeof(path), "%s/k%u", w->dir, k);
-		w->m->fail_types = OP_GET;
-		w->m->fail_at = k;
-		w->m->fail_error = -EIO;
+		memory_fail(w->m, OP_GET, k, -EIO, MEMORY_ONCE);
 		r = restore_file(w->env, w->repo, NULL, path, false);
 		failed += r.result.error != 0;
 		if (!r.result.error)

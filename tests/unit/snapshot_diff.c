@@ -474,9 +474,7 @@ static void errors_of_the_store(void **state)
 		struct opened o;
 		struct question q;
 
-		w->m->fail_types = OP_ALL;
-		w->m->fail_error = -EIO;
-		w->m->fail_at = n;
+		memory_fail(w->m, OP_ALL, n, -EIO, MEMORY_ONCE);
 		repo_changed(w->repo); /* the list, too */
 		o = open_diff(w, &a.info.id, &b.info.id);
 		if (!o.diff) {
@@ -486,7 +484,7 @@ static void errors_of_the_store(void **state)
 		ask(o.diff, &q, 0, 4ull << 30, 64);
 		env_run_until(w->env, &q.done);
 		if (q.error) {
-			w->m->fail_at = 0;
+			memory_heal(w->m);
 			check_diff(w, o.diff, &a, &b, 64);
 		}
 		close_diff(w, o.diff);
@@ -495,7 +493,7 @@ static void errors_of_the_store(void **state)
 			break;
 		}
 	}
-	w->m->fail_at = 0;
+	memory_heal(w->m);
 	free(a.seeds);
 	free(b.seeds);
 	free(seeds);

@@ -296,9 +296,7 @@ static void kept_as_long_as_it_is_used(void **state)
 	o = open_export(w, &other);
 	assert_int_equal(o.error, 0);
 	close_export(w, o.export);
-	w->m->fail_types = OP_ALL;
-	w->m->fail_error = -EIO;
-	w->m->fail_at = 1;
+	memory_fail(w->m, OP_ALL, 1, -EIO, MEMORY_ONCE);
 	assert_int_equal(open_export(w, &other).error, -EIO);
 	assert_int_equal(delete (w->env, w->repo, &other.id).result.error,
 			 0); /* nothing holds it */

@@ -32,15 +32,6 @@ static int file_differs(const struct volume *v, const char *path)
 	return bad;
 }
 
-static void arm(struct memory_store *m, unsigned types, unsigned k, bool effect)
-{
-	m->fail_types = types;
-	m->fail_at = k;
-	m->fail_error = -EIO;
-	m->fail_effect = effect;
-	m->failed = false;
-}
-
 static void assert_all_listed_are_whole(struct world *w, unsigned k)
 {
 	struct waited v = verify(w->env, w->repo);
@@ -71,10 +62,9 @@ static void create_fails_at_every_operation(void **state)
 			assert_int_equal(create(w->env, w->writer, "").result.error, 0);
 		}
 		fill(w, 20, 2);
-		arm(w->m, OP_ALL, k, k % 2);
+		memory_fail(w->m, OP_ALL, k, -EIO, k % 2 ? MEMORY_WITH_EFFECT : MEMORY_ONCE);
 		create(w->env, w->writer, "");
-		failed = w->m->failed;
-		arm(w->m, 0, 0, false);
+		failed = memory_heal(w->m);
 		assert_all_listed_are_whole(w, k);
 		fake_fill(w->v, 3, 33);
 		assert_string_equal(create(w->env, w->writer, "").result.why, "");
@@ -100,10 +90,9 @@ static void delete_fails_at_every_operation(void **state)
 		first = create(w->env, w->writer, "").result.info.id;
 		fill(w, 20, 1);
 		create(w->env, w->writer, "");
-		arm(w->m, OP_ALL, k, k % 2);
+		memory_fail(w->m, OP_ALL, k, -EIO, k % 2 ? MEMORY_WITH_EFFECT : MEMORY_ONCE);
 		delete (w->env, w->repo, &first);
-		failed = w->m->failed;
-		arm(w->m, 0, 0, false);
+		failed = memory_heal(w->m);
 		assert_all_listed_are_whole(w, k);
 		delete (w->env, w->repo, &first);
 		assert_int_equal(collect(w->env, w->repo).result.error, 0);
@@ -130,11 +119,10 @@ static void restore_fails_and_goes_on(void **state)
 	for (unsigned k = 1; failed; k += 2) {
 		struct waited r;
 
-		arm(w->m, OP_ALL, k, false);
-		w->m->fail_for_good = true; /* chunks are asked for twice */
+		/* For good: chunks are asked for twice. */
+		memory_fail(w->m, OP_ALL, k, -EIO, MEMORY_FOR_GOOD);
 		r = restore_file(w->env, w->repo, NULL, path, false);
-		failed = w->m->failed;
-		arm(w->m, 0, 0, false);
+		failed = memory_heal(w->m);
 		assert_int_equal(r.result.error, failed ? -EIO : 0);
 		if (failed) {
 			assert_int_not_equal(access(path, F_OK), 0);
@@ -169,12 +157,11 @@ static void overwriting_is_marked(void **state)
 			 -EEXIST);
 	assert_non_null(strstr(why, "exists"));
 	assert_non_null(strstr(why, "--force"));
-	arm(w->m, OP_GET, 3, false);
-	w->m->fail_for_good = true;
+	memory_fail(w->m, OP_GET, 3, -EIO, MEMORY_FOR_GOOD);
 	assert_int_equal(restore_file(w->env, w->repo, NULL, path, true).result.error, -EIO);
 	assert_int_equal(access(marker, F_OK), 0);
 	assert_int_not_equal(access(restored, F_OK), 0);
-	arm(w->m, 0, 0, false);
+	memory_heal(w->m);
 	r = restore_file(w->env, w->repo, NULL, path, true);
 	assert_int_equal(r.result.error, 0);
 	assert_int_not_equal(access(marker, F_OK), 0);
@@ -270,10 +257,9 @@ static void a_restore_ends_at_every_failure(void **state)
 			.compare = true,
 		};
 		slow.env = w->env;
-		arm(w->m, OP_GET, k, false);
-		w->m->fail_for_good = true;
+		memory_fail(w->m, OP_GET, k, -EIO, MEMORY_FOR_GOOD);
 		r = restore(w->env, w->repo, NULL, &slow.target);
-		arm(w->m, 0, 0, false);
+		memory_heal(w->m);
 		if (!r.result.error)
 			return;
 		assert_int_equal(r.result.error, -EIO);

@@ -527,6 +527,27 @@ struct memory_store {
 	void *context;
 };
 
+enum { MEMORY_ONCE = 0, MEMORY_WITH_EFFECT = 1, MEMORY_FOR_GOOD = 2 };
+
+/* Operation number k (1...) of these types from now on is to fail. */
+static inline void memory_fail(struct memory_store *m, unsigned types, unsigned k, int error,
+			       unsigned how)
+{
+	m->fail_types = types;
+	m->fail_at = k;
+	m->fail_error = error;
+	m->fail_effect = how & MEMORY_WITH_EFFECT;
+	m->fail_for_good = how & MEMORY_FOR_GOOD;
+	m->failed = false;
+}
+
+/* None is any more. Whether one did: failed. */
+static inline bool memory_heal(struct memory_store *m)
+{
+	m->fail_at = 0;
+	return m->failed;
+}
+
 static bool fails(struct memory_store *m, unsigned type)
 {
 	if (!m->fail_at || !(m->fail_types & type) || --m->fail_at)

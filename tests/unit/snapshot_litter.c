@@ -13,15 +13,6 @@ static void fill(struct world *w, unsigned count, uint64_t seed)
 		fake_fill(w->v, (seed * 7919 + i * 13) % w->v->chunks, seed * 1000 + i);
 }
 
-static void fail_at(struct memory_store *m, unsigned types, unsigned k, bool for_good)
-{
-	m->fail_types = types;
-	m->fail_at = k;
-	m->fail_error = -ENOSPC;
-	m->fail_for_good = for_good;
-	m->failed = false;
-}
-
 static unsigned packs_of(const struct memory_store *m)
 {
 	unsigned packs, maps, manifests;
@@ -53,11 +44,12 @@ static void a_failed_attempt_goes_before_the_next(void **state)
 	before = packs_of(w->m);
 	fill(w, 40, 1);
 	for (unsigned i = 0; i < 5; i++) {
-		fail_at(w->m, OP_PUT, 3, false); /* behind the claim and a pack */
+		memory_fail(w->m, OP_PUT, 3, -ENOSPC,
+			    MEMORY_ONCE); /* behind the claim and a pack */
 		assert_int_equal(create(w->env, w->writer, "").result.error, -ENOSPC);
 		assert_true(packs_of(w->m) > before && packs_of(w->m) < before + 12);
 	}
-	fail_at(w->m, 0, 0, false);
+	memory_heal(w->m);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
 	assert_int_equal(list(w->env, w->repo).listed, 2);
 	assert_nothing_is_left_over(w);
@@ -74,9 +66,9 @@ static void a_killed_attempt_goes_after_a_while(void **state)
 	fill(w, 20, 0);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
 	fill(w, 40, 1);
-	fail_at(w->m, OP_ALL, 12, true);
+	memory_fail(w->m, OP_ALL, 12, -ENOSPC, MEMORY_FOR_GOOD);
 	assert_int_equal(create(w->env, w->writer, "").result.error, -ENOSPC);
-	fail_at(w->m, 0, 0, false);
+	memory_heal(w->m);
 	left = packs_of(w->m);
 	writer_free(w->env, w->writer);
 	w->writer = snapshot_writer_new(w->v, w->repo, &config);
@@ -109,7 +101,7 @@ static void a_prune_takes_it_too(void **state)
 	fill(w, 20, 0);
 	assert_string_equal(create(w->env, w->writer, "").result.why, "");
 	fill(w, 40, 1);
-	fail_at(w->m, OP_PUT, 3, false); /* behind the claim and a pack */
+	memory_fail(w->m, OP_PUT, 3, -ENOSPC, MEMORY_ONCE); /* behind the claim and a pack */
 	assert_int_equal(create(w->env, w->writer, "").result.error, -ENOSPC);
 	snapshot_forget(w->repo, &policy, false, kept, waited_done, &f);
 	env_run_until(w->env, &f.done);

@@ -392,14 +392,10 @@ static void create_fails_at_every_operation(void **state)
 		if (k % 3) /* everything is locked anew */
 			w->writer->lock_for_ns = 4 * HOUR_NS;
 		fill(w, 20, 2);
-		w->m->fail_types = OP_ALL;
-		w->m->fail_at = (k + 2) / 3;
-		w->m->fail_error = -EIO;
-		w->m->fail_effect = k % 2;
-		w->m->failed = false;
+		memory_fail(w->m, OP_ALL, (k + 2) / 3, -EIO,
+			    k % 2 ? MEMORY_WITH_EFFECT : MEMORY_ONCE);
 		create(w->env, w->writer, "");
-		failed = w->m->failed;
-		w->m->fail_at = 0;
+		failed = memory_heal(w->m);
 		v = verify(w->env, w->repo);
 		if (v.bad)
 			fail_msg("after failure %u: %s: %s", k, v.object, v.why);

@@ -256,11 +256,9 @@ static void damage_is_named_and_passes_on_nothing(void **state)
 	reader_close(w, o.reader);
 
 	o = reader_open(w, NULL, NULL);
-	w->m->fail_types = OP_GET;
-	w->m->fail_at = 1;
-	w->m->fail_error = -EIO;
+	memory_fail(w->m, OP_GET, 1, -EIO, MEMORY_ONCE);
 	assert_int_equal(read_now(w, o.reader, 0, 512), -EIO); /* the map page */
-	w->m->fail_at = 2;
+	memory_fail(w->m, OP_GET, 2, -EIO, MEMORY_ONCE);
 	assert_int_equal(read_now(w, o.reader, 0, 512), -EIO); /* the content */
 	assert_int_equal(read_now(w, o.reader, 0, 512), 512);
 	reader_close(w, o.reader);
