@@ -185,4 +185,13 @@ static inline void set_role(struct fixture *f, enum volume_role role)
 	assert_int_equal(volume_set_state(f->volume, &state), 0);
 }
 
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+/* Memory of volumes that crashed is dropped, as env_sim.h says. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "detect_leaks=0";
+}
+
 #endif

@@ -870,15 +870,6 @@ static void long_trims_write_few_pages(void **s)
 	close_it(f);
 }
 
-/* Memory of volumes that crashed is dropped. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {

@@ -521,15 +521,6 @@ static void what_a_write_of_a_hold_changed_survives_a_power_cut(void **s)
 	close_it(f);
 }
 
-/* Memory of volumes that crashed is dropped. */
-const char *__asan_default_options(void);
-const char *__asan_default_options(void)
-{
-	return "detect_leaks=0";
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {

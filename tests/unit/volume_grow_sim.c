@@ -407,21 +407,19 @@ static void a_crash_at_any_operation_leaves_one_of_the_sizes_whole(void **state)
 	}
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		T(keeps_its_maps_and_serves_the_new_part),
-		T(refuses_what_is_not_bigger_or_not_whole_blocks),
-		T(refuses_while_a_snapshot_is_made),
-		T(goes_on_with_what_is_sealed_for_the_stream),
-		T(makes_what_the_backing_had_beyond_the_end_zero),
-		T(a_superblock_that_fails_leaves_the_old_size),
-		T(an_fsync_that_fails_is_not_forgotten),
-		T(a_failed_disk_is_replaced_when_it_is_over),
-		T(a_disk_is_filled_when_it_is_over),
-		T(the_config_counts_when_it_is_made_and_may_not_ask_for_more),
+		TEST(keeps_its_maps_and_serves_the_new_part),
+		TEST(refuses_what_is_not_bigger_or_not_whole_blocks),
+		TEST(refuses_while_a_snapshot_is_made),
+		TEST(goes_on_with_what_is_sealed_for_the_stream),
+		TEST(makes_what_the_backing_had_beyond_the_end_zero),
+		TEST(a_superblock_that_fails_leaves_the_old_size),
+		TEST(an_fsync_that_fails_is_not_forgotten),
+		TEST(a_failed_disk_is_replaced_when_it_is_over),
+		TEST(a_disk_is_filled_when_it_is_over),
+		TEST(the_config_counts_when_it_is_made_and_may_not_ask_for_more),
 		cmocka_unit_test(a_crash_at_any_operation_leaves_one_of_the_sizes_whole),
 	};
 

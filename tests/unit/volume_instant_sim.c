@@ -778,25 +778,18 @@ static void a_map_that_cannot_be_read_undoes_nothing(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(is_used_before_it_is_filled, setup, teardown),
-		cmocka_unit_test_setup_teardown(what_is_zero_on_both_sides_is_there, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(only_what_differs_is_fetched_where_that_is_known,
-						setup, teardown),
-		cmocka_unit_test_setup_teardown(reads_wait_while_the_origin_is_away, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(what_the_snapshot_does_not_give_is_an_error, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(is_given_up_for_good, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_beginning_that_failed_has_none_later, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(begins_again_when_the_last_answer_came, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(refuses_what_needs_a_whole_disk, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_torn_page_undoes_nothing, setup, teardown),
-		cmocka_unit_test_setup_teardown(a_map_that_cannot_be_read_undoes_nothing, setup,
-						teardown),
-		cmocka_unit_test_setup_teardown(a_crash_anywhere_loses_nothing, setup, teardown),
+		TEST(is_used_before_it_is_filled),
+		TEST(what_is_zero_on_both_sides_is_there),
+		TEST(only_what_differs_is_fetched_where_that_is_known),
+		TEST(reads_wait_while_the_origin_is_away),
+		TEST(what_the_snapshot_does_not_give_is_an_error),
+		TEST(is_given_up_for_good),
+		TEST(a_beginning_that_failed_has_none_later),
+		TEST(begins_again_when_the_last_answer_came),
+		TEST(refuses_what_needs_a_whole_disk),
+		TEST(a_torn_page_undoes_nothing),
+		TEST(a_map_that_cannot_be_read_undoes_nothing),
+		TEST(a_crash_anywhere_loses_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
