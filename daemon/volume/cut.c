@@ -126,14 +126,6 @@ void cut_lose_all(struct volume *v, int error)
 
 /* ---- copy before write ------------------------------------------------------------------------ */
 
-static void shrink_file(struct volume_cut *cut)
-{
-	if ((cut->active && !cut->is_live) || cut->jobs > 0 || cut->next_slot == 0)
-		return;
-	cut->next_slot = 0;
-	env_file_truncate(cut->volume->env, cut->file, 0);
-}
-
 /* Of the cut that it was begun for: that may be over meanwhile. */
 static bool is_current(const struct volume_cut *cut, uint64_t epoch)
 {
@@ -196,7 +188,7 @@ static void job_end(struct preserve_job *job, int error)
 		cut_lose(cut, error);
 	job->buf = NULL;
 	cut->jobs--;
-	shrink_file(cut);
+	preserve_shrink(cut);
 	reader_end(v, &job->reader);
 	op_gate_all(queue_take(&v->wait_job));
 	op_ended(v);
@@ -217,7 +209,7 @@ static void held_written(struct env_op *io, int64_t result)
 	if (held->job != NULL) {
 		job_end(held->job, error);
 	} else {
-		shrink_file(cut);
+		preserve_shrink(cut);
 		op_gate_all(queue_take(&v->wait_job));
 	}
 	op_ended(v);
@@ -351,6 +343,9 @@ static bool job_start(struct volume_cut *cut, uint64_t unit, uint64_t last, stru
 	struct preserve_job *job = job_free(v);
 	struct preserve_buf *held;
 
+	max = min64(max, preserve_room(cut));
+	if (max == 0)
+		return false;
 	while (count < max && unit + count <= last && needed(cut, unit + count))
 		count++;
 	held = job == NULL ? NULL : held_for(cut, count);
@@ -366,7 +361,7 @@ static bool job_start(struct volume_cut *cut, uint64_t unit, uint64_t last, stru
 	held->reading++;
 	if (!goes_ahead(cut))
 		held->job = job;
-	cut->next_slot += count;
+	preserve_give(cut, count);
 	cut->used_slots += count;
 	cut->jobs++;
 	v->ops++;
@@ -727,14 +722,6 @@ void volume_cut_read(struct volume_cut *cut, struct volume_cut_read *read)
 
 /* ---- begin and end ---------------------------------------------------------------------------- */
 
-static int open_preserve_file(struct volume_cut *cut)
-{
-	if (cut->file != NULL)
-		return 0;
-	return env_file_open(cut->volume->env, cut->path,
-			     ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, &cut->file);
-}
-
 static uint64_t map_bytes(const struct volume *v, const struct dirty_map *map, uint64_t count,
 			  uint32_t block)
 {
@@ -762,7 +749,7 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 	cut->preserve_failed = false;
 	cut->wanted = DIRTY_NONE;
 	if (!cut->bits_only) {
-		int error = open_preserve_file(cut);
+		int error = preserve_open(cut);
 
 		if (error != 0) {
 			env_log(v->env, ENV_LOG_ERROR, "volume %s: %s: %s", v->name, cut->path,
@@ -953,7 +940,7 @@ static void drop_preserved(struct volume_cut *cut)
 	cut->index_size = cut->index_count = 0;
 	cut->used_slots = 0;
 	cut->wanted = DIRTY_NONE;
-	shrink_file(cut);
+	preserve_shrink(cut);
 }
 
 void volume_cut_thaw(struct volume_cut *cut)
@@ -1048,6 +1035,7 @@ void cut_init(struct volume *v)
 		v->cuts[c].volume = v;
 		v->cuts[c].consumer = (enum volume_consumer)c;
 		v->cuts[c].lost_task.call = lost_call;
+		preserve_init(&v->cuts[c]);
 	}
 	for (unsigned i = 0; i < PRESERVE_JOBS; i++)
 		v->jobs[i].volume = v;
@@ -1059,9 +1047,7 @@ void cut_release(struct volume *v)
 		struct volume_cut *cut = &v->cuts[c];
 
 		assert(!cut->active);
-		if (cut->file != NULL)
-			env_file_close(v->env, cut->file);
-		cut->file = NULL;
+		preserve_close(cut);
 		free(cut->path);
 		cut->path = NULL;
 	}
@@ -1087,6 +1073,7 @@ void cut_check(const struct volume *v)
 			       cut->staged.count == 0);
 		if (cut->is_live)
 			assert(cut->active && cut->safe.count == 0 && cut->index_count == 0);
+		preserve_check(cut);
 		if (cut->filling != NULL)
 			assert(cut->active && goes_ahead(cut) && cut->filling->cut == cut &&
 			       cut->filling->epoch == cut->epoch && !cut->filling->closed);

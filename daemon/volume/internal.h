@@ -11,6 +11,7 @@
  *   sync.c        fsync of the backing, shared by all who wait
  *   grow.c        a bigger size, and the maps for it
  *   cut.c         cuts, copy before write, reading sealed blocks
+ *   preserve.c    the preserve file of a cut: its slots, its space given back
  *   copy.c        the content kept while a catch-up in place makes it a mixture
  *   export.c      struct block, reads, volume_read(), volume_apply()
  *   hold.c        ranges held at one point of the write order
@@ -164,6 +165,10 @@ struct volume_cut {
 	struct preserve_slot *index;
 	uint64_t index_size, index_count; /* size: a power of two */
 	uint64_t next_slot, used_slots;   /* used: by this cut */
+	uint64_t file_slots;              /* of the file: beyond them is nothing */
+	struct env_op shrink_io;
+	uint64_t shrink_slot; /* shrinking: what is being emptied, up to file_slots */
+	bool shrinking;
 	unsigned jobs;                /* and writes to the file, for this cut or an earlier one */
 	struct preserve_buf *filling; /* that takes more, or NULL */
 };
@@ -635,6 +640,19 @@ bool cut_ready(struct volume *volume, struct op *op);
 void cut_init(struct volume *volume);
 void cut_release(struct volume *volume);
 void cut_check(const struct volume *volume);
+
+/* preserve.c */
+/* Unless it is in use nothing of the file is needed any more: its space is given back, in the background. */
+void preserve_shrink(struct volume_cut *cut);
+/* Slots that may be given out now; 0: an op that wants one waits with those that wait for a job. */
+uint64_t preserve_room(const struct volume_cut *cut);
+void preserve_give(struct volume_cut *cut, uint64_t count); /* those from next_slot on */
+void preserve_init(struct volume_cut *cut);
+int preserve_open(struct volume_cut *cut);
+/* Once the volume is open: what a process left that ended in the middle of a cut is given back. */
+void preserve_recover(struct volume_cut *cut);
+void preserve_close(struct volume_cut *cut);
+void preserve_check(const struct volume_cut *cut);
 
 /* grow.c */
 void grow_synced(struct volume *volume, int error);

@@ -396,6 +396,8 @@ int volume_open(struct env *env, const struct volume_config *config, struct volu
 		return error;
 	}
 	v->bumped = false;
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		preserve_recover(&v->cuts[c]);
 	checkpoint_want(v);
 	*out = v;
 	return 0;

@@ -303,6 +303,83 @@ static void what_is_preserved_is_written_in_large_pieces(void **s)
 	close_it(f);
 }
 
+static uint64_t preserve_bytes(struct fixture *f)
+{
+	uint64_t size = 0;
+
+	assert_true(sim_file_size(f->env, "/state/v/preserve.store", &size));
+	return size;
+}
+
+static void overwrite(struct fixture *f, unsigned mibs, uint8_t value)
+{
+	for (unsigned i = 0; i < mibs; i++)
+		assert_int_equal(simple(f, BLOCK_WRITE, i * MIB, MIB, value), 0);
+}
+
+/* A preserve file is emptied in steps, behind what clients do (the simulator's truncate refuses to do much at
+ * once), and the next cut uses it meanwhile. */
+static void a_preserve_file_is_emptied_in_steps(void **s)
+{
+	enum { MIBS = 40 };
+	struct fixture *f = *s;
+	struct sim_disk_options slow;
+	struct request *requests[8];
+	struct volume_cut *cut;
+	uint64_t size;
+	int error = 0;
+
+	open_it(f);
+	overwrite(f, MIBS, 1);
+	for (unsigned round = 1; round <= 8; round++) {
+		assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut),
+				 0);
+		overwrite(f, MIBS, round + 1);
+		size = preserve_bytes(f);
+		assert_true(size > 30 * MIB && size <= MIBS * MIB);
+		volume_cut_finish(cut, true);
+		while (preserve_bytes(f) >
+		       round * 4 * MIB) /* so far has it come when the next cut begins */
+			assert_true(sim_step(f->sim));
+		assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut),
+				 0);
+		for (unsigned i = 0; i < MIBS; i++) {
+			for (unsigned j = 0; j < 8; j++)
+				requests[j] = submit(f, BLOCK_WRITE, 0, i * MIB + j * MIB / 8,
+						     MIB / 8, (int)round + 100);
+			for (unsigned j = 0; j < 8; j++)
+				assert_int_equal(finish(f, requests[j]), 0);
+		}
+		for (unsigned i = 0; i < MIBS; i++)
+			assert_cut_is(f, cut, i * MIB, round + 1);
+		assert_true(preserve_bytes(f) <= MIBS * MIB);
+		volume_cut_finish(cut, true);
+		pass(f, MINUTE);
+		assert_int_equal(preserve_bytes(f), 0);
+		overwrite(f, MIBS, round + 1);
+	}
+	/* And what is left when the process ends is gone after its next start. */
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	overwrite(f, MIBS, 77);
+	volume_cut_finish(cut, true);
+	close_it(f);
+	assert_true(preserve_bytes(f) > 0);
+	open_it(f);
+	pass(f, MINUTE);
+	assert_int_equal(preserve_bytes(f), 0);
+	/* Where there are no holes, in steps all the same. */
+	sim_disk_get(f->env, &slow);
+	slow.zero_unsupported = true;
+	sim_disk_set(f->env, &slow);
+	assert_int_equal(volume_cut_begin(f->volume, VOLUME_STORE, 0, lost, &error, &cut), 0);
+	overwrite(f, MIBS, 78);
+	volume_cut_finish(cut, true);
+	pass(f, MINUTE);
+	assert_int_equal(preserve_bytes(f), 0);
+	assert_int_equal(error, 0);
+	close_it(f);
+}
+
 static bool is_hole(struct fixture *f, struct volume_cut *cut, uint64_t offset, uint32_t length)
 {
 	struct cut_reading r = {
@@ -531,6 +608,7 @@ int main(void)
 		TEST(a_write_preserves_what_it_overwrites),
 		TEST(a_write_goes_ahead_of_what_is_preserved),
 		TEST(what_is_preserved_is_written_in_large_pieces),
+		TEST(a_preserve_file_is_emptied_in_steps),
 		TEST(holes_of_a_cut),
 		TEST(a_cut_of_bits_is_narrowed),
 		TEST(a_hold_has_its_place_in_the_order),
