@@ -196,7 +196,7 @@ static void end(struct env_task *task)
 {
 	struct replication *r = container_of(task, struct replication, end_task);
 
-	if (!r->stopping || r->resize.growing || r->connect_busy || !plan_is_idle(r) || r->links ||
+	if (!r->stopping || r->resize.growing || r->connect_busy || r->flushing || !plan_is_idle(r) || r->links ||
 	    !source_is_idle(r->source) || !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
 		return;
 	void (*freed)(void *) = r->freed;
@@ -277,6 +277,7 @@ int replication_new(struct volume *volume, const struct replication_config *conf
 	r->retry_timer.fire = retry_fire;
 	r->drop_task.call = drop_now;
 	r->end_task.call = end;
+	session_init(r);
 	contact_init(r);
 	split_init(r);
 	resize_init(r);

@@ -13,9 +13,10 @@
 /* How far the present connection is. */
 enum session {
 	SESSION_NONE,
-	SESSION_HELLO,  /* ours is sent; the peer's to come */
-	SESSION_START,  /* decided; the peer's START to come */
-	SESSION_SOURCE, /* running */
+	SESSION_HELLO,   /* ours is sent; the peer's to come */
+	SESSION_DURABLE, /* decided; our START is sent when what is here is durable */
+	SESSION_START,   /* decided; the peer's START to come */
+	SESSION_SOURCE,  /* running */
 	SESSION_SINK,
 	SESSION_IDLE,
 	SESSION_SPLIT, /* split brain: CHANGES are exchanged, then it ends */
@@ -55,7 +56,10 @@ struct replication {
 	struct id128 instance, peer_instance;
 	uint64_t attempt, peer_attempt;
 	enum verdict verdict;
-	bool mapping; /* target: the dirty map is being sent */
+	struct volume_apply flush; /* DURABLE's; may outlive the connection */
+	uint64_t flush_attempt;    /* the connection that it was begun for */
+	bool flushing, start_came; /* in DURABLE */
+	bool mapping;              /* target: the dirty map is being sent */
 	uint64_t map_offset;
 	struct frame_range_wire map_wire[FRAME_RANGES_MAX];
 
@@ -166,6 +170,7 @@ void replication_refuse(struct replication *r, enum frame_error code, const char
 bool replication_may_connect(const struct replication *r);
 
 /* session.c */
+void session_init(struct replication *r);
 extern const struct sink_ops replication_sink_ops;
 extern const struct source_ops replication_source_ops;
 void session_verify_idle(void *owner);

@@ -8,6 +8,8 @@
 #include "daemon/mutate.h"
 #include "daemon/replication/replication_internal.h"
 
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
+
 /* ---- HELLO ---------------------------------------------------------------------------------- */
 
 /* Whether everything on this disk reads as zeroes, as far as the file system can tell. */
@@ -112,6 +114,73 @@ enum frame_error session_peer_invalid(const struct replication *r, const struct 
 	return 0;
 }
 
+/* ---- START ---------------------------------------------------------------------------------- */
+
+static void run(struct replication *r);
+
+static void send_start(struct replication *r)
+{
+	struct frame start = {.type = FRAME_START, .id = (uint64_t)r->verdict};
+
+	r->session = SESSION_START;
+	link_send(r->link, &start, NULL, 0);
+}
+
+static bool gives_as_secondary(const struct replication *r)
+{
+	return (r->verdict == VERDICT_CATCH_UP_FROM_A || r->verdict == VERDICT_FULL_FROM_A) &&
+	       r->self.role == VOLUME_SECONDARY && !MUTATE(replication_served_no_fsync);
+}
+
+/* The peer will take for durable here what it gets from here, and no map names what the stream brought: left in
+ * the disk's cache it could be lost under a cut that comes back later. A primary has its intent bits. So nothing
+ * begins, and START is not sent, before it is durable; the peer's may come meanwhile. */
+static void make_durable(struct replication *r)
+{
+	r->session = SESSION_DURABLE;
+	if (r->flushing)
+		return; /* for a connection that is over: what this one needs begins when that is done */
+	r->flushing = true;
+	r->flush_attempt = r->attempt;
+	r->flush.mutation = (struct volume_mutation){.type = VOLUME_FLUSH};
+	volume_apply(r->volume, &r->flush);
+}
+
+static void flushed(struct volume_apply *apply, int error)
+{
+	struct replication *r = container_of(apply, struct replication, flush);
+
+	r->flushing = false;
+	if (r->stopping)
+		env_defer(r->env, &r->end_task);
+	if (r->session != SESSION_DURABLE || r->drop_code)
+		return;
+	if (r->flush_attempt != r->attempt) {
+		make_durable(r);
+	} else if (error) {
+		replication_refuse(r, FRAME_ERROR_IO, "what is here cannot be made durable");
+	} else {
+		send_start(r);
+		if (r->start_came)
+			run(r);
+	}
+}
+
+void session_init(struct replication *r)
+{
+	r->flush.done = flushed;
+}
+
+static void take_start(struct replication *r, const struct frame *frame)
+{
+	if (frame->id != (uint64_t)decide_mirror(r->verdict))
+		replication_refuse(r, FRAME_ERROR_PROTOCOL, "the two sides decide differently");
+	else if (r->session == SESSION_DURABLE)
+		r->start_came = true;
+	else
+		run(r);
+}
+
 static void take_hello(struct replication *r, const struct hello *peer)
 {
 	char text[FRAME_ERROR_TEXT_MAX + 1] = "";
@@ -141,9 +210,10 @@ static void take_hello(struct replication *r, const struct hello *peer)
 		replication_refuse(r, code, text);
 		return;
 	}
-	struct frame start = {.type = FRAME_START, .id = (uint64_t)r->verdict};
-	r->session = SESSION_START;
-	link_send(r->link, &start, NULL, 0);
+	if (gives_as_secondary(r))
+		make_durable(r);
+	else
+		send_start(r);
 }
 
 /* ---- roles ---------------------------------------------------------------------------------- */
@@ -209,18 +279,6 @@ static void take_base(struct replication *r)
 	state.generations.base = r->peer.current;
 	if (volume_set_state(r->volume, &state))
 		replication_refuse(r, FRAME_ERROR_IO, "cannot persist the volume's state");
-}
-
-/* The peer will take for durable here what it gets from here, and no map names what the stream brought: left in
- * the disk's cache it could be lost under a cut that comes back later. A primary has its intent bits. */
-static void make_durable(struct replication *r)
-{
-	struct volume_state state;
-
-	volume_get_state(r->volume, &state);
-	if (state.role == VOLUME_SECONDARY && !MUTATE(replication_served_no_fsync) &&
-	    volume_sync_backing(r->volume))
-		replication_refuse(r, FRAME_ERROR_IO, "what is here cannot be made durable");
 }
 
 /* A primary whose content is at the secondary: the stream goes on where it was, without a catch-up. */
@@ -297,7 +355,6 @@ static void run(struct replication *r)
 		};
 		source_attach(r->source, r->link, r->config.protocol, &target);
 		contact_begin(r);
-		make_durable(r);
 		return;
 	}
 	r->session = SESSION_SINK;
@@ -423,6 +480,10 @@ static bool session_admit(void *owner, const struct frame *frame, struct buf **b
 		if (frame->type == FRAME_HELLO)
 			return true;
 		break;
+	case SESSION_DURABLE:
+		if (frame->type == FRAME_START && !r->start_came)
+			return true;
+		break;
 	case SESSION_START:
 		if (frame->type == FRAME_START)
 			return true;
@@ -497,12 +558,9 @@ static void session_frame(void *owner, const struct frame *frame, const void *pa
 			take_hello(r, &hello);
 		break;
 	}
+	case SESSION_DURABLE:
 	case SESSION_START:
-		if (frame->id != (uint64_t)decide_mirror(r->verdict))
-			replication_refuse(r, FRAME_ERROR_PROTOCOL,
-					   "the two sides decide differently");
-		else
-			run(r);
+		take_start(r, frame);
 		break;
 	case SESSION_SPLIT:
 		split_frame(r, frame, payload);
@@ -598,7 +656,7 @@ void session_end(struct replication *r, enum frame_error code, const char *text)
 	enum session session = r->session;
 	r->link = NULL;
 	r->session = SESSION_NONE;
-	r->mapping = false;
+	r->mapping = r->start_came = false;
 	resize_parted(r);
 	verify_detach(r->verify);
 	if (session == SESSION_SOURCE)

@@ -366,6 +366,66 @@ static void what_a_peer_was_restored_from_is_durable(void **unused)
 	}
 }
 
+static void set_latency(struct node *n, uint64_t min_ns, uint64_t max_ns)
+{
+	struct sim_disk_options options;
+
+	sim_disk_get(n->env, &options);
+	options.latency_min_ns = min_ns;
+	options.latency_max_ns = max_ns;
+	sim_disk_set(n->env, &options);
+}
+
+/* That flush is one of the loop's operations: it may take longer than a peer that says nothing is waited for, and a
+ * connection that ends meanwhile leaves it to the next one. Nothing begins before it. */
+static void a_peer_is_restored_from_once_its_slow_disk_has_all(void **unused)
+{
+	const uint64_t slow_ns = 2ull * PEER_TIMEOUT_MS * 1000000;
+	struct world w;
+
+	for (unsigned lost = 0; lost < 3; lost++) {
+		uint64_t begun_ns, connects;
+		bool done = false;
+
+		world_open(&w);
+		world_start(&w);
+		write_some(&w.a, 50);
+		flush(&w.a);
+		expect_same(&w, &w.a, __LINE__);
+		crash_primary(&w.a, SIM_CRASH_KILL);
+		sim_file_remove(w.a.env, "/a/backing");
+		come_back(&w.a, VOLUME_PRIMARY);
+		set_latency(&w.b, slow_ns, slow_ns);
+		begun_ns = now_ns(&w);
+		replication_restore_from_peer(w.a.replication, restored, &done);
+		if (lost == 2) { /* stopped meanwhile */
+			let_pass(&w, PEER_TIMEOUT_MS);
+			set_latency(&w.b, 1000, 1000000);
+			stop(&w.b);
+			start(&w.b, VOLUME_SECONDARY);
+			WAIT(&w, done);
+			expect_same(&w, &w.a, __LINE__);
+			world_close(&w);
+			continue;
+		}
+		if (lost == 1) {
+			let_pass(&w, PEER_TIMEOUT_MS);
+			sim_cut(w.sim, "a", "b", false);
+			WAIT(&w, status(&w.b).state == REPLICATION_CONNECTING);
+			begun_ns = now_ns(&w);
+		}
+		WAIT(&w, status(&w.b).state == REPLICATION_HANDSHAKE);
+		connects = status(&w.b).connects;
+		WAIT(&w, status(&w.b).state >= REPLICATION_CATCH_UP);
+		assert_true(now_ns(&w) - begun_ns >= slow_ns);
+		assert_int_equal(status(&w.b).connects, connects + 1); /* it was one connection */
+		set_latency(&w.b, 1000, 1000000);
+		WAIT(&w, done);
+		expect_same(&w, &w.a, __LINE__);
+		world_close(&w);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -377,6 +437,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(flushed_writes_survive_on_the_secondary),
 		cmocka_unit_test(a_cut_is_applied_whole_or_not_at_all),
 		cmocka_unit_test(what_a_peer_was_restored_from_is_durable),
+		cmocka_unit_test(a_peer_is_restored_from_once_its_slow_disk_has_all),
 	};
 
 	return pair_main(argc, argv, tests, sizeof(tests) / sizeof(tests[0]));
