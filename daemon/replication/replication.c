@@ -196,8 +196,9 @@ static void end(struct env_task *task)
 {
 	struct replication *r = container_of(task, struct replication, end_task);
 
-	if (!r->stopping || r->resize.growing || r->connect_busy || r->flushing || !plan_is_idle(r) || r->links ||
-	    !source_is_idle(r->source) || !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
+	if (!r->stopping || r->resize.growing || r->connect_busy || r->flushing ||
+	    !plan_is_idle(r) || r->links || !source_is_idle(r->source) ||
+	    !verify_is_idle(r->verify) || !sink_is_quiet(r->sink))
 		return;
 	void (*freed)(void *) = r->freed;
 	void *context = r->freed_context;

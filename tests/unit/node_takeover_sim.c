@@ -78,12 +78,22 @@ static enum volume_role role(struct side *side)
 	return state.role;
 }
 
+/* A secondary that knows that it has all that its primary's clients saw the end of. */
+static bool settled(struct side *side)
+{
+	struct volume_state state;
+
+	volume_get_state(volume(side)->volume, &state);
+	return state.role == VOLUME_PRIMARY || state.contact.streaming;
+}
+
 static void wait_for_stream(void)
 {
 	uint64_t limit = sim_now_ns(sim) + 60 * SECOND;
 
 	while (status(&a).state != REPLICATION_STREAMING ||
-	       status(&b).state != REPLICATION_STREAMING || status(&a).out_of_sync_bytes) {
+	       status(&b).state != REPLICATION_STREAMING || status(&a).out_of_sync_bytes ||
+	       !settled(&a) || !settled(&b)) {
 		assert_true(sim_now_ns(sim) < limit);
 		sim_step(sim);
 	}
