@@ -170,7 +170,7 @@ static int become_target(struct node_volume *v, char *why, size_t why_size)
 
 void node_restore_from_peer(struct node_volume *v, node_done_fn done, void *context)
 {
-	char why[256] = "";
+	char why[512] = "";
 	int error = node_job_begin(v, "restore from the peer", done, context, why, sizeof(why));
 
 	if (error) {

@@ -35,6 +35,14 @@ int roles_store(struct node_volume *v, const struct volume_state *state, char *w
 
 	if (!error)
 		return 0;
+	/* One that ends with writes on the disk is stored when they are durable. After a failed fsync they never are: it
+	 * is not tried again, as the next one would succeed without what the system has dropped. */
+	if (volume_flush_fails(v->volume))
+		return node_fail(
+			error, why, why_size,
+			"volume %s: the role stays: its last writes may not be on the disk, whose "
+			"flush failed: %s, and ask again",
+			v->config->name, volume_failure(v->volume));
 	return node_fail(error, why, why_size, "volume %s: role not stored: %s", v->config->name,
 			 strerror(-error));
 }

@@ -23,7 +23,7 @@ void sync_failed(struct volume *v, int error)
 	volume_log_error(v, "fsync", 0, error);
 	if (v->sync_error == 0) {
 		snprintf(v->failure, sizeof(v->failure),
-			 "%s: fsync: %s; check the disk, then restart", v->backing_path,
+			 "%s: fsync: %s; check the disk, then restart offsited", v->backing_path,
 			 strerror(-error));
 		intent_mark_active(v);
 	}

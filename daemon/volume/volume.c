@@ -495,6 +495,11 @@ const char *volume_failure(const struct volume *v)
 	return v->failure;
 }
 
+bool volume_flush_fails(const struct volume *v)
+{
+	return v->sync_error != 0;
+}
+
 void volume_get_latency(const struct volume *v, struct latency *latency)
 {
 	*latency = v->latency;

@@ -124,6 +124,9 @@ const char *volume_state_dir(const struct volume *volume);
 /* Why the disk is FAILED, or why FLUSH fails since an fsync did, or the first error of the disk that a
  * client was given; "" if all is well. */
 const char *volume_failure(const struct volume *volume);
+/* An fsync of the disk failed: nothing can be made durable there until the volume is opened anew, and
+ * volume_failure() says so. */
+bool volume_flush_fails(const struct volume *volume);
 /* The export for NBD clients. open() is refused unless primary and UPTODATE. */
 struct block *volume_block(struct volume *volume);
 

@@ -257,6 +257,47 @@ static void the_survivor_of_a_split_brain_takes_a_snapshot(void **state)
 	assert_int_equal(snapshots(&b), 0);
 }
 
+static void flushed(struct block_request *request, int error)
+{
+	assert_int_equal(error, -EIO);
+}
+
+/* What the last writes came to nobody knows. The operator is told so, and what to do; nothing is tried again. */
+static void a_failed_flush_is_why_a_role_is_not_given_up(void **state)
+{
+	static const char told[] =
+		"volume v: the role stays: its last writes may not be on the disk, whose flush "
+		"failed: /v.img: "
+		"fsync: Input/output error; check the disk, then restart offsited, and ask again";
+	struct block_request request = {.op = BLOCK_FLUSH, .done = flushed};
+	struct block *block = volume_block(volume(&a)->volume);
+	struct sim_disk_options options;
+	struct result result = {};
+	char why[512];
+
+	sim_disk_get(a.env, &options);
+	options.fsync_eio_ppm = 1000000;
+	options.eio_path = "/v.img";
+	sim_disk_set(a.env, &options);
+	block->ops->submit(block, &request);
+	sim_run_until(sim, NULL, SECOND);
+	options.fsync_eio_ppm = 0;
+	sim_disk_set(a.env, &options);
+	assert_int_equal(node_demote(volume(&a), why, sizeof(why)), -EIO);
+	assert_string_equal(why, told);
+	node_restore_from_peer(volume(&a), promoted, &result);
+	assert_true(result.done);
+	assert_int_equal(result.error, -EIO);
+	assert_string_equal(result.why, told);
+	assert_int_equal(role(&a), VOLUME_PRIMARY);
+	/* Which is what then does it. */
+	sim_crash(sim, a.env, SIM_CRASH_KILL);
+	a.env = sim_restart(sim, a.env);
+	assert_int_equal(node_start(a.env, &a.config, &a.node, why, sizeof(why)), 0);
+	wait_for_stream();
+	assert_int_equal(node_demote(volume(&a), why, sizeof(why)), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -266,6 +307,7 @@ int main(void)
 		TEST(the_one_that_was_replaced_steps_down),
 		TEST(a_planned_change_moves_nothing),
 		TEST(the_survivor_of_a_split_brain_takes_a_snapshot),
+		TEST(a_failed_flush_is_why_a_role_is_not_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
