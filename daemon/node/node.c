@@ -69,6 +69,13 @@ static void watch_fire(struct env_timer *timer)
 	env_timer_start(v->node->env, timer, SCHEDULE_LOOK_NS);
 }
 
+static void uuid_changed(void *context)
+{
+	struct node_volume *v = context;
+
+	storage_uuid_changed(v->storage);
+}
+
 static void volume_discarded(void *context)
 {
 	*(bool *)context = true;
@@ -91,6 +98,8 @@ static int open_volume(struct volume_slot *slot)
 		.hydrate_max_bytes_per_second = c->hydrate_rate_bytes,
 		.store_follows = c->store != NULL,
 		.hydrate_timeout_ns = c->hydrate_timeout_ns,
+		.uuid_changed = uuid_changed,
+		.uuid_context = v,
 	};
 	int error = volume_open(v->node->env, &config, &v->volume, v->error, sizeof(v->error));
 	bool closed = false;

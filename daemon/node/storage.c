@@ -16,6 +16,8 @@ struct storage {
 	struct id128 repo_uuid;                     /* the volume's uuid when repo was made */
 	struct snapshot_repo *retired[RETIRED_MAX]; /* of uuids it had before; freed at the end */
 
+	struct env_task follow; /* the volume has another uuid */
+
 	struct env_work opening; /* under way while volume->store_opening */
 	struct store *opened;    /* what it came to: a store, or NULL ... */
 	char opening_why[256];   /* ... and why */
@@ -169,6 +171,20 @@ void storage_open(struct storage *s)
 	env_work_submit(env_of(s), &s->opening);
 }
 
+/* In a turn of its own: the volume is in the middle of its own work. */
+static void follow_call(struct env_task *task)
+{
+	struct storage *s = (struct storage *)((char *)task - offsetof(struct storage, follow));
+
+	if (!node_is_stopping(s->volume))
+		storage_open(s);
+}
+
+void storage_uuid_changed(struct storage *s)
+{
+	env_defer(env_of(s), &s->follow);
+}
+
 void storage_look(struct storage *s)
 {
 	struct node_volume *v = s->volume;
@@ -253,10 +269,13 @@ struct storage *storage_new(struct node_volume *volume)
 		return NULL;
 	s->volume = volume;
 	s->idle.fire = idle_fire;
+	s->follow.call = follow_call;
 	return s;
 }
 
 void storage_free(struct storage *s)
 {
+	if (s)
+		env_defer_cancel(env_of(s), &s->follow);
 	free(s);
 }

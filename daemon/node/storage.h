@@ -18,6 +18,8 @@ void storage_free(struct storage *storage);
 /* Opens the store if one is configured and it is not open; else follows the volume's uuid. To be called at start, now
  * and then, and when the uuid may have changed. */
 void storage_open(struct storage *storage);
+/* The volume has taken another: called in the middle of its work, followed in the same turn. */
+void storage_uuid_changed(struct storage *storage);
 /* Now and then: the same, and says if it is still not open since the last time. */
 void storage_look(struct storage *storage);
 /* The volume's options have changed. */

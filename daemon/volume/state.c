@@ -117,6 +117,8 @@ int volume_set_state(struct volume *v, const struct volume_state *state)
 	/* Who waited for the superblock may find what it waits for. */
 	op_gate_all(queue_take(&v->super.waiting));
 	checkpoint_want(v);
+	if (v->config.uuid_changed != NULL && !id128_equal(&old.uuid, &state->uuid))
+		v->config.uuid_changed(v->config.uuid_context);
 	return 0;
 }
 

@@ -88,6 +88,10 @@ struct volume_config {
 	uint64_t hydrate_max_bytes_per_second; /* filling in the background; 0: no limit */
 	uint64_t hydrate_timeout_ns; /* how long a request waits for what is in a snapshot that
 				      * cannot be read now, before it fails; 0: for ever */
+	/* volume_set_state() gave it another uuid: it took over its peer's. May be NULL; nothing of the volume
+	 * is to be called from within. */
+	void (*uuid_changed)(void *context);
+	void *uuid_context;
 };
 
 /* Opens, and at first start creates, a volume. On failure -errno and one line in why

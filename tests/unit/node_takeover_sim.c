@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "daemon/node/node.h"
@@ -257,6 +258,43 @@ static void the_survivor_of_a_split_brain_takes_a_snapshot(void **state)
 	assert_int_equal(snapshots(&b), 0);
 }
 
+struct taken {
+	bool done;
+	int error;
+	char why[512];
+};
+
+static void taken(void *context, const struct snapshot_result *result)
+{
+	struct taken *t = context;
+
+	t->done = true;
+	t->error = result->error;
+	snprintf(t->why, sizeof(t->why), "%s", result->why);
+}
+
+/* Its volume is its peer's from the first sync on: so are its snapshots, in that very moment. */
+static void a_new_secondary_takes_snapshots_at_once(void **state)
+{
+	struct block_request request;
+	struct taken t = {};
+
+	sim_free(sim);
+	sim = sim_new(5);
+	with_store = true;
+	start(&a, "a", "a:7000", "b:7000", true);
+	write_zeroes(&a, &request);
+	sim_run_until(sim, NULL, 11 * SECOND);
+	start(&b, "b", "b:7000", "a:7000", false);
+	with_store = false;
+	wait_for_stream();
+	snapshot_create(volume(&b)->writer, "", taken, &t);
+	sim_run_until(sim, &t.done, 60 * SECOND);
+	assert_true(t.done);
+	assert_string_equal(t.why, "");
+	assert_int_equal(t.error, 0);
+}
+
 static void flushed(struct block_request *request, int error)
 {
 	assert_int_equal(error, -EIO);
@@ -307,6 +345,7 @@ int main(void)
 		TEST(the_one_that_was_replaced_steps_down),
 		TEST(a_planned_change_moves_nothing),
 		TEST(the_survivor_of_a_split_brain_takes_a_snapshot),
+		TEST(a_new_secondary_takes_snapshots_at_once),
 		TEST(a_failed_flush_is_why_a_role_is_not_given_up),
 	};
 
