@@ -471,6 +471,7 @@ void world_switch(struct world *world)
 		if (!world_died(world, from) && node_promote(v, true, why, sizeof(why)) != 0 &&
 		    !world_died(world, from))
 			world_fail(world, "demoted and cannot be promoted again: %s", why);
+		world->must_wait = false; /* a demotion ends the wait for the peer */
 		return;
 	}
 	image = world_image(world->nodes[to].env);
