@@ -191,10 +191,12 @@ static int give_up_changes(struct replication *r, char *why, size_t why_size)
 		state.outdated_ns = env_realtime_ns(r->env);
 		error = volume_set_state(r->volume, &state);
 	}
-	if (error)
+	if (error) {
 		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
-	else
+		(void)record_remove(r->volume, WISH); /* the next start is not to do it after all */
+	} else {
 		r->gives_up = state.generations.current;
+	}
 	return error;
 }
 

@@ -510,6 +510,40 @@ static void a_restore_onto_a_disk_that_fails_ends(void **unused)
 	world_close(&w);
 }
 
+static void discarded(void *context, int error, const char *why)
+{
+	*(int *)context = error;
+}
+
+/* The operator was told that nothing was given up: no later start does it. */
+static void a_giving_up_that_failed_is_no_wish(void **unused)
+{
+	struct sim_disk_options disk, fails;
+	struct world w;
+	int error = 1;
+
+	world_open(&w);
+	world_start(&w);
+	write_some(&w.a, 50);
+	expect_same(&w, &w.a, __LINE__);
+	sim_disk_get(w.b.env, &disk);
+	fails = disk;
+	fails.eio_path = "super";
+	fails.write_eio_ppm = 1000000;
+	sim_disk_set(w.b.env, &fails);
+	block_link(&w, true);
+	replication_discard_changes(w.b.replication, discarded, &error);
+	WAIT(&w, error != 1);
+	assert_int_equal(error, -EIO);
+	sim_disk_set(w.b.env, &disk);
+	stop(&w.b);
+	start(&w.b, VOLUME_SECONDARY);
+	assert_false(status(&w.b).wants);
+	block_link(&w, false);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -526,6 +560,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(what_was_flushed_alone_is_not_rolled_back),
 		cmocka_unit_test(a_flush_of_nothing_begins_no_history),
 		cmocka_unit_test(a_restore_voids_what_recovery_would_apply),
+		cmocka_unit_test(a_giving_up_that_failed_is_no_wish),
 		cmocka_unit_test(a_restore_onto_a_disk_that_fails_ends),
 	};
 
