@@ -21,8 +21,9 @@
 #include "daemon/mutate.h"
 #include "daemon/store/file_write.h"
 
-#define TMP_FOLDER    ".tmp"
-#define TMP_STALE_SEC (24 * 3600)
+#define TMP_FOLDER     ".tmp"
+#define TMP_STALE_SEC  (24 * 3600)
+#define ANNOUNCE_BYTES 262144u
 
 struct file_store {
 	struct store store; /* first */
@@ -54,6 +55,7 @@ struct task {
 	void *buf;
 	size_t length;
 	uint64_t offset;
+	bool announce; /* to the kernel, that it will be read; then it goes to the end of the queue */
 	/* LIST */
 	void (*each)(void *context, const struct store_object *object);
 	void *context;
@@ -219,6 +221,11 @@ static void get_run(struct task *task)
 
 	if (fd < 0) {
 		task->result = fd;
+		return;
+	}
+	if (task->announce) {
+		posix_fadvise(fd, (off_t)task->offset, (off_t)task->length, POSIX_FADV_WILLNEED);
+		close(fd);
 		return;
 	}
 	while (got < task->length && task->offset <= INT64_MAX - got) {
@@ -422,6 +429,11 @@ static void task_done(struct env_work *work)
 	struct env_op *op = task->op;
 	int64_t result = task->result;
 
+	if (task->announce && !result) {
+		task->announce = false;
+		env_work_submit(task->file->store.env, &task->work);
+		return;
+	}
 	if (task->type == TASK_LIST && !result)
 		for (size_t i = 0; i < task->found_count; i++) {
 			struct store_object object = {task->found[i].name,
@@ -487,6 +499,8 @@ static void file_get(struct store *store, struct env_op *op, const char *name, v
 	task->buf = buf;
 	task->length = length;
 	task->offset = offset;
+	/* As many reads as there are helpers do not keep a disk busy. */
+	task->announce = length >= ANNOUNCE_BYTES;
 	env_work_submit(store->env, &task->work);
 }
 
