@@ -4,10 +4,12 @@
  * in place of a volume whose daemon is stopped; from the peer.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -96,8 +98,9 @@ static void plan_print(const json_t *plan, const struct options *options)
 	}
 	fprintf(out, "plan: snapshot %.12s of %s onto %s\n", client_text(plan, "snapshot", "?"),
 		client_text(plan, "created", "?"), client_text(plan, "target", "?"));
-	fprintf(out, "  fetch      %s in about %.0f requests, about %s\n",
+	fprintf(out, "  fetch      %s in %s%.0f requests, about %s\n",
 		format_bytes(client_number(plan, "fetch_bytes")).text,
+		json_is_true(json_object_get(plan, "exact")) ? "" : "about ",
 		client_number(plan, "requests"),
 		format_duration(client_number(plan, "estimate_seconds")).text);
 	if (client_integer(plan, "archived_objects"))
@@ -142,7 +145,17 @@ static void describe(const char *path, char *text, size_t size)
 			 format_bytes((double)st.st_blocks * 512).text);
 }
 
-static int plan_local(struct local *local, const struct snapshot_info *info,
+/* Whether a restore to it fetches all of the snapshot. */
+static bool begins_with_nothing(const char *path)
+{
+	char half[PATH_MAX];
+	int length = snprintf(half, sizeof(half), "%s.incomplete", path);
+
+	return length < (int)sizeof(half) && access(path, F_OK) && access(half, F_OK);
+}
+
+/* exact: see snapshot_plan(). */
+static int plan_local(struct local *local, const struct snapshot_info *info, bool exact,
 		      const struct options *options, const char *target, const char *target_now)
 {
 	struct snapshot_repo *repo = snapshot_repo_new(local->store, &info->volume);
@@ -154,16 +167,16 @@ static int plan_local(struct local *local, const struct snapshot_info *info,
 
 	if (!repo)
 		return cli_fail(CLI_FAILED, "out of memory");
-	snapshot_plan(repo, &info->id, planned, &planning);
+	snapshot_plan(repo, &info->id, exact, planned, &planning);
 	code = local_wait(local, &planning.run);
 	if (!code) {
 		id128_format(&plan->info.id, id);
 		json = json_pack(
-			"{s:s, s:s, s:I, s:I, s:I, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
+			"{s:s, s:s, s:I, s:I, s:I, s:b, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
 			"created", format_time(plan->info.created_ns).text, "fetch_bytes",
 			(json_int_t)plan->fetch_bytes, "write_bytes", (json_int_t)plan->write_bytes,
-			"requests", (json_int_t)plan->requests, "estimate_seconds",
-			(double)plan->estimate_ns / 1e9, "archived_objects",
+			"requests", (json_int_t)plan->requests, "exact", plan->exact,
+			"estimate_seconds", (double)plan->estimate_ns / 1e9, "archived_objects",
 			(json_int_t)plan->archived_objects, "archive_seconds",
 			(double)plan->archive_ns / 1e9, "target", target, "target_now", target_now);
 		plan_print(json, options);
@@ -219,7 +232,8 @@ static int restore_to(struct local *local, const struct options *options,
 	int error;
 
 	describe(options->to, now, sizeof(now));
-	error = plan_local(local, info, options, options->to, now);
+	error = plan_local(local, info, options->dry_run && begins_with_nothing(options->to),
+			   options, options->to, now);
 	if (error || options->dry_run)
 		return error;
 	error = snapshot_target_file(local->env, options->to, options->force, &target, why,
@@ -369,7 +383,7 @@ static int offline_run(struct offline *offline, const struct options *options)
 	if (!code) {
 		snprintf(why, sizeof(why), "primary, disk %s, its daemon stopped",
 			 volume_disk_state_name(state.disk));
-		code = plan_local(&offline->local, info, options, config->name, why);
+		code = plan_local(&offline->local, info, false, options, config->name, why);
 	}
 	if (!code && !options->dry_run) {
 		error = snapshot_target_volume(offline->volume, &target, why, sizeof(why));

@@ -298,7 +298,7 @@ static void source_known(struct job *job)
 	}
 	job->repo = snapshot_repo_new(job->store, &job->source_volume);
 	if (job->repo) {
-		snapshot_plan(job->repo, snapshot_of(job), planned, job);
+		snapshot_plan(job->repo, snapshot_of(job), false, planned, job);
 		return;
 	}
 	job->result.error = -ENOMEM;
@@ -408,7 +408,7 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		if (job->source_name[0] || (job->dry_run && elsewhere))
 			return with_own_store(job, why, why_size);
 		if (job->dry_run)
-			snapshot_plan(job->volume->repo, id, planned, job);
+			snapshot_plan(job->volume->repo, id, false, planned, job);
 		else if (job->instant)
 			node_restore_instant(job->volume, &job->source_volume, id, node_done, job);
 		else

@@ -8,6 +8,7 @@
 
 #include "daemon/io/buf.h"
 #include "daemon/mutate.h"
+#include "daemon/snapshot/gather.h"
 #include "daemon/snapshot/slabs.h"
 #include "daemon/snapshot/snapshot.h"
 #include "protocol/snapshot.h"
@@ -268,9 +269,11 @@ bool walk_follows(const struct snapfmt_entry *a, const struct snapfmt_entry *b);
 
 /* ---- bulk.c: runs that lie together in a pack come by one request ---- */
 
-#define BULK_BYTES  (8u << 20) /* of a request, at most */
-#define BULK_PIECES 192
+#define BULK_PIECES 256
 #define BULK_GETS   10 /* requests under way, or whose bytes are still in use */
+_Static_assert(GATHER_PIECES < BULK_PIECES, "what waits leaves room for more");
+_Static_assert(GATHER_CHUNKS / SNAPFMT_PAGE_CHUNKS + 1 < WALK_PAGES,
+	       "and pages for the walk to go on");
 
 struct bulk_get;
 /* An item of a walk. WAITING: for its request; FETCHING; COME, whether its bytes did or not; TAKEN by who uses
@@ -293,14 +296,14 @@ struct bulk {
 	unsigned count, gets;
 	uint64_t added, came;
 	struct bulk_piece pieces[BULK_PIECES];
-	struct bulk_piece *waiting[BULK_PIECES];
-	unsigned waiting_count;
-	struct slabs slabs; /* of the requests */
+	struct gather gather;
+	struct bulk_get *first; /* requests that wait until there are fewer under way */
+	struct slabs slabs;     /* of the requests */
 };
 bool bulk_has_room(const struct bulk *bulk);
 /* item has chunks, and its page is the piece's until the caller releases it after bulk_take(). */
 void bulk_add(struct bulk *bulk, const struct walk_item *item);
-void bulk_flush(struct bulk *bulk);   /* nothing more is added for now */
+void bulk_flush(struct bulk *bulk);   /* nothing follows, or not for long */
 void bulk_give_up(struct bulk *bulk); /* what was not asked for yet comes without bytes */
 struct bulk_piece *bulk_take(struct bulk *bulk); /* NULL: nothing has come that was not taken */
 void bulk_release(struct bulk *bulk, struct bulk_piece *piece); /* one that was taken */

@@ -9,9 +9,16 @@
 #define SAMPLE_BYTES (1u << 20)
 #define PARALLEL     BULK_GETS
 
+/* Of a restore: the names, the manifest's size and the manifest, what the store has of packs and maps. */
+#define FIRST_REQUESTS 5
+
 struct planning {
 	struct snapshot_repo *repo;
 	struct id128 id; /* zero: the newest */
+	bool exact;
+	struct walk walk;
+	struct gather gather;
+	uint64_t requests, bytes; /* for chunks, as gathered */
 	struct snapshot_plan plan;
 	uint64_t sample_bytes, sample_ns;
 	char sample[SNAPFMT_NAME_BYTES];
@@ -47,13 +54,26 @@ static void sampled(void *context, uint8_t *data, size_t length, int error, cons
 	planning_end(p, 0, "");
 }
 
+static void sample_fetch(struct planning *p)
+{
+	if (!p->sample_bytes) {
+		planning_end(p, 0, "");
+		return;
+	}
+	p->sample_ns = env_now_ns(p->repo->env);
+	fetch(p->repo->store, p->sample, 0, p->sample_bytes, sampled, p);
+}
+
+/* ---- requests ---------------------------------------------------------------------------------- */
+
+/* What the manifest knows. */
 static void count(struct planning *p, const struct manifest *m)
 {
 	struct snapshot_plan *plan = &p->plan;
 
 	plan->info = m->info;
 	plan->write_bytes = m->info.data_bytes;
-	plan->requests = 3 + m->page_count; /* lists, and the manifest */
+	plan->requests = FIRST_REQUESTS + m->page_count;
 	for (unsigned i = 0; i < m->page_count; i++)
 		plan->fetch_bytes += m->pages[i].length_bytes;
 	for (unsigned i = 0; i < m->object_count; i++) {
@@ -61,9 +81,62 @@ static void count(struct planning *p, const struct manifest *m)
 
 		if (object->kind != SNAPFMT_PACK)
 			continue;
-		plan->fetch_bytes += object->live_bytes;
-		plan->requests += (object->live_bytes + BULK_BYTES - 1) / BULK_BYTES;
+		p->bytes += object->live_bytes;
+		p->requests += (object->live_bytes + BULK_BYTES - 1) / BULK_BYTES;
 	}
+}
+
+static void gathered(struct gather *gather, const struct gather_piece *pieces, unsigned count,
+		     uint32_t from, uint32_t to)
+{
+	struct planning *p = container_of(gather, struct planning, gather);
+
+	p->requests++;
+	p->bytes += to - from;
+}
+
+static void requests_counted(struct planning *p)
+{
+	p->plan.requests += p->requests;
+	p->plan.fetch_bytes += p->bytes;
+	sample_fetch(p);
+}
+
+/* A page that cannot be read the restore says: the requests are those known by the manifest then. */
+static void walk_ready(struct walk *walk)
+{
+	struct planning *p = container_of(walk, struct planning, walk);
+	enum walk_result next;
+	struct walk_item item;
+
+	while ((next = walk_next(walk, &item)) == WALK_ITEM) {
+		if (!item.page)
+			continue;
+		gather_add(&p->gather, &item, NULL);
+		walk_release(walk, item.page);
+	}
+	if (next == WALK_WAIT || !walk_idle(walk))
+		return;
+	gather_flush(&p->gather);
+	walk_end(walk);
+	p->plan.exact = next == WALK_END;
+	if (!p->plan.exact) {
+		p->plan.requests = p->plan.fetch_bytes = p->requests = p->bytes = 0;
+		count(p, p->manifest);
+	}
+	requests_counted(p);
+}
+
+static void walk_start(struct planning *p)
+{
+	p->requests = p->bytes = 0;
+	p->gather.request = gathered;
+	p->walk.store = p->repo->store;
+	p->walk.manifest = p->manifest;
+	p->walk.ready = walk_ready;
+	walk_begin(&p->walk);
+	if (walk_idle(&p->walk)) /* it is all zeroes */
+		walk_ready(&p->walk);
 }
 
 /* What is missing the restore says. */
@@ -75,13 +148,13 @@ static void counted(void *context, int error, const char *why)
 		p->plan.archived_objects = p->archive.count;
 		p->plan.archive_ns = p->archive.takes_ns;
 	}
-	if (!p->sample_bytes) {
-		planning_end(p, 0, "");
-		return;
-	}
-	p->sample_ns = env_now_ns(p->repo->env);
-	fetch(p->repo->store, p->sample, 0, p->sample_bytes, sampled, p);
+	if (p->exact && p->manifest->page_count <= PLAN_PAGES)
+		walk_start(p);
+	else
+		requests_counted(p);
 }
+
+/* ---- the course -------------------------------------------------------------------------------- */
 
 static void planning_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
@@ -123,7 +196,7 @@ static void planning_listed(void *context, struct names *names, int error, const
 		manifest_load(p->repo->store, &p->repo->volume, found, planning_loaded, p);
 }
 
-void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
+void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id, bool exact,
 		   void (*done)(void *context, const struct snapshot_plan *plan, int error,
 				const char *why),
 		   void *context)
@@ -131,6 +204,7 @@ void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
 	struct planning *p = must_alloc(sizeof(*p));
 
 	p->repo = repo;
+	p->exact = exact;
 	p->done = done;
 	p->context = context;
 	if (id)

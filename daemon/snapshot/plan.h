@@ -5,12 +5,17 @@
 
 #include "daemon/snapshot/snapshot.h"
 
+#define PLAN_PAGES 4096u /* of 64 MiB of the volume each */
+
 struct snapshot_plan {
 	struct snapshot_info info;
-	uint64_t fetch_bytes; /* out of the store: manifest, map pages, chunks as they are stored */
+	uint64_t fetch_bytes; /* out of the store: map pages, chunks as they are stored */
 	uint64_t
 		write_bytes; /* at most: chunks that are not zero; what the target has is left alone */
-	uint64_t requests; /* about: neighbours in a pack come with one */
+	/* Into a new file; what a target has already is not fetched. A list that comes in several pages, and what is
+	 * tried again, is one. */
+	uint64_t requests;
+	bool exact; /* the maps were read: requests and fetch_bytes are what they will be; else about */
 	uint64_t
 		estimate_ns; /* about: from one request for content that was timed; 0: nothing to fetch */
 	/* Of its objects lie in an archive, or lay there (what was brought back is still listed so); and how long
@@ -19,8 +24,8 @@ struct snapshot_plan {
 };
 
 /* Of snapshot id (NULL: the newest). Reads its manifest, and up to 1 MiB of a pack to see how fast the store
- * is. done: plan is NULL on error. */
-void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
+ * is; exact: its map pages, too, up to PLAN_PAGES of them. done: plan is NULL on error. */
+void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id, bool exact,
 		   void (*done)(void *context, const struct snapshot_plan *plan, int error,
 				const char *why),
 		   void *context);

@@ -453,7 +453,7 @@ static bool start_items(struct restore *r)
 		if (fetch_differing(r))
 			continue;
 		if (r->zero_at < r->zero_end) {
-			if (r->busy == SLOTS) {
+			if (r->busy == SLOTS && !r->target->known_zero) {
 				if (flush(r)) /* a range of zeroes may be long */
 					continue;
 				return false;
@@ -482,6 +482,8 @@ static bool start_items(struct restore *r)
 			r->tail_taken = true;
 			r->zero_at = r->manifest->info.size_bytes;
 			r->zero_end = r->target->zero_to_bytes;
+		} else if (next == WALK_WAIT && !r->target->compare) {
+			return false; /* how much comes by a request does not depend on it: a plan knows */
 		} else if (!flush(r)) {
 			return next == WALK_END && present_idle(&r->present);
 		}

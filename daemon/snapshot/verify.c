@@ -423,7 +423,7 @@ static void pump(struct verify *v)
 		else
 			bulk_add(&v->bulk, &item);
 	}
-	if (next != WALK_ITEM)
+	if (next == WALK_END)
 		bulk_flush(&v->bulk);
 	if (next != WALK_END || v->busy || !bulk_idle(&v->bulk) || !walk_idle(&v->walk))
 		return;
