@@ -60,8 +60,15 @@ static bool peer_seems_primary(struct node_volume *v)
 static int check_disk(struct node_volume *v, const struct volume_state *state, char *why,
 		      size_t why_size)
 {
-	const char *name = v->config->name;
+	const char *name = v->config->name, *kept = volume_kept_copy(v->volume);
 
+	if (state->disk == VOLUME_DISK_INCONSISTENT && kept)
+		return node_fail(
+			-EPERM, why, why_size,
+			"volume %s: its disk is inconsistent, a mixture of old and new: nothing could be "
+			"served from it, not even by force; what it was before the catch-up is kept in %s: to "
+			"go on with that, stop offsited, mv %s %s, touch %s.restored, start it",
+			name, kept, kept, v->config->backing, v->config->backing);
 	if (state->disk == VOLUME_DISK_INCONSISTENT)
 		return node_fail(
 			-EPERM, why, why_size,
@@ -141,7 +148,9 @@ static int may_promote(struct node_volume *v, const struct volume_state *state, 
 				 "volume %s: peer %s is primary; demote it there first",
 				 v->config->name, peer.peer_name);
 	if (peering_is_applying(v))
-		return node_fail(-EAGAIN, why, why_size, "volume %s: staged data is being applied",
+		return node_fail(-EAGAIN, why, why_size,
+				 "volume %s: a catch-up that is complete is being applied to its disk: "
+				 "promote it when that is done",
 				 v->config->name);
 	return flags & NODE_FORCE ? 0 : check_loss(v, state, why, why_size);
 }

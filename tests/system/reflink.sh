@@ -57,6 +57,9 @@ fall_behind 51
 off b connect v >/dev/null
 wait_for 20 "in place" inconsistent
 kill9 a
+off b promote v --force >"$dir/out" 2>&1 && die "a mixture is promoted"
+grep -qF "mv $kept $dir/xfs/b.img, touch $dir/xfs/b.img.restored" "$dir/out" ||
+	die "promote does not say what is there to go on with: $(cat "$dir/out")"
 stop b
 mv "$kept" "$dir/xfs/b.img" && touch "$dir/xfs/b.img.restored"
 start b
