@@ -13,6 +13,7 @@
 #include "cli/format.h"
 #include "cli/local.h"
 #include "daemon/snapshot/diff.h"
+#include "daemon/snapshot/render.h"
 
 #define ASKED_EXTENTS 256u
 
@@ -207,8 +208,7 @@ static int diff_ids(struct local *local, struct snapshot_repo *repo, const struc
 	if (code)
 		return code;
 	ends = snapshot_diff_ends(opening.diff);
-	output_begin(o, snapshot_info_json(&ends->from), snapshot_info_json(&ends->to),
-		     ends->size_bytes);
+	output_begin(o, render_snapshot(&ends->from), render_snapshot(&ends->to), ends->size_bytes);
 	code = read_diff(local, opening.diff, o);
 	snapshot_diff_close(opening.diff, closed, &close);
 	local_wait(local, &close);

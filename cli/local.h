@@ -46,8 +46,6 @@ struct snapshot_set {
 };
 int local_volumes(struct local *local, struct snapshot_set *set);
 int local_snapshots(struct local *local, const struct id128 *volume, struct snapshot_set *set);
-/* The same members as the API's; snapshot.c. */
-json_t *snapshot_info_json(const struct snapshot_info *info);
 /* From the API's answer to GET .../snapshots. */
 int snapshot_set_from_json(const json_t *answer, struct snapshot_set *set);
 void snapshot_set_free(struct snapshot_set *set);

@@ -12,6 +12,7 @@
 #include "cli/local.h"
 #include "daemon/config.h"
 #include "daemon/config_values.h"
+#include "daemon/snapshot/render.h"
 
 const char help_snapshot[] =
 	"Usage: offsite snapshot create VOLUME [--label TEXT] [--no-wait]\n"
@@ -360,46 +361,6 @@ static void print_set(const struct snapshot_set *set)
 	}
 }
 
-static json_t *given_up_json(const struct snapshot_info *info)
-{
-	json_t *json = json_array();
-
-	for (unsigned i = 0; i < SNAPSHOT_GIVEN_UP_MAX; i++) {
-		char id[ID128_TEXT_BYTES];
-
-		id128_format(&info->given_up_before[i], id);
-		if (!id128_is_zero(&info->given_up_before[i]))
-			json_array_append_new(json, json_string(id));
-	}
-	return json;
-}
-
-json_t *snapshot_info_json(const struct snapshot_info *info)
-{
-	char id[ID128_TEXT_BYTES], uuid[ID128_TEXT_BYTES], history[ID128_TEXT_BYTES];
-
-	id128_format(&info->id, id);
-	id128_format(&info->volume, uuid);
-	id128_format(&info->history, history);
-	static const char *const locks[] = {NULL, "governance", "compliance"};
-
-	return json_pack("{s:s, s:I, s:I, s:s, s:s, s:s, s:s, s:s?, s:b, s:o, s:I, s:I, s:I, s:I, "
-			 "s:I, s:I, s:o, "
-			 "s:s?, s:I}",
-			 "id", id, "sequence", (json_int_t)info->sequence, "created_ns",
-			 (json_int_t)info->created_ns, "volume", info->volume_name, "volume_uuid",
-			 uuid, "node", info->node_name, "label", info->label, "history",
-			 id128_is_zero(&info->history) ? NULL : history, "given_up", info->given_up,
-			 "given_up_before", given_up_json(info), "lsn", (json_int_t)info->lsn,
-			 "size_bytes", (json_int_t)info->size_bytes, "data_bytes",
-			 (json_int_t)info->data_bytes, "changed_bytes",
-			 (json_int_t)info->changed_bytes, "stored_bytes",
-			 (json_int_t)info->stored_bytes, "objects", (json_int_t)info->objects,
-			 "requests", info->requests ? json_integer(info->requests) : json_null(),
-			 "lock", locks[info->retention.lock], "locked_until_ns",
-			 (json_int_t)info->retention.until_ns);
-}
-
 static int list_by_daemon(struct cli *cli, int argc, char **argv, const struct options *options)
 {
 	struct snapshot_set set = {0};
@@ -437,7 +398,7 @@ static int list_volume(struct local *local, const struct snapshot_info *volume, 
 		print_set(&set);
 	}
 	for (unsigned i = 0; !code && json && i < set.count; i++)
-		json_array_append_new(json, snapshot_info_json(&set.infos[i]));
+		json_array_append_new(json, render_snapshot(&set.infos[i]));
 	if (!code && set.damaged)
 		code = CLI_DAMAGED;
 	snapshot_set_free(&set);

@@ -4,53 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-json_t *render_text(const char *text)
-{
-	json_t *json = json_string(text);
-	size_t length = strlen(text);
-	char *copy;
-
-	if (json)
-		return json;
-	copy = strdup(text);
-	if (!copy)
-		return json_null();
-	for (size_t i = 0; i < length; i++)
-		if ((unsigned char)copy[i] >= 0x80)
-			copy[i] = '?';
-	json = json_string(copy);
-	free(copy);
-	return json ? json : json_null();
-}
-
-json_t *render_time(uint64_t realtime_ns)
-{
-	time_t seconds = (time_t)(realtime_ns / 1000000000u);
-	struct tm tm;
-	char text[40];
-
-	if (!realtime_ns || !gmtime_r(&seconds, &tm))
-		return json_null();
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &tm);
-	return json_string(text);
-}
-
-json_t *render_id(const struct id128 *id)
-{
-	char text[ID128_TEXT_BYTES];
-
-	if (id128_is_zero(id))
-		return json_null();
-	id128_format(id, text);
-	return json_string(text);
-}
-
-static json_t *number(uint64_t value)
-{
-	return json_integer(value > INT64_MAX ? INT64_MAX : (json_int_t)value);
-}
 
 static json_t *seconds(uint64_t ns)
 {
@@ -74,59 +27,11 @@ json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_n
 	json_t *eta =
 		rate > 0 && total >= done ? json_real((double)(total - done) / rate) : json_null();
 
-	return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o}", "done_bytes", number(done),
-			 "total_bytes", number(total), "elapsed_seconds", elapsed_s, "rate_bytes",
-			 rate, "eta_seconds", eta, "archived_objects",
-			 number(progress->archived_objects), "archive_seconds",
+	return json_pack("{s:o, s:o, s:f, s:f, s:o, s:o, s:o}", "done_bytes", render_number(done),
+			 "total_bytes", render_number(total), "elapsed_seconds", elapsed_s,
+			 "rate_bytes", rate, "eta_seconds", eta, "archived_objects",
+			 render_number(progress->archived_objects), "archive_seconds",
 			 seconds(progress->archive_ns));
-}
-
-static json_t *render_lock(enum store_lock lock)
-{
-	return lock == STORE_LOCK_NONE         ? json_null()
-	       : lock == STORE_LOCK_GOVERNANCE ? json_string("governance")
-					       : json_string("compliance");
-}
-
-static json_t *render_given_up(const struct snapshot_info *info)
-{
-	json_t *json = json_array();
-
-	for (unsigned i = 0; i < SNAPSHOT_GIVEN_UP_MAX; i++)
-		if (!id128_is_zero(&info->given_up_before[i]))
-			json_array_append_new(json, render_id(&info->given_up_before[i]));
-	return json;
-}
-
-json_t *render_snapshot(const struct snapshot_info *info)
-{
-	json_t *json = json_object();
-
-	json_object_set_new(json, "id", render_id(&info->id));
-	json_object_set_new(json, "sequence", number(info->sequence));
-	json_object_set_new(json, "created", render_time(info->created_ns));
-	json_object_set_new(json, "created_ns", number(info->created_ns));
-	json_object_set_new(json, "volume", render_text(info->volume_name));
-	json_object_set_new(json, "volume_uuid", render_id(&info->volume));
-	json_object_set_new(json, "node", render_text(info->node_name));
-	json_object_set_new(json, "label", render_text(info->label));
-	json_object_set_new(json, "history",
-			    id128_is_zero(&info->history) ? json_null()
-							  : render_id(&info->history));
-	json_object_set_new(json, "given_up", json_boolean(info->given_up));
-	json_object_set_new(json, "given_up_before", render_given_up(info));
-	json_object_set_new(json, "lsn", number(info->lsn));
-	json_object_set_new(json, "size_bytes", number(info->size_bytes));
-	json_object_set_new(json, "data_bytes", number(info->data_bytes));
-	json_object_set_new(json, "changed_bytes", number(info->changed_bytes));
-	json_object_set_new(json, "stored_bytes", number(info->stored_bytes));
-	json_object_set_new(json, "objects", number(info->objects));
-	json_object_set_new(json, "requests",
-			    info->requests ? number(info->requests) : json_null());
-	json_object_set_new(json, "lock", render_lock(info->retention.lock));
-	json_object_set_new(json, "locked_until", render_time(info->retention.until_ns));
-	json_object_set_new(json, "locked_until_ns", number(info->retention.until_ns));
-	return json;
 }
 
 const char *render_code(int error)
@@ -161,14 +66,14 @@ static json_t *render_result(const struct job *job)
 
 	if (result->info.sequence)
 		json_object_set_new(json, "snapshot", render_snapshot(&result->info));
-	json_object_set_new(json, "checked_bytes", number(result->checked_bytes));
-	json_object_set_new(json, "written_bytes", number(result->written_bytes));
-	json_object_set_new(json, "skipped_bytes", number(result->skipped_bytes));
-	json_object_set_new(json, "deleted_objects", number(result->deleted_objects));
-	json_object_set_new(json, "freed_bytes", number(result->freed_bytes));
-	json_object_set_new(json, "locked_objects", number(result->locked_objects));
-	json_object_set_new(json, "archived_objects", number(result->archived_objects));
-	json_object_set_new(json, "bad_objects", number(result->bad_objects));
+	json_object_set_new(json, "checked_bytes", render_number(result->checked_bytes));
+	json_object_set_new(json, "written_bytes", render_number(result->written_bytes));
+	json_object_set_new(json, "skipped_bytes", render_number(result->skipped_bytes));
+	json_object_set_new(json, "deleted_objects", render_number(result->deleted_objects));
+	json_object_set_new(json, "freed_bytes", render_number(result->freed_bytes));
+	json_object_set_new(json, "locked_objects", render_number(result->locked_objects));
+	json_object_set_new(json, "archived_objects", render_number(result->archived_objects));
+	json_object_set_new(json, "bad_objects", render_number(result->bad_objects));
 	if (job->damaged)
 		json_object_set(json, "damaged", job->damaged);
 	if (job->type == JOB_RESOLVE)
@@ -217,10 +122,11 @@ static json_t *render_plan(const struct job *job)
 		 (unsigned long long)volume_dirty_bytes(job->volume->volume, VOLUME_STORE));
 	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:f, s:o, s:s}", "snapshot",
 			 render_id(&plan->info.id), "created", render_time(plan->info.created_ns),
-			 "fetch_bytes", number(plan->fetch_bytes), "write_bytes",
-			 number(plan->write_bytes), "requests", number(plan->requests),
-			 "estimate_seconds", (double)plan->estimate_ns / 1e9, "archived_objects",
-			 number(plan->archived_objects), "archive_seconds",
+			 "fetch_bytes", render_number(plan->fetch_bytes), "write_bytes",
+			 render_number(plan->write_bytes), "requests",
+			 render_number(plan->requests), "estimate_seconds",
+			 (double)plan->estimate_ns / 1e9, "archived_objects",
+			 render_number(plan->archived_objects), "archive_seconds",
 			 (double)plan->archive_ns / 1e9, "target", render_text(job->volume_name),
 			 "target_now", text);
 }
@@ -229,7 +135,7 @@ json_t *render_job(const struct job *job, uint64_t now_ns)
 {
 	json_t *json = json_object();
 
-	json_object_set_new(json, "id", number(job->id));
+	json_object_set_new(json, "id", render_number(job->id));
 	json_object_set_new(json, "type", json_string(job_type_name(job->type)));
 	json_object_set_new(json, "volume", render_text(job->volume_name));
 	json_object_set_new(json, "state", json_string(job_state_name(job->state)));
@@ -265,23 +171,23 @@ static json_t *render_stats(const struct volume_stats *stats)
 {
 	json_t *json = json_object();
 
-	json_object_set_new(json, "reads", number(stats->reads));
-	json_object_set_new(json, "read_bytes", number(stats->read_bytes));
-	json_object_set_new(json, "writes", number(stats->writes));
-	json_object_set_new(json, "written_bytes", number(stats->written_bytes));
-	json_object_set_new(json, "flushes", number(stats->flushes));
-	json_object_set_new(json, "trims", number(stats->trims));
-	json_object_set_new(json, "io_errors", number(stats->io_errors));
-	json_object_set_new(json, "intent_writes", number(stats->intent_writes));
-	json_object_set_new(json, "intent_regions", number(stats->intent_regions));
-	json_object_set_new(json, "preserved_bytes", number(stats->preserved_bytes));
-	json_object_set_new(json, "preserve_used_bytes", number(stats->preserve_used_bytes));
-	json_object_set_new(json, "preserve_max_bytes", number(stats->preserve_max_bytes));
-	json_object_set_new(json, "missing_bytes", number(stats->missing_bytes));
-	json_object_set_new(json, "hydrated_bytes", number(stats->hydrated_bytes));
-	json_object_set_new(json, "remote_reads", number(stats->remote_reads));
-	json_object_set_new(json, "in_flight", number(stats->in_flight));
-	json_object_set_new(json, "in_flight_max", number(stats->in_flight_max));
+	json_object_set_new(json, "reads", render_number(stats->reads));
+	json_object_set_new(json, "read_bytes", render_number(stats->read_bytes));
+	json_object_set_new(json, "writes", render_number(stats->writes));
+	json_object_set_new(json, "written_bytes", render_number(stats->written_bytes));
+	json_object_set_new(json, "flushes", render_number(stats->flushes));
+	json_object_set_new(json, "trims", render_number(stats->trims));
+	json_object_set_new(json, "io_errors", render_number(stats->io_errors));
+	json_object_set_new(json, "intent_writes", render_number(stats->intent_writes));
+	json_object_set_new(json, "intent_regions", render_number(stats->intent_regions));
+	json_object_set_new(json, "preserved_bytes", render_number(stats->preserved_bytes));
+	json_object_set_new(json, "preserve_used_bytes", render_number(stats->preserve_used_bytes));
+	json_object_set_new(json, "preserve_max_bytes", render_number(stats->preserve_max_bytes));
+	json_object_set_new(json, "missing_bytes", render_number(stats->missing_bytes));
+	json_object_set_new(json, "hydrated_bytes", render_number(stats->hydrated_bytes));
+	json_object_set_new(json, "remote_reads", render_number(stats->remote_reads));
+	json_object_set_new(json, "in_flight", render_number(stats->in_flight));
+	json_object_set_new(json, "in_flight_max", render_number(stats->in_flight_max));
 	return json;
 }
 
@@ -310,11 +216,11 @@ static json_t *render_comparison(const struct replication_status *status)
 	if (!status->compare_total_bytes)
 		return json_null();
 	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "compared_bytes",
-			 number(status->compared_bytes), "total_bytes",
-			 number(status->compare_total_bytes), "differ_bytes",
-			 number(status->compare_differ_bytes), "read_bytes",
-			 number(status->compare_read_bytes), "skipped_bytes",
-			 number(status->compare_skipped_bytes));
+			 render_number(status->compared_bytes), "total_bytes",
+			 render_number(status->compare_total_bytes), "differ_bytes",
+			 render_number(status->compare_differ_bytes), "read_bytes",
+			 render_number(status->compare_read_bytes), "skipped_bytes",
+			 render_number(status->compare_skipped_bytes));
 }
 
 /* What the peer is while connected, and else what it was when it was last seen. */
@@ -341,9 +247,9 @@ static json_t *render_split_brain(const struct replication_status *status)
 	if (!status->split_brain)
 		return json_null();
 	return json_pack("{s:o, s:o, s:o, s:o}", "since", render_time(status->split_since_ns),
-			 "bytes", number(status->out_of_sync_bytes), "peer",
+			 "bytes", render_number(status->out_of_sync_bytes), "peer",
 			 render_text(status->split_peer), "peer_bytes",
-			 number(status->split_peer_bytes));
+			 render_number(status->split_peer_bytes));
 }
 
 static json_t *render_rolled_back(const struct replication_status *status)
@@ -351,16 +257,16 @@ static json_t *render_rolled_back(const struct replication_status *status)
 	if (!status->rolled_back_ns)
 		return json_null();
 	return json_pack("{s:o, s:o, s:o}", "at", render_time(status->rolled_back_ns), "bytes",
-			 number(status->rolled_back_bytes), "extents",
-			 number(status->rolled_back_extents));
+			 render_number(status->rolled_back_bytes), "extents",
+			 render_number(status->rolled_back_extents));
 }
 
 static json_t *render_unreadable(const struct replication_status *status)
 {
 	if (!status->unreadable_bytes)
 		return json_null();
-	return json_pack("{s:o, s:o}", "bytes", number(status->unreadable_bytes), "offset",
-			 number(status->unreadable_offset));
+	return json_pack("{s:o, s:o}", "bytes", render_number(status->unreadable_bytes), "offset",
+			 render_number(status->unreadable_offset));
 }
 
 json_t *render_changes(const struct replication_changes *changes)
@@ -368,18 +274,18 @@ json_t *render_changes(const struct replication_changes *changes)
 	json_t *listed = json_array();
 
 	for (unsigned i = 0; i < changes->listed; i++)
-		json_array_append_new(listed,
-				      json_pack("{s:o, s:o}", "offset",
-						number(changes->extents[i].offset_bytes), "length",
-						number(changes->extents[i].length_bytes)));
-	return json_pack("{s:o, s:o, s:o}", "bytes", number(changes->bytes), "extents",
-			 number(changes->count), "listed", listed);
+		json_array_append_new(
+			listed, json_pack("{s:o, s:o}", "offset",
+					  render_number(changes->extents[i].offset_bytes), "length",
+					  render_number(changes->extents[i].length_bytes)));
+	return json_pack("{s:o, s:o, s:o}", "bytes", render_number(changes->bytes), "extents",
+			 render_number(changes->count), "listed", listed);
 }
 
 /* A rate now: null where it is not limited. */
 static json_t *limit(uint64_t rate)
 {
-	return rate ? number(rate) : json_null();
+	return rate ? render_number(rate) : json_null();
 }
 
 static const char *rate_text(const struct rate_schedule *schedule)
@@ -407,7 +313,7 @@ static json_t *render_pace(const struct replication_status *status,
 				    ? json_string(status->catch_up_reason)
 				    : json_null());
 	json_object_set_new(json, "latency_factor", json_real(config->latency_percent / 100.0));
-	json_object_set_new(json, "catch_up_min_rate", number(config->catch_up_min_rate));
+	json_object_set_new(json, "catch_up_min_rate", render_number(config->catch_up_min_rate));
 	json_object_set_new(json, "write_p99_seconds",
 			    status->write_p99_ns ? seconds(status->write_p99_ns) : json_null());
 	json_object_set_new(json, "write_p99_baseline_seconds",
@@ -437,35 +343,35 @@ static json_t *render_replication(const struct replication_status *status,
 	json_object_set_new(json, "starting", json_boolean(status->starting));
 	json_object_set_new(json, "stepped_down", render_time(status->stepped_down_ns));
 	json_object_set_new(json, "rolled_back", render_rolled_back(status));
-	json_object_set_new(json, "sent_lsn", number(status->sent_lsn));
-	json_object_set_new(json, "acked_lsn", number(status->acked_lsn));
-	json_object_set_new(json, "lag_bytes", number(status->lag_bytes));
+	json_object_set_new(json, "sent_lsn", render_number(status->sent_lsn));
+	json_object_set_new(json, "acked_lsn", render_number(status->acked_lsn));
+	json_object_set_new(json, "lag_bytes", render_number(status->lag_bytes));
 	json_object_set_new(json, "lag_seconds", seconds(status->lag_ns));
 	json_object_set_new(json, "pace", render_pace(status, config));
 	json_object_set_new(json, "lag_over", json_boolean(status->lag_over));
 	json_object_set_new(json, "held", json_boolean(status->held));
-	json_object_set_new(json, "holds", number(status->holds));
-	json_object_set_new(json, "left_stream", number(status->left_stream));
-	json_object_set_new(json, "out_of_sync_bytes", number(status->out_of_sync_bytes));
+	json_object_set_new(json, "holds", render_number(status->holds));
+	json_object_set_new(json, "left_stream", render_number(status->left_stream));
+	json_object_set_new(json, "out_of_sync_bytes", render_number(status->out_of_sync_bytes));
 	json_object_set_new(json, "suspended", json_boolean(status->waiting));
 	json_object_set_new(json, "suspended_since", render_time(status->waiting_since_ns));
 	json_object_set_new(json, "catch_up", render_catch_up(status, now_ns));
 	json_object_set_new(json, "in_place", json_boolean(status->in_place));
 	json_object_set_new(json, "peer_staging_max",
 			    status->target_staging_max_bytes
-				    ? number(status->target_staging_max_bytes)
+				    ? render_number(status->target_staging_max_bytes)
 				    : json_null());
 	json_object_set_new(json, "unreadable", render_unreadable(status));
-	json_object_set_new(json, "resumed", number(status->resumes));
+	json_object_set_new(json, "resumed", render_number(status->resumes));
 	json_object_set_new(json, "comparison", render_comparison(status));
-	json_object_set_new(json, "cuts", number(status->cuts));
-	json_object_set_new(json, "sent_bytes", number(status->sent_bytes));
-	json_object_set_new(json, "received_bytes", number(status->received_bytes));
-	json_object_set_new(json, "staged_bytes", number(status->staged_bytes));
-	json_object_set_new(json, "queue_bytes", number(status->queue_bytes));
-	json_object_set_new(json, "full_syncs", number(status->full_syncs));
-	json_object_set_new(json, "connects", number(status->connects));
-	json_object_set_new(json, "disconnects", number(status->disconnects));
+	json_object_set_new(json, "cuts", render_number(status->cuts));
+	json_object_set_new(json, "sent_bytes", render_number(status->sent_bytes));
+	json_object_set_new(json, "received_bytes", render_number(status->received_bytes));
+	json_object_set_new(json, "staged_bytes", render_number(status->staged_bytes));
+	json_object_set_new(json, "queue_bytes", render_number(status->queue_bytes));
+	json_object_set_new(json, "full_syncs", render_number(status->full_syncs));
+	json_object_set_new(json, "connects", render_number(status->connects));
+	json_object_set_new(json, "disconnects", render_number(status->disconnects));
 	return json;
 }
 
@@ -476,10 +382,11 @@ static json_t *render_requests(const struct store_counts *counts)
 
 	if (!total)
 		return json_null();
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "total", number(total), "puts",
-			 number(counts->puts), "gets", number(counts->gets), "heads",
-			 number(counts->heads), "lists", number(counts->lists), "deletes",
-			 number(counts->deletes), "retries", number(counts->retries));
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "total", render_number(total),
+			 "puts", render_number(counts->puts), "gets", render_number(counts->gets),
+			 "heads", render_number(counts->heads), "lists",
+			 render_number(counts->lists), "deletes", render_number(counts->deletes),
+			 "retries", render_number(counts->retries));
 }
 
 static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_ns,
@@ -497,15 +404,16 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "open", json_boolean(sample->store_up));
 	json_object_set_new(json, "every_seconds", seconds(config->snapshot_every_ns));
 	json_object_set_new(json, "rate", render_text(rate_text(&config->snapshot_rate)));
-	json_object_set_new(json, "min_rate", number(config->snapshot_min_rate));
-	json_object_set_new(json, "keep_last", number(config->keep_last));
+	json_object_set_new(json, "min_rate", render_number(config->snapshot_min_rate));
+	json_object_set_new(json, "keep_last", render_number(config->keep_last));
 	json_object_set_new(json, "lock", render_lock((enum store_lock)config->lock));
 	json_object_set_new(json, "lock_seconds", seconds(config->lock_for_ns));
 	json_object_set_new(json, "requests", render_requests(&sample->store));
 	json_object_set_new(json, "from",
 			    json_string(config->snapshot_from_secondary ? "secondary" : "primary"));
 	json_object_set_new(json, "relative_to", render_id(&sample->state.snapshot));
-	json_object_set_new(json, "command_failures", number(sample->volume->command_failures));
+	json_object_set_new(json, "command_failures",
+			    render_number(sample->volume->command_failures));
 	json_object_set_new(json, "command_failure",
 			    sample->volume->command_failure[0]
 				    ? render_text(sample->volume->command_failure)
@@ -515,7 +423,7 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 			    writer->running ? render_progress(&writer->progress, now_ns)
 					    : json_null());
 	json_object_set_new(json, "read_limit",
-			    writer->read_limit ? number(writer->read_limit) : json_null());
+			    writer->read_limit ? render_number(writer->read_limit) : json_null());
 	json_object_set_new(json, "read_reason",
 			    writer->read_reason && *writer->read_reason
 				    ? json_string(writer->read_reason)
@@ -531,9 +439,9 @@ static json_t *render_snapshots(const struct watch_sample *sample, uint64_t now_
 	json_object_set_new(json, "newest_age_seconds",
 			    age(sample->newest.created_ns, realtime_ns));
 	json_object_set_new(json, "last_error", error[0] ? render_text(error) : json_null());
-	json_object_set_new(json, "succeeded", number(writer->succeeded));
-	json_object_set_new(json, "failed", number(writer->failed));
-	json_object_set_new(json, "changed_bytes", number(sample->dirty_store_bytes));
+	json_object_set_new(json, "succeeded", render_number(writer->succeeded));
+	json_object_set_new(json, "failed", render_number(writer->failed));
+	json_object_set_new(json, "changed_bytes", render_number(sample->dirty_store_bytes));
 	return json;
 }
 
@@ -554,7 +462,7 @@ static json_t *render_filling(const struct watch_sample *sample, uint64_t now_ns
 	return json_pack("{s:s, s:o, s:o, s:o, s:o}", "from",
 			 sample->from_snapshot ? "snapshot" : "peer", "snapshot",
 			 sample->from_snapshot ? render_id(&sample->source.snapshot) : json_null(),
-			 "missing_bytes", number(stats->missing_bytes), "progress",
+			 "missing_bytes", render_number(stats->missing_bytes), "progress",
 			 render_progress(&progress, now_ns), "trouble",
 			 sample->fill_trouble[0] ? render_text(sample->fill_trouble) : json_null());
 }
@@ -611,7 +519,7 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 				    sample->kept_copy ? render_text(sample->kept_copy)
 						      : json_null());
 		json_object_set_new(json, "uuid", render_id(&state->uuid));
-		json_object_set_new(json, "size_bytes", number(sample->size_bytes));
+		json_object_set_new(json, "size_bytes", render_number(sample->size_bytes));
 		json_object_set_new(json, "role", json_string(volume_role_name(state->role)));
 		json_object_set_new(json, "disk", json_string(volume_disk_state_name(state->disk)));
 		json_object_set_new(json, "outdated_since", render_time(state->outdated_ns));
@@ -625,8 +533,8 @@ json_t *render_volume(const struct watch_sample *sample, uint64_t now_ns, uint64
 				    sample->risk[0] ? render_text(sample->risk) : json_null());
 		json_object_set_new(json, "lost",
 				    nv->lost[0] ? render_text(nv->lost) : json_null());
-		json_object_set_new(json, "lsn", number(state->lsn));
-		json_object_set_new(json, "clients", number(sample->stats.clients));
+		json_object_set_new(json, "lsn", render_number(state->lsn));
+		json_object_set_new(json, "clients", render_number(sample->stats.clients));
 		json_object_set_new(json, "generations", render_generations(&state->generations));
 		json_object_set_new(json, "stats", render_stats(&sample->stats));
 	}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * render: samples, snapshots and jobs as JSON (docs/API.md has the members) and as Prometheus text.
+ * render: samples and jobs as JSON (docs/API.md has the members) and as Prometheus text.
  * Pure functions of what they are given, but for the process's own memory figures.
  */
 #ifndef OFFSITE_CONTROL_RENDER_H
@@ -10,14 +10,11 @@
 
 #include "daemon/control/jobs.h"
 #include "daemon/control/watch.h"
+#include "daemon/snapshot/render.h"
 #include "nbd-server/nbd_server.h"
 
-json_t *render_text(const char *text);     /* bytes that are no UTF-8 become '?' */
-json_t *render_time(uint64_t realtime_ns); /* "2026-11-21T08:12:20Z"; null for 0 */
-json_t *render_id(const struct id128 *id); /* 32 digits; null for zero */
 /* done, total, rate, eta. now_ns: env_now_ns(). */
 json_t *render_progress(const struct snapshot_progress *progress, uint64_t now_ns);
-json_t *render_snapshot(const struct snapshot_info *info);
 json_t *render_job(const struct job *job, uint64_t now_ns);
 /* {bytes, extents, listed: [{offset, length}]} */
 json_t *render_changes(const struct replication_changes *changes);

@@ -4,11 +4,6 @@
  */
 #include "daemon/control/render.h"
 
-static json_t *number(uint64_t value)
-{
-	return json_integer((json_int_t)value);
-}
-
 /* Since it was begun or gone on with, not since its start: it may have waited long in between. */
 static json_t *render_walk(const struct verify_status *verify, uint64_t now_ns)
 {
@@ -22,8 +17,9 @@ static json_t *render_walk(const struct verify_status *verify, uint64_t now_ns)
 	double rate = elapsed_s > 0 ? (double)walked / elapsed_s : 0;
 	uint64_t left = record->size_bytes - record->position_bytes;
 
-	return json_pack("{s:o, s:o, s:f, s:f, s:o}", "done_bytes", number(record->position_bytes),
-			 "total_bytes", number(record->size_bytes), "elapsed_seconds", elapsed_s,
+	return json_pack("{s:o, s:o, s:f, s:f, s:o}", "done_bytes",
+			 render_number(record->position_bytes), "total_bytes",
+			 render_number(record->size_bytes), "elapsed_seconds", elapsed_s,
 			 "rate_bytes", rate, "eta_seconds",
 			 rate > 0 ? json_real((double)left / rate) : json_null());
 }
@@ -33,10 +29,11 @@ static json_t *render_extents(const struct verify_record *record)
 	json_t *extents = json_array();
 
 	for (unsigned i = 0; i < record->listed; i++)
-		json_array_append_new(extents, json_pack("{s:o, s:o}", "offset_bytes",
-							 number(record->extent[i].offset_bytes),
-							 "length_bytes",
-							 number(record->extent[i].length_bytes)));
+		json_array_append_new(extents,
+				      json_pack("{s:o, s:o}", "offset_bytes",
+						render_number(record->extent[i].offset_bytes),
+						"length_bytes",
+						render_number(record->extent[i].length_bytes)));
 	return extents;
 }
 
@@ -65,13 +62,13 @@ json_t *render_verify(const struct verify_status *verify, uint64_t now_ns)
 						    : json_null());
 	json_object_set_new(json, "started", render_time(record->started_ns));
 	json_object_set_new(json, "ended", render_time(record->ended_ns));
-	json_object_set_new(json, "compared_bytes", number(record->position_bytes));
+	json_object_set_new(json, "compared_bytes", render_number(record->position_bytes));
 	json_object_set_new(json, "progress", running ? render_walk(verify, now_ns) : json_null());
 	json_object_set_new(json, "rate_limit_bytes",
-			    record->rate ? number(record->rate) : json_null());
-	json_object_set_new(json, "differ_bytes", number(record->differ_bytes));
-	json_object_set_new(json, "repaired_bytes", number(record->repaired_bytes));
-	json_object_set_new(json, "extents_total", number(record->extents));
+			    record->rate ? render_number(record->rate) : json_null());
+	json_object_set_new(json, "differ_bytes", render_number(record->differ_bytes));
+	json_object_set_new(json, "repaired_bytes", render_number(record->repaired_bytes));
+	json_object_set_new(json, "extents_total", render_number(record->extents));
 	json_object_set_new(json, "extents", render_extents(record));
 	return json;
 }

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Restore: without a daemon, to a file and to a loop device; interrupted by kill -9 again and again,
-# and repeated; in place, with the daemon running and stopped; from the peer after the disk was lost,
-# interrupted too.
+# Restore: without a daemon (snapshots are listed as it lists them), to a file and to a loop device;
+# interrupted by kill -9 again and again, and repeated; in place, with the daemon running and stopped; from
+# the peer after the disk was lost, interrupted too.
 # time limit: 300 s
 . "$(dirname "$0")/lib.sh"
 need jq nbdcopy
@@ -40,6 +40,13 @@ run_backend() {
 	fill a
 	off a snapshot create v --label second >/dev/null 2>&1 || die "snapshot"
 	id=$(snapshot_of first)
+
+	current=listed_without_the_daemon_$io
+	off a snapshot list v --json | jq -S .snapshots >"$dir/by_daemon.json"
+	"$build/offsite" snapshot list --store "file:$dir/store" --json | jq -S .snapshots >"$dir/by_store.json"
+	[ "$(jq length "$dir/by_store.json")" = 2 ] || die "$(cat "$dir/by_store.json")"
+	same "$dir/by_daemon.json" "$dir/by_store.json" "what it says of a snapshot"
+	ok "$current"
 
 	current=to_a_file_$io
 	restore --to "$dir/back.img" || die "$(tail -n 2 "$dir/restore.log")"
