@@ -15,7 +15,7 @@
 #include "daemon/store/s3_internal.h"
 
 #define POLL_MAX_MS     60000u
-#define STOP_MS         5000u
+#define STOP_MS         10000u
 #define STOP_LOOK_MS    100u
 #define PATIENCE_MS     10000u /* beyond it what went well in the end is said too */
 #define SAME_MESSAGE_NS (60ull * 1000000000ull)

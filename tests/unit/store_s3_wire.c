@@ -316,18 +316,24 @@ static void sweeps_every_day(void **state)
 
 /* ---- how long it waits ------------------------------------------------------------------------------ */
 
-/* How long until the next try, the tries-th of which failed just now; 0: there is none. */
-static uint64_t pause_of(struct s3_op *op, unsigned tries, unsigned retry_after_s)
+/* How long until the next try, the tries-th of which failed just now; from before it was asked, and from after. */
+struct pause {
+	bool none;
+	int64_t before_ms, after_ms;
+};
+
+static struct pause pause_of(struct s3_op *op, unsigned tries, unsigned retry_after_s)
 {
 	struct s3_answer a = {.status = 503, .retry_after_s = retry_after_s};
 	uint64_t now = s3_now_ms();
+	struct pause pause;
 
 	op->tries = tries;
 	op->first_try_ms = now;
-	if (s3_op_again(op, &a, -EAGAIN) == S3_NEXT_DONE)
-		return 0;
-	assert_true(op->wake_ms >= now);
-	return op->wake_ms - now;
+	pause.none = s3_op_again(op, &a, -EAGAIN) == S3_NEXT_DONE;
+	pause.before_ms = (int64_t)(op->wake_ms - now);
+	pause.after_ms = (int64_t)(op->wake_ms - s3_now_ms());
+	return pause;
 }
 
 static void pauses_grow_and_are_random(void **state)
@@ -336,17 +342,17 @@ static void pauses_grow_and_are_random(void **state)
 	struct s3_op *op = s3_op_new(&s3, S3_OP_DELETE, "x");
 
 	for (unsigned tries = 1; tries < 12; tries++) {
-		uint64_t limit = 100ull << (tries > 8 ? 8 : tries - 1);
-		uint64_t least = UINT64_MAX, most = 0;
+		int64_t limit = 100ll << (tries > 8 ? 8 : tries - 1);
+		int64_t least = INT64_MAX, most = 0;
 
 		for (unsigned i = 0; i < 200; i++) {
-			uint64_t pause = pause_of(op, tries, 0);
+			struct pause pause = pause_of(op, tries, 0);
 
-			least = pause < least ? pause : least;
-			most = pause > most ? pause : most;
-			/* Some milliseconds may pass while it is asked. */
-			assert_true(pause >= (limit < 40000 ? limit / 2 : 20000));
-			assert_true(pause <= (limit < 20000 ? limit : 20000) + 1000);
+			assert_false(pause.none);
+			least = pause.before_ms < least ? pause.before_ms : least;
+			most = pause.before_ms > most ? pause.before_ms : most;
+			assert_true(pause.before_ms >= limit / 2);
+			assert_true(pause.after_ms <= (limit < 20000 ? limit : 20000));
 		}
 		if (limit < 20000) /* 200 clients do not come back at one moment */
 			assert_true(most - least > limit / 4);
@@ -359,12 +365,13 @@ static void is_left_alone_as_long_as_it_says(void **state)
 	struct s3_store s3 = {.url = {.prefix = (char *)"p/", .retry_s = 600}};
 	struct s3_op *op = s3_op_new(&s3, S3_OP_DELETE, "x");
 
-	assert_true(pause_of(op, 1, 30) >= 30000);
-	assert_true(pause_of(op, 1, 61) >= 61000);
-	assert_true(pause_of(op, 1, 599) >= 599000);
-	assert_true(pause_of(op, 1, 599) <= 601000);
+	assert_true(pause_of(op, 1, 30).before_ms >= 30000);
+	assert_true(pause_of(op, 1, 61).before_ms >= 61000);
+	assert_true(pause_of(op, 1, 590).before_ms >= 590000);
+	assert_true(pause_of(op, 1, 590).after_ms <= 600000);
+	assert_false(pause_of(op, 1, 590).none);
 	/* Longer than it may take at all: not tried again, and said. */
-	assert_int_equal(pause_of(op, 1, 601), 0);
+	assert_true(pause_of(op, 1, 601).none);
 	assert_int_equal(op->result, -EAGAIN);
 	assert_non_null(strstr(op->message, "before 601 s (Retry-After)"));
 	s3_op_free(op);
