@@ -167,8 +167,9 @@ static void run(struct attach_call *call)
 	}
 	/* Also after a change of daemon: its limits may be other ones. */
 	if (!result->error)
-		kernel->tune(kernel->context, result->index, &call->params,
-			     result->verb == ATTACH_CONNECT);
+		result->untuned = kernel->tune(kernel->context, result->index, &call->params,
+					       result->verb == ATTACH_CONNECT, result->why,
+					       sizeof(result->why)) != 0;
 }
 
 /* False: there is to be no other. */

@@ -30,8 +30,9 @@ struct attach_order {
 struct attach_result {
 	enum attach_verb verb;
 	int error; /* of the last thing that was tried: GIVE may have given some sockets before it */
-	char why[256];                       /* CONNECT, DETACH: one line for people */
-	unsigned index;                      /* CONNECT: of the device */
+	bool untuned;   /* no error, but not all of the device's limits could be set: why */
+	char why[256];  /* CONNECT, DETACH, untuned: one line for people */
+	unsigned index; /* CONNECT: of the device */
 	int sockets[ATTACH_CONNECTIONS_MAX]; /* our ends of those that the kernel has taken */
 	unsigned socket_count;
 };

@@ -215,6 +215,11 @@ static void call_done(void *context, const struct attach_result *result)
 			close(result->sockets[i]);
 		return;
 	}
+	if (result->untuned && !device->untuned_told) {
+		device_log(device, ENV_LOG_WARNING, "not all of its limits are set: %s",
+			   result->why);
+		device->untuned_told = true;
+	}
 	switch (result->verb) {
 	case ATTACH_CONNECT:
 		connect_done(device, result);

@@ -45,7 +45,8 @@ struct attach_device {
 	unsigned connections; /* wanted */
 	unsigned reconnects;
 	unsigned request_s;
-	bool settled; /* it has been attached, or given up for now, since it was begun */
+	bool untuned_told; /* that not all of its limits are set */
+	bool settled;      /* it has been attached, or given up for now, since it was begun */
 	struct nbd_kernel_params params;
 
 	struct attach_block block;

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "nbd-server/netlink.h"
+#include "protocol/nbd.h"
 
 /* A request longer than one buffer (BUF_SIZE_MAX) would be answered alone. */
 #define MAX_SECTORS_KB "1024"
@@ -46,19 +47,20 @@ static bool read_line(unsigned index, const char *name, char *text, size_t size)
 	return length >= 0;
 }
 
-/* Kernels differ in what they have: what is not there is done without. */
-static void write_line(unsigned index, const char *name, const char *text)
+/* 0 or -errno. Kernels differ in what they have: what is not there is done without. */
+static int write_line(unsigned index, const char *name, const char *text)
 {
 	char path[96];
-	int fd;
+	int fd, error = 0;
 
 	snprintf(path, sizeof(path), "/sys/block/nbd%u/%s", index, name);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
-		return;
+		return errno == ENOENT ? 0 : -errno;
 	if (write(fd, text, strlen(text)) < 0)
-		errno = 0;
+		error = -errno;
 	close(fd);
+	return error;
 }
 
 static unsigned count_queues(unsigned index)
@@ -244,18 +246,33 @@ static void make_link(unsigned index, const char *name)
 		errno = 0;
 }
 
-static void kernel_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
-			bool fresh)
+static int kernel_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
+		       bool fresh, char *why, size_t why_size)
 {
-	write_line(index, "queue/max_sectors_kb", MAX_SECTORS_KB);
-	write_line(index, "queue/rotational", params->flags & 16 ? "1" : "0");
-	if (!params->request_s)
-		write_line(index, "queue/io_timeout", LOOK_MS);
+	const struct {
+		const char *name, *text; /* NULL: not now */
+	} lines[] = {
+		{"queue/max_sectors_kb", MAX_SECTORS_KB},
+		{"queue/rotational", params->flags & NBD_FLAG_ROTATIONAL ? "1" : "0"},
+		{"queue/io_timeout", params->request_s ? NULL : LOOK_MS},
+		/* The kernel's own came before the identifier was there. */
+		{"uevent", fresh ? "change" : NULL},
+	};
+	int failed = 0;
+
 	if (!udev_runs())
 		make_link(index, params->link);
-	/* The kernel's own came before the identifier was there. */
-	if (fresh)
-		write_line(index, "uevent", "change");
+	for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++) {
+		int error = lines[i].text ? write_line(index, lines[i].name, lines[i].text) : 0;
+
+		if (error && !failed)
+			snprintf(why, why_size, "/sys/block/nbd%u/%s: %s%s", index, lines[i].name,
+				 strerror(-error),
+				 error == -EROFS ? " (nbd came after the service: restart that)"
+						 : "");
+		failed = failed ? failed : error;
+	}
+	return failed;
 }
 
 static void kernel_untune(void *context, unsigned index, const char *link)
@@ -263,7 +280,7 @@ static void kernel_untune(void *context, unsigned index, const char *link)
 	char path[NBD_KERNEL_NAME_MAX + 32], target[32], expected[32];
 	ssize_t length;
 
-	write_line(index, "uevent", "change");
+	(void)write_line(index, "uevent", "change"); /* said by tune() */
 	snprintf(path, sizeof(path), LINK_DIR "/%s", link);
 	snprintf(expected, sizeof(expected), "../nbd%u", index);
 	length = readlink(path, target, sizeof(target) - 1);

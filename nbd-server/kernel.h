@@ -47,9 +47,10 @@ struct nbd_kernel {
 	/* -EBUSY: mounted, or held by something else. */
 	int (*in_use)(void *context, unsigned index);
 	/* Sets the limits of a connected device, and makes its name; fresh: it has just been connected.
+	 * What could not be set: -errno and why, one line; the device works all the same.
 	 * untune() takes the name away. */
-	void (*tune)(void *context, unsigned index, const struct nbd_kernel_params *params,
-		     bool fresh);
+	int (*tune)(void *context, unsigned index, const struct nbd_kernel_params *params,
+		    bool fresh, char *why, size_t why_size);
 	void (*untune)(void *context, unsigned index, const char *link);
 	/* The devices with an identifier that begins with prefix, up to max of them. */
 	unsigned (*scan)(void *context, const char *prefix, struct nbd_kernel_device *devices,

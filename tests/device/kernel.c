@@ -140,9 +140,10 @@ static int device_in_use(void *context, unsigned index)
 	return 0;
 }
 
-static void device_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
-			bool fresh)
+static int device_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
+		       bool fresh, char *why, size_t why_size)
 {
+	return 0;
 }
 
 static void device_untune(void *context, unsigned index, const char *link)

@@ -185,10 +185,11 @@ static int fake_in_use(void *context, unsigned index)
 	return fake.in_use ? -EBUSY : 0;
 }
 
-static void fake_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
-		      bool fresh)
+static int fake_tune(void *context, unsigned index, const struct nbd_kernel_params *params,
+		     bool fresh, char *why, size_t why_size)
 {
 	fake.tuned++;
+	return 0;
 }
 
 static void fake_untune(void *context, unsigned index, const char *link)

@@ -79,6 +79,21 @@ nbd-client -d /dev/nbd7 >/dev/null
 offsite attach v >/dev/null
 END
 
+# Where /sys cannot be written the limits are not set, which is said once; the device works.
+current=sys_is_read_only
+on a <<'END' && ok $current || fail $current "see above"
+offsite detach v >/dev/null || fail detach
+mount -o remount,ro /sys || fail remount
+offsite attach v >/dev/null || fail attach
+dd if=/dev/zero of=/dev/nbd0 bs=4k count=1 oflag=direct status=none || fail write
+offsite resize v 193M >/dev/null || fail resize # sets them again
+told=$(grep -c 'not all of its limits are set: /sys/block/nbd0/queue/max_sectors_kb: Read-only file system' /root/offsited.log)
+mount -o remount,rw /sys || fail remount
+[ "$told" = 1 ] || fail "said $told times: $(cat /root/offsited.log)"
+offsite detach v >/dev/null && offsite attach v >/dev/null || fail "attach anew"
+[ "$(cat /sys/block/nbd0/queue/io_timeout)" = 1000 ] || fail "the limits"
+END
+
 # All threads are marked, as any of them may have to work for a page to be written out.
 current=threads
 on a <<'END' && ok $current || fail $current "see above"

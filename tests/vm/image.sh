@@ -175,7 +175,8 @@ for timer in apt-daily apt-daily-upgrade e2scrub_all fstrim man-db dpkg-db-backu
 done
 # What nothing here needs and takes seconds of a start under emulation.
 for unit in proc-sys-fs-binfmt_misc.automount dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount \
-	sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount modprobe@.service \
+	sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount modprobe@loop.service \
+	modprobe@dm_mod.service systemd-repart.service \
 	systemd-modules-load.service systemd-user-sessions.service systemd-logind.service systemd-sysusers.service \
 	systemd-pcrphase.service systemd-pcrphase-sysinit.service getty.target systemd-ask-password-wall.path \
 	systemd-ask-password-console.path systemd-random-seed.service systemd-tmpfiles-clean.timer; do

@@ -4,8 +4,10 @@
 # The service that `make install` puts there, under systemd: a volume attached by configuration and the README's
 # line in fstab. At boot the daemon comes after its disk, which udev finds late, and the filesystem after the daemon, even
 # with less time for its device than that takes; it goes before it at shutdown; and a service that writes to it sees no
-# error through a restart, a kill and a hang of the daemon, nor through a reboot.
-# time limit: 600 s
+# error through a restart, a kill and a hang of the daemon, nor through a reboot. The first start is in a machine in
+# which no module has made a block device yet. Within what the unit leaves to them the operator's programs freeze and
+# mount filesystems, and become another user.
+# time limit: 900 s
 . "$(dirname "$0")/../lib.sh"
 need dumpe2fs debugfs
 vm_begin
@@ -23,12 +25,20 @@ goes_on() { # the writer
 	wait_for 240 "the writer" reached
 	systemctl is-active -q writer || fail "the writer ended: $(systemctl status writer)"
 	[ "$(systemctl show -P NRestarts writer)" = 0 ] || fail "the writer was started anew"
-	kernel_is_quiet
+	went=1 kernel_is_quiet
 }
 restarts() { systemctl show -P NRestarts offsited; }
+is() { [ "$(cat "/sys/block/$1")" = "$2" ] || fail "$1 is $(cat "/sys/block/$1"), not $2"; }
+limits_are_set() {
+	is nbd0/queue/max_sectors_kb 1024
+	is nbd0/queue/io_timeout 1000
+	is nbd0/queue/rotational 0
+	! journalctl -b -u offsited | grep 'limits' || fail "they are not set"
+}
 again() { [ "$(restarts)" -gt "$before" ] && systemctl is-active -q offsited; }
 END
 on a <<'END' || die "the first start: $(on a 'systemctl status offsited; journalctl -b -n 50')"
+[ ! -e /sys/devices/virtual/block ] || fail "block devices are there: $(ls /sys/devices/virtual/block)"
 watchdog() { systemctl show -P WatchdogUSec offsited; }
 systemctl cat offsited | grep -q '^WatchdogSec=' || fail "no watchdog"
 mkdir -p /etc/systemd/system/offsited.service.d /mnt/hand
@@ -44,6 +54,12 @@ nbd-listen = unix:/run/offsite/nbd.sock
 backing = /dev/disk/by-id/virtio-data
 role = primary
 attach = yes
+store = file:/var/lib/store
+snapshot-every = 0
+snapshot-before-command = /usr/local/bin/before
+snapshot-after-command = /usr/local/bin/after
+proof-dir = /var/lib/proof
+proof-command = /usr/local/bin/prove
 [volume hand]
 backing = /dev/disk/by-id/virtio-hand
 role = primary
@@ -85,10 +101,37 @@ with open("/var/lib/postgresql/lines", "a+b", buffering=0) as f:
         f.write(b"%d\n" % number)
         os.fsync(f.fileno())
 PY
+# What Debian's libpam-runtime makes when it is installed.
+for kind in account auth password session; do echo "$kind required pam_unix.so" >/etc/pam.d/common-$kind; done
+cp /etc/pam.d/common-session /etc/pam.d/common-session-noninteractive
+mkdir -p /usr/local/bin /var/lib/store /var/lib/proof
+cat >/usr/local/bin/before <<'HOOK'
+#!/bin/bash
+set -e
+[ "$(runuser -u postgres -- id -un)" = postgres ]
+ping -c 1 -W 60 127.0.0.1
+fsfreeze -f /var/lib/postgresql
+HOOK
+printf '#!/bin/sh\nexec fsfreeze -u /var/lib/postgresql\n' >/usr/local/bin/after
+cat >/usr/local/bin/prove <<'HOOK'
+#!/bin/bash
+set -e
+device=$(losetup -f --show "$OFFSITE_IMAGE")
+mkdir -p /run/prove
+mount "$device" /run/prove
+lines=$(setpriv --reuid=postgres --regid=postgres --clear-groups wc -l </run/prove/lines)
+umount /run/prove
+losetup -d "$device"
+[ "$lines" -gt 0 ]
+echo "there are $lines lines"
+HOOK
+chmod 755 /usr/local/bin/*
 systemctl daemon-reload
 systemctl enable -q --now offsited || fail "the daemon does not start"
 wait_for 60 "the device" test -b /dev/offsite/pgdata
 [ "$(watchdog)" = 10s ] || fail "the watchdog is $(watchdog)"
+. /out/service.sh
+limits_are_set
 mkfs.ext4 -q /dev/offsite/pgdata || fail mkfs
 # The device has less time than the late disk takes, as it does not begin before the daemon is ready.
 sed -n 's/^\(.dev.offsite.pgdata .*_netdev\)/\1,x-systemd.device-timeout=30s/p' /src/README.md >>/etc/fstab
@@ -118,6 +161,20 @@ story restarted <<'END'
 goes_on
 systemctl restart offsited || fail "the restart"
 goes_on
+END
+
+story commands_of_the_operator <<'END'
+offsite snapshot create pgdata >/tmp/out 2>&1 || fail "no snapshot: $(cat /tmp/out)"
+offsite snapshot prove pgdata >/tmp/out 2>&1 || fail "not proven: $(cat /tmp/out)"
+goes_on
+END
+story without_privileges <<'END'
+exposed=$(systemd-analyze security --no-pager offsited | tail -n 1)
+echo "# $exposed"
+exposed=$(grep -oE '[0-9]+[.][0-9]+' <<<"$exposed")
+[ "${exposed%.*}" -lt 6 ] || fail "systemd-analyze security says $exposed"
+pid=$(systemctl show -P MainPID offsited)
+grep -q '^NoNewPrivs:.*1$' /proc/$pid/status || fail "new privileges"
 END
 
 begun=$SECONDS
@@ -155,6 +212,7 @@ stopping=$(grep -nE '^Stopping offsited' /tmp/before | tail -n 1 | cut -d: -f1)
 [ -n "$unmounted" ] && [ -n "$stopping" ] && [ $unmounted -lt $stopping ] ||
 	fail "$(grep -nE 'postgresql|offsited' /tmp/before | tail -n 20)"
 END
+story limits_after_a_boot <<<limits_are_set
 story data_is_there <<END
 goes_on
 [ "\$(written)" -ge $((count + 20)) ] || fail "there were $count lines, there are \$(written)"
