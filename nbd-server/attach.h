@@ -68,6 +68,9 @@ struct attach_config {
 	bool (*identify)(void *context, const char *name, char *text, size_t size);
 	/* How it is to be attached. */
 	void (*options)(void *context, const char *name, struct attach_options *options);
+	/* It is about to be written to when there is no memory to be had, and has to have what that takes; NULL: it
+	 * has. Called again with each new socket. */
+	void (*brace)(void *context, const char *name);
 	/* Name number index (0...) of those that may be wanted; NULL after the last. */
 	const char *(*name)(void *context, unsigned index);
 	void *context;

@@ -146,6 +146,10 @@ static void take_params(struct attach_device *device)
 /* Serves the sockets that the kernel has taken. */
 static void serve(struct attach_device *device, const struct attach_result *result)
 {
+	const struct attach_config *config = &device->owner->config;
+
+	if (config->brace && result->socket_count > 0)
+		config->brace(config->context, device->name);
 	for (unsigned i = 0; i < result->socket_count; i++) {
 		int error = attach_links_add(&device->links, result->sockets[i],
 					     device->block.block, device->path);

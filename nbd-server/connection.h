@@ -205,7 +205,7 @@ struct nbd_server {
 	size_t held_bytes_max;  /* pool bytes that one connection may hold */
 	struct env_timer stall; /* runs while a connection waits for a buffer */
 	bool stopping;
-	bool populated; /* the buffers used first have their memory */
+	bool braced; /* the pool is: a device was attached */
 	struct env_task stopped_task;
 	void (*stopped)(void *context);
 	void *stopped_context;

@@ -14,7 +14,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define CONNECTIONS_DEFAULT  64u
+#include "daemon/io/resident.h"
+
+#define CONNECTIONS_DEFAULT 64u
+#define CLIENTS_HOLD_ALL \
+	4u /* each leaves that to the others, even one that never reads its replies */
 #define HANDSHAKE_MS_DEFAULT 30000u
 #define STOP_MS              5000u /* a stopping server waits so long for slow clients */
 #define QUIET_MS             20u   /* a kernel that sends nothing for so long waits for replies */
@@ -439,7 +443,7 @@ static void server_accept(void *context, struct env_sock *sock)
 int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
 		     struct nbd_adopted *adopted)
 {
-	static const unsigned populated[3] = {512, 64, 4}; /* 12 MiB */
+	static const unsigned braced[3] = {1024, 128, 32}; /* 48 MiB */
 	struct nbd_connection *connection;
 	struct env_sock *sock;
 	int error = server->stopping ? -ESHUTDOWN : env_sock_adopt(server->env, fd, &sock);
@@ -452,9 +456,12 @@ int nbd_server_adopt(struct nbd_server *server, int fd, struct block *block,
 	if (!connection)
 		return -ENOMEM;
 	/* Its memory may be wanted for writing out dirty pages when there is none to be had. */
-	if (!server->populated)
-		buf_pool_populate(server->config.pool, populated);
-	server->populated = true;
+	if (!server->braced) {
+		buf_pool_brace(server->config.pool, braced);
+		server->held_bytes_max = buf_pool_bytes(server->config.pool) / CLIENTS_HOLD_ALL;
+	}
+	server->braced = true;
+	resident_make(connection, sizeof(*connection));
 	server->stats.adopted++;
 	connection->adopted = adopted;
 	connection->adopted_fd = fd;
@@ -487,7 +494,6 @@ static void server_stopped(struct env_task *task)
 struct nbd_server *nbd_server_new(struct env *env, const struct nbd_server_config *config)
 {
 	struct nbd_server *server = calloc(1, sizeof(*server));
-	size_t arena_bytes;
 
 	assert(config->pool && config->find && config->list);
 	assert(config->tls_mode == NBD_TLS_OFF || config->tls);
@@ -501,9 +507,7 @@ struct nbd_server *nbd_server_new(struct env *env, const struct nbd_server_confi
 		server->config.stall_timeout_ms = STALL_MS_DEFAULT;
 	server->stats.connections_max =
 		config->connections_max ? config->connections_max : CONNECTIONS_DEFAULT;
-	buf_pool_arena(config->pool, &arena_bytes);
-	/* One client must leave something to the others, even one that never reads its replies. */
-	server->held_bytes_max = arena_bytes / 4;
+	server->held_bytes_max = buf_pool_bytes(config->pool) / CLIENTS_HOLD_ALL;
 	server->stall.fire = server_stall;
 	server->stopped_task.call = server_stopped;
 	return server;

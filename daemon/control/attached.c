@@ -68,6 +68,18 @@ static void options(void *context, const char *name, struct attach_options *to)
 	to->index = volume->config->attach;
 }
 
+/* A snapshot is not written to. */
+static void brace(void *context, const char *name)
+{
+	const struct node_volume *volume = strchr(name, '@') ? NULL : volume_of(context, name);
+
+	if (!volume || !volume->volume)
+		return;
+	volume_brace(volume->volume, volume->replication, volume->config->store);
+	if (volume->replication)
+		replication_brace(volume->replication);
+}
+
 static const char *name(void *context, unsigned index)
 {
 	if (index >= node_volume_count(context))
@@ -85,6 +97,7 @@ struct attach *control_attach_new(struct env *env, struct node *node, struct nbd
 		.release = release,
 		.identify = identify,
 		.options = options,
+		.brace = brace,
 		.name = name,
 		.context = node,
 	};

@@ -13,9 +13,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
+#include "daemon/io/resident.h"
 
 #define CLASSES 3
 
@@ -24,6 +22,7 @@ static const uint32_t class_size_bytes[CLASSES] = {8192, 65536, BUF_SIZE_MAX};
 struct buf_pool {
 	uint8_t *arena;
 	unsigned counts[CLASSES];
+	unsigned limits[CLASSES]; /* those with a number beyond are not given out (again) */
 	size_t arena_bytes;
 	size_t used_bytes;
 	struct buf *bufs; /* all of them, smallest class first */
@@ -71,7 +70,7 @@ struct buf_pool *buf_pool_new(const unsigned counts[CLASSES])
 	if (!pool)
 		return NULL;
 	for (unsigned c = 0; c < CLASSES; c++) {
-		pool->counts[c] = counts[c];
+		pool->counts[c] = pool->limits[c] = counts[c];
 		pool->arena_bytes += (size_t)counts[c] * class_size_bytes[c];
 		total += counts[c];
 	}
@@ -106,15 +105,31 @@ void buf_pool_free(struct buf_pool *pool)
 	free(pool);
 }
 
-void buf_pool_populate(struct buf_pool *pool, const unsigned counts[CLASSES])
+static bool beyond_limit(const struct buf *buf, unsigned c)
 {
-	uint8_t *data = pool->arena;
+	const struct buf *first = buf->pool->bufs;
+
+	for (unsigned smaller = 0; smaller < c; smaller++)
+		first += buf->pool->counts[smaller];
+	return (size_t)(buf - first) >= buf->pool->limits[c];
+}
+
+void buf_pool_brace(struct buf_pool *pool, const unsigned counts[CLASSES])
+{
+	const uint8_t *data = pool->arena;
 
 	for (unsigned c = 0; c < CLASSES; c++) {
-		unsigned count = counts[c] < pool->counts[c] ? counts[c] : pool->counts[c];
-
-		(void)madvise(data, (size_t)count * class_size_bytes[c], MADV_POPULATE_WRITE);
+		assert(counts[c] > 0 || pool->counts[c] == 0);
+		if (counts[c] < pool->limits[c])
+			pool->limits[c] = counts[c];
+		resident_make(data, (size_t)pool->limits[c] * class_size_bytes[c]);
 		data += (size_t)pool->counts[c] * class_size_bytes[c];
+		for (struct buf **at = &pool->free[c]; *at;) {
+			if (beyond_limit(*at, c))
+				*at = (*at)->next_free;
+			else
+				at = &(*at)->next_free;
+		}
 	}
 }
 
@@ -122,6 +137,15 @@ void *buf_pool_arena(struct buf_pool *pool, size_t *size_bytes)
 {
 	*size_bytes = pool->arena_bytes;
 	return pool->arena;
+}
+
+size_t buf_pool_bytes(const struct buf_pool *pool)
+{
+	size_t bytes = 0;
+
+	for (unsigned c = 0; c < CLASSES; c++)
+		bytes += (size_t)pool->limits[c] * class_size_bytes[c];
+	return bytes;
 }
 
 size_t buf_pool_used_bytes(const struct buf_pool *pool)
@@ -237,6 +261,8 @@ void buf_put(struct buf *buf)
 	c = class_of(buf->size_bytes);
 	assert(pool->used_bytes >= buf->size_bytes);
 	pool->used_bytes -= buf->size_bytes;
+	if (beyond_limit(buf, c))
+		return;
 	buf->next_free = pool->free[c];
 	pool->free[c] = buf;
 	if (pool->waiters)

@@ -4,7 +4,7 @@
  *
  * One buffer carries a block of data all the way: client's socket, disk, peer's socket. Three size
  * classes (8 KiB, 64 KiB, 1 MiB) in one anonymous mapping; pages that were never used cost no
- * memory. An empty pool is no error: the caller stops taking in work and waits.
+ * memory, unless the pool is braced. An empty pool is no error: the caller stops taking in work and waits.
  * Not thread-safe: loop thread only.
  */
 #ifndef OFFSITE_IO_BUF_H
@@ -38,11 +38,14 @@ struct buf_waiter {
 struct buf_pool *buf_pool_new(const unsigned counts[3]);
 /* Every buffer must be back. */
 void buf_pool_free(struct buf_pool *pool);
-/* Makes sure that so many buffers of each class, those that are used first, have their memory: taking one
- * then waits for nothing. Where the kernel cannot (before 5.14), they get it when they are first used. */
-void buf_pool_populate(struct buf_pool *pool, const unsigned counts[3]);
+/* From now on the pool has at most so many buffers of each class (fewer than it was made with; not 0 where it has
+ * any), and they have their memory: whoever takes one waits for another one, but never for a page. More than that
+ * may be out still, and are not given out again. */
+void buf_pool_brace(struct buf_pool *pool, const unsigned counts[3]);
 /* The arena, e.g. to register it with io_uring. */
 void *buf_pool_arena(struct buf_pool *pool, size_t *size_bytes);
+/* Bytes in all buffers that may be given out. */
+size_t buf_pool_bytes(const struct buf_pool *pool);
 /* Bytes in buffers now given out. */
 size_t buf_pool_used_bytes(const struct buf_pool *pool);
 

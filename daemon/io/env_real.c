@@ -9,9 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "daemon/io/resident.h"
+
+#define TIMERS_MAX   (1u << 20) /* more than there can be sockets and files */
+#define TIMERS_USUAL 4096u      /* these have their memory from the beginning */
 
 _Static_assert(sizeof(struct real_op) <= sizeof(((struct env_op *)0)->priv), "priv too small");
 
@@ -153,15 +159,7 @@ void real_timer_start(struct env *env, struct env_timer *timer, uint64_t delay_n
 	/* Strictly later than now, so that firing is bounded within a turn. */
 	delay_ns = delay_ns ? delay_ns : 1;
 	timer->when_ns = delay_ns < UINT64_MAX - now_ns ? now_ns + delay_ns : UINT64_MAX;
-	if (real->heap_count + 1 >= real->heap_room) {
-		uint32_t room = real->heap_room * 2;
-		struct env_timer **heap = realloc(real->heap, room * sizeof(struct env_timer *));
-
-		if (!heap)
-			real_fatal("timers", ENOMEM);
-		real->heap = heap;
-		real->heap_room = room;
-	}
+	assert(real->heap_count + 1 < TIMERS_MAX);
 	heap_up(real, ++real->heap_count, timer);
 }
 
@@ -378,11 +376,12 @@ int real_init(struct env_real *real, unsigned threads, const char **why)
 	real->log_max = ENV_LOG_INFO;
 	real->log_journal = getenv("JOURNAL_STREAM") != NULL;
 	real->wake_fd = real->abort_fd = -1;
-	real->heap_room = 64;
-	real->heap = calloc(real->heap_room, sizeof(struct env_timer *));
+	real->heap = mmap(NULL, TIMERS_MAX * sizeof(struct env_timer *), PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	*why = "timers";
-	if (!real->heap)
+	if (real->heap == MAP_FAILED)
 		return -ENOMEM;
+	resident_make(real->heap, TIMERS_USUAL * sizeof(struct env_timer *));
 	*why = "eventfd";
 	real->wake_fd = eventfd(0, EFD_CLOEXEC);
 	real->abort_fd = eventfd(0, EFD_CLOEXEC);
@@ -418,7 +417,7 @@ void real_exit(struct env_real *real)
 		close(real->wake_fd);
 	if (real->abort_fd >= 0)
 		close(real->abort_fd);
-	free(real->heap);
+	munmap(real->heap, TIMERS_MAX * sizeof(struct env_timer *));
 }
 
 /* ---- logging ---- */

@@ -70,8 +70,8 @@ struct env_real {
 	enum env_log_level log_max;
 	bool log_journal; /* stderr is the journal: prefix lines with their priority */
 
-	struct env_timer **heap; /* heap[1] is due first */
-	uint32_t heap_count, heap_room;
+	struct env_timer **heap; /* TIMERS_MAX, reserved; heap[1] is due first */
+	uint32_t heap_count;
 
 	struct real_tasks deferred, running;
 	struct real_ops ready;             /* ended without the kernel; done() not yet called */

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <openssl/err.h>
+#include "daemon/io/resident.h"
 #include "daemon/io/tls.h"
 
 #define RECORD_BYTES  16384u /* the most that one TLS record holds */
@@ -500,6 +501,13 @@ static int set_up_tls(struct stream *stream, struct tls_context *tls)
 		return -ENOMEM;
 	stream->ssl = tls_connection_new(tls, bio, &stream->proof);
 	return stream->ssl ? 0 : -ENOMEM;
+}
+
+void stream_brace(struct stream *stream)
+{
+	resident_make(stream, sizeof(*stream));
+	if (stream->memory)
+		resident_make(stream->memory, IN_BYTES + RECORD_BYTES + 2 * OUT_BYTES);
 }
 
 void stream_handshake(struct stream *stream, struct env_op *op, struct tls_context *tls)

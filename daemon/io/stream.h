@@ -45,6 +45,9 @@ struct stream *stream_new(struct env *env, struct env_sock *sock);
  * caller consumed may not exist: the caller has read exactly up to the switch. tls outlives the stream. */
 void stream_handshake(struct stream *stream, struct env_op *op, struct tls_context *tls);
 
+/* Its buffers, as far as there are any yet, have their memory. */
+void stream_brace(struct stream *stream);
+
 /* As env_recv() and env_sendv(). */
 void stream_recv(struct stream *stream, struct env_op *op, void *buf, size_t length);
 void stream_sendv(struct stream *stream, struct env_op *op, struct iovec *iov, unsigned count);

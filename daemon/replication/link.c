@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/io/resident.h"
+
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 enum {
@@ -38,6 +40,7 @@ struct link {
 	struct buf_pool *control_pool;
 
 	bool started, handshaking, receiving, sending;
+	bool braced;
 	bool dead;     /* no further frame goes either way */
 	bool closing;  /* the owner gave it up */
 	bool refused;  /* an ERROR is the last frame */
@@ -309,11 +312,22 @@ void link_start(struct link *link, struct tls_context *tls)
 	receive(link);
 }
 
+void link_brace(struct link *link)
+{
+	link->braced = true;
+	resident_make(link, sizeof(*link));
+	resident_make(link->queue, LINK_QUEUE_FRAMES * sizeof(*link->queue));
+	buf_pool_brace(link->control_pool, (unsigned[3]){CONTROL_BUFS, 0, 0});
+	stream_brace(link->stream);
+}
+
 static void handshake_done(struct env_op *op, int64_t result)
 {
 	struct link *link = container_of(op, struct link, handshake_op);
 
 	link->handshaking = false;
+	if (link->braced)
+		stream_brace(link->stream);
 	if (link->closed || link->closing) {
 		release(link);
 		return;

@@ -63,6 +63,9 @@ void link_resume(struct link *link);
  * is the caller's and outlives the link. */
 void link_set_stream_rate(struct link *link, struct rate_limit *limit);
 
+/* Its memory is there before it is touched: see volume_brace(). */
+void link_brace(struct link *link);
+
 uint64_t link_queue_bytes(const struct link *link);
 unsigned link_queue_frames(const struct link *link);
 bool link_is_tls(const struct link *link);

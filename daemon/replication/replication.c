@@ -582,6 +582,15 @@ void replication_get_status(const struct replication *r, struct replication_stat
 	status->received_bytes += link_received_bytes(r->link);
 }
 
+void replication_brace(struct replication *r)
+{
+	r->braced = true;
+	buf_pool_brace(r->pool, (unsigned[3]){128, 64, 16});
+	source_brace(r->source);
+	if (r->link)
+		link_brace(r->link);
+}
+
 void replication_check(const struct replication *r)
 {
 	source_check(r->source);

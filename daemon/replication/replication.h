@@ -82,6 +82,8 @@ struct replication_config {
 int replication_new(struct volume *volume, const struct replication_config *config, bool connect,
 		    struct replication **replication, char *why, size_t why_size);
 void replication_free(struct replication *replication, void (*freed)(void *context), void *context);
+/* What sends the volume's writes has its memory from now on, 24 MiB: see volume_brace(). */
+void replication_brace(struct replication *replication);
 
 /* Operator's verbs. Results through return (-errno, why). */
 int replication_connect(struct replication *replication, char *why, size_t why_size);

@@ -67,6 +67,8 @@ struct replication {
 	enum frame_error drop_code; /* 0: none */
 	char drop_text[FRAME_ERROR_TEXT_MAX + 1];
 
+	bool braced; /* see replication_brace(); so is each new link */
+
 	/* contact.c */
 	struct volume_contact contact;  /* of the primary that is or was followed */
 	uint64_t contact_noted_ns;      /* when it was last given to the volume */

@@ -628,6 +628,8 @@ void session_open(struct replication *r, struct stream *stream)
 	if (!link)
 		return;
 	r->link = link;
+	if (r->braced)
+		link_brace(link);
 	r->links++;
 	r->outgoing = true;
 	if (r->state == REPLICATION_STANDALONE)

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/io/resident.h"
 #include "daemon/mutate.h"
 #include "daemon/replication/sink.h"
 #include "daemon/replication/source_internal.h"
@@ -41,6 +42,13 @@ static void memory_free(struct source *source)
 	free(source->ring);
 	free(source->sent);
 	free(source);
+}
+
+void source_brace(struct source *source)
+{
+	resident_make(source, sizeof(*source));
+	resident_make(source->sent, SOURCE_SENT * sizeof(*source->sent));
+	resident_make(source->ring, SOURCE_RING * sizeof(*source->ring));
 }
 
 struct source *source_new(struct volume *volume, struct buf_pool *pool, uint64_t queue_max_bytes,

@@ -78,7 +78,8 @@ int source_go_alone(struct source *source);
 void source_loss_stop(struct source *source);
 /* The volume's role is another one now. */
 void source_role_changed(struct source *source);
-void source_free(struct source *source); /* idle */
+void source_free(struct source *source);  /* idle */
+void source_brace(struct source *source); /* see replication_brace() */
 
 /* What is known of the target when a link begins. */
 struct source_target {

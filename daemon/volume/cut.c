@@ -16,9 +16,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "daemon/io/resident.h"
 #include "daemon/mutate.h"
 
 #define PRESERVE_PIECE (128u * 1024) /* of old content, written at a time */
+#define INDEX_BRACED_BYTES \
+	(2ull << 30) /* so much preserved is counted on, of a larger preserve-max */
 
 static uint64_t min64(uint64_t a, uint64_t b)
 {
@@ -70,6 +73,8 @@ static bool index_reserve(struct volume_cut *cut, uint64_t more)
 	if (size == old_size)
 		return true;
 	cut->index = calloc(size, sizeof(*cut->index));
+	if (cut->index_kept)
+		resident_make(cut->index, size * sizeof(*cut->index));
 	if (cut->index == NULL) {
 		cut->index = old;
 		return false;
@@ -80,6 +85,32 @@ static bool index_reserve(struct volume_cut *cut, uint64_t more)
 			*index_find(cut, old[i].unit_plus_1 - 1) = old[i];
 	free(old);
 	return true;
+}
+
+static void index_drop(struct volume_cut *cut)
+{
+	if (cut->index_kept) {
+		if (cut->index_count > 0)
+			memset(cut->index, 0, cut->index_size * sizeof(*cut->index));
+	} else {
+		free(cut->index);
+		cut->index = NULL;
+		cut->index_size = 0;
+	}
+	cut->index_count = 0;
+}
+
+void cut_brace(struct volume_cut *cut)
+{
+	uint64_t units =
+		min64(cut->volume->config.preserve_max_bytes, INDEX_BRACED_BYTES) / PRESERVE_UNIT;
+
+	if (cut->index_kept)
+		return;
+	cut->index_kept = true;
+	if (cut->index_count < units && !index_reserve(cut, units - cut->index_count))
+		cut->index_kept = cut->index != NULL;
+	resident_make(cut->index, cut->index_size * sizeof(*cut->index));
 }
 
 static void lost_call(struct env_task *task)
@@ -935,9 +966,7 @@ static void drop_preserved(struct volume_cut *cut)
 {
 	held_close(cut);
 	dirty_clear_all(&cut->safe);
-	free(cut->index);
-	cut->index = NULL;
-	cut->index_size = cut->index_count = 0;
+	index_drop(cut);
 	cut->used_slots = 0;
 	cut->wanted = DIRTY_NONE;
 	preserve_shrink(cut);
@@ -1050,6 +1079,8 @@ void cut_release(struct volume *v)
 		preserve_close(cut);
 		free(cut->path);
 		cut->path = NULL;
+		free(cut->index);
+		cut->index = NULL;
 	}
 }
 

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <sys/mman.h>
+#include "daemon/io/resident.h"
 #include "daemon/volume/bits.h"
 
 bool dirty_init(struct dirty_map *map, uint64_t blocks)
@@ -30,6 +31,11 @@ void dirty_free(struct dirty_map *map)
 	if (map->words != NULL)
 		munmap(map->words, map->mapped_bytes);
 	*map = (struct dirty_map){0};
+}
+
+void dirty_brace(const struct dirty_map *map)
+{
+	resident_make(map->words, map->mapped_bytes);
 }
 
 uint64_t dirty_set(struct dirty_map *map, uint64_t first, uint64_t count,

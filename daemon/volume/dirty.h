@@ -24,6 +24,8 @@ struct dirty_map {
 /* False without memory. */
 bool dirty_init(struct dirty_map *map, uint64_t blocks);
 void dirty_free(struct dirty_map *map);
+/* Gives it all of its memory; setting a bit then waits for no page. */
+void dirty_brace(const struct dirty_map *map);
 
 static inline bool dirty_test(const struct dirty_map *map, uint64_t block)
 {

@@ -239,6 +239,9 @@ static int make_maps(struct volume *v, uint64_t size_bytes, struct volume **out)
 	error = maps_init(next);
 	if (error != 0)
 		return error;
+	memcpy(next->braced, v->braced, sizeof(next->braced));
+	if (v->is_braced)
+		maps_brace(next);
 	if (!MUTATE(volume_grow_forgets_maps))
 		maps_copy(next, v);
 	return maps_create_beside(next, 1 - v->maps_number);

@@ -164,6 +164,7 @@ struct volume_cut {
 	struct env_file *file;
 	struct preserve_slot *index;
 	uint64_t index_size, index_count; /* size: a power of two */
+	bool index_kept;                  /* braced: it is emptied, not freed */
 	uint64_t next_slot, used_slots;   /* used: by this cut */
 	uint64_t file_slots;              /* of the file: beyond them is nothing */
 	struct env_op shrink_io;
@@ -326,6 +327,7 @@ struct volume {
 	bool detached;                        /* see METADATA_STORE_DETACHED */
 	bool applied_only;                    /* see METADATA_INTENT_APPLIED */
 	bool in_sync, bumped;
+	bool is_braced, braced[VOLUME_CONSUMERS]; /* see volume_brace(); with these consumers */
 	bool closing, crashed;
 	unsigned suspended; /* by whom: enum volume_suspender */
 
@@ -480,6 +482,7 @@ void super_store_later(struct volume *volume);
 
 /* maps.c */
 int maps_init(struct volume *volume); /* memory */
+void maps_brace(struct volume *volume);
 void maps_free(struct volume *volume);
 int maps_create(struct volume *volume, bool all_dirty);
 static inline const char *maps_path(const struct volume *volume)
@@ -638,6 +641,7 @@ void cut_lose_all(struct volume *volume, int error);
 /* True if no block of the op's piece has to be preserved first. Else the op was queued. */
 bool cut_ready(struct volume *volume, struct op *op);
 void cut_init(struct volume *volume);
+void cut_brace(struct volume_cut *cut);
 void cut_release(struct volume *volume);
 void cut_check(const struct volume *volume);
 

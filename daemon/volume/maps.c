@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "daemon/io/resident.h"
 #include "daemon/mutate.h"
 
 static uint64_t *bits_new(uint64_t count)
@@ -80,6 +81,45 @@ int maps_init(struct volume *v)
 		base += v->consumers[c].page_count;
 	}
 	return 0;
+}
+
+static void bits_brace(const uint64_t *bits, uint64_t count)
+{
+	resident_make(bits, (BITS_WORDS(count) + 1) * 8);
+}
+
+static void consumer_brace(struct volume *v, enum volume_consumer c)
+{
+	const struct consumer *consumer = &v->consumers[c];
+
+	bits_brace(consumer->stale, consumer->page_count);
+	bits_brace(consumer->stored_any, consumer->page_count);
+	bits_brace(consumer->storing, consumer->page_count);
+	bits_brace(consumer->uncovered, v->intent.regions);
+	bits_brace(consumer->covering, v->intent.regions);
+	dirty_brace(&consumer->active);
+	if (!v->braced[c])
+		return;
+	/* The active map and this one change places. */
+	dirty_brace(&v->cuts[c].sealed);
+	dirty_brace(&v->cuts[c].safe);
+	dirty_brace(&v->cuts[c].staged);
+}
+
+void maps_brace(struct volume *v)
+{
+	const struct intent *intent = &v->intent;
+
+	bits_brace(intent->active, intent->regions);
+	bits_brace(intent->disk, intent->regions);
+	bits_brace(intent->recent, intent->regions);
+	bits_brace(intent->candidate, intent->regions);
+	bits_brace(intent->page_dirty, intent->page_count);
+	bits_brace(intent->page_loose, intent->page_count);
+	resident_make(intent->batch.pages, BATCH_PAGES * METADATA_PAGE_BYTES);
+	resident_make(v->checkpoint.batch.pages, BATCH_PAGES * METADATA_PAGE_BYTES);
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		consumer_brace(v, (enum volume_consumer)c);
 }
 
 void maps_free(struct volume *v)

@@ -9,6 +9,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "daemon/io/resident.h"
+
 #define LOG_EVERY_NS 1000000000ull
 
 _Static_assert(VOLUME_PEER_BLOCK_BYTES == METADATA_PEER_BLOCK_BYTES &&
@@ -469,6 +471,24 @@ void volume_close(struct volume *v, void (*closed)(void *context), void *context
 }
 
 /* ---- reporting --------------------------------------------------------------------------------- */
+
+void volume_brace(struct volume *v, bool peer, bool store)
+{
+	static const unsigned bounce[3] = {128, 16, 4}, local[3] = {64, 16, 4 + PRESERVE_BUFS};
+
+	v->is_braced = true;
+	v->braced[VOLUME_PEER] = v->braced[VOLUME_PEER] || peer;
+	v->braced[VOLUME_STORE] = v->braced[VOLUME_STORE] || store;
+	resident_make(v, sizeof(*v));
+	resident_make(v->tokens, TOKENS * sizeof(*v->tokens));
+	resident_make(v->super.wire, METADATA_SUPER_COPIES * sizeof(*v->super.wire));
+	buf_pool_brace(v->bounce_pool, bounce);
+	buf_pool_brace(v->local_pool, local);
+	maps_brace(v);
+	for (unsigned c = 0; c < VOLUME_CONSUMERS; c++)
+		if (v->braced[c])
+			cut_brace(&v->cuts[c]);
+}
 
 const char *volume_name(const struct volume *v)
 {

@@ -112,6 +112,12 @@ char *volume_restore_mark(const char *backing, const char *what);
  * The tap must be removed and cuts finished before. */
 void volume_close(struct volume *volume, void (*closed)(void *context), void *context);
 
+/* From now on the volume lies under a filesystem of this host, whose dirty pages may be all of the memory there is:
+ * what its writes need has its memory, or they wait for some of that. With 128 KiB for each GiB of volume and
+ * consumer peer, 8 for store (a quarter for one that it has not), and about 20 MiB, 9 more for a consumer's preserve
+ * index. For the rest of its life. */
+void volume_brace(struct volume *volume, bool peer, bool store);
+
 const char *volume_name(const struct volume *volume);
 struct env *volume_env(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);

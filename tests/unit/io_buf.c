@@ -38,24 +38,27 @@ static unsigned resident_pages(const struct buf *buf)
 	return count;
 }
 
-static void test_populate(void **state)
+/* Only so many, and all of these have their memory; one that is out too much is not given out again. */
+static void test_brace(void **state)
 {
 	struct buf_pool *pool = pool_of(4, 4, 2);
-	struct buf *bufs[5];
+	struct buf *out[4], *bufs[8];
+	unsigned count = 0;
 
-	buf_pool_populate(pool, (unsigned[3]){2, 1, 99}); /* no more than there are */
-	for (unsigned i = 0; i < 3; i++)
-		bufs[i] = buf_alloc(pool, 8192);
-	bufs[3] = buf_alloc(pool, 65536);
-	bufs[4] = buf_alloc(pool, BUF_SIZE_MAX);
-	/* Those that are used first. */
-	assert_int_equal(resident_pages(bufs[0]), 2);
-	assert_int_equal(resident_pages(bufs[1]), 2);
-	assert_int_equal(resident_pages(bufs[2]), 0);
-	assert_int_equal(resident_pages(bufs[3]), 16);
-	assert_int_equal(resident_pages(bufs[4]), BUF_SIZE_MAX / 4096);
-	for (unsigned i = 0; i < 5; i++)
+	for (unsigned i = 0; i < 4; i++)
+		out[i] = buf_alloc(pool, 8192);
+	buf_pool_brace(pool, (unsigned[3]){2, 1, 99}); /* no more than there are */
+	for (unsigned i = 0; i < 4; i++)
+		buf_put(out[3 - i]);
+	while (count < 8 && (bufs[count] = buf_alloc(pool, 8192))) {
+		assert_int_equal(resident_pages(bufs[count]), bufs[count]->size_bytes / 4096);
+		count++;
+	}
+	assert_int_equal(count, 2 + 1 + 2);
+	assert_int_equal(buf_pool_bytes(pool), 2 * 8192 + 65536 + 2 * BUF_SIZE_MAX);
+	for (unsigned i = 0; i < count; i++)
 		buf_put(bufs[i]);
+	assert_int_equal(buf_pool_used_bytes(pool), 0);
 	buf_pool_free(pool);
 }
 
@@ -301,7 +304,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		{"the smallest class that has one serves", test_classes, NULL, NULL, NULL},
-		{"memory for those used first, in advance", test_populate, NULL, NULL, NULL},
+		{"memory for those used first, in advance", test_brace, NULL, NULL, NULL},
 		{"buffers are aligned and do not overlap", test_memory, NULL, NULL, NULL},
 		{"the last reference returns the buffer", test_references, NULL, NULL, NULL},
 		{"waiters are resumed in order", test_waiters_in_order, NULL, NULL, NULL},

@@ -11,6 +11,7 @@
 
 #include "nbd-server/attach.h"
 #include "nbd-server/netlink.h"
+#include "tests/unit/count_memory.h"
 
 /* ---- messages ------------------------------------------------------------------------------------ */
 
@@ -239,7 +240,7 @@ static struct {
 	const char *who;
 	struct attach_options options;
 	bool is_started;
-	unsigned answers;
+	unsigned answers, braced;
 	int error;
 	char why[256], device[32];
 } daemon_side;
@@ -253,6 +254,11 @@ static bool identify(void *context, const char *name, char *text, size_t size)
 static void options(void *context, const char *name, struct attach_options *to)
 {
 	*to = daemon_side.options;
+}
+
+static void brace(void *context, const char *name)
+{
+	daemon_side.braced++;
 }
 
 static const char *name(void *context, unsigned index)
@@ -305,6 +311,7 @@ static void call_begin(struct harness *h, void *argument)
 		.release = release,
 		.identify = identify,
 		.options = options,
+		.brace = brace,
 		.name = name,
 		.context = h,
 	};
@@ -312,7 +319,7 @@ static void call_begin(struct harness *h, void *argument)
 	daemon_side.attach = attach_new(h->env, &config);
 	assert_non_null(daemon_side.attach);
 	daemon_side.is_started = false;
-	daemon_side.answers = 0;
+	daemon_side.answers = daemon_side.braced = 0;
 	attach_start(daemon_side.attach, started, NULL);
 }
 
@@ -484,6 +491,32 @@ static void attach_use_detach(void **state)
 	harness_call(h, call_detach, NULL);
 	assert_int_equal(daemon_side.error, -ENOENT);
 	harness_wait(h, is_idle);
+	end(h);
+}
+
+static void call_count(struct harness *h, void *argument)
+{
+	*(struct memory_count *)argument = memory_counted();
+}
+
+/* There may be none to be had. The rest of the way: volume_memory. */
+static void io_takes_no_memory(void **state)
+{
+	struct memory_count before, after;
+	struct harness *h;
+
+	if (!COUNT_MEMORY_WORKS)
+		skip();
+	reset();
+	h = begin();
+	attach_vol(h);
+	assert_int_equal(daemon_side.braced, 1);
+	use(fake.sockets[0], 3);
+	harness_call(h, call_count, &before);
+	for (unsigned i = 0; i < 200; i++)
+		use(fake.sockets[0], 1 + i % 100);
+	harness_call(h, call_count, &after);
+	assert_int_equal(after.allocations, before.allocations);
 	end(h);
 }
 
@@ -963,6 +996,7 @@ int main(void)
 		cmocka_unit_test(messages_say_what_is_given),
 		cmocka_unit_test(messages_leave_out_what_is_not),
 		cmocka_unit_test(attach_use_detach),
+		cmocka_unit_test(io_takes_no_memory),
 		cmocka_unit_test(what_the_kernel_refuses_is_said),
 		cmocka_unit_test(the_next_daemon_takes_over),
 		cmocka_unit_test(a_stop_under_load_leaves_nothing_unanswered),
