@@ -40,7 +40,7 @@ const char help_snapshot[] =
 	"after\n"
 	"        each snapshot, unless a --keep option is given. Safe while the daemon works.\n"
 	"pin     keeps a snapshot: neither forget, nor the daemon, nor delete takes it away\n"
-	"unpin   lets it go again\n"
+	"unpin   lets it go again, if no restore has pinned it, too\n"
 	"prove   restores a snapshot (the newest) to proof-dir, lets proof-command look at it, "
 	"and\n"
 	"        removes it again\n"
@@ -54,6 +54,7 @@ const char help_snapshot[] =
 	"\n"
 	"  --label TEXT   a word to find the snapshot again (up to 63 bytes)\n"
 	"  --dry-run      forget: delete nothing\n"
+	"  --all          unpin: whoever pinned it, e.g. a restore on a host that is no more\n"
 	"  --keep-last N, --keep-hourly N, --keep-daily N, --keep-weekly N, --keep-monthly N,\n"
 	"  --keep-yearly N, --keep-within DURATION\n"
 	"                 forget: any of them keeps a snapshot (UTC; weeks from Monday)\n"
@@ -70,7 +71,7 @@ struct options {
 	bool no_wait, json, dry_run;
 	struct retention_policy policy;
 	const char *one; /* pin, unpin, delete: which; NULL: forget */
-	bool pin, deletes;
+	bool pin, all, deletes;
 	unsigned sample_percent;
 	struct secret_source secret;
 	bool list_lag_given;
@@ -132,6 +133,7 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 		{"store", required_argument, NULL, 's'},
 		{"sample", required_argument, NULL, 'p'},
 		{"dry-run", no_argument, NULL, 'd'},
+		{"all", no_argument, NULL, 'a'},
 		{"keep-last", required_argument, NULL, KEEP_LAST},
 		{"keep-hourly", required_argument, NULL, KEEP_HOURLY},
 		{"keep-daily", required_argument, NULL, KEEP_DAILY},
@@ -161,6 +163,9 @@ static int parse_options(struct cli *cli, int argc, char **argv, struct options 
 			break;
 		case 'd':
 			options->dry_run = true;
+			break;
+		case 'a':
+			options->all = true;
 			break;
 		case 's':
 			options->store = optarg;
@@ -665,8 +670,10 @@ static int do_to_one(struct local *local, const struct snapshot_info *volume, vo
 		code = cli_fail(CLI_FAILED, "out of memory");
 	if (!code && options->deletes)
 		snapshot_delete(repo, &found->id, local_run_done, &run);
+	else if (!code && options->pin)
+		snapshot_pin(repo, &found->id, NULL, local_run_done, &run);
 	else if (!code)
-		snapshot_pin(repo, &found->id, options->pin, local_run_done, &run);
+		snapshot_unpin(repo, &found->id, NULL, options->all, local_run_done, &run);
 	if (!code)
 		code = local_wait(local, &run);
 	if (!code && options->deletes) {
@@ -676,6 +683,9 @@ static int do_to_one(struct local *local, const struct snapshot_info *volume, vo
 		print_deleted(id, volume->volume_name, (double)run.result.freed_bytes,
 			      run.result.deleted_objects);
 	}
+	if (!code && run.result.pins_left)
+		printf("%s: still pinned by %u restore%s; if that is no more: unpin --all\n",
+		       options->one, run.result.pins_left, run.result.pins_left == 1 ? "" : "s");
 	snapshot_repo_free(repo);
 	snapshot_set_free(&set);
 	return code;
@@ -798,6 +808,8 @@ int cmd_snapshot(struct cli *cli, int argc, char **argv)
 	    (strcmp(verb, "delete") || !options.store))
 		return cli_fail(CLI_USAGE,
 				"--store-list-lag: only with forget, and with delete --store");
+	if (options.all && strcmp(verb, "unpin"))
+		return cli_fail(CLI_USAGE, "--all: only with unpin");
 	if (!strcmp(verb, "list"))
 		return options.store ? list_by_store(argc, argv, &options)
 				     : list_by_daemon(cli, argc, argv, &options);

@@ -56,9 +56,10 @@ void snapfmt_name(enum snapfmt_kind kind, const struct id128 *volume, const stru
 }
 
 void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
-		      char name[SNAPFMT_NAME_BYTES])
+		      const struct id128 *holder, char name[SNAPFMT_NAME_BYTES])
 {
-	char uuid[ID128_TEXT_BYTES], id[ID128_TEXT_BYTES];
+	char uuid[ID128_TEXT_BYTES], id[ID128_TEXT_BYTES], holder_id[ID128_TEXT_BYTES] = "";
+	const bool held = holder && !id128_is_zero(holder);
 
 	id128_format(volume, uuid);
 	if (!ref) {
@@ -66,8 +67,10 @@ void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
 		return;
 	}
 	id128_format(&ref->snapshot, id);
-	snprintf(name, SNAPFMT_NAME_BYTES, "%s/pins/%016llx-%s", uuid,
-		 (unsigned long long)ref->sequence, id);
+	if (held)
+		id128_format(holder, holder_id);
+	snprintf(name, SNAPFMT_NAME_BYTES, "%s/pins/%016llx-%s%s%s", uuid,
+		 (unsigned long long)ref->sequence, id, held ? "-" : "", holder_id);
 }
 
 #define MARK_SUFFIX "-deleted"
@@ -162,23 +165,51 @@ bool snapfmt_mark_parse(const char *name, struct id128 *volume, struct snapfmt_r
 	return snapfmt_name_parse(manifest, &kind, volume, ref) && kind == SNAPFMT_MANIFEST;
 }
 
-bool snapfmt_claim_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
-			 struct id128 *base)
+/* VOLUME, folder, SEQUENCE, SNAPSHOT; what follows, of so many characters, is rest. */
+static bool parse_in_folder(const char *name, const char *folder, struct id128 *volume,
+			    struct snapfmt_ref *ref, const char **rest)
 {
 	const size_t id_digits = ID128_TEXT_BYTES - 1;
-	const char folder[] = "/claims/";
 	const char *at = name + id_digits;
 
 	*ref = (struct snapfmt_ref){.number = 0};
-	if (strlen(name) != id_digits + strlen(folder) + HEX_SEQUENCE + 2 * (1 + id_digits) ||
+	if (strlen(name) < id_digits + strlen(folder) + HEX_SEQUENCE + 1 + id_digits ||
 	    !id128_parse(name, id_digits, volume) || strncmp(at, folder, strlen(folder)))
 		return false;
 	at += strlen(folder);
 	if (!parse_hex(at, HEX_SEQUENCE, &ref->sequence) || at[HEX_SEQUENCE] != '-')
 		return false;
 	at += HEX_SEQUENCE + 1;
-	return id128_parse(at, id_digits, &ref->snapshot) && at[id_digits] == '-' &&
-	       id128_parse(at + id_digits + 1, id_digits, base);
+	*rest = at + id_digits;
+	return id128_parse(at, id_digits, &ref->snapshot);
+}
+
+/* "-ID", and nothing behind it. */
+static bool parse_last_id(const char *rest, struct id128 *id)
+{
+	const size_t id_digits = ID128_TEXT_BYTES - 1;
+
+	return strlen(rest) == 1 + id_digits && rest[0] == '-' &&
+	       id128_parse(rest + 1, id_digits, id);
+}
+
+bool snapfmt_pin_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
+		       struct id128 *holder)
+{
+	const char *rest;
+
+	*holder = (struct id128){0};
+	if (!parse_in_folder(name, "/pins/", volume, ref, &rest))
+		return false;
+	return !*rest || (parse_last_id(rest, holder) && !id128_is_zero(holder));
+}
+
+bool snapfmt_claim_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
+			 struct id128 *base)
+{
+	const char *rest;
+
+	return parse_in_folder(name, "/claims/", volume, ref, &rest) && parse_last_id(rest, base);
 }
 
 /* ---- claim -------------------------------------------------------------------------------- */

@@ -46,9 +46,12 @@ void snapfmt_name(enum snapfmt_kind kind, const struct id128 *volume, const stru
 /* The prefix under which all objects of a kind stand, with its '/'. */
 void snapfmt_prefix(enum snapfmt_kind kind, const struct id128 *volume,
 		    char name[SNAPFMT_NAME_BYTES]);
-/* The object whose being there keeps a snapshot: "VOLUME/pins/SEQUENCE-SNAPSHOT"; ref NULL: the prefix. */
+/* The object whose being there keeps a snapshot: "VOLUME/pins/SEQUENCE-SNAPSHOT-HOLDER"; holder NULL or zero: the
+ * operator's, "VOLUME/pins/SEQUENCE-SNAPSHOT"; ref NULL: the prefix. */
 void snapfmt_pin_name(const struct id128 *volume, const struct snapfmt_ref *ref,
-		      char name[SNAPFMT_NAME_BYTES]);
+		      const struct id128 *holder, char name[SNAPFMT_NAME_BYTES]);
+bool snapfmt_pin_parse(const char *name, struct id128 *volume, struct snapfmt_ref *ref,
+		       struct id128 *holder);
 /* The object whose being there says that a snapshot is deleted: "VOLUME/snapshots/SEQUENCE-SNAPSHOT-deleted". */
 void snapfmt_mark_name(const struct id128 *volume, const struct snapfmt_ref *ref,
 		       char name[SNAPFMT_NAME_BYTES]);

@@ -100,8 +100,11 @@ static void unpinned(void *context, const struct snapshot_result *result)
 
 static void unpin(struct instant *i)
 {
+	struct volume_state state;
+
 	i->step = UNPINNING;
-	snapshot_pin(i->repo, &i->source.snapshot, false, unpinned, i);
+	volume_get_state(i->volume->volume, &state);
+	snapshot_unpin(i->repo, &i->source.snapshot, &state.writer, false, unpinned, i);
 }
 
 /* In a turn of its own: the volume is in the middle of its own work. */
@@ -208,8 +211,26 @@ static void pinned(void *context, const struct snapshot_result *result)
 			"deletes it "
 			"while the volume is being filled: %s",
 			i->volume->config->name, result->why);
-	i->source.pinned = !result->error && !result->was_pinned;
+	i->source.pinned = !result->error;
 	begin(i);
+}
+
+/* As this volume of this node, whatever its uuid is: by the identifier that it has in the store. */
+static void pin(struct instant *i)
+{
+	struct volume *volume = i->volume->volume;
+	struct volume_state state;
+
+	volume_get_state(volume, &state);
+	if (id128_is_zero(&state.writer)) {
+		env_random(env_of(i), &state.writer, sizeof(state.writer));
+		if (volume_set_state(volume, &state)) {
+			fail(i, -EIO, "the volume's state cannot be stored");
+			return;
+		}
+	}
+	i->step = PINNING;
+	snapshot_pin(i->repo, &i->source.snapshot, &state.writer, pinned, i);
 }
 
 static bool fits(struct instant *i, const struct snapshot_info *info)
@@ -248,8 +269,7 @@ static void opened(void *context, struct snapshot_origin *origin, int error, con
 	} else if (fits(i, info)) {
 		i->source.snapshot = info->id;
 		i->source.sequence = info->sequence;
-		i->step = PINNING;
-		snapshot_pin(i->repo, &info->id, true, pinned, i);
+		pin(i);
 	}
 }
 

@@ -151,7 +151,7 @@ static void kept_in_store(void *context, const struct snapshot_result *result)
 		return;
 	}
 	resolve->snapshot = result->info.id;
-	snapshot_pin(resolve->volume->repo, &resolve->snapshot, true, pinned, resolve);
+	snapshot_pin(resolve->volume->repo, &resolve->snapshot, NULL, pinned, resolve);
 }
 
 static int may_resolve(struct node_volume *v, const struct node_resolve_plan *plan,

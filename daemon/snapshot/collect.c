@@ -51,8 +51,9 @@ enum action { ACTION_MARK, ACTION_DELETE, ACTION_UNMARK };
 
 struct collect {
 	struct snapshot_repo *repo;
-	struct id128 delete_id; /* zero: none */
-	struct id128 *forget;   /* those to go if all others can be read; NULL: none */
+	struct id128 delete_id;                    /* zero: none */
+	bool pinned_by_operator, pinned_by_others; /* that one */
+	struct id128 *forget; /* those to go if all others can be read; NULL: none */
 	size_t forget_count;
 	bool dry_run;
 	void (*done)(void *context, const struct snapshot_result *result);
@@ -444,12 +445,12 @@ static void claims_looked(void *context, const struct claims *claims, int error,
 static void pins_each(void *context, const struct store_object *object)
 {
 	struct collect *c = context;
-	char name[SNAPFMT_NAME_BYTES];
+	struct id128 snapshot, holder;
 
-	for (size_t i = 0; i < c->marked.count; i++) {
-		snapfmt_pin_name(&c->repo->volume, &c->marked.list[i].ref, name);
-		c->marked.list[i].pinned |= !strcmp(name, object->name);
-	}
+	if (!pin_is_of(c->repo, object, &snapshot, &holder))
+		return;
+	for (size_t i = 0; i < c->marked.count; i++)
+		c->marked.list[i].pinned |= id128_equal(&c->marked.list[i].ref.snapshot, &snapshot);
 }
 
 static void pins_listed(struct env_op *op, int64_t result)
@@ -482,7 +483,7 @@ static void pins_list(struct collect *c)
 		return;
 	}
 	c->list_op.done = pins_listed;
-	snapfmt_pin_name(&c->repo->volume, NULL, c->prefix);
+	snapfmt_pin_name(&c->repo->volume, NULL, NULL, c->prefix);
 	c->repo->store->ops->list(c->repo->store, &c->list_op, c->prefix, pins_each, c);
 }
 
@@ -603,24 +604,43 @@ static void head_fetched(void *context, uint8_t *data, size_t length, int error,
 }
 
 /* Of the one snapshot to be deleted by name. */
-static void pin_looked(struct env_op *op, int64_t result)
+static void delete_pin(void *context, const struct store_object *object)
+{
+	struct collect *c = context;
+	struct id128 snapshot, holder;
+
+	if (!pin_is_of(c->repo, object, &snapshot, &holder) ||
+	    !id128_equal(&snapshot, &c->delete_id))
+		return;
+	if (id128_is_zero(&holder))
+		c->pinned_by_operator = true;
+	else
+		c->pinned_by_others = true;
+}
+
+static void delete_pins_listed(struct env_op *op, int64_t result)
 {
 	struct collect *c = container_of(op, struct collect, list_op);
+	char id[ID128_TEXT_BYTES];
 
-	if (result == -ENOENT && c->repo->store->ops->retain) {
+	id128_format(&c->delete_id, id);
+	if (result < 0)
+		collect_fail(c, (int)result, "pins: ", store_strerror((int)result));
+	else if (c->pinned_by_operator)
+		collect_fail(c, -EPERM, id, ": the snapshot is pinned; unpin it first");
+	else if (c->pinned_by_others)
+		collect_fail(c, -EPERM, id,
+			     ": the snapshot is pinned by a restore that reads it still; if that "
+			     "is no more: "
+			     "snapshot unpin --all");
+	if (c->result.error) {
+		collect_finish(c);
+	} else if (c->repo->store->ops->retain) {
 		snapfmt_name(SNAPFMT_MANIFEST, &c->repo->volume, &c->todo.list[0].ref, c->prefix);
 		fetch(c->repo->store, c->prefix, 0, SNAPFMT_MANIFEST_HEAD_BYTES, head_fetched, c);
-		return;
-	}
-	if (result == -ENOENT) {
+	} else {
 		mark_all(c);
-		return;
 	}
-	if (result < 0)
-		collect_fail(c, (int)result, "pin: ", store_strerror((int)result));
-	else
-		collect_fail(c, -EPERM, c->prefix, ": the snapshot is pinned; unpin it first");
-	collect_finish(c);
 }
 
 static void first_listed(void *context, struct names *names, int error, const char *why)
@@ -663,9 +683,9 @@ static void first_listed(void *context, struct names *names, int error, const ch
 		objects_begin(c);
 		return;
 	}
-	c->list_op.done = pin_looked;
-	snapfmt_pin_name(&c->repo->volume, &c->todo.list[0].ref, c->prefix);
-	c->repo->store->ops->size(c->repo->store, &c->list_op, c->prefix);
+	c->list_op.done = delete_pins_listed;
+	snapfmt_pin_name(&c->repo->volume, NULL, NULL, c->prefix);
+	c->repo->store->ops->list(c->repo->store, &c->list_op, c->prefix, delete_pin, c);
 }
 
 static struct collect *

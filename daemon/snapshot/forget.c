@@ -149,19 +149,15 @@ static void forget_look_at_locks(struct forget *f)
 		forget_looked(f, 0, "");
 }
 
-/* A pin is named as the manifest is, but for the folder. */
 static void forget_pin(void *context, const struct store_object *object)
 {
 	struct forget *f = context;
-	char name[SNAPFMT_NAME_BYTES];
+	struct id128 snapshot, holder;
 
-	for (size_t i = 0; i < f->count; i++) {
-		const struct snapfmt_ref ref = {f->infos[i].id, f->infos[i].sequence, 0};
-
-		snapfmt_pin_name(&f->repo->volume, &ref, name);
-		if (!strcmp(name, object->name))
-			f->pinned[i] = true;
-	}
+	if (!pin_is_of(f->repo, object, &snapshot, &holder))
+		return;
+	for (size_t i = 0; i < f->count; i++)
+		f->pinned[i] |= id128_equal(&f->infos[i].id, &snapshot);
 }
 
 static void forget_pins_listed(struct env_op *op, int64_t result)
@@ -182,7 +178,7 @@ static void forget_look_at_pins(struct forget *f)
 {
 	f->pinned = must_alloc(f->count * sizeof(*f->pinned));
 	f->op.done = forget_pins_listed;
-	snapfmt_pin_name(&f->repo->volume, NULL, f->prefix);
+	snapfmt_pin_name(&f->repo->volume, NULL, NULL, f->prefix);
 	f->repo->store->ops->list(f->repo->store, &f->op, f->prefix, forget_pin, f);
 }
 
@@ -239,107 +235,4 @@ void snapshot_forget(
 		names_list(repo->store, &repo->volume, forget_named, f);
 	else
 		snapshot_list(repo, forget_each, forget_damaged, forget_listed, f);
-}
-
-/* ---- pins ------------------------------------------------------------------------------------ */
-
-struct pin {
-	struct env_op op;
-	struct snapshot_repo *repo;
-	struct id128 id;
-	bool pinned, was_pinned;
-	char name[SNAPFMT_NAME_BYTES];
-	char content[8];
-	struct iovec iov;
-	void (*done)(void *context, const struct snapshot_result *result);
-	void *context;
-};
-
-static void pin_finish(struct pin *pin, int error, const char *why)
-{
-	struct snapshot_result result = {.error = error, .was_pinned = pin->was_pinned};
-
-	if (error)
-		why_set(result.why, error, "%s", why);
-	pin->repo->under_way--;
-	pin->done(pin->context, &result);
-	free(pin);
-}
-
-static void pin_withdrawn(struct env_op *op, int64_t result)
-{
-	pin_finish(container_of(op, struct pin, op), -ENOENT,
-		   "the snapshot was deleted from the store meanwhile");
-}
-
-/* Its deletion may have begun before anybody could see the pin. */
-static void pin_confirmed(void *context, struct names *names, int error, const char *why)
-{
-	struct pin *pin = context;
-
-	if (error || refs_have(names->refs, names->count, &pin->id)) {
-		pin_finish(pin, error, why);
-		return;
-	}
-	pin->op.done = pin_withdrawn;
-	pin->repo->store->ops->delete (pin->repo->store, &pin->op, pin->name);
-}
-
-static void pin_done(struct env_op *op, int64_t result)
-{
-	struct pin *pin = container_of(op, struct pin, op);
-	char why[WHY_BYTES];
-
-	pin->was_pinned = result == -EEXIST;
-	if (pin->pinned && (result >= 0 || result == -EEXIST)) {
-		names_list(pin->repo->store, &pin->repo->volume, pin_confirmed, pin);
-	} else if (result >= 0) {
-		pin_finish(pin, 0, "");
-	} else {
-		why_set(why, 0, "%s: %s", pin->name, store_strerror((int)result));
-		pin_finish(pin, (int)result, why);
-	}
-}
-
-static void pin_named(void *context, struct names *names, int error, const char *why)
-{
-	struct pin *pin = context;
-	const struct snapfmt_ref *found = NULL;
-
-	for (size_t i = 0; i < names->count; i++)
-		if (id128_equal(&names->refs[i].snapshot, &pin->id))
-			found = &names->refs[i];
-	/* One that is marked as deleted stays as long as it is pinned. */
-	for (size_t i = 0; !pin->pinned && i < names->gone_count; i++)
-		if (id128_equal(&names->gone[i].snapshot, &pin->id))
-			found = &names->gone[i];
-	if (error || !found) {
-		pin_finish(pin, error ? error : -ENOENT,
-			   error ? why : "no such snapshot in the store");
-		return;
-	}
-	snapfmt_pin_name(&pin->repo->volume, found, pin->name);
-	pin->op.done = pin_done;
-	if (pin->pinned)
-		pin->repo->store->ops->put(pin->repo->store, &pin->op, pin->name, &pin->iov, 1);
-	else
-		pin->repo->store->ops->delete (pin->repo->store, &pin->op, pin->name);
-}
-
-void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
-		  void (*done)(void *context, const struct snapshot_result *result), void *context)
-{
-	struct pin *pin = must_alloc(sizeof(*pin));
-
-	*pin = (struct pin){
-		.repo = repo,
-		.id = *id,
-		.pinned = pinned,
-		.content = "pinned\n",
-		.iov = {pin->content, sizeof(pin->content)},
-		.done = done,
-		.context = context,
-	};
-	repo->under_way++;
-	names_list(repo->store, &repo->volume, pin_named, pin);
 }

@@ -443,6 +443,10 @@ void locks_renew(struct snapshot_repo *repo, uint64_t lock_for_ns,
 #define CLAIM_HOUR_NS ((uint64_t)3600 * 1000000000)
 /* What a node sent before it stopped or gave up arrives within this, or never. */
 #define CLAIM_QUIET_NS CLAIM_HOUR_NS
+/* pin.c: True: an object of the pins' folder is a pin; holder zero: the operator's. */
+bool pin_is_of(const struct snapshot_repo *repo, const struct store_object *object,
+	       struct id128 *snapshot, struct id128 *holder);
+
 /* A claim as old as that is nobody's; so long before that a writer puts no manifest any more. */
 #define CLAIM_END_NS  (30 * 24 * CLAIM_HOUR_NS)
 #define CLAIM_LATE_NS (28 * 24 * CLAIM_HOUR_NS)

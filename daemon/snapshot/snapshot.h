@@ -72,7 +72,7 @@ struct snapshot_result {
 	uint64_t renewed_snapshots, renewed_objects;
 	uint64_t archived_objects; /* verify: not read; restore: brought back */
 	unsigned bad_objects;      /* verify */
-	bool was_pinned;           /* pin: before, as far as the store tells */
+	unsigned pins_left;        /* unpin: of others */
 };
 
 /* ---- repository --------------------------------------------------------------------------- */
@@ -136,9 +136,15 @@ struct retention_policy {
 	uint64_t lock_for_ns, every_ns;
 };
 
-/* Pins a snapshot: neither snapshot_forget() nor snapshot_delete() takes it away; or unpins it. */
-void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, bool pinned,
+/* Pins a snapshot: neither snapshot_forget() nor snapshot_delete() takes it away until all who pinned it unpin it.
+ * holder: an identifier that nobody else has, and that is known still when it is to be unpinned; NULL: the operator.
+ * If that fails nothing stays of it; where it has to, why says so. */
+void snapshot_pin(struct snapshot_repo *repo, const struct id128 *id, const struct id128 *holder,
 		  void (*done)(void *context, const struct snapshot_result *result), void *context);
+/* Takes the holder's pin away, if there is one; all: whoever holds one. */
+void snapshot_unpin(struct snapshot_repo *repo, const struct id128 *id, const struct id128 *holder,
+		    bool all, void (*done)(void *context, const struct snapshot_result *result),
+		    void *context);
 
 /* Deletes what the policy does not keep, but what is locked, and what nothing needs then; dry_run: only says
  * so, and how much that would free. each() (may

@@ -58,6 +58,51 @@ static void names(void **state)
 	assert_int_equal(kind, SNAPFMT_MANIFEST);
 }
 
+static void names_of_pins(void **state)
+{
+	const char *const id = "0102030405060708090a0b0c0d0e0f10";
+	const struct id128 none = {{0}};
+	char name[SNAPFMT_NAME_BYTES], want[256];
+	struct id128 uuid, holder;
+	struct snapfmt_ref back;
+
+	snapfmt_pin_name(&volume, NULL, NULL, name);
+	assert_string_equal(name, "00112233445566778899aabbccddeeff/pins/");
+	assert_false(snapfmt_pin_parse(name, &uuid, &back, &holder));
+	for (unsigned held = 0; held < 3; held++) { /* by nobody but the operator; by someone */
+		snapfmt_pin_name(&volume, &ref,
+				 held == 0   ? NULL
+				 : held == 1 ? &none
+					     : &volume,
+				 name);
+		snprintf(want, sizeof(want),
+			 "00112233445566778899aabbccddeeff/pins/000000000000002a-%s%s", id,
+			 held == 2 ? "-00112233445566778899aabbccddeeff" : "");
+		assert_string_equal(name, want);
+		assert_true(snapfmt_pin_parse(name, &uuid, &back, &holder));
+		assert_true(id128_equal(&uuid, &volume) &&
+			    id128_equal(&back.snapshot, &ref.snapshot));
+		assert_int_equal(back.sequence, ref.sequence);
+		assert_true(id128_equal(&holder, held == 2 ? &volume : &none));
+		assert_false(snapfmt_claim_parse(name, &uuid, &back, &holder));
+	}
+	for (size_t i = 0; name[i]; i++) {
+		const bool operators = i == strlen(want) - 33;
+		char old = name[i];
+
+		name[i] = 'X';
+		assert_false(snapfmt_pin_parse(name, &uuid, &back, &holder));
+		name[i] = '\0';
+		assert_int_equal(snapfmt_pin_parse(name, &uuid, &back, &holder), operators);
+		name[i] = old;
+	}
+	snprintf(want, sizeof(want), "%s-", name);
+	assert_false(snapfmt_pin_parse(want, &uuid, &back, &holder));
+	/* Zero is no holder. */
+	memset(strrchr(name, '-') + 1, '0', 32);
+	assert_false(snapfmt_pin_parse(name, &uuid, &back, &holder));
+}
+
 static void names_of_marks_and_claims(void **state)
 {
 	const char *const id = "0102030405060708090a0b0c0d0e0f10";
@@ -338,9 +383,9 @@ static void manifest(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(names),    cmocka_unit_test(names_of_marks_and_claims),
-		cmocka_unit_test(header),   cmocka_unit_test(page),
-		cmocka_unit_test(manifest),
+		cmocka_unit_test(names),         cmocka_unit_test(names_of_marks_and_claims),
+		cmocka_unit_test(names_of_pins), cmocka_unit_test(header),
+		cmocka_unit_test(page),          cmocka_unit_test(manifest),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

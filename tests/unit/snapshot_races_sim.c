@@ -802,7 +802,7 @@ static void lists_are_late(void **state)
 	explore(&(struct scenario){"late lists", start_late_lists, true, 2});
 }
 
-static void start_pin(struct explorer *x)
+static void start_pin_by(struct explorer *x, const struct id128 *holder)
 {
 	const struct retention_policy policy = {.last = 1};
 	struct id128 volume = x->actors[0].volume->state.uuid;
@@ -810,9 +810,19 @@ static void start_pin(struct explorer *x)
 	x->actors[0].waited.done = true;
 	for (unsigned i = 1; i < ACTORS; i++)
 		actor_begin(x, &x->actors[i], &volume);
-	snapshot_pin(x->actors[1].repo, &x->first, true, waited_done, &x->actors[1].waited);
+	snapshot_pin(x->actors[1].repo, &x->first, holder, waited_done, &x->actors[1].waited);
 	snapshot_forget(x->actors[2].repo, &policy, false, NULL, waited_done, &x->actors[2].waited);
 	actor_delete(&x->actors[3], &x->first);
+}
+
+static void start_pin(struct explorer *x)
+{
+	start_pin_by(x, NULL);
+}
+
+static void start_pin_of_a_restore(struct explorer *x)
+{
+	start_pin_by(x, &(const struct id128){{1}});
 }
 
 /* Whether listed or not: who pinned it goes on reading. */
@@ -838,6 +848,9 @@ static void check_pin(struct explorer *x)
 static void what_is_pinned_stays(void **state)
 {
 	explore_with(&(struct scenario){"pinned, pruned, deleted", start_pin, false, 2}, check_pin);
+	explore_with(&(struct scenario){"pinned by a restore, pruned, deleted",
+					start_pin_of_a_restore, false, 2},
+		     check_pin);
 }
 
 /* The node's clock is set right while it writes: its claim looks like one of two months ago. */

@@ -90,7 +90,7 @@ static void pin(struct world *w, const struct id128 *id)
 {
 	struct waited p = {.done = false};
 
-	snapshot_pin(w->repo, id, true, waited_done, &p);
+	snapshot_pin(w->repo, id, NULL, waited_done, &p);
 	env_run_until(w->env, &p.done);
 	assert_int_equal(p.result.error, 0);
 }

@@ -237,11 +237,21 @@ static void what_is_not_kept_goes(void **state)
 	assert_int_equal(collect(w->env, w->repo).result.deleted_objects, 0);
 }
 
-static struct waited pin(struct world *w, const struct id128 *id, bool pinned)
+static struct waited pin(struct world *w, const struct id128 *id, const struct id128 *holder)
 {
 	struct waited p = {.done = false};
 
-	snapshot_pin(w->repo, id, pinned, waited_done, &p);
+	snapshot_pin(w->repo, id, holder, waited_done, &p);
+	env_run_until(w->env, &p.done);
+	return p;
+}
+
+static struct waited unpin(struct world *w, const struct id128 *id, const struct id128 *holder,
+			   bool all)
+{
+	struct waited p = {.done = false};
+
+	snapshot_unpin(w->repo, id, holder, all, waited_done, &p);
 	env_run_until(w->env, &p.done);
 	return p;
 }
@@ -261,19 +271,102 @@ static void pinned_ones_stay(void **state)
 		assert_int_equal(c.result.error, 0);
 		if (i == 0) {
 			id = c.result.info.id;
-			assert_int_equal(pin(w, &id, true).result.error, 0);
-			assert_int_equal(pin(w, &id, true).result.error, 0); /* again */
+			assert_int_equal(pin(w, &id, NULL).result.error, 0);
+			assert_int_equal(pin(w, &id, NULL).result.error, 0); /* again */
 		}
 	}
 	assert_int_equal(list(w->env, w->repo).listed, 3);
-	assert_int_equal(pin(w, &unknown, true).result.error, -ENOENT);
+	assert_int_equal(pin(w, &unknown, NULL).result.error, -ENOENT);
 	assert_int_equal(delete (w->env, w->repo, &id).result.error, -EPERM);
 	assert_int_equal(forget(w, &policy, false).result.error, 0);
 	assert_int_equal(list(w->env, w->repo).listed, 2);
 	assert_int_equal(verify(w->env, w->repo).bad, 0);
-	assert_int_equal(pin(w, &id, false).result.error, 0);
+	assert_int_equal(unpin(w, &id, NULL, false).result.error, 0);
 	assert_int_equal(delete (w->env, w->repo, &id).result.error, 0);
 	assert_int_equal(list(w->env, w->repo).listed, 1);
+}
+
+static unsigned pins(const struct world *w)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < w->m->count; i++)
+		n += strstr(w->m->objects[i].name, "/pins/") != NULL;
+	return n;
+}
+
+/* Two restores, and the operator: whoever goes first takes nothing from the others. */
+static void each_has_a_pin_of_its_own(void **state)
+{
+	struct world *w = world_of(state);
+	const struct retention_policy policy = {.last = 1};
+	const struct id128 a = {{1}}, b = {{2}};
+	struct id128 id;
+
+	world_volume(w, 16 << 20, 0, 1 << 20);
+	for (unsigned i = 0; i < 3; i++) {
+		fake_fill(w->v, i, i);
+		struct waited c = create(w->env, w->writer, "");
+		assert_int_equal(c.result.error, 0);
+		if (i == 0)
+			id = c.result.info.id;
+	}
+	assert_int_equal(pin(w, &id, &a).result.error, 0);
+	assert_int_equal(pin(w, &id, NULL).result.error, 0);
+	assert_int_equal(pin(w, &id, &b).result.error, 0);
+	assert_int_equal(pin(w, &id, &b).result.error, 0); /* again, as after a crash */
+	assert_int_equal(pins(w), 3);
+	assert_int_equal(unpin(w, &id, NULL, false).result.pins_left, 2);
+	assert_int_equal(forget(w, &policy, false).result.error, 0);
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(delete (w->env, w->repo, &id).result.error, -EPERM);
+	assert_int_equal(unpin(w, &id, &a, false).result.pins_left, 1);
+	assert_int_equal(unpin(w, &id, &a, false).result.error, 0); /* again */
+	assert_int_equal(forget(w, &policy, false).result.error, 0);
+	assert_int_equal(list(w->env, w->repo).listed, 2);
+	assert_int_equal(unpin(w, &id, NULL, true).result.pins_left, 0);
+	assert_int_equal(pins(w), 0);
+	assert_int_equal(forget(w, &policy, false).result.error, 0);
+	assert_int_equal(list(w->env, w->repo).listed, 1);
+	assert_int_equal(verify(w->env, w->repo).bad, 0);
+}
+
+/* Wherever it fails; but what was there before is the operator's still. */
+static void a_pin_that_fails_does_not_stay(void **state)
+{
+	struct world *w = world_of(state);
+	const struct id128 holder = {{1}};
+	struct waited p;
+	struct id128 id;
+
+	world_volume(w, 16 << 20, 0, 1 << 20);
+	fake_fill(w->v, 0, 1);
+	id = create(w->env, w->writer, "").result.info.id;
+	for (unsigned held = 0; held < 2; held++) {
+		const struct id128 *who = held ? &holder : NULL;
+
+		memory_fail(w->m, OP_LIST, 2, -EIO, MEMORY_ONCE);
+		assert_int_equal(pin(w, &id, who).result.error, -EIO);
+		assert_true(memory_heal(w->m));
+		assert_int_equal(pins(w), 0);
+		/* A put whose answer was lost. */
+		memory_fail(w->m, OP_PUT, 1, -EIO, MEMORY_WITH_EFFECT);
+		assert_int_equal(pin(w, &id, who).result.error, -EIO);
+		assert_true(memory_heal(w->m));
+		assert_int_equal(pins(w), 0);
+	}
+	assert_int_equal(pin(w, &id, NULL).result.error, 0);
+	memory_fail(w->m, OP_LIST, 2, -EIO, MEMORY_ONCE);
+	assert_int_equal(pin(w, &id, NULL).result.error, -EIO);
+	assert_int_equal(pins(w), 1);
+	assert_int_equal(unpin(w, &id, NULL, false).result.error, 0);
+	/* What cannot be taken back is said. */
+	memory_fail(w->m, OP_LIST | OP_DELETE, 2, -EIO, MEMORY_FOR_GOOD);
+	p = pin(w, &id, NULL);
+	assert_true(memory_heal(w->m));
+	assert_int_equal(p.result.error, -EIO);
+	assert_non_null(strstr(p.result.why, "the pin stays"));
+	assert_int_equal(pins(w), 1);
 }
 
 static unsigned packs_of(const struct world *w, const char *sequence)
@@ -334,6 +427,8 @@ int main(void)
 		cmocka_unit_test(what_is_kept_for_longer_is_locked_on),
 		ON_BOTH(what_is_not_kept_goes),
 		ON_BOTH(pinned_ones_stay),
+		ON_BOTH(each_has_a_pin_of_its_own),
+		ON_BOTH(a_pin_that_fails_does_not_stay),
 		ON_BOTH(packs_mostly_dead_are_repacked),
 	};
 
