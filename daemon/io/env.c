@@ -5,6 +5,7 @@
  */
 #include "daemon/io/env.h"
 #include <assert.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -149,16 +150,22 @@ int env_mkdir(struct env *env, const char *path)
 	return env->ops->mkdir(env, path);
 }
 
+char *env_parent(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	if (!slash)
+		return strdup(".");
+	return strndup(path, slash == path ? 1 : (size_t)(slash - path));
+}
+
 void env_mkdir_parent(struct env *env, const char *path)
 {
-	char *copy = strdup(path);
-	char *slash = copy ? strrchr(copy, '/') : NULL;
+	char *parent = env_parent(path);
 
-	if (slash && slash != copy) {
-		*slash = '\0';
-		env_mkdir(env, copy);
-	}
-	free(copy);
+	if (parent && strcmp(parent, ".") && strcmp(parent, "/"))
+		env_mkdir(env, parent);
+	free(parent);
 }
 
 int env_unlink(struct env *env, const char *path)
@@ -179,6 +186,15 @@ int env_rename_new(struct env *env, const char *from, const char *to)
 int env_sync_dir(struct env *env, const char *path)
 {
 	return env->ops->sync_dir(env, path);
+}
+
+int env_sync_parent(struct env *env, const char *path)
+{
+	char *parent = env_parent(path);
+	int error = parent ? env_sync_dir(env, parent) : -ENOMEM;
+
+	free(parent);
+	return error;
 }
 
 /* ---- files: asynchronous ---- */

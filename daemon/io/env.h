@@ -181,13 +181,17 @@ int env_file_clone(struct env *env, struct env_file *file, const char *path);
 
 /* With parents, 0700, each durable; existing is fine. */
 int env_mkdir(struct env *env, const char *path);
-/* The folder that path stands in. Only a try: whoever needs it finds out. */
+/* The folder that path stands in, by its text: "." where there is no '/'. The caller frees it; NULL: no memory. */
+char *env_parent(const char *path);
+/* Makes that folder. Only a try: whoever needs it finds out. */
 void env_mkdir_parent(struct env *env, const char *path);
 int env_unlink(struct env *env, const char *path); /* -ENOENT if not there */
 int env_rename(struct env *env, const char *from, const char *to);
 /* The same, but -EEXIST if there is something of the name `to`. */
 int env_rename_new(struct env *env, const char *from, const char *to);
 int env_sync_dir(struct env *env, const char *path); /* fsync of the directory */
+int env_sync_parent(struct env *env,
+		    const char *path); /* likewise of the folder that path stands in */
 
 /* ---- files: asynchronous ------------------------------------------------------------------- */
 

@@ -472,26 +472,19 @@ int real_file_next_data(struct env *env, struct env_file *file, uint64_t offset,
 
 /* Who makes a file in it durable syncs the folder, but not where that stands. Without a right to read that, as
  * durable as it can be. */
-static int sync_parent(const char *path)
+static int sync_parent(struct env *env, const char *path)
 {
-	char parent[PATH_MAX];
-	char *slash;
-	int error;
+	int error = env_sync_parent(env, path);
 
-	snprintf(parent, sizeof(parent), "%s", path);
-	slash = strrchr(parent, '/');
-	if (slash != NULL)
-		slash[slash == parent ? 1 : 0] = '\0';
-	error = real_sync_dir(NULL, slash != NULL ? parent : ".");
 	return error == -EACCES || error == -EINVAL ? 0 : error;
 }
 
-static int make_one(const char *path)
+static int make_one(struct env *env, const char *path)
 {
 	struct stat st;
 
 	if (mkdir(path, 0700) == 0)
-		return sync_parent(path);
+		return sync_parent(env, path);
 	if (errno != EEXIST)
 		return -errno;
 	if (stat(path, &st) < 0)
@@ -512,13 +505,13 @@ int real_mkdir(struct env *env, const char *path)
 	memcpy(copy, path, length + 1);
 	for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
-		error = make_one(copy);
+		error = make_one(env, copy);
 		*slash = '/';
 		/* A parent that is there but may not be made anew (read-only, no permission). */
 		if (error && error != -EROFS && error != -EACCES && error != -EPERM)
 			return error;
 	}
-	return make_one(copy);
+	return make_one(env, copy);
 }
 
 int real_unlink(struct env *env, const char *path)

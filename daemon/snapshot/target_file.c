@@ -52,27 +52,6 @@ static char *text(const char *a, const char *b, const char *c)
 	return all;
 }
 
-static char *folder_of(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-	char *folder;
-
-	if (!slash)
-		return text(".", "", "");
-	folder = text(path, "", "");
-	folder[slash == path ? 1 : slash - path] = '\0';
-	return folder;
-}
-
-static int sync_folder_of(struct env *env, const char *path)
-{
-	char *folder = folder_of(path);
-	int error = env_sync_dir(env, folder);
-
-	free(folder);
-	return error;
-}
-
 static char *mark_of(const char *path, const char *what)
 {
 	char *mark = volume_restore_mark(path, what);
@@ -93,8 +72,9 @@ static int mark_write(struct file_target *f, const char *path, const struct snap
 
 	id128_format(&info->id, id);
 	snprintf(line, sizeof(line), "%s\n", id);
-	folder = folder_of(path);
-	error = env_mkdir(f->env, folder); /* a device's mark has its own folder */
+	folder = env_parent(path);
+	error = folder ? env_mkdir(f->env, folder)
+		       : -ENOMEM; /* a device's mark has its own folder */
 	free(folder);
 	if (error)
 		return error;
@@ -105,7 +85,7 @@ static int mark_write(struct file_target *f, const char *path, const struct snap
 	if (!error)
 		error = env_file_sync(f->env, file);
 	env_file_close(f->env, file);
-	return error ? error : sync_folder_of(f->env, path);
+	return error ? error : env_sync_parent(f->env, path);
 }
 
 static int file_begin(struct snapshot_target *target, const struct snapshot_info *info, char *why,
@@ -133,7 +113,7 @@ static int file_begin(struct snapshot_target *target, const struct snapshot_info
 	if (!error)
 		error = env_file_sync(f->env, f->file);
 	if (!error && !f->marker)
-		error = sync_folder_of(f->env, f->work_path);
+		error = env_sync_parent(f->env, f->work_path);
 	if (error)
 		snprintf(why, why_size, "%s: %s", f->work_path, strerror(-error));
 	return error;
@@ -215,7 +195,7 @@ static int file_complete(struct file_target *f)
 		error = env_rename(f->env, f->marker, f->restored);
 		if (error == -ENOENT) /* somebody took it away */
 			return mark_write(f, f->restored, &f->info);
-		return error ? error : sync_folder_of(f->env, f->marker);
+		return error ? error : env_sync_parent(f->env, f->marker);
 	}
 	/* It may take the place of a backing that was lost. */
 	error = mark_write(f, f->restored, &f->info);
@@ -223,7 +203,7 @@ static int file_complete(struct file_target *f)
 		return error;
 	/* Somebody may have made one of that name meanwhile. */
 	error = env_rename_new(f->env, f->work_path, f->path);
-	return error ? error : sync_folder_of(f->env, f->path);
+	return error ? error : env_sync_parent(f->env, f->path);
 }
 
 static void file_synced(struct env_op *op, int64_t result)

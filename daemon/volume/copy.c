@@ -27,7 +27,7 @@ int volume_keep_copy(struct volume *v)
 	if (error == 0)
 		error = env_rename(v->env, path, v->copy_path);
 	if (error == 0)
-		error = backing_sync_name(v);
+		error = env_sync_parent(v->env, v->backing_path);
 	if (error != 0 && error != -EOPNOTSUPP)
 		env_unlink(v->env, path);
 	free(path);
@@ -44,7 +44,7 @@ void volume_drop_copy(struct volume *v)
 	v->has_copy = false;
 	error = env_unlink(v->env, v->copy_path);
 	if (error == 0)
-		error = backing_sync_name(v);
+		error = env_sync_parent(v->env, v->backing_path);
 	if (error != 0)
 		env_log(v->env, ENV_LOG_WARNING, "volume %s: %s: cannot be removed: %s", v->name,
 			v->copy_path, strerror(-error));

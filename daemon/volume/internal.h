@@ -464,7 +464,6 @@ int restored_forget(struct volume *volume);
 /* volume.c */
 /* Opens the backing; create: a missing regular file is made. On failure -errno and why. */
 int backing_open(struct volume *volume, bool create, char *why, size_t why_size);
-int backing_sync_name(struct volume *volume); /* fsync of the folder it is in */
 void volume_log_error(struct volume *volume, const char *what, uint64_t offset, int error);
 /* An operation of any kind ended; the last one lets a close go on. */
 void op_ended(struct volume *volume);

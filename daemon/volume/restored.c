@@ -77,15 +77,11 @@ int restored_look(struct volume *v, char *why, size_t why_size)
 
 int restored_forget(struct volume *v)
 {
-	char *mark = volume_restore_mark(v->backing_path, "restored"), *slash;
+	char *mark = volume_restore_mark(v->backing_path, "restored");
 	int error = mark == NULL ? -ENOMEM : env_unlink(v->env, mark);
 
-	if (error == 0) {
-		slash = strrchr(mark, '/');
-		if (slash != NULL)
-			slash[slash == mark ? 1 : 0] = '\0';
-		error = env_sync_dir(v->env, slash == NULL ? "." : mark);
-	}
+	if (error == 0)
+		error = env_sync_parent(v->env, mark);
 	free(mark);
 	return error == -ENOENT ? 0 : error;
 }

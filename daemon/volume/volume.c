@@ -134,20 +134,6 @@ static void volume_free(struct volume *v)
 	free(v);
 }
 
-int backing_sync_name(struct volume *v)
-{
-	char *slash = strrchr(v->backing_path, '/'), *dir;
-	int error;
-
-	dir = slash == NULL
-		      ? strdup(".")
-		      : strndup(v->backing_path,
-				slash == v->backing_path ? 1 : (size_t)(slash - v->backing_path));
-	error = dir == NULL ? -ENOMEM : env_sync_dir(v->env, dir);
-	free(dir);
-	return error;
-}
-
 /* A crash may have come between making the file, sizing it and making its name durable. One that is there when
  * the volume is opened may be a replaced disk's (volume_replace_backing()): of that only the name is missing. */
 static int finish_backing(struct volume *v, const struct env_file_info *info, bool create)
@@ -160,7 +146,7 @@ static int finish_backing(struct volume *v, const struct env_file_info *info, bo
 		error = env_file_truncate(v->env, v->backing, v->size_bytes);
 	if (error == 0 && create)
 		error = env_file_sync(v->env, v->backing);
-	return error == 0 ? backing_sync_name(v) : error;
+	return error == 0 ? env_sync_parent(v->env, v->backing_path) : error;
 }
 
 /* size_bytes 0: takes the backing's. */

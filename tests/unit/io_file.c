@@ -243,6 +243,20 @@ static void test_write_refused(struct world *world)
 	env_file_close(world->env, file);
 }
 
+static void test_parents(struct world *world)
+{
+	static const char *const paths[][2] = {{"/a/b", "/a"}, {"/a", "/"},  {"/", "/"},
+					       {"a", "."},     {"a/b", "a"}, {"./a", "."}};
+
+	(void)world;
+	for (unsigned i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+		char *parent = env_parent(paths[i][0]);
+
+		assert_string_equal(parent, paths[i][1]);
+		free(parent);
+	}
+}
+
 static void test_names(struct world *world)
 {
 	struct env *env = world->env;
@@ -259,6 +273,8 @@ static void test_names(struct world *world)
 	assert_int_equal(env_rename(env, path_in(world, "a/b/c/f"), path_in(world, "g")), 0);
 	assert_int_equal(env_sync_dir(env, deep), 0);
 	assert_int_equal(env_sync_dir(env, path_in(world, "none")), -ENOENT);
+	assert_int_equal(env_sync_parent(env, path_in(world, "a/b/c/f")), 0);
+	assert_int_equal(env_sync_parent(env, path_in(world, "none/f")), -ENOENT);
 	assert_int_equal(env_unlink(env, path_in(world, "a/b/c/f")), -ENOENT);
 	assert_int_equal(env_unlink(env, path_in(world, "g")), 0);
 }
@@ -546,6 +562,7 @@ static const struct io_test io_file[] = {
 	{"a locked file is refused to others", test_lock},
 	{"opening tells what is wrong", test_open_errors},
 	{"a write to a file opened for reading fails later", test_write_refused},
+	{"the folder of a path", test_parents},
 	{"folders and names", test_names},
 	{"a new folder is durable where it stands", test_folders_are_durable},
 	{"a write with FUA is durable on FUSE, too", test_fua_on_fuse},
