@@ -152,18 +152,13 @@ static void synced_from_peer(void *context, int error, const char *why)
 static int become_target(struct node_volume *v, char *why, size_t why_size)
 {
 	struct volume_state state;
-	int error = 0;
 
 	if (!v->replication)
 		return node_fail(-ENODEV, why, why_size, "volume %s: no peer is configured",
 				 v->config->name);
 	volume_get_state(v->volume, &state);
-	if (state.disk == VOLUME_DISK_FAILED) {
-		error = volume_replace_backing(v->volume, why, why_size);
-		volume_get_state(v->volume, &state);
-	}
-	if (error || state.role != VOLUME_PRIMARY)
-		return error;
+	if (state.role != VOLUME_PRIMARY)
+		return 0;
 	state.role = VOLUME_SECONDARY;
 	return roles_store(v, &state, why, why_size);
 }

@@ -241,12 +241,16 @@ static int give_up_all(struct replication *r, char *why, size_t why_size)
 	return error;
 }
 
-static bool has_good_content(const struct replication *r)
+/* A disk that failed may only have been full: what is on it may be all there is. But where it is gone, nothing is; and
+ * where a cut was half applied to it the peer cannot be asked, and had all of it not long ago. */
+static bool may_be_good(const struct replication *r)
 {
 	struct volume_state state;
 
 	volume_get_state(r->volume, &state);
-	return (state.disk == VOLUME_DISK_UPTODATE || state.disk == VOLUME_DISK_OUTDATED) &&
+	if (state.disk == VOLUME_DISK_FAILED && !volume_has_backing(r->volume))
+		return false;
+	return !sink_is_stuck(r->sink) && state.disk != VOLUME_DISK_INCONSISTENT &&
 	       !id128_is_zero(&state.generations.current);
 }
 
@@ -285,7 +289,7 @@ void replication_restore_from_peer(struct replication *r,
 
 	if (!begin(r, done, context))
 		return;
-	if (has_good_content(r))
+	if (may_be_good(r))
 		r->asking = true;
 	else
 		error = give_up_all(r, why, sizeof(why));

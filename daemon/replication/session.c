@@ -189,7 +189,9 @@ static void take_hello(struct replication *r, const struct hello *peer)
 	r->peer_instance = peer->instance;
 	r->peer_attempt = peer->attempt;
 	enum frame_error code = session_peer_invalid(r, peer, text, sizeof(text));
-	if (!code && restore_heard(r))
+	/* A node that gets all its content gets its size with it. */
+	bool grows = code == FRAME_ERROR_SIZE && peer->size_bytes > volume_size_bytes(r->volume);
+	if ((!code || grows) && restore_heard(r))
 		return;
 	if (code && resize_begin_by_itself(r, peer))
 		return;

@@ -776,7 +776,6 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 	cut->bits_only = flags & VOLUME_CUT_BITS_ONLY;
 	if (!cut->bits_only && (v->backing == NULL || leaning(v) || v->hydrate.active))
 		return -EIO;
-	cut->is_live = cut->patient = flags & VOLUME_CUT_LIVE;
 	cut->preserve_failed = false;
 	cut->wanted = DIRTY_NONE;
 	if (!cut->bits_only) {
@@ -787,9 +786,10 @@ int volume_cut_begin(struct volume *v, enum volume_consumer c, unsigned flags,
 				strerror(-error));
 			return error;
 		}
-		assert(lost != NULL || cut->patient);
+		assert(lost != NULL || flags & VOLUME_CUT_LIVE);
 		cut->failed_covered = true;
 	}
+	cut->is_live = cut->patient = flags & VOLUME_CUT_LIVE;
 	assert(empty.count == 0 && cut->safe.count == 0 && cut->staged.count == 0 &&
 	       consumer->both == 0);
 	cut->sealed = consumer->active;
@@ -980,15 +980,17 @@ void volume_cut_thaw(struct volume_cut *cut)
 	op_gate_all(queue_take(&cut->volume->wait_cut));
 }
 
-/* Where a local write failed this side differs from what was streamed: not equal by a flush point. */
+/* Where a local write failed this side differs from what was streamed: not equal by a flush point. Nor is the
+ * peer's content there that of a snapshot of this side, whose map the peer takes over. */
 static void keep_failed(struct volume_cut *cut)
 {
 	struct volume *v = cut->volume;
 
-	if (cut->consumer != VOLUME_PEER || v->failed_start == v->failed_end)
+	if (v->failed_start == v->failed_end)
 		return;
-	if (cut->bits_only)
-		maps_mark(v, VOLUME_PEER, v->failed_start, v->failed_end - v->failed_start, false);
+	if (cut->consumer == VOLUME_STORE || cut->bits_only)
+		maps_mark(v, cut->consumer, v->failed_start, v->failed_end - v->failed_start,
+			  false);
 	else if (cut->failed_covered)
 		v->failed_start = v->failed_end = 0;
 }

@@ -187,10 +187,15 @@ void apply_failed(struct volume *v, const char *what, uint64_t offset, int error
 	if (v->state.disk < VOLUME_DISK_FAILED)
 		v->disk_recorded = v->state.disk;
 	v->state.disk = VOLUME_DISK_FAILED;
-	env_log(v->env, ENV_LOG_ERROR,
-		"volume %s: disk FAILED: %s; it follows no more; replace the disk, then: offsite "
-		"replace-disk %s",
-		v->name, v->failure, v->name);
+	if (error == -ENOSPC || error == -EDQUOT)
+		env_log(v->env, ENV_LOG_ERROR,
+			"volume %s: disk FAILED: %s; it follows no more; make room, then restart",
+			v->name, v->failure);
+	else
+		env_log(v->env, ENV_LOG_ERROR,
+			"volume %s: disk FAILED: %s; it follows no more; replace the disk, then: "
+			"offsite replace-disk %s",
+			v->name, v->failure, v->name);
 }
 
 /* ---- reading where the content is ----------------------------------------------------------------- */

@@ -506,6 +506,11 @@ bool volume_flush_fails(const struct volume *v)
 	return v->sync_error != 0;
 }
 
+bool volume_has_backing(const struct volume *v)
+{
+	return v->backing != NULL;
+}
+
 void volume_get_latency(const struct volume *v, struct latency *latency)
 {
 	*latency = v->latency;

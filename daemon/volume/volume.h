@@ -137,6 +137,8 @@ const char *volume_failure(const struct volume *volume);
 /* An fsync of the disk failed: nothing can be made durable there until the volume is opened anew, and
  * volume_failure() says so. */
 bool volume_flush_fails(const struct volume *volume);
+/* The backing was there when the volume was opened: if the disk FAILED since, its content may be whole still. */
+bool volume_has_backing(const struct volume *volume);
 /* The export for NBD clients. open() is refused unless primary and UPTODATE. */
 struct block *volume_block(struct volume *volume);
 

@@ -43,6 +43,7 @@ static void alone_start_with(struct world *world, unsigned index, enum sim_crash
 	alone->env = sim_node_copy(alone->sim, sim_node_name(from->env), from->env, mode);
 	sim_disk_get(alone->env, &disk);
 	disk.read_eio_ppm = disk.write_eio_ppm = disk.fsync_eio_ppm = 0;
+	disk.capacity_bytes = 0;
 	sim_disk_set(alone->env, &disk);
 	if (spoil)
 		spoil_log(world, alone->env);
@@ -210,7 +211,7 @@ static bool files_differ(const struct inode *a, const struct inode *b, uint64_t 
 	return false;
 }
 
-static void print_block(struct world *world, uint64_t at, struct env *other)
+static void print_block(struct world *world, uint64_t at, struct model_image other)
 {
 	struct model_image image;
 
@@ -218,9 +219,8 @@ static void print_block(struct world *world, uint64_t at, struct env *other)
 		image = world_image(world->nodes[world->primary].env);
 		fprintf(stderr, "primary: ");
 		model_print(world->model, sector, &image, stderr);
-		image = world_image(other);
 		fprintf(stderr, "other: ");
-		model_print(world->model, sector, &image, stderr);
+		model_print(world->model, sector, &other, stderr);
 	}
 }
 
@@ -247,7 +247,7 @@ static void check_peer_map(struct world *world)
 		if (!blocks_equal(a_disk, at < volume_size_bytes(theirs) ? b_disk : NULL, at) &&
 		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
-			print_block(world, at, alone.env);
+			print_block(world, at, world_image(alone.env));
 			world_fail(world,
 				   "promise 3: block at %llu differs on the peer and is not dirty",
 				   (unsigned long long)at);
@@ -539,12 +539,14 @@ static void check_store_map_of(struct world *world, struct volume *own, struct e
 	backing = sim_file_find(disk, WORLD_BACKING);
 	restored = sim_file_find(env, RESTORED);
 	for (uint64_t at = 0; at < volume_size_bytes(own); at += 4096)
-		if (!blocks_equal(backing, restored, at) && !marked(own, VOLUME_STORE, at))
+		if (!blocks_equal(backing, restored, at) && !marked(own, VOLUME_STORE, at)) {
+			print_block(world, at, world_image_of(env, RESTORED));
 			world_fail(
 				world,
 				"promise 3: block at %llu differs from the newest snapshot and is "
 				"not dirty for the store",
 				(unsigned long long)at);
+		}
 	sim_free(sim);
 }
 

@@ -319,6 +319,11 @@ void sim_disk_set(struct env *env, const struct sim_disk_options *options)
 	sim_env_of(env)->machine->disk->options = *options;
 }
 
+uint64_t sim_disk_used(const struct env *env)
+{
+	return sim_env_of(env)->machine->disk->pages_used * PAGE;
+}
+
 static struct inode *find(const struct env *env, const char *path)
 {
 	struct name *name = name_find(sim_env_of(env)->machine->disk->now, path);

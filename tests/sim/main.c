@@ -65,7 +65,7 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       "changes of roles, %llu roll-backs, %llu split brains resolved, %llu disks "
 		       "filled, %llu resizes, %llu kept, %llu in files, %llu by a policy, %llu "
 		       "jumps of "
-		       "clocks\n",
+		       "clocks, %llu full disks\n",
 		       (unsigned long long)seed, (unsigned long long)present->steps,
 		       (double)sim_now_ns(present->sim) / 1e9,
 		       (unsigned long long)present->requests, (unsigned long long)present->crashes,
@@ -77,7 +77,8 @@ static void run_seed(const struct options *options, uint64_t seed)
 		       (unsigned long long)present->resizes, (unsigned long long)present->kept,
 		       (unsigned long long)present->kept_files,
 		       (unsigned long long)present->policies,
-		       (unsigned long long)present->clock_jumps);
+		       (unsigned long long)present->clock_jumps,
+		       (unsigned long long)present->full_disks);
 	fflush(stdout);
 	world_end(present);
 	present = NULL;

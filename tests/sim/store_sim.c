@@ -465,6 +465,11 @@ void store_sim_copy(struct sim *to, struct sim *from, const char *url)
 		object_put(target, o->name, o->blob, o->size);
 }
 
+uint64_t store_sim_bytes(struct sim *sim, const char *url)
+{
+	return bucket(sim, url)->bytes;
+}
+
 uint64_t store_sim_operations(struct sim *sim, const char *url)
 {
 	return bucket(sim, url)->operations;

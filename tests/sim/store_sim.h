@@ -43,6 +43,7 @@ const char *store_sim_object(struct sim *sim, const char *url, unsigned index, c
 			     size_t *size_bytes);
 /* All objects of a store of one world, as of now, into one of another world. */
 void store_sim_copy(struct sim *to, struct sim *from, const char *url);
+uint64_t store_sim_bytes(struct sim *sim, const char *url);      /* of its capacity */
 uint64_t store_sim_operations(struct sim *sim, const char *url); /* so far */
 bool store_sim_remove(struct sim *sim, const char *url, const char *name);
 bool store_sim_corrupt(struct sim *sim, const char *url, const char *name, size_t offset,

@@ -5,7 +5,6 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include "protocol/metadata.h"
@@ -40,165 +39,6 @@ void world_fail(struct world *world, const char *format, ...)
 		(double)sim_now_ns(world->sim) / 1e9, reason);
 	fflush(stderr);
 	_exit(1);
-}
-
-/* ---- making ------------------------------------------------------------------------------------- */
-
-static void choose_options(struct world *world)
-{
-	struct world_options *o = &world->options;
-	static const unsigned block_min[] = {1, 512, 4096};
-
-	o->theme = (enum world_theme)world_random(world, world_chance(world, 40) ? 1 : THEMES);
-	/* Most have two regions of the maps: what there is of content is copied and compared all the time. */
-	o->size_bytes = world_chance(world, 10) ? (1 + world_random(world, 8)) << 20
-						: (9 + world_random(world, 8)) << 17;
-	if (world_chance(world, 30)) /* an end that is not a multiple of a chunk or region */
-		o->size_bytes -= 4096 * world_random(world, 40);
-	o->protocol = "ABCCC"[world_random(world, 5)];
-	o->block_min_bytes = block_min[world_random(world, 3)];
-	o->partial_sectors =
-		o->theme != THEME_DISK && o->block_min_bytes == 1 && world_chance(world, 60);
-	o->queue_depth = 1 + (unsigned)world_random(world, world_chance(world, 50) ? 4 : 32);
-	o->write_max_bytes = 4096u << world_random(world, world_chance(world, 50) ? 3 : 6);
-	o->staging_max_bytes = world_chance(world, 50) ? 0 : (64 + world_random(world, 4096)) << 10;
-	o->preserve_max_bytes =
-		world_chance(world, 60) ? 0 : (128 + world_random(world, 1024)) << 10;
-	o->send_queue_max_bytes =
-		world_chance(world, 50) ? 0 : (2048 + world_random(world, 4096)) << 10;
-	/* The volumes are small: catch-up over blocks as they are would never be seen. */
-	o->final_cut_max_bytes = world_chance(world, 30) ? 0 : (4 + world_random(world, 512)) << 10;
-	o->keep_last = world_chance(world, 50) ? 0 : 1 + (unsigned)world_random(world, 4);
-	if (world_chance(world, 50)) {
-		o->max_lag_bytes = world_chance(world, 80) ? 4096u << world_random(world, 7) : 0;
-		o->max_lag_ns = world_chance(world, 30) ? WORLD_SECOND : 0;
-		o->max_lag_leave = world_chance(world, 60);
-	}
-	o->start_wait_ns = world_chance(world, 50) ? 0 : world_random(world, 4 * WORLD_SECOND);
-	o->latency_percent = world_chance(world, 50) ? 0 : 110 + (unsigned)world_random(world, 200);
-	o->strict = world_chance(world, 2);
-	o->suspend = world_chance(world, 20);
-	o->detach = o->theme == THEME_DISK || (o->theme == THEME_NONE && world_chance(world, 40));
-	o->encrypted = world->seed % 3 == 0;
-	if (world->seed % 5 < 2) {
-		o->after_sb_0pri = (unsigned)(world->seed / 5 % AFTER_SB_0PRIS);
-		o->after_sb_1pri = (unsigned)(world->seed / 15 % AFTER_SB_1PRIS);
-	}
-	o->keep = world->seed % 2;
-	o->no_store = world->seed % 10 == 1;
-	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
-}
-
-/* A file without a name, with the same content for all seeds. */
-static void make_key(struct world *world)
-{
-	static const uint8_t key[32] = "a key for all simulated worlds.";
-
-	world->key_fd = -1;
-	if (!world->options.encrypted)
-		return;
-	world->key_fd = memfd_create("key", 0);
-	if (world->key_fd < 0 || write(world->key_fd, key, sizeof(key)) != (ssize_t)sizeof(key))
-		abort();
-	snprintf(world->key_path, sizeof(world->key_path), "/proc/self/fd/%d", world->key_fd);
-	world->key_file = world->key_path;
-}
-
-static void make_config(struct world *world, unsigned index)
-{
-	static const char *const names[] = {"a", "b"}, *const addresses[] = {"a:7000", "b:7000"};
-	struct world_node *n = &world->nodes[index];
-	const struct world_options *o = &world->options;
-
-	n->world = world;
-	n->index = index;
-	n->env = sim_node(world->sim, names[index]);
-	n->config = (struct config){
-		.path = (char *)"simulated",
-		.node = {.name = (char *)(uintptr_t)names[index],
-			 .state_dir = (char *)"/var/offsite",
-			 .peer_listen = (char *)(uintptr_t)addresses[index],
-			 .peer_plaintext = true,
-			 .log_level = ENV_LOG_INFO},
-		.volumes = &n->volume,
-		.volume_count = 1,
-	};
-	n->volume = (struct config_volume){
-		.name = (char *)WORLD_VOLUME,
-		.backing = (char *)WORLD_BACKING,
-		.size_bytes = o->size_bytes,
-		.primary = index == A,
-		.peer = (char *)(uintptr_t)addresses[1 - index],
-		.protocol = o->protocol,
-		.staging_max_bytes = o->staging_max_bytes,
-		.preserve_max_bytes = o->preserve_max_bytes,
-		.final_cut_max_bytes = o->final_cut_max_bytes,
-		.send_queue_max_bytes = o->send_queue_max_bytes,
-		.suspend_on_loss = o->suspend,
-		.after_sb_0pri = o->after_sb_0pri,
-		.after_sb_1pri = o->after_sb_1pri,
-		.max_lag_bytes = o->max_lag_bytes,
-		.latency_percent = o->latency_percent,
-		.max_lag_ns = o->max_lag_ns,
-		.max_lag_action = o->max_lag_leave ? PACE_CATCH_UP : PACE_SLOW,
-		.start_wait_ns = o->start_wait_ns,
-		.block_min_bytes = o->block_min_bytes,
-		.store = o->no_store ? NULL : (char *)WORLD_STORE,
-		.store_key_file = (char *)(uintptr_t)world->key_file,
-		.keep_last = o->keep_last,
-		.keep_within_ns = o->keep_within_ns,
-		.detach_on_error = o->detach,
-		.compression_level = 1,
-	};
-}
-
-static void new_pool(struct world *world)
-{
-	static const unsigned counts[3] = {WORLD_CLIENTS_MAX, WORLD_CLIENTS_MAX, WORLD_CLIENTS_MAX};
-
-	world->pool = buf_pool_new(counts);
-	if (world->pool == NULL)
-		abort();
-}
-
-struct world *world_new(uint64_t seed, bool trace)
-{
-	struct world *world = calloc(1, sizeof(*world));
-
-	if (world == NULL)
-		abort();
-	world->seed = seed;
-	world->random_state = seed ^ UINT64_C(0x5851f42d4c957f2d);
-	world->sim = sim_new(seed);
-	if (trace)
-		sim_trace(world->sim, stderr);
-	choose_options(world);
-	make_key(world);
-	world->size_bytes = world->options.size_bytes;
-	world->model = model_new(world->size_bytes);
-	for (unsigned i = 0; i < NODES; i++)
-		make_config(world, i);
-	new_pool(world);
-	sim_note(world->sim,
-		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
-		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u%s, theme %u",
-		 (unsigned long long)seed, (unsigned long long)world->options.size_bytes,
-		 world->options.protocol, world->options.block_min_bytes,
-		 world->options.partial_sectors ? " partial" : "", world->options.queue_depth,
-		 (unsigned long long)world->options.staging_max_bytes,
-		 (unsigned long long)world->options.preserve_max_bytes,
-		 (unsigned long long)world->options.final_cut_max_bytes,
-		 (unsigned long long)world->options.send_queue_max_bytes,
-		 (unsigned long long)world->options.max_lag_bytes,
-		 world->options.max_lag_leave ? "leave" : "slow", world->options.keep_last,
-		 world->options.encrypted ? ", encrypted" : "", world->options.theme);
-	return world;
-}
-
-void world_end(struct world *world)
-{
-	if (world->key_fd >= 0)
-		close(world->key_fd);
 }
 
 /* ---- looking ------------------------------------------------------------------------------------- */
@@ -325,7 +165,7 @@ void world_drop_clients(struct world *world)
 	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++)
 		world->clients[i].busy = false;
 	world->busy = 0;
-	new_pool(world); /* the old one's buffers are with the dead */
+	world_new_pool(world); /* the old one's buffers are with the dead */
 }
 
 /* Its process is gone: nothing of it is called or freed any more. */
@@ -339,6 +179,7 @@ static void forget(struct world *world, unsigned index)
 	n->incarnation++;
 	n->disconnected = false;
 	n->disk_failed = false;
+	n->unequal = false;
 	n->restoring = false;
 	n->unresolved = false;
 	world->crashes++;
@@ -381,6 +222,41 @@ void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const 
 		n->disk_errors = false;
 	sim_note(world->sim, "disk errors on node %u: %u in a million%s%s", index, ppm,
 		 path != NULL ? " of " : "", path != NULL ? path : "");
+}
+
+void world_disk_full(struct world *world, unsigned index, uint64_t left_bytes, bool copies)
+{
+	struct world_node *n = &world->nodes[index];
+	struct sim_disk_options options;
+
+	sim_disk_get(n->env, &options);
+	options.capacity_bytes = sim_disk_used(n->env) + left_bytes;
+	options.copies_on_write = copies;
+	sim_disk_set(n->env, &options);
+	n->disk_full = true;
+	n->disk_errors = true;
+	world->full_disks++;
+	sim_note(world->sim, "the disk of node %u is full, but for %llu bytes%s", index,
+		 (unsigned long long)left_bytes, copies ? "; it copies on write" : "");
+}
+
+void world_disk_room(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	struct sim_disk_options options;
+
+	if (!n->disk_full)
+		return;
+	sim_disk_get(n->env, &options);
+	options.capacity_bytes = 0;
+	options.copies_on_write = false;
+	sim_disk_set(n->env, &options);
+	n->disk_full = false;
+	if (options.write_eio_ppm == 0 && !n->disk_failed)
+		n->disk_errors = false;
+	for (unsigned i = 0; i < WORLD_CLIENTS_MAX; i++)
+		world->clients[i].excused = world->clients[i].busy;
+	sim_note(world->sim, "there is room on the disk of node %u", index);
 }
 
 static bool recovered(struct world *world)
@@ -458,7 +334,7 @@ void world_start(struct world *world, unsigned index)
 	if (sim_node_dead(n->env))
 		n->env = sim_restart(world->sim, n->env);
 	sim_disk_get(n->env, &disk);
-	n->disk_errors = disk.write_eio_ppm > 0;
+	n->disk_errors = disk.write_eio_ppm > 0 || n->disk_full;
 	world_configure_size(world, n->env, &n->volume);
 	env_mkdir(n->env, "/srv");
 	error = sim_node_dead(n->env) ? 0 : node_start(n->env, &n->config, &node, why, sizeof(why));

@@ -36,6 +36,8 @@ struct world_node {
 	bool restoring;    /* restore from the peer under way */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
+	bool disk_full;    /* ... and that only because there is no room */
+	bool unequal;      /* a client's write failed here, and may be on the peer */
 	uint8_t *
 		giving_up; /* what its disk held when a split brain began to be resolved at its cost */
 	uint64_t giving_up_bytes;
@@ -53,7 +55,8 @@ struct client {
 	uint32_t write, submitted;
 	bool streaming; /* at submission: protocol C and in sync */
 	uint64_t connects;
-	bool whole; /* READ: whole sectors, to be compared */
+	bool whole;   /* READ: whole sectors, to be compared */
+	bool excused; /* there was no room on a disk at the time */
 };
 
 /* What happens more often than by chance, so that what needs several things in a row is met. */
@@ -99,6 +102,7 @@ struct world {
 	struct world_node nodes[NODES];
 	struct model *model;
 	bool disk_failed;     /* some disk, at some time */
+	bool write_failed;    /* some client's, at some time: it may be on one disk only */
 	bool flipped;         /* the medium spoilt metadata, at some time */
 	unsigned primary;     /* whom the clients use */
 	uint32_t incarnation; /* of the clients' device; requests of older ones are forgotten */
@@ -127,8 +131,8 @@ struct world {
 	/* counters, for the end's line */
 	uint64_t lag_bytes; /* at the step before, of a stream with max-lag; UINT64_MAX: none */
 	uint64_t steps, requests, crashes, image_checks, refusals, restores, resolves, switches,
-		roll_backs, kept, kept_files, policies, clock_jumps, point_checks, resumes, fills,
-		resizes;
+		full_disks, roll_backs, kept, kept_files, policies, clock_jumps, point_checks,
+		resumes, fills, resizes;
 };
 
 /* Ends the process with the reason, the log and the command that replays the seed. */
@@ -147,6 +151,10 @@ void world_crash(struct world *world, unsigned index, enum sim_crash mode);
 /* The disk fails with that chance, for paths that contain path (NULL: all). ppm 0: no more; its errors are excused until
  * its next start. */
 void world_disk_errors(struct world *world, unsigned index, uint32_t ppm, const char *path);
+/* No room is left on the node's disk but for so many bytes. copies: what is overwritten takes room, too. */
+void world_disk_full(struct world *world, unsigned index, uint64_t left_bytes, bool copies);
+/* Room is made: nothing fails from here on, also where it failed before. */
+void world_disk_room(struct world *world, unsigned index);
 /* Clean stop; waits for the requests under way. Faults are to be off or may strike during it. */
 void world_stop(struct world *world, unsigned index);
 /* One step of the simulation, with node_check() and the forgetting of nodes that died in it. False:

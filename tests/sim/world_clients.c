@@ -87,12 +87,16 @@ static void request_done(struct block_request *request, int error)
 		world_fail(world, "a request completed twice");
 	if (leans && !world->nodes[asked].disk_errors)
 		asked = 1 - asked;
-	if (error != 0 && !world->nodes[asked].disk_errors)
+	if (error != 0 && !world->nodes[asked].disk_errors && !client->excused)
 		world_fail(world, "request %d [%llu+%llu] failed: %d", request->op,
 			   (unsigned long long)request->offset_bytes,
 			   (unsigned long long)request->length_bytes, error);
 	if (error != 0) {
-		world->nodes[asked].disk_failed = true;
+		if (request->op != BLOCK_READ && request->op != BLOCK_FLUSH)
+			world->nodes[world->primary].unequal = world->write_failed = true;
+		/* Where there was only no room it is used on. */
+		world->nodes[asked].disk_failed |=
+			!client->excused && !world->nodes[asked].disk_full;
 		client_end(client);
 		return;
 	}

@@ -327,6 +327,34 @@ static void what_could_not_be_taken_over_is_asked_for_again(void **unused)
 	close_test(t);
 }
 
+/* There was no room for a write here, and there was there: the primary's map is taken over with a mark for it,
+ * although its own snapshot has what is here. */
+static void what_failed_here_only_stays_marked(void **unused)
+{
+	struct test *t = open_synced();
+	struct sim_disk_options options;
+
+	take_on_primary(t);
+	write_until_they_agree(t, 15);
+	end_ios(t, true);
+	sim_disk_get(t->w.a.env, &options);
+	options.capacity_bytes = 1;
+	sim_disk_set(t->w.a.env, &options);
+	assert_true(write_next(t));
+	while (!t->ios[0]->done)
+		step(t);
+	assert_int_equal(t->ios[0]->error, -EIO);
+	t->ios[0]->error = 0;
+	options.capacity_bytes = 0;
+	sim_disk_set(t->w.a.env, &options);
+	for (unsigned round = 0; round < 3; round++) {
+		pass(t, 2000);
+		take_on_primary(t);
+		write_until_they_agree(t, 15);
+	}
+	close_test(t);
+}
+
 /* While the question is under way the volume can be made bigger. */
 struct resized {
 	bool done;
@@ -371,6 +399,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(what_the_primary_tells_holds_at_that_point),
 		cmocka_unit_test(they_take_turns_as_it_comes),
 		cmocka_unit_test(what_could_not_be_taken_over_is_asked_for_again),
+		cmocka_unit_test(what_failed_here_only_stays_marked),
 		cmocka_unit_test(a_question_is_no_snapshot_that_keeps_the_size),
 	};
 
