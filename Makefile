@@ -98,7 +98,7 @@ $(BUILD)/tests/unit/$(1): $(BUILD)/tests/unit/$(1).o $(call archives,$($(call mo
 endef
 $(foreach t,$(patsubst tests/unit/%.c,%,$(unit_SRC)),$(eval $(call unit_rule,$(t))))
 
-sim_WRAP := -Wl,--wrap=mmap,--wrap=munmap,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free
+sim_WRAP := -Wl,--wrap=mmap,--wrap=munmap,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=free,--wrap=hook_run
 $(BUILD)/tests/sim/sim: $(call obj,$(filter-out $(sim_SRC),$(wildcard tests/sim/*.c))) \
 		$(call archives,sim $(node_DEPS))
 	$(call say,LINK,$@)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tests/sim/check.h"
+#include "tests/sim/check_internal.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -94,15 +94,6 @@ static void alone_end(struct world *world, struct alone *alone)
 
 /* ---- promise 2 ---------------------------------------------------------------------------------------- */
 
-static enum sim_crash any_power_cut(struct world *world)
-{
-	static const enum sim_crash modes[] = {SIM_CRASH_POWER, SIM_CRASH_POWER,
-					       SIM_CRASH_POWER_DROP, SIM_CRASH_POWER_KEEP,
-					       SIM_CRASH_KILL};
-
-	return modes[world_random(world, 5)];
-}
-
 void check_primary(struct world *world)
 {
 	struct sim *sim;
@@ -113,7 +104,7 @@ void check_primary(struct world *world)
 	if (world->nodes[world->primary].content_lost || world->nodes[world->primary].rolling_back)
 		return;
 	sim = sim_new(world_random(world, 0));
-	env = sim_node_copy(sim, "copy", world->nodes[world->primary].env, any_power_cut(world));
+	env = sim_node_copy(sim, "copy", world->nodes[world->primary].env, check_power_cut(world));
 	if (world_at_peer(env)) { /* the secondary is checked instead */
 		sim_free(sim);
 		return;
@@ -149,7 +140,7 @@ void check_secondary(struct world *world)
 	bool spoil = world_applies_log(world, 1 - world->primary) && world_chance(world, 20);
 	char why[1024];
 
-	alone_start(world, 1 - world->primary, any_power_cut(world), spoil, &alone);
+	alone_start(world, 1 - world->primary, check_power_cut(world), spoil, &alone);
 	v = node_find(alone.node, alone.volume.name);
 	volume_get_state(v->volume, &state);
 	world->image_checks++;
@@ -177,36 +168,12 @@ void check_secondary(struct world *world)
 
 /* ---- promise 3 ------------------------------------------------------------------------------------------ */
 
-static bool marked(struct volume *volume, enum volume_consumer consumer, uint64_t offset)
-{
-	uint64_t start, length;
-
-	return offset < volume_size_bytes(volume) &&
-	       volume_dirty_next(volume, consumer, offset, &start, &length) && start <= offset &&
-	       offset < start + length;
-}
-
-static bool pages_equal(const uint8_t *a, const uint8_t *b, size_t length)
-{
-	static const uint8_t zeroes[4096];
-
-	if (a == b)
-		return true;
-	return memcmp(a != NULL ? a : zeroes, b != NULL ? b : zeroes, length) == 0;
-}
-
-/* A page of both, as in 4096 bytes at that offset. */
-static bool blocks_equal(const struct inode *a, const struct inode *b, uint64_t at)
-{
-	return pages_equal(sim_file_page(a, at / 4096), sim_file_page(b, at / 4096), 4096);
-}
-
 /* False: they are equal so far. */
 static bool files_differ(const struct inode *a, const struct inode *b, uint64_t size_bytes,
 			 uint64_t *offset)
 {
 	for (*offset = 0; *offset < size_bytes; *offset += 4096)
-		if (!blocks_equal(a, b, *offset))
+		if (!check_blocks_equal(a, b, *offset))
 			return true;
 	return false;
 }
@@ -232,7 +199,7 @@ static void check_peer_map(struct world *world)
 	struct alone alone;
 	bool known;
 
-	alone_start(world, 1 - world->primary, any_power_cut(world), false, &alone);
+	alone_start(world, 1 - world->primary, check_power_cut(world), false, &alone);
 	theirs = node_find(alone.node, alone.volume.name)->volume;
 	volume_get_state(own, &a);
 	volume_get_state(theirs, &b);
@@ -244,8 +211,9 @@ static void check_peer_map(struct world *world)
 	a_disk = sim_file_find(world->nodes[world->primary].env, WORLD_BACKING);
 	b_disk = sim_file_find(alone.env, WORLD_BACKING);
 	for (uint64_t at = 0; known && at < world->size_bytes; at += 4096)
-		if (!blocks_equal(a_disk, at < volume_size_bytes(theirs) ? b_disk : NULL, at) &&
-		    !marked(own, VOLUME_PEER, at) && !marked(theirs, VOLUME_PEER, at)) {
+		if (!check_blocks_equal(a_disk, at < volume_size_bytes(theirs) ? b_disk : NULL,
+					at) &&
+		    !check_marked(own, VOLUME_PEER, at) && !check_marked(theirs, VOLUME_PEER, at)) {
 			sim_print_log(alone.sim, stderr);
 			print_block(world, at, world_image(alone.env));
 			world_fail(world,
@@ -390,6 +358,8 @@ void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, 
 
 	if (!model_check_point(world->model, &image, from, to, why, sizeof(why)))
 		world_fail(world, "promise 4: %s", why);
+	if (world->key_file == NULL && restore.info.size_bytes > 0)
+		check_snapshot_by_spec(world, state.uuid.bytes, restore.info.id.bytes, from, to);
 	if (world_chance(world, 30))
 		check_damaged(world, &state.uuid, id, env);
 	sim_free(sim);
@@ -436,82 +406,10 @@ void check_kept(struct world *world, unsigned index, const char *text)
 			   restore.why);
 	restored = sim_file_find(env, RESTORED);
 	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096)
-		if (!pages_equal(n->giving_up + at, sim_file_page(restored, at / 4096), 4096))
+		if (!check_pages_equal(n->giving_up + at, sim_file_page(restored, at / 4096), 4096))
 			world_fail(world,
 				   "promise 5: what node %u gives up is kept, but not at %llu",
 				   index, (unsigned long long)at);
-	sim_free(sim);
-}
-
-/* Of the index: the next extent, behind *at. */
-static bool next_extent(const char **at, uint64_t *offset, uint64_t *length)
-{
-	const char *open = strchr(*at, '[');
-	char *end;
-
-	if (open == NULL)
-		return false;
-	*offset = strtoull(open + 1, &end, 10);
-	if (*end != ',')
-		return false;
-	*length = strtoull(end + 1, &end, 10);
-	*at = end;
-	return *end == ']';
-}
-
-/* What files keep: all that differs from what the other has, but for what that one changed itself; all there is, if
- * the maps do not say what that is. */
-static void check_image(struct world *world, unsigned index, const char *list,
-			const struct inode *image)
-{
-	struct world_node *n = &world->nodes[index];
-	struct node_volume *other = world_volume(world, 1 - index);
-	const struct inode *theirs = sim_file_find(world->nodes[1 - index].env, WORLD_BACKING);
-	uint64_t offset = 0, length = 0;
-	bool more = next_extent(&list, &offset, &length);
-
-	if (other == NULL || other->volume == NULL || volume_leans(other->volume))
-		theirs = NULL;
-	for (uint64_t at = 0; at < n->giving_up_bytes; at += 4096) {
-		const uint8_t *page = n->giving_up + at;
-		bool inside;
-
-		while (more && offset + length <= at)
-			more = next_extent(&list, &offset, &length);
-		inside = more && offset <= at;
-		if (!pages_equal(inside ? page : NULL, sim_file_page(image, at / 4096), 4096))
-			world_fail(world, "promise 5: the files of node %u do not keep %llu", index,
-				   (unsigned long long)at);
-		if (!inside && !n->giving_up_near && !pages_equal(page, NULL, 4096))
-			world_fail(world, "promise 5: node %u keeps all, but not %llu", index,
-				   (unsigned long long)at);
-		if (!inside && n->giving_up_near && theirs != NULL &&
-		    !pages_equal(page, sim_file_page(theirs, at / 4096), 4096) &&
-		    !marked(other->volume, VOLUME_PEER, at))
-			world_fail(world, "promise 5: node %u gives %llu up, and keeps it nowhere",
-				   index, (unsigned long long)at);
-	}
-}
-
-void check_kept_files(struct world *world, unsigned index, const char *path)
-{
-	struct sim *sim = sim_new(world_random(world, 0));
-	struct env *env = sim_node_copy(sim, "copy", world->nodes[index].env, SIM_CRASH_POWER_DROP);
-	char image[512], *text;
-	const char *list;
-	uint64_t size = 0;
-
-	snprintf(image, sizeof(image), "%.*s.img", (int)strlen(path) - 5, path);
-	if (!sim_file_size(env, path, &size) || sim_file_find(env, image) == NULL)
-		world_fail(world, "promise 5: kept in %s, which a power cut takes away", path);
-	text = calloc(1, size + 1);
-	if (text == NULL || !sim_file_peek(env, path, text, size, 0))
-		abort();
-	list = strstr(text, "\"extents\": [");
-	if (list == NULL)
-		world_fail(world, "promise 5: %s names no extents", path);
-	check_image(world, index, list + strlen("\"extents\": ["), sim_file_find(env, image));
-	free(text);
 	sim_free(sim);
 }
 
@@ -539,7 +437,8 @@ static void check_store_map_of(struct world *world, struct volume *own, struct e
 	backing = sim_file_find(disk, WORLD_BACKING);
 	restored = sim_file_find(env, RESTORED);
 	for (uint64_t at = 0; at < volume_size_bytes(own); at += 4096)
-		if (!blocks_equal(backing, restored, at) && !marked(own, VOLUME_STORE, at)) {
+		if (!check_blocks_equal(backing, restored, at) &&
+		    !check_marked(own, VOLUME_STORE, at)) {
 			print_block(world, at, world_image_of(env, RESTORED));
 			world_fail(
 				world,
@@ -561,7 +460,7 @@ static void check_secondary_store_map(struct world *world)
 {
 	struct alone alone;
 
-	alone_start_with(world, 1 - world->primary, any_power_cut(world), false, WORLD_STORE,
+	alone_start_with(world, 1 - world->primary, check_power_cut(world), false, WORLD_STORE,
 			 &alone);
 	check_store_map_of(world, node_find(alone.node, alone.volume.name)->volume, alone.env);
 	alone_end(world, &alone);

@@ -15,6 +15,8 @@ void check_secondary(struct world *world);
 /* Promise 3, after a start of the primary, before anything else happens: what the secondary or the
  * newest snapshot lacks is marked. */
 void check_maps(struct world *world);
+/* Promise 3 by the specification, at any time: both nodes powered off here and now. */
+void check_maps_on_disk(struct world *world);
 /* Promise 4: restores a snapshot (NULL: the newest) from a copy of the store and checks that it is one
  * instant between two ordinals. */
 void check_snapshot(struct world *world, const struct id128 *id, uint32_t from, uint32_t to);

@@ -78,7 +78,8 @@ uint64_t sim_node_ios(const struct env *env); /* file operations since its start
 struct sim_disk_options {
 	uint32_t align_bytes; /* with ENV_FILE_DIRECT: 512 or 4096 */
 	uint64_t latency_min_ns, latency_max_ns;
-	uint64_t capacity_bytes;                             /* 0: no limit; beyond: ENOSPC */
+	uint64_t capacity_bytes; /* 0: no limit; beyond: ENOSPC, what fits is there */
+	bool copies_on_write;    /* ... what is overwritten takes room, too */
 	uint32_t read_eio_ppm, write_eio_ppm, fsync_eio_ppm; /* chance in a million */
 	const char *eio_path;  /* only for paths that contain this; NULL: all. Must stay
 					    * valid */
@@ -89,6 +90,7 @@ struct sim_disk_options {
 };
 void sim_disk_get(const struct env *env, struct sim_disk_options *options);
 void sim_disk_set(struct env *env, const struct sim_disk_options *options);
+uint64_t sim_disk_used(const struct env *env); /* bytes of its capacity */
 /* What reads see now, without simulated cost; past the end and holes: zeroes. False: no such file. */
 bool sim_file_peek(const struct env *env, const char *path, void *buf, size_t length,
 		   uint64_t offset);
@@ -113,6 +115,9 @@ void sim_file_corrupt(struct env *env, const char *path, uint64_t offset, uint8_
 
 struct sim_net_options {
 	uint64_t latency_min_ns, latency_max_ns;
+	/* Each connection takes a way of its own, longer by up to this: what an older one carries may arrive
+	 * after what a newer one does. */
+	uint64_t detour_max_ns;
 	uint64_t bytes_per_second; /* each direction of each connection */
 	uint32_t window_bytes;     /* sent and not yet received */
 };

@@ -39,6 +39,7 @@ struct env_sock {
 	struct sim_env *owner;
 	struct env_sock *other;
 	struct flow in;
+	uint64_t detour_ns; /* of the connection */
 	char peername[SIM_NAME_MAX + 8];
 	struct env_op *recv_op;
 	void *recv_buf;
@@ -120,6 +121,11 @@ static bool blocked(const struct sim *sim, const char *from, const char *to)
 static bool sock_blocked(const struct env_sock *to)
 {
 	return blocked(to->owner->sim, to->other->owner->machine->name, to->owner->machine->name);
+}
+
+static uint64_t latency(struct sim *sim)
+{
+	return sim_between(sim, sim->net.latency_min_ns, sim->net.latency_max_ns);
 }
 
 /* ---- flows --------------------------------------------------------------------------------------------- */
@@ -264,8 +270,7 @@ static void segment_add(struct env_sock *sock, const void *data, size_t length)
 	struct sim *sim = sock->owner->sim;
 	struct flow *flow = &sock->other->in;
 	struct segment *segment = malloc(sizeof(*segment) + length);
-	uint64_t arrives =
-		sim->now_ns + sim_between(sim, sim->net.latency_min_ns, sim->net.latency_max_ns);
+	uint64_t arrives = sim->now_ns + latency(sim) + sock->detour_ns;
 
 	if (segment == NULL)
 		abort();
@@ -370,8 +375,7 @@ static void reset_send(struct env_sock *to)
 
 	if (to->owner->dead || to->in.silent || sock_blocked(to))
 		return;
-	sock_event_add(to, NULL, reset_fire,
-		       sim_between(sim, sim->net.latency_min_ns, sim->net.latency_max_ns));
+	sock_event_add(to, NULL, reset_fire, latency(sim) + to->detour_ns);
 }
 
 /* Bytes reached a host that has no such connection (any more). */
@@ -553,9 +557,10 @@ static void connect_fire(struct sim_event *event)
 		 strncmp(c->addr, "tcp:", 4) ? c->addr : c->addr + 4);
 	mine->other = theirs;
 	theirs->other = mine;
+	if (sim->net.detour_max_ns > 0)
+		mine->detour_ns = theirs->detour_ns = sim_random(sim, sim->net.detour_max_ns);
 	*c->sock = mine;
-	sim_complete(env, c->op, 0,
-		     sim_between(sim, sim->net.latency_min_ns, sim->net.latency_max_ns));
+	sim_complete(env, c->op, 0, latency(sim) + mine->detour_ns);
 	free(c);
 	listener->accept(listener->context, theirs);
 }
@@ -576,8 +581,7 @@ static void sock_connect(struct env *e, struct env_op *op, const char *addr, str
 	c->op = op;
 	c->sock = sock;
 	c->give_up_ns = sim->now_ns + sim_between(sim, SIM_S, 10 * SIM_S);
-	sim_event_add(sim, &c->event, env,
-		      sim_between(sim, sim->net.latency_min_ns, sim->net.latency_max_ns));
+	sim_event_add(sim, &c->event, env, latency(sim));
 }
 
 static int sock_listen(struct env *e, const char *addr,

@@ -48,6 +48,8 @@ static void one_action(struct world *world, unsigned faults)
 	} else if (what < 980) {
 		check_primary(world);
 		check_secondary(world);
+		if (world->options.read_by_spec)
+			check_maps_on_disk(world);
 	} else if (what < 984 && (faults & DISCONNECT)) {
 		fault_toggle_connection(world);
 	} else if (what < 987 && (faults & STORE_ERRORS)) {

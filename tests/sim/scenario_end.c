@@ -82,7 +82,8 @@ static bool no_snapshot_runs(struct world *world)
 static void must_repair(struct world *world)
 {
 	struct node_volume *v = world_volume(world, world->primary);
-	unsigned spoilt = world_chance(world, 70) ? 1 - world->primary : world->primary;
+	bool alone = world->options.snapshot_every_ns == 0; /* else one of the primary may begin */
+	unsigned spoilt = world_chance(world, 70) || !alone ? 1 - world->primary : world->primary;
 	unsigned blocks = 1 + (unsigned)world_random(world, 5);
 	struct verify_status status;
 	char why[256];
@@ -129,10 +130,14 @@ static void mend(struct world *world)
 	sim_block(world->sim, "b", "a", false);
 	sim_net_get(world->sim, &net);
 	net.bytes_per_second = 100 * 1000 * 1000;
+	if (world->options.far &&
+	    net.window_bytes < 256 * 1024) /* else it would be a slow link, too */
+		net.window_bytes = 256 * 1024;
 	sim_net_set(world->sim, &net);
 	store_sim_get_options(world->sim, WORLD_STORE, &options);
 	options.error_ppm = 0;
 	options.capacity_bytes = 0;
+	options.stall_ppm = 0;
 	store_sim_set_options(world->sim, WORLD_STORE, &options);
 	store_sim_fail_at(world->sim, WORLD_STORE, 0, 0, 0, false);
 	for (unsigned i = 0; i < NODES; i++) {
@@ -235,11 +240,17 @@ static void must_resize(struct world *world)
 
 static void must_snapshot(struct world *world)
 {
-	if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
-		world_fail(world, "liveness: a snapshot does not end");
-	world_snapshot(world);
-	if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
-		world_fail(world, "liveness: the last snapshot does not end");
+	/* Those of a schedule come between. */
+	for (unsigned i = 0; i < 5; i++) {
+		if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND) ||
+		    !world_wait(world, no_snapshot_runs, 600 * WORLD_SECOND))
+			world_fail(world, "liveness: a snapshot does not end");
+		world_snapshot(world);
+		if (!world_wait(world, snapshot_ended, 600 * WORLD_SECOND))
+			world_fail(world, "liveness: the last snapshot does not end");
+		if (world->snapshot_error != -EBUSY || world->options.snapshot_every_ns == 0)
+			break;
+	}
 	if (world->snapshot_error != 0)
 		world_fail(world, "liveness: the last snapshot failed: %d", world->snapshot_error);
 }

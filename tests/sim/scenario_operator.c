@@ -116,14 +116,16 @@ void operator_look_after_content(struct world *world)
 	    world->nodes[other].disconnected || world->nodes[world->primary].disconnected ||
 	    !(refused(world, other) || refused(world, world->primary) || has_failed(world, other)))
 		return;
-	if (make_equal(world))
-		return;
-	if (has_failed(world, other) && world_leans(world, world->primary)) {
+	if (has_failed(world, other) &&
+	    (world_leans(world, world->primary) || world->nodes[other].refused)) {
 		/* All there is: it was only full. */
+		world->nodes[other].refused = false;
 		world_crash(world, other, SIM_CRASH_KILL);
 		world_start(world, other);
 		return;
 	}
+	if (make_equal(world))
+		return;
 	if (!world_chance(world, 70) || !world_resolve(world, other))
 		world_restore_from_peer(world, other);
 	replication_connect(world_volume(world, world->primary)->replication, why, sizeof(why));

@@ -307,6 +307,8 @@ static void op_start(struct store_op *o)
 	struct sim_store *b = o->bucket;
 	uint64_t delay = sim_between(b->sim, b->options.latency_min_ns, b->options.latency_max_ns);
 
+	if (sim_chance(b->sim, b->options.stall_ppm))
+		delay += sim_random(b->sim, b->options.stall_max_ns);
 	o->handle->under_way++;
 	b->operations++;
 	decide_failure(o);

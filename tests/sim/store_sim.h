@@ -21,6 +21,8 @@ enum store_sim_op {
 
 struct store_sim_options {
 	uint64_t latency_min_ns, latency_max_ns;
+	uint32_t stall_ppm; /* chance in a million that an operation takes longer, by up to */
+	uint64_t stall_max_ns;
 	uint64_t capacity_bytes; /* 0: no limit; beyond: ENOSPC */
 	uint32_t error_ppm;      /* chance in a million that an operation fails ... */
 	uint32_t effect_ppm;     /* ... and that a failed put or delete took effect all the same */

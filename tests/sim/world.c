@@ -11,14 +11,24 @@
 #include "protocol/split.h"
 #include "tests/sim/check.h"
 
-uint64_t world_random(struct world *world, uint64_t limit)
+static uint64_t next_random(uint64_t *state, uint64_t limit)
 {
-	uint64_t z = world->random_state += UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
 
 	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
 	z ^= z >> 31;
 	return limit > 0 ? z % limit : z;
+}
+
+uint64_t world_random(struct world *world, uint64_t limit)
+{
+	return next_random(&world->random_state, limit);
+}
+
+uint64_t world_extra(struct world *world, uint64_t limit)
+{
+	return next_random(&world->extra_state, limit);
 }
 
 bool world_chance(struct world *world, unsigned percent)
@@ -442,8 +452,10 @@ static void check_lag(struct world *world)
 	if (max == 0)
 		return;
 	world_status(world, world->primary, &status);
+	/* Where all is at the peer each request waits for it. */
 	bounded = status.state == REPLICATION_STREAMING && status.source &&
-		  status.protocol == REPLICATION_A;
+		  status.protocol == REPLICATION_A &&
+		  volume_lean(world_volume(world, world->primary)->volume) == VOLUME_LEAN_NO;
 	world->lag_bytes = bounded ? status.unacked_bytes : UINT64_MAX;
 	max += world->options.write_max_bytes + 8192;
 	if (bounded && world->lag_bytes > max && world->lag_bytes > before)
@@ -547,6 +559,8 @@ bool world_step(struct world *world)
 		world->look = false;
 		check_primary(world);
 		check_secondary(world);
+		if (world->options.read_by_spec)
+			check_maps_on_disk(world);
 	}
 	return more;
 }

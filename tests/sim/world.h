@@ -34,6 +34,7 @@ struct world_node {
 	bool content_lost; /* its disk was lost and has not been restored yet */
 	bool rolling_back; /* is to be set back to the newest snapshot; not in use meanwhile */
 	bool restoring;    /* restore from the peer under way */
+	bool refused;      /* ... which the last time was not to be, as the peer had no content */
 	bool disconnected; /* by the operator */
 	bool disk_errors;  /* its disk may fail now, or did so in this incarnation */
 	bool disk_full;    /* ... and that only because there is no room */
@@ -89,11 +90,21 @@ struct world_options { /* of one seed */
 	unsigned after_sb_0pri, after_sb_1pri;
 	bool keep;     /* what is given up in a split brain is kept: as a snapshot, or in files */
 	bool no_store; /* no snapshots at all, then */
-	bool strict;   /* every step is checked by node_check() */
+	bool read_by_spec; /* disks and the store are read by the specifications, too */
+	bool strict;       /* every step is checked by node_check() */
+	/* Zero: the engine's defaults. Bytes a second: */
+	uint64_t stream_rate, catch_up_rate, snapshot_rate, verify_rate, hydrate_rate;
+	unsigned peer_timeout_s;
+	uint64_t snapshot_every_ns;
+	bool fence;      /* a promotion asks a program first, which may refuse or hang */
+	bool far;        /* the nodes are up to some hundred milliseconds apart */
+	bool slow_store; /* some of its operations take seconds */
 };
 
 struct world {
 	uint64_t seed, random_state;
+	uint64_t
+		extra_state; /* of what is not drawn for every seed: the others stay what they were */
 	struct sim *sim;
 	struct world_options options;
 	char key_path[32];    /* of the host, not of the simulation */
@@ -144,6 +155,7 @@ struct world *world_new(uint64_t seed, bool trace);
 void world_end(struct world *world);
 uint64_t world_random(struct world *world, uint64_t limit);
 bool world_chance(struct world *world, unsigned percent);
+uint64_t world_extra(struct world *world, uint64_t limit); /* of the other state */
 
 /* Starts a node that is down: restarts its env if that is dead, checks what recovery left. */
 void world_start(struct world *world, unsigned index);

@@ -52,6 +52,48 @@ static void choose_options(struct world *world)
 	o->keep_within_ns = world->seed % 4 == 1 ? 2 * WORLD_SECOND : 0;
 }
 
+/* A fault of the config, not of the world: what is slow, small or often. */
+static void choose_more_options(struct world *world)
+{
+	struct world_options *o = &world->options;
+	uint64_t *rates[] = {&o->stream_rate, &o->catch_up_rate, &o->snapshot_rate, &o->verify_rate,
+			     &o->hydrate_rate};
+
+	world->extra_state = world->seed * UINT64_C(0xa0761d6478bd642f) + 1;
+	for (unsigned i = 0; i < sizeof(rates) / sizeof(rates[0]); i++)
+		if (world_extra(world, 8) == 0)
+			*rates[i] = RATE_MIN << world_extra(world, 6);
+	if (world_extra(world, 5) == 0)
+		o->peer_timeout_s =
+			1 + (unsigned)world_extra(world, world_extra(world, 2) ? 8 : 60);
+	if (world_extra(world, 10) == 0)
+		o->snapshot_every_ns = (20 + world_extra(world, 100)) * WORLD_SECOND;
+	o->fence = world_extra(world, 5) == 0;
+	o->far = world_extra(world, 6) == 0;
+	o->read_by_spec = world_extra(world, 2);
+	o->slow_store = world_extra(world, 8) == 0;
+}
+
+static void make_net_and_store(struct world *world)
+{
+	struct store_sim_options store;
+	struct sim_net_options net;
+
+	sim_net_get(world->sim, &net);
+	if (world->options.far) {
+		net.latency_min_ns = world_extra(world, 100000000);
+		net.latency_max_ns = net.latency_min_ns + world_extra(world, 100000000);
+		net.detour_max_ns = world_extra(world, 2) * world_extra(world, 300000000);
+	}
+	sim_net_set(world->sim, &net);
+	store_sim_get_options(world->sim, WORLD_STORE, &store);
+	if (world->options.slow_store) {
+		store.stall_ppm = (uint32_t)world_extra(world, 100000);
+		store.stall_max_ns = (1 + world_extra(world, 10)) * WORLD_SECOND;
+	}
+	store_sim_set_options(world->sim, WORLD_STORE, &store);
+}
+
 /* A file without a name, with the same content for all seeds. */
 static void make_key(struct world *world)
 {
@@ -112,6 +154,15 @@ static void make_config(struct world *world, unsigned index)
 		.keep_within_ns = o->keep_within_ns,
 		.detach_on_error = o->detach,
 		.compression_level = 1,
+		.stream_rate = {.rate = o->stream_rate},
+		.catch_up_rate = {.rate = o->catch_up_rate},
+		.snapshot_rate = {.rate = o->snapshot_rate},
+		.verify_rate_bytes = o->verify_rate,
+		.hydrate_rate_bytes = o->hydrate_rate,
+		.peer_timeout_s = o->peer_timeout_s,
+		.snapshot_every_ns = o->snapshot_every_ns,
+		.fence_command = o->fence ? (char *)"/fence" : NULL,
+		.fence_timeout_ns = 30 * WORLD_SECOND,
 	};
 }
 
@@ -136,12 +187,24 @@ struct world *world_new(uint64_t seed, bool trace)
 	if (trace)
 		sim_trace(world->sim, stderr);
 	choose_options(world);
+	choose_more_options(world);
+	make_net_and_store(world);
 	make_key(world);
 	world->size_bytes = world->options.size_bytes;
 	world->model = model_new(world->size_bytes);
 	for (unsigned i = 0; i < NODES; i++)
 		make_config(world, i);
 	world_new_pool(world);
+	sim_note(world->sim,
+		 "rates %llu %llu %llu %llu %llu, peer-timeout %u, snapshot-every %llu s%s%s%s",
+		 (unsigned long long)world->options.stream_rate,
+		 (unsigned long long)world->options.catch_up_rate,
+		 (unsigned long long)world->options.snapshot_rate,
+		 (unsigned long long)world->options.verify_rate,
+		 (unsigned long long)world->options.hydrate_rate, world->options.peer_timeout_s,
+		 (unsigned long long)(world->options.snapshot_every_ns / WORLD_SECOND),
+		 world->options.fence ? ", fence" : "", world->options.far ? ", far" : "",
+		 world->options.slow_store ? ", slow store" : "");
 	sim_note(world->sim,
 		 "seed %llu: %llu bytes, protocol %c, block %u%s, depth %u, staging %llu, "
 		 "preserve %llu, final %llu, queue %llu, lag %llu %s, keep %u%s, theme %u",

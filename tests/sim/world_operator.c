@@ -132,6 +132,7 @@ static void restored(void *context, int error, const char *why)
 	n->restoring = false;
 	sim_note(world->sim, "restore of node %u from its peer: %d %s", ticket.index, error,
 		 why != NULL ? why : "");
+	n->refused = error == -EPERM;
 	if (error != 0)
 		return;
 	world->restores++;
@@ -406,6 +407,49 @@ static void check_nothing_lost(struct world *world, unsigned index)
 		world_fail(world, "promise 1, lost in a promotion without force: %s", why);
 }
 
+struct fencing {
+	bool done;
+	int error;
+	char why[256];
+};
+
+static void fenced(void *context, int error, const char *why)
+{
+	struct fencing *fencing = context;
+
+	fencing->done = true;
+	fencing->error = error;
+	snprintf(fencing->why, sizeof(fencing->why), "%s", why);
+}
+
+/* A program is asked first. If it refuses, nothing has changed. */
+static void fail_over_with_fence(struct world *world, unsigned index)
+{
+	struct world_node *n = &world->nodes[index];
+	struct fencing *fencing = calloc(1, sizeof(*fencing)); /* stays behind if the node dies */
+	uint32_t incarnation = n->incarnation;
+	bool force = world_chance(world, 50);
+	struct volume_state state;
+
+	if (fencing == NULL)
+		abort();
+	node_promote_start(world_volume(world, index), force ? NODE_FORCE : 0, fenced, fencing);
+	while (!fencing->done && !world_died(world, index) && n->incarnation == incarnation)
+		world_step(world);
+	if (n->incarnation != incarnation || world_died(world, index))
+		return;
+	sim_note(world->sim, "promotion of node %u: %d %s", index, fencing->error, fencing->why);
+	world_volume_state(world, index, &state);
+	if ((fencing->error == 0) != (state.role == VOLUME_PRIMARY))
+		world_fail(world, "promotion: %d, but the node is %s", fencing->error,
+			   volume_role_name(state.role));
+	if (fencing->error != 0)
+		return;
+	if (!force)
+		check_nothing_lost(world, index);
+	new_primary(world, index);
+}
+
 void world_fail_over(struct world *world)
 {
 	unsigned index = 1 - world->primary;
@@ -430,6 +474,10 @@ void world_fail_over(struct world *world)
 	world_status(world, index, &status);
 	if (status.state >= REPLICATION_IDLE) /* it does not know yet, and rightly refuses */
 		return;
+	if (world->options.fence) {
+		fail_over_with_fence(world, index);
+		return;
+	}
 	if (world_chance(world, 50) && node_promote(v, false, why, sizeof(why)) == 0)
 		check_nothing_lost(world, index);
 	else if (!world_died(world, index) && node_promote(v, true, why, sizeof(why)) != 0 &&
