@@ -118,6 +118,8 @@ struct sim_net_options {
 	/* Each connection takes a way of its own, longer by up to this: what an older one carries may arrive
 	 * after what a newer one does. */
 	uint64_t detour_max_ns;
+	uint32_t
+		damage_ppm; /* chance in a million that a piece of what is sent arrives with a wrong bit */
 	uint64_t bytes_per_second; /* each direction of each connection */
 	uint32_t window_bytes;     /* sent and not yet received */
 };

@@ -282,6 +282,8 @@ static void segment_add(struct env_sock *sock, const void *data, size_t length)
 	segment->arrives_ns = arrives;
 	segment->length = length;
 	memcpy(segment->data, data, length);
+	if (length > 0 && sim_chance(sim, sim->net.damage_ppm))
+		segment->data[sim_random(sim, length)] ^= (uint8_t)(1u << sim_random(sim, 8));
 	*flow->end = segment;
 	flow->end = &segment->next;
 	flow->under_way += length;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "tests/sim/check.h"
+#include "tests/sim/stranger.h"
 
 /* Where nothing happens but timers, few steps are a long time: that is for scenario_run_time(). */
 void scenario_run_steps(struct world *world, uint64_t steps)
@@ -99,6 +100,8 @@ static void one_action(struct world *world, unsigned faults)
 		fault_full_disk(world, !(faults & FULL_A)   ? B
 				       : !(faults & FULL_B) ? A
 							    : (unsigned)world_random(world, NODES));
+	if (world->stranger != NULL && world_random(world, 40) == 0)
+		stranger_comes(world);
 	if ((faults & FULL_STORE) && world_random(world, 60) == 0)
 		fault_full_store(world);
 	if (world_chance(world, 10))

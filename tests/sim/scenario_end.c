@@ -129,6 +129,7 @@ static void mend(struct world *world)
 	sim_block(world->sim, "a", "b", false);
 	sim_block(world->sim, "b", "a", false);
 	sim_net_get(world->sim, &net);
+	net.damage_ppm = 0;
 	net.bytes_per_second = 100 * 1000 * 1000;
 	if (world->options.far &&
 	    net.window_bytes < 256 * 1024) /* else it would be a slow link, too */

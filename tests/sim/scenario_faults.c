@@ -27,6 +27,26 @@ void fault_crash(struct world *world, unsigned faults, unsigned index)
 		world_crash(world, index, any_crash(world));
 }
 
+/* Records of their own, of which only some are there, and rarely. */
+static void flip_records(struct world *world, struct env *env, unsigned index)
+{
+	static const char *const files[] = {"split-brain", "wanting", "verify", "missing"};
+
+	for (unsigned i = 0; i < 4; i++) {
+		char path[64];
+		uint64_t size, offset;
+
+		snprintf(path, sizeof(path), WORLD_STATE "/%s", files[i]);
+		if (!sim_file_size(env, path, &size) || size == 0 || world_extra(world, 4) != 0)
+			continue;
+		offset = world_extra(world, size);
+		sim_file_corrupt(env, path, offset, (uint8_t)(1 + world_extra(world, 255)));
+		world->flipped = true;
+		sim_note(world->sim, "node %u: %s is damaged at %llu", index, path,
+			 (unsigned long long)offset);
+	}
+}
+
 /* One page of the superblock, never both copies of one; one page of the maps; the first record of the redo log: any
  * of them. */
 static void flip(struct world *world, unsigned index, bool log)
@@ -52,6 +72,7 @@ static void flip(struct world *world, unsigned index, bool log)
 		sim_note(world->sim, "node %u: %s is damaged at %llu", index, path,
 			 (unsigned long long)offset);
 	}
+	flip_records(world, env, index);
 }
 
 void fault_start(struct world *world, unsigned faults, unsigned index)

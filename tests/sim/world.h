@@ -96,9 +96,11 @@ struct world_options { /* of one seed */
 	uint64_t stream_rate, catch_up_rate, snapshot_rate, verify_rate, hydrate_rate;
 	unsigned peer_timeout_s;
 	uint64_t snapshot_every_ns;
-	bool fence;      /* a promotion asks a program first, which may refuse or hang */
-	bool far;        /* the nodes are up to some hundred milliseconds apart */
-	bool slow_store; /* some of its operations take seconds */
+	bool fence;          /* a promotion asks a program first, which may refuse or hang */
+	bool far;            /* the nodes are up to some hundred milliseconds apart */
+	uint32_t damage_ppm; /* of the wire */
+	bool strangers;      /* connect to the nodes and say anything */
+	bool slow_store;     /* some of its operations take seconds */
 };
 
 struct world {
@@ -111,6 +113,7 @@ struct world {
 	const char *key_file; /* that, or NULL */
 	int key_fd;
 	struct world_node nodes[NODES];
+	struct env *stranger; /* a host of its own; NULL: none */
 	struct model *model;
 	bool disk_failed;     /* some disk, at some time */
 	bool write_failed;    /* some client's, at some time: it may be on one disk only */

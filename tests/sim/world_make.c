@@ -72,6 +72,8 @@ static void choose_more_options(struct world *world)
 	o->far = world_extra(world, 6) == 0;
 	o->read_by_spec = world_extra(world, 2);
 	o->slow_store = world_extra(world, 8) == 0;
+	o->damage_ppm = world_extra(world, 8) ? 0 : 1 + (uint32_t)world_extra(world, 20000);
+	o->strangers = world_extra(world, 10) == 0;
 }
 
 static void make_net_and_store(struct world *world)
@@ -85,6 +87,7 @@ static void make_net_and_store(struct world *world)
 		net.latency_max_ns = net.latency_min_ns + world_extra(world, 100000000);
 		net.detour_max_ns = world_extra(world, 2) * world_extra(world, 300000000);
 	}
+	net.damage_ppm = world->options.damage_ppm;
 	sim_net_set(world->sim, &net);
 	store_sim_get_options(world->sim, WORLD_STORE, &store);
 	if (world->options.slow_store) {
@@ -194,6 +197,8 @@ struct world *world_new(uint64_t seed, bool trace)
 	world->model = model_new(world->size_bytes);
 	for (unsigned i = 0; i < NODES; i++)
 		make_config(world, i);
+	if (world->options.strangers)
+		world->stranger = sim_node(world->sim, "stranger");
 	world_new_pool(world);
 	sim_note(world->sim,
 		 "rates %llu %llu %llu %llu %llu, peer-timeout %u, snapshot-every %llu s%s%s%s",
