@@ -205,7 +205,7 @@ static void check_peer_map(struct world *world)
 	volume_get_state(theirs, &b);
 	/* Otherwise all of it will be sent; also where the disk is gone, and somebody took over. */
 	known = b.disk != VOLUME_DISK_INCONSISTENT && b.disk != VOLUME_DISK_FAILED &&
-		!id128_is_zero(&b.generations.current) &&
+		b.disk != VOLUME_DISK_DISKLESS && !id128_is_zero(&b.generations.current) &&
 		(id128_equal(&b.generations.current, &a.generations.current) ||
 		 id128_equal(&b.generations.current, &a.generations.base));
 	a_disk = sim_file_find(world->nodes[world->primary].env, WORLD_BACKING);
