@@ -4,12 +4,10 @@
  * in place of a volume whose daemon is stopped; from the peer.
  */
 #include <errno.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/client.h"
@@ -86,6 +84,22 @@ static void restore_progress(void *context, const struct snapshot_progress *prog
 
 /* ---- the plan -------------------------------------------------------------------------------- */
 
+static void plan_print_fetch(FILE *out, const json_t *plan, const struct options *options)
+{
+	bool known = json_is_number(json_object_get(plan, "estimate_seconds"));
+
+	fprintf(out, "  fetch      %s%s",
+		json_is_true(json_object_get(plan, "at_most")) ? "at most " : "",
+		format_bytes(client_number(plan, "fetch_bytes")).text);
+	if (!options->from_peer)
+		fprintf(out, " in %s%.0f requests",
+			json_is_true(json_object_get(plan, "exact")) ? "" : "about ",
+			client_number(plan, "requests"));
+	fprintf(out, ", %s%s%s\n", known ? "about " : "for how long is not known",
+		known ? format_duration(client_number(plan, "estimate_seconds")).text : "",
+		options->instant ? ", while it is in use" : "");
+}
+
 /* As the daemon's: see docs/API.md. */
 static void plan_print(const json_t *plan, const struct options *options)
 {
@@ -96,13 +110,13 @@ static void plan_print(const json_t *plan, const struct options *options)
 		putchar('\n');
 		return;
 	}
-	fprintf(out, "plan: snapshot %.12s of %s onto %s\n", client_text(plan, "snapshot", "?"),
-		client_text(plan, "created", "?"), client_text(plan, "target", "?"));
-	fprintf(out, "  fetch      %s in %s%.0f requests, about %s\n",
-		format_bytes(client_number(plan, "fetch_bytes")).text,
-		json_is_true(json_object_get(plan, "exact")) ? "" : "about ",
-		client_number(plan, "requests"),
-		format_duration(client_number(plan, "estimate_seconds")).text);
+	if (options->from_peer)
+		fprintf(out, "plan: the peer's content onto %s\n", client_text(plan, "target", "?"));
+	else
+		fprintf(out, "plan: snapshot %.12s of %s onto %s\n",
+			client_text(plan, "snapshot", "?"), client_text(plan, "created", "?"),
+			client_text(plan, "target", "?"));
+	plan_print_fetch(out, plan, options);
 	if (client_integer(plan, "archived_objects"))
 		fprintf(out,
 			"  archive    %llu objects, to be brought back first if they are not: up "
@@ -130,33 +144,37 @@ static void planned(void *context, const struct snapshot_plan *plan, int error, 
 	planning->run.done = true;
 }
 
-/* What is at the path now, which will be overwritten. */
-static void describe(const char *path, char *text, size_t size)
+/* What is at the path now, which will be overwritten; whether that may have some of it already. */
+static bool describe(const char *path, char *text, size_t size)
 {
 	struct stat st;
+	char *half = NULL;
+	bool found;
 
-	if (stat(path, &st))
-		snprintf(text, size, "nothing: it is new");
-	else if (S_ISBLK(st.st_mode))
-		snprintf(text, size, "the device");
-	else
-		snprintf(text, size, "the file: %s, of which %s are allocated",
-			 format_bytes((double)st.st_size).text,
+	if (!stat(path, &st)) {
+		if (S_ISBLK(st.st_mode))
+			snprintf(text, size, "the device");
+		else
+			snprintf(text, size, "the file: %s, of which %s are allocated",
+				 format_bytes((double)st.st_size).text,
+				 format_bytes((double)st.st_blocks * 512).text);
+		return true;
+	}
+	if (asprintf(&half, "%s.incomplete", path) < 0)
+		exit(cli_fail(CLI_FAILED, "out of memory"));
+	found = !stat(half, &st) && st.st_size > 0;
+	free(half);
+	if (found)
+		snprintf(text, size, "nothing: it is new; an interrupted restore left %s",
 			 format_bytes((double)st.st_blocks * 512).text);
+	else
+		snprintf(text, size, "nothing: it is new");
+	return found;
 }
 
-/* Whether a restore to it fetches all of the snapshot. */
-static bool begins_with_nothing(const char *path)
-{
-	char half[PATH_MAX];
-	int length = snprintf(half, sizeof(half), "%s.incomplete", path);
-
-	return length < (int)sizeof(half) && access(path, F_OK) && access(half, F_OK);
-}
-
-/* exact: see snapshot_plan(). */
-static int plan_local(struct local *local, const struct snapshot_info *info, bool exact,
-		      const struct options *options, const char *target, const char *target_now)
+static int plan_local(struct local *local, const struct snapshot_info *info,
+		      const struct options *options, const char *target, const char *target_now,
+		      const struct snapshot_plan_target *onto)
 {
 	struct snapshot_repo *repo = snapshot_repo_new(local->store, &info->volume);
 	struct planning planning = {.run = {.done = false}};
@@ -167,14 +185,15 @@ static int plan_local(struct local *local, const struct snapshot_info *info, boo
 
 	if (!repo)
 		return cli_fail(CLI_FAILED, "out of memory");
-	snapshot_plan(repo, &info->id, exact, planned, &planning);
+	snapshot_plan(repo, &info->id, onto, planned, &planning);
 	code = local_wait(local, &planning.run);
 	if (!code) {
 		id128_format(&plan->info.id, id);
 		json = json_pack(
-			"{s:s, s:s, s:I, s:I, s:I, s:b, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
+			"{s:s, s:s, s:I, s:b, s:I, s:I, s:b, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
 			"created", format_time(plan->info.created_ns).text, "fetch_bytes",
-			(json_int_t)plan->fetch_bytes, "write_bytes", (json_int_t)plan->write_bytes,
+			(json_int_t)plan->fetch_bytes, "at_most", plan->at_most, "write_bytes",
+			(json_int_t)plan->write_bytes,
 			"requests", (json_int_t)plan->requests, "exact", plan->exact,
 			"estimate_seconds", (double)plan->estimate_ns / 1e9, "archived_objects",
 			(json_int_t)plan->archived_objects, "archive_seconds",
@@ -227,13 +246,14 @@ static int run_restore(struct local *local, const struct snapshot_info *info,
 static int restore_to(struct local *local, const struct options *options,
 		      const struct snapshot_info *info)
 {
+	struct snapshot_plan_target onto = {.volume = NULL};
 	struct snapshot_target *target;
 	char why[512] = "", now[160];
 	int error;
 
-	describe(options->to, now, sizeof(now));
-	error = plan_local(local, info, options->dry_run && begins_with_nothing(options->to),
-			   options, options->to, now);
+	onto.holds_something = describe(options->to, now, sizeof(now));
+	onto.exact = options->dry_run && !onto.holds_something;
+	error = plan_local(local, info, options, options->to, now, &onto);
 	if (error || options->dry_run)
 		return error;
 	error = snapshot_target_file(local->env, options->to, options->force, &target, why,
@@ -383,7 +403,9 @@ static int offline_run(struct offline *offline, const struct options *options)
 	if (!code) {
 		snprintf(why, sizeof(why), "primary, disk %s, its daemon stopped",
 			 volume_disk_state_name(state.disk));
-		code = plan_local(&offline->local, info, false, options, config->name, why);
+		code = plan_local(&offline->local, info, options, config->name, why,
+				  &(struct snapshot_plan_target){.holds_something = true,
+								 .volume = offline->volume});
 	}
 	if (!code && !options->dry_run) {
 		error = snapshot_target_volume(offline->volume, &target, why, sizeof(why));
@@ -512,8 +534,7 @@ static int restore_in_place(struct cli *cli, const char *name, const struct opti
 	if (code)
 		return code;
 	path = client_volume_path(name, "/restore");
-	if (options->dry_run || (!options->from_peer && !options->instant))
-		code = plan_remote(cli, path, body, options);
+	code = plan_remote(cli, path, body, options);
 	if (code || options->dry_run) {
 		json_decref(body);
 		free(path);
@@ -545,8 +566,6 @@ static const char *options_invalid(const struct options *options, int arguments)
 		return "--from-peer: not together with --store";
 	if (options->json && !options->dry_run)
 		return "--json: only together with --dry-run";
-	if (options->dry_run && options->from_peer)
-		return "--dry-run: not together with --from-peer";
 	if (options->store && options->instant)
 		return "--instant: name a volume of the daemon, not --store";
 	if (options->store)

@@ -468,10 +468,6 @@ static enum control_outcome post_restore(struct control *control, struct control
 		return CONTROL_ANSWERED;
 	order.instant = instant;
 	order.dry_run = dry_run;
-	if (dry_run && from) {
-		control_refuse(control, request, 400, "dry_run: not together with from");
-		return CONTROL_ANSWERED;
-	}
 	if ((from || !instant) && (source || (from && instant))) {
 		control_refuse(control, request, 400, "%s",
 			       from ? "from: not together with instant or volume"

@@ -248,6 +248,36 @@ static void planned(void *context, const struct snapshot_plan *plan, int error, 
 	node_done(context, error, why);
 }
 
+/* From the peer: its content is compared by hashes, what that finds is not known before. Whether it is there is
+ * not asked: the restore waits for it. */
+static void peer_planned(void *context, int error, const char *why,
+			 const struct replication_plan *plan)
+{
+	struct job *job = context;
+
+	job->plan = (struct snapshot_plan){
+		.at_most = true,
+		.fetch_bytes = volume_size_bytes(job->volume->volume),
+		.write_bytes = volume_size_bytes(job->volume->volume),
+	};
+	if (!error && plan->rate_bytes)
+		job->plan.estimate_ns = (uint64_t)((double)job->plan.fetch_bytes * 1e9 /
+						   (double)plan->rate_bytes);
+	node_done(job, 0, "");
+}
+
+static void plan(struct job *job)
+{
+	const struct snapshot_plan_target target = {
+		.holds_something = !job->instant,
+		.volume = job->volume->volume,
+		.at_once = job->instant,
+	};
+
+	snapshot_plan(job->volume->repo, id128_is_zero(&job->snapshot) ? NULL : &job->snapshot,
+		      &target, planned, job);
+}
+
 static void resolve_done(void *context, int error, const char *why)
 {
 	struct job *job = context;
@@ -298,7 +328,8 @@ static void source_known(struct job *job)
 	}
 	job->repo = snapshot_repo_new(job->store, &job->source_volume);
 	if (job->repo) {
-		snapshot_plan(job->repo, snapshot_of(job), false, planned, job);
+		snapshot_plan(job->repo, snapshot_of(job),
+			      &(struct snapshot_plan_target){.at_once = true}, planned, job);
 		return;
 	}
 	job->result.error = -ENOMEM;
@@ -408,14 +439,17 @@ static int job_run(struct job *job, char *why, size_t why_size)
 		if (job->source_name[0] || (job->dry_run && elsewhere))
 			return with_own_store(job, why, why_size);
 		if (job->dry_run)
-			snapshot_plan(job->volume->repo, id, false, planned, job);
+			plan(job);
 		else if (job->instant)
 			node_restore_instant(job->volume, &job->source_volume, id, node_done, job);
 		else
 			node_restore_snapshot(job->volume, id, progressed, node_done, job);
 		return 0;
 	case JOB_RESTORE_FROM_PEER:
-		node_restore_from_peer(job->volume, node_done, job);
+		if (job->dry_run)
+			replication_plan(job->volume->replication, peer_planned, job);
+		else
+			node_restore_from_peer(job->volume, node_done, job);
 		return 0;
 	case JOB_RESOLVE:
 		node_resolve(job->volume, job->keep, job->no_keep, resolve_done, job);

@@ -109,26 +109,44 @@ static json_t *render_job_progress(const struct job *job, uint64_t now_ns)
 	return render_progress(&progress, now_ns);
 }
 
+/* What is there now, of which all that is not in the source is overwritten. */
+static void describe_target(const struct job *job, char *text, size_t size)
+{
+	const struct snapshot_plan *plan = &job->plan;
+	struct volume_state state;
+	char changed[64] = "";
+
+	volume_get_state(job->volume->volume, &state);
+	if (plan->differing_known)
+		snprintf(changed, sizeof(changed), ", %llu bytes changed since this snapshot",
+			 (unsigned long long)plan->differing_bytes);
+	snprintf(text, size, "%s, disk %s%s", volume_role_name(state.role),
+		 volume_disk_state_name(state.disk), changed);
+}
+
 /* What a restore will take, and what it will overwrite. */
 static json_t *render_plan(const struct job *job)
 {
 	const struct snapshot_plan *plan = &job->plan;
-	struct volume_state state;
+	json_t *json = json_object();
 	char text[160];
 
-	volume_get_state(job->volume->volume, &state);
-	snprintf(text, sizeof(text), "%s, disk %s, %llu bytes changed since its newest snapshot",
-		 volume_role_name(state.role), volume_disk_state_name(state.disk),
-		 (unsigned long long)volume_dirty_bytes(job->volume->volume, VOLUME_STORE));
-	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:f, s:o, s:f, s:o, s:s}", "snapshot",
-			 render_id(&plan->info.id), "created", render_time(plan->info.created_ns),
-			 "fetch_bytes", render_number(plan->fetch_bytes), "write_bytes",
-			 render_number(plan->write_bytes), "requests",
-			 render_number(plan->requests), "estimate_seconds",
-			 (double)plan->estimate_ns / 1e9, "archived_objects",
-			 render_number(plan->archived_objects), "archive_seconds",
-			 (double)plan->archive_ns / 1e9, "target", render_text(job->volume_name),
-			 "target_now", text);
+	describe_target(job, text, sizeof(text));
+	json_object_set_new(json, "snapshot", render_id(&plan->info.id));
+	json_object_set_new(json, "created", render_time(plan->info.created_ns));
+	json_object_set_new(json, "fetch_bytes", render_number(plan->fetch_bytes));
+	json_object_set_new(json, "at_most", json_boolean(plan->at_most));
+	json_object_set_new(json, "write_bytes", render_number(plan->write_bytes));
+	json_object_set_new(json, "requests", render_number(plan->requests));
+	json_object_set_new(json, "estimate_seconds",
+			    plan->estimate_ns || !plan->fetch_bytes
+				    ? json_real((double)plan->estimate_ns / 1e9)
+				    : json_null());
+	json_object_set_new(json, "archived_objects", render_number(plan->archived_objects));
+	json_object_set_new(json, "archive_seconds", json_real((double)plan->archive_ns / 1e9));
+	json_object_set_new(json, "target", render_text(job->volume_name));
+	json_object_set_new(json, "target_now", json_string(text));
+	return json;
 }
 
 json_t *render_job(const struct job *job, uint64_t now_ns)

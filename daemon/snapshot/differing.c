@@ -32,14 +32,31 @@ static uint64_t chunk_find(const struct differing *differing, uint64_t c, bool d
 	return c < differing->chunks ? c : differing->chunks;
 }
 
-bool differing_next(const struct differing *differing, uint64_t offset, uint64_t *start,
-		    uint64_t *end)
+/* Who asks goes forward, and a long way may be equal: what was found holds for all before it. */
+bool differing_next(struct differing *differing, uint64_t offset, uint64_t *start, uint64_t *end)
 {
-	uint64_t c = chunk_find(differing, offset / SNAPFMT_CHUNK_BYTES, true);
+	if (offset < differing->from || offset >= differing->end) {
+		uint64_t c = chunk_find(differing, offset / SNAPFMT_CHUNK_BYTES, true);
 
-	if (c == differing->chunks)
+		differing->from = offset;
+		differing->start = c * SNAPFMT_CHUNK_BYTES;
+		differing->end = UINT64_MAX;
+		if (c < differing->chunks)
+			differing->end =
+				chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
+	}
+	if (differing->end == UINT64_MAX)
 		return false;
-	*start = c * SNAPFMT_CHUNK_BYTES > offset ? c * SNAPFMT_CHUNK_BYTES : offset;
-	*end = chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
+	*start = differing->start > offset ? differing->start : offset;
+	*end = differing->end;
 	return true;
+}
+
+uint64_t differing_bytes(struct differing *differing)
+{
+	uint64_t bytes = 0, start, end;
+
+	for (uint64_t at = 0; differing_next(differing, at, &start, &end); at = end)
+		bytes += end - start;
+	return bytes;
 }

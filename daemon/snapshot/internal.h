@@ -365,13 +365,29 @@ bool present_idle(const struct present *present); /* all was taken */
 struct differing {
 	uint8_t *bits; /* a chunk each; NULL: it is not known. free() */
 	uint64_t chunks;
+	uint64_t from, start, end; /* what differing_next() found last */
 };
 /* As of now. */
 void differing_find(struct differing *differing, struct volume *volume,
 		    const struct snapshot_info *info);
+uint64_t differing_bytes(struct differing *differing);
 /* The first range at or after offset, of whole chunks; false: there is none. It is known. */
-bool differing_next(const struct differing *differing, uint64_t offset, uint64_t *start,
-		    uint64_t *end);
+bool differing_next(struct differing *differing, uint64_t offset, uint64_t *start, uint64_t *end);
+
+/* ---- plan_differing.c ---- */
+
+/* Of getting a snapshot's content where a volume differs from it, at most: chunks that were written with what they
+ * held before are not fetched. */
+struct differing_cost {
+	uint64_t fetch_bytes, requests; /* map pages and chunks */
+};
+/* Reads up to pages_max map pages to say it by chunks; are there more, it is a bound by what the manifest says.
+ * manifest and differing are kept until done. */
+void differing_cost(struct store *store, const struct manifest *manifest,
+		    struct differing *differing, unsigned pages_max,
+		    void (*done)(void *context, const struct differing_cost *cost, int error,
+				 const char *why),
+		    void *context);
 
 /* ---- reader.c ---- */
 

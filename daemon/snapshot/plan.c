@@ -8,6 +8,8 @@
 
 #define SAMPLE_BYTES (1u << 20)
 #define PARALLEL     BULK_GETS
+#define PAGES_MAX    64u /* map pages that are read for it */
+#define PAGES_QUICK  6u
 
 /* Of a restore: the names, the manifest's size and the manifest, what the store has of packs and maps. */
 #define FIRST_REQUESTS 5
@@ -15,10 +17,11 @@
 struct planning {
 	struct snapshot_repo *repo;
 	struct id128 id; /* zero: the newest */
-	bool exact;
 	struct walk walk;
 	struct gather gather;
 	uint64_t requests, bytes; /* for chunks, as gathered */
+	struct snapshot_plan_target target;
+	struct differing differing; /* of its volume, if that is known */
 	struct snapshot_plan plan;
 	uint64_t sample_bytes, sample_ns;
 	char sample[SNAPFMT_NAME_BYTES];
@@ -34,6 +37,7 @@ static void planning_end(struct planning *p, int error, const char *why)
 	p->done(p->context, error ? NULL : &p->plan, error, why);
 	manifest_free(p->manifest);
 	free(p->archive.objects);
+	free(p->differing.bits);
 	free(p);
 }
 
@@ -148,13 +152,53 @@ static void counted(void *context, int error, const char *why)
 		p->plan.archived_objects = p->archive.count;
 		p->plan.archive_ns = p->archive.takes_ns;
 	}
-	if (p->exact && p->manifest->page_count <= PLAN_PAGES)
+	if (p->target.exact && !p->target.at_once && p->manifest->page_count <= PLAN_PAGES)
 		walk_start(p);
 	else
 		requests_counted(p);
 }
 
 /* ---- the course -------------------------------------------------------------------------------- */
+
+static void differing_counted(void *context, const struct differing_cost *cost, int error,
+			      const char *why)
+{
+	struct planning *p = context;
+
+	if (error) {
+		planning_end(p, error, why);
+		return;
+	}
+	p->plan.fetch_bytes = cost->fetch_bytes;
+	p->plan.requests = FIRST_REQUESTS + cost->requests;
+	p->requests = p->bytes = 0; /* of all of it */
+	if (!p->plan.differing_bytes)
+		p->sample_bytes = 0;
+	if (p->target.at_once)
+		counted(p, 0, "");
+	else
+		inventory_look(p->repo->store, p->manifest, &p->archive, counted, p);
+}
+
+/* The objects are looked for where there is time for it. */
+static void planning_go_on(struct planning *p)
+{
+	struct snapshot_plan *plan = &p->plan;
+
+	if (p->target.volume)
+		differing_find(&p->differing, p->target.volume, &p->manifest->info);
+	plan->differing_known = p->differing.bits != NULL;
+	plan->at_most = p->target.holds_something || plan->differing_known;
+	if (plan->differing_known) {
+		plan->differing_bytes = plan->write_bytes = differing_bytes(&p->differing);
+		differing_cost(p->repo->store, p->manifest, &p->differing,
+			       p->target.at_once ? PAGES_QUICK : PAGES_MAX, differing_counted, p);
+	} else if (p->target.at_once) {
+		counted(p, 0, "");
+	} else {
+		inventory_look(p->repo->store, p->manifest, &p->archive, counted, p);
+	}
+}
 
 static void planning_loaded(void *context, struct manifest *manifest, int error, const char *why)
 {
@@ -175,7 +219,7 @@ static void planning_loaded(void *context, struct manifest *manifest, int error,
 		snapfmt_name(SNAPFMT_PACK, &p->repo->volume, &object->ref, p->sample);
 	}
 	p->manifest = manifest;
-	inventory_look(p->repo->store, manifest, &p->archive, counted, p);
+	planning_go_on(p);
 }
 
 static void planning_listed(void *context, struct names *names, int error, const char *why)
@@ -196,7 +240,8 @@ static void planning_listed(void *context, struct names *names, int error, const
 		manifest_load(p->repo->store, &p->repo->volume, found, planning_loaded, p);
 }
 
-void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id, bool exact,
+void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
+		   const struct snapshot_plan_target *target,
 		   void (*done)(void *context, const struct snapshot_plan *plan, int error,
 				const char *why),
 		   void *context)
@@ -204,9 +249,10 @@ void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id, bool exac
 	struct planning *p = must_alloc(sizeof(*p));
 
 	p->repo = repo;
-	p->exact = exact;
 	p->done = done;
 	p->context = context;
+	if (target)
+		p->target = *target;
 	if (id)
 		p->id = *id;
 	repo->under_way++;

@@ -10,10 +10,11 @@
 struct snapshot_plan {
 	struct snapshot_info info;
 	uint64_t fetch_bytes; /* out of the store: map pages, chunks as they are stored */
-	uint64_t
-		write_bytes; /* at most: chunks that are not zero; what the target has is left alone */
-	/* Into a new file; what a target has already is not fetched. A list that comes in several pages, and what is
-	 * tried again, is one. */
+	bool at_most;         /* the target may have some of it: that is neither fetched nor written */
+	bool differing_known; /* where the volume may differ from the snapshot, and in how much */
+	uint64_t differing_bytes;
+	uint64_t write_bytes; /* at most: chunks that are not zero, or differing_bytes */
+	/* A list that comes in several pages, and what is tried again, is one. */
 	uint64_t requests;
 	bool exact; /* the maps were read: requests and fetch_bytes are what they will be; else about */
 	uint64_t
@@ -23,9 +24,19 @@ struct snapshot_plan {
 	uint64_t archived_objects, archive_ns;
 };
 
-/* Of snapshot id (NULL: the newest). Reads its manifest, and up to 1 MiB of a pack to see how fast the store
- * is; exact: its map pages, too, up to PLAN_PAGES of them. done: plan is NULL on error. */
-void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id, bool exact,
+/* Onto what. */
+struct snapshot_plan_target {
+	bool holds_something;  /* which is compared with the snapshot by hashes: what that finds is not known */
+	struct volume *volume; /* or NULL. Its dirty map may tell; until done */
+	bool exact;            /* a new file: its map pages are read, too, up to PLAN_PAGES of them */
+	bool at_once;          /* nothing is listed but snapshots, and hardly a map page read */
+};
+
+/* Of snapshot id (NULL: the newest). Reads its manifest, up to 1 MiB of a pack to see how fast the store
+ * is, and map pages where a dirty map marks something, if they are few. target may be NULL: a new file. done: plan
+ * is NULL on error. */
+void snapshot_plan(struct snapshot_repo *repo, const struct id128 *id,
+		   const struct snapshot_plan_target *target,
 		   void (*done)(void *context, const struct snapshot_plan *plan, int error,
 				const char *why),
 		   void *context);

@@ -35,7 +35,7 @@ struct transfer {
 static int volume_next_differing(struct snapshot_target *target, uint64_t offset, uint64_t *start,
 				 uint64_t *end)
 {
-	const struct volume_target *v = (const struct volume_target *)target;
+	struct volume_target *v = (struct volume_target *)target;
 
 	if (!v->differing.bits) {
 		*start = offset;

@@ -567,6 +567,16 @@ const char *volume_failure(const struct volume *volume)
 {
 	return "";
 }
+bool volume_is_snapshot_but(const struct volume *volume, const struct id128 *uuid,
+			    const struct id128 *snapshot)
+{
+	return false;
+}
+bool volume_dirty_next(const struct volume *volume, enum volume_consumer consumer, uint64_t offset,
+		       uint64_t *start, uint64_t *length)
+{
+	return false;
+}
 uint64_t volume_size_bytes(const struct volume *volume)
 {
 	return 1ull << 30;

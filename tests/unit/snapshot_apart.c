@@ -101,7 +101,7 @@ static void assert_newest(struct world *w, const struct id128 *id)
 	r = restore_file(w->env, w->repo, NULL, path, false);
 	unlink(path);
 	snapshot_find(w->repo, "latest", found, &a[0]);
-	snapshot_plan(w->repo, NULL, false, planned, &a[1]);
+	snapshot_plan(w->repo, NULL, NULL, planned, &a[1]);
 	snapshot_reader_open(w->repo, NULL, NULL, opened, &a[2]);
 	for (unsigned i = 0; i < 3; i++)
 		env_run_until(w->env, &a[i].done);

@@ -96,7 +96,7 @@ static void assert_plan_is_what_happens(struct world *w)
 	struct waited r;
 	char path[128];
 
-	snapshot_plan(w->repo, NULL, true, planned, &a);
+	snapshot_plan(w->repo, NULL, &(struct snapshot_plan_target){.exact = true}, planned, &a);
 	env_run_until(w->env, &a.done);
 	assert_true(a.plan.exact);
 	m->gets = m->sizes = m->lists = 0;
