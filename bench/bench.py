@@ -11,6 +11,9 @@
   s3        1 GiB out of a bucket of a real service (radosgw, its data in memory): offsite restore, beside
             curl that gets the same objects, as many at once; both onto the disk, durable, and without it:
             offsite into a file in memory, curl into files there, or dropping them
+  instant   restore --instant of a volume of 1 TiB that holds another content: from the command's start to the first
+            read of 4 KiB out of the snapshot, and to the first write, answered; of a map with four pages, and with
+            all 16,384 (a chunk in each); out of a directory and a bucket (radosgw)
   restart   a device (tests/device: the kernel's nbd client as a program) under 4k random writes at depth 32, a peer
             in protocol C: the longest time between two answers, and that one write took, over a stop and start,
             and a kill -9 and start, --restarts times each; in sync, while a snapshot is sealed, and on a sparse
@@ -593,6 +596,74 @@ def bench_s3(args, root, memory):
     sys.stdout.flush()
 
 
+INSTANT_SIZE, INSTANT_STEP = 1 << 40, 64 << 20  # a map page's
+
+
+def instant_image(path, offsets):
+    with open(path, "wb") as f:
+        f.truncate(INSTANT_SIZE)
+        for offset in offsets:
+            f.seek(offset)
+            f.write(os.urandom(4096))
+
+
+def instant_io(s, what):
+    out = subprocess.run(["qemu-io", "-f", "raw", "-c", what, s.uri], capture_output=True, text=True)
+    if out.returncode or "rror" in out.stdout + out.stderr or "ailed" in out.stdout + out.stderr:
+        raise SystemExit(f"bench: instant: {what}: {out.stdout}{out.stderr}")
+
+
+def instant_runs(args, folder, store, offsets, env):
+    """Seconds from the command to the first read, and to the first write after it; of each round."""
+    image, runs = os.path.join(folder, "disk.img"), []
+    instant_image(image, offsets)
+    s = offsite_alone(args, folder, image, f"store = {store}\nhydrate-rate = 64K", env)
+    command = [f"{args.build}/offsite", "--socket", s.control]
+    try:
+        s.ready()
+        subprocess.run(command + ["snapshot", "create", "bench"], check=True, capture_output=True)
+        for n in range(args.rounds):
+            at = offsets[(n + 1) * len(offsets) // (args.rounds + 1)]
+            # Another content: it is not known any more to be that snapshot, and what it has is not the last copy's.
+            instant_io(s, f"write -P 1 {at} 64k")
+            start = time.monotonic()
+            subprocess.run(command + ["restore", "bench", "--instant"], check=True, capture_output=True)
+            instant_io(s, f"read {at} 4k")
+            read = time.monotonic() - start
+            instant_io(s, f"write -P 2 {at + (32 << 20)} 4k")
+            runs.append((read, time.monotonic() - start))
+            wait_for(lambda: subprocess.run(command + ["set", "bench", "hydrate-rate=0"],
+                                            capture_output=True).returncode == 0, "the rate is set")
+            subprocess.run(command + ["wait", "bench", "--for", "filled", "--timeout", "10m"], check=True,
+                           capture_output=True)
+            subprocess.run(command + ["set", "bench", "hydrate-rate=64K"], check=True, capture_output=True)
+    finally:
+        s.stop()
+    return runs
+
+
+def bench_instant(args, root):
+    print(f"\n## restore --instant of 1 TiB: ms from the command on, medians of {args.rounds} rounds\n")
+    print("| map, store | first read answered | first write answered |\n|---|---|---|")
+    maps = {"4 pages": [0, 1 << 30, 1 << 38, 1 << 39],
+            "16,384 pages": list(range(0, INSTANT_SIZE, INSTANT_STEP))}
+    with s3_service(args) as s3:
+        env = dict(os.environ, AWS_ACCESS_KEY_ID=s3["key"], AWS_SECRET_ACCESS_KEY=s3["secret"])
+        for name, offsets in maps.items():
+            for where in ("directory", "radosgw"):
+                folder = tempfile.mkdtemp(dir=root)
+                store = f"file:{folder}/store" if where == "directory" else \
+                    f"s3://{s3['bucket']}/instant{len(offsets)}?region=us-east-1" \
+                    f"&endpoint={s3['endpoint']}&path-style=yes"
+                if where == "directory":
+                    os.mkdir(f"{folder}/store")
+                runs = instant_runs(args, folder, store, offsets, env)
+                cells = [f"{statistics.median(r[i] for r in runs) * 1e3:.0f}" for i in (0, 1)]
+                print(f"| {name}, {where} | {' | '.join(cells)} |")
+                sys.stdout.flush()
+                shutil.rmtree(folder)
+
+
 def seal_run(args, s, folder, job, size):
     """fio's writes without a snapshot, and with one that begins while fio is at work and outlasts it."""
     alone = fio_side(fio_start(s, job, args.seconds, size), job)
@@ -768,9 +839,9 @@ def main():
     p.add_argument("--restarts", type=int, default=10)
     p.add_argument("--disk", default="/var/tmp", help="folder on a real disk")
     p.add_argument("what", nargs="*", default=[],
-                   help="export, peer, snapshot, restore, s3, seal, restart (default: all)")
+                   help="export, peer, snapshot, restore, s3, instant, seal, restart (default: all)")
     args = p.parse_args()
-    what = args.what or ["export", "peer", "snapshot", "restore", "s3", "seal", "restart"]
+    what = args.what or ["export", "peer", "snapshot", "restore", "s3", "instant", "seal", "restart"]
     args.build = os.path.abspath(args.build)
     size = args.size_mib << 20
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended"))  # servers and folders go, too
@@ -795,6 +866,8 @@ def main():
             bench_restore(args, roots["disk"])
         if "s3" in what:
             bench_s3(args, roots["disk"], roots["tmpfs"])
+        if "instant" in what:
+            bench_instant(args, roots["disk"])
         if "seal" in what:
             for medium, root in roots.items():
                 bench_seal(args, root, medium)
