@@ -20,12 +20,18 @@ enum instant_step { OPENING, PINNING, WAITING, FILLING, UNPINNING, CLOSING };
 #define BUSY_RETRY_NS 50000000ull
 #define BUSY_TRIES    100u
 #define CLIENT_TRIES  20u
+/* Objects that are missing, or the store, may come back: from one wait to the other. */
+#define CHECK_RETRY_NS     10000000000ull
+#define CHECK_RETRY_MAX_NS 600000000000ull
 
 struct instant {
 	struct node_volume *volume;
 	enum instant_step step;
 	bool job;    /* begun by a job that waits to be told */
 	bool filled; /* ... and nothing of it was given up */
+	bool check;  /* FILLING: held until the store was found to have everything */
+	struct env_timer check_timer;
+	uint64_t check_wait_ns;
 	struct volume_source source;
 	struct snapshot_repo *repo;
 	struct snapshot_origin *origin;
@@ -63,6 +69,7 @@ static void close_it(struct instant *i)
 	i->step = CLOSING;
 	env_defer_cancel(env_of(i), &i->over_task);
 	env_timer_stop(env_of(i), &i->busy_timer);
+	env_timer_stop(env_of(i), &i->check_timer);
 	if (i->origin)
 		snapshot_origin_close(i->origin, closed, i);
 	else
@@ -131,6 +138,47 @@ static void over(void *context, bool filled)
 	env_defer(env_of(i), &i->over_task);
 }
 
+/* ---- whether all of it is there ------------------------------------------------------------------ */
+
+static void checked(void *context, int error, const char *why)
+{
+	struct instant *i = context;
+	const char *name = i->volume->config->name;
+
+	if (i->step != FILLING)
+		return;
+	if (!error) {
+		i->trouble[0] = '\0';
+		i->check = false;
+		volume_hold_filling(i->volume->volume, false);
+		return;
+	}
+	if (strcmp(i->trouble, why) != 0)
+		env_log(env_of(i), ENV_LOG_ERROR,
+			"volume %s: filled from a snapshot: only what is wanted is fetched: %s",
+			name, why);
+	snprintf(i->trouble, sizeof(i->trouble), "%s", why);
+	env_timer_start(env_of(i), &i->check_timer, i->check_wait_ns);
+	i->check_wait_ns *= 2;
+	if (i->check_wait_ns > CHECK_RETRY_MAX_NS)
+		i->check_wait_ns = CHECK_RETRY_MAX_NS;
+}
+
+static void check_fire(struct env_timer *timer)
+{
+	struct instant *i = (struct instant *)((char *)timer - offsetof(struct instant, check_timer));
+
+	snapshot_origin_check(i->origin, checked, i);
+}
+
+static void check_begin(struct instant *i)
+{
+	if (!i->check)
+		return;
+	i->check_wait_ns = CHECK_RETRY_NS;
+	snapshot_origin_check(i->origin, checked, i);
+}
+
 /* ---- the beginning ------------------------------------------------------------------------------ */
 
 static bool has_clients(const struct instant *i)
@@ -149,6 +197,7 @@ static void fill(struct instant *i)
 
 	if (v->replication)
 		replication_forget_transfer(v->replication);
+	volume_hold_filling(v->volume, i->check);
 	error = volume_hydrate_from(v->volume, &i->source, snapshot_origin_of_volume(i->origin),
 				    why, sizeof(why));
 
@@ -163,6 +212,7 @@ static void fill(struct instant *i)
 	}
 	i->step = FILLING;
 	i->job = false;
+	check_begin(i);
 	/* The uuid may be another one now: that of what it is filled from. */
 	storage_open(v->storage);
 	node_job_finish(v, 0, "");
@@ -265,7 +315,9 @@ static void opened(void *context, struct snapshot_origin *origin, int error, con
 	if (!i->job) { /* after a restart */
 		i->step = FILLING;
 		i->trouble[0] = i->volume->instant_trouble[0] = '\0';
+		volume_hold_filling(i->volume->volume, i->check);
 		volume_set_origin(i->volume->volume, snapshot_origin_of_volume(origin));
+		check_begin(i);
 	} else if (fits(i, info)) {
 		i->source.snapshot = info->id;
 		i->source.sequence = info->sequence;
@@ -286,16 +338,16 @@ static struct instant *instant_new(struct node_volume *v, const struct volume_so
 	i->volume = v;
 	i->source = *source;
 	i->busy_timer.fire = busy_fire;
+	i->check_timer.fire = check_fire;
 	v->instant = i;
 	return i;
 }
 
-static void open_origin(struct instant *i, bool count_objects)
+static void open_origin(struct instant *i)
 {
 	const struct snapshot_origin_config config = {
 		.id = i->source.snapshot,
 		.sequence = i->source.sequence,
-		.count_objects = count_objects,
 		.probe_archive = i->job,
 		.wait_ns = i->volume->config->hydrate_timeout_ns,
 	};
@@ -304,8 +356,8 @@ static void open_origin(struct instant *i, bool count_objects)
 	snapshot_origin_open(i->repo, &config, over, opened, i);
 }
 
-/* What is about to be given up may be the last copy: then all of the new one has to be there. A disk that
- * nobody ever wrote to holds nothing. */
+/* What is about to be given up may be the last copy: then nothing goes over it for nobody before all of the new
+ * one is known to be there. A disk that nobody ever wrote to holds nothing. */
 static bool has_content(const struct volume_state *state)
 {
 	return !id128_is_zero(&state->generations.current);
@@ -342,7 +394,8 @@ void node_restore_instant(struct node_volume *v, const struct id128 *volume_uuid
 		return;
 	}
 	i->job = true;
-	open_origin(i, has_content(&state));
+	i->check = has_content(&state);
+	open_origin(i);
 }
 
 /* ---- over restarts ---------------------------------------------------------------------------------- */
@@ -356,8 +409,10 @@ void instant_look(struct node_volume *v)
 		return;
 	if (volume_source(v->volume, &source)) {
 		i = instant_new(v, &source);
-		if (i)
-			open_origin(i, false);
+		if (i) {
+			i->check = true; /* it may not have come to its end */
+			open_origin(i);
+		}
 	} else if (volume_source_pinned(v->volume, &source)) {
 		i = instant_new(v, &source);
 		if (i)
@@ -383,6 +438,9 @@ const char *node_instant_trouble(const struct node_volume *v)
 		return "";
 	if (!v->store)
 		return node_store_why(v);
+	if (v->instant && v->instant->origin && v->instant->step == FILLING &&
+	    v->instant->trouble[0])
+		return v->instant->trouble;
 	if (v->instant && v->instant->origin)
 		return snapshot_origin_trouble(v->instant->origin);
 	return v->instant_trouble;

@@ -5,7 +5,9 @@
  *   OPENING   the snapshot's manifest is loaded; nothing has changed yet
  *   PINNING   the snapshot is pinned, so that no retention takes it away meanwhile
  *   WAITING   something under way on the volume, or a client that has just gone, has to end first
- *   FILLING   the volume serves clients; volume/hydrate.c fetches. A restart comes back here by OPENING
+ *   FILLING   the volume serves clients; volume/hydrate.c fetches. A restart comes back here by OPENING. If the
+ *             disk may have held the last copy of something, nothing but what clients want is fetched over it before
+ *             the store was found to have all that the snapshot needs: which takes lists, and is looked for behind
  *   UNPINNING it is over; the pin is taken away, also after a restart
  *   CLOSING   nothing more is asked of the store
  */

@@ -27,6 +27,10 @@ struct snapshot_origin {
 	struct asked *failed; /* to be tried again */
 	struct env_timer retry;
 	bool closing;
+	bool checking; /* what is closed goes when that has ended */
+	struct inventory_archive archive;
+	void (*checked)(void *context, int error, const char *why);
+	void *checked_context;
 	char trouble[WHY_BYTES];
 	void (*over)(void *context, bool filled);
 	void (*done)(void *context, struct snapshot_origin *origin, int error, const char *why);
@@ -144,7 +148,6 @@ void snapshot_origin_open(struct snapshot_repo *repo, const struct snapshot_orig
 {
 	struct snapshot_origin *o = must_alloc(sizeof(*o));
 	const struct snapshot_reader_config reader = {.sequence = config->sequence,
-						      .count_objects = config->count_objects,
 						      .probe_archive = config->probe_archive,
 						      .fetches_max = 16,
 						      .cache_bytes = 32u << 20};
@@ -187,6 +190,52 @@ static void reader_closed(void *context)
 	closed(closed_context);
 }
 
+/* ---- whether all of it is there --------------------------------------------------------------- */
+
+static void check_end(struct snapshot_origin *o, int error, const char *why)
+{
+	o->checking = false;
+	free(o->archive.objects);
+	o->archive = (struct inventory_archive){.objects = NULL};
+	if (o->closing)
+		snapshot_reader_close(o->reader, reader_closed, o);
+	else
+		o->checked(o->checked_context, error, why);
+}
+
+static void check_thawed(void *context, int error, const char *why)
+{
+	check_end(context, error, why);
+}
+
+static void check_looked(void *context, int error, const char *why)
+{
+	struct snapshot_origin *o = context;
+	char line[WHY_BYTES];
+
+	if (!error && o->archive.count) {
+		thaw(o->repo->store, snapshot_reader_manifest(o->reader), &o->archive, NULL,
+		     check_thawed, o);
+		return;
+	}
+	if (error == -EBADMSG)
+		why_set(line, error, "objects of it are missing from the store: %s", why);
+	else
+		why_set(line, error, "%s", why);
+	check_end(o, error, line);
+}
+
+void snapshot_origin_check(struct snapshot_origin *o,
+			   void (*done)(void *context, int error, const char *why), void *context)
+{
+	assert(!o->checking && !o->closing);
+	o->checking = true;
+	o->checked = done;
+	o->checked_context = context;
+	inventory_look(o->repo->store, snapshot_reader_manifest(o->reader), &o->archive,
+		       check_looked, o);
+}
+
 void snapshot_origin_close(struct snapshot_origin *o, void (*closed)(void *context), void *context)
 {
 	struct asked *failed = o->failed, *asked;
@@ -200,5 +249,6 @@ void snapshot_origin_close(struct snapshot_origin *o, void (*closed)(void *conte
 		failed = asked->next;
 		asked_end(asked, -ENOTCONN);
 	}
-	snapshot_reader_close(o->reader, reader_closed, o);
+	if (!o->checking)
+		snapshot_reader_close(o->reader, reader_closed, o);
 }

@@ -733,9 +733,7 @@ static void opening_loaded(void *context, struct manifest *manifest, int error, 
 	const struct store *store = o->repo->store;
 
 	o->manifest = manifest;
-	if (!error && o->config.count_objects)
-		inventory_look(o->repo->store, manifest, &o->archive, opening_counted, o);
-	else if (!error && o->config.probe_archive && store->lists_cost && store->ops->thawed)
+	if (!error && o->config.probe_archive && store->lists_cost && store->ops->thawed)
 		probe_begin(o);
 	else
 		opening_end(o, error, why);

@@ -15,10 +15,10 @@ struct snapshot_reader;
 struct snapshot_reader_config {
 	uint64_t
 		sequence; /* of the snapshot, as in its info: it need not be looked for. 0: unknown */
-	bool count_objects; /* first make sure that all it needs is in the store (-EBADMSG: not so) and can
-			       be read (-STORE_ARCHIVED: not now; it was asked for) */
-	bool probe_archive; /* without that: where a service has archives, ask for two packs, the oldest and
-			       the largest; if one is archived, look at all, as above */
+	bool probe_archive; /* where a service has archives, first ask for two packs, the oldest and the
+			       largest; if one is archived, make sure that all it needs is in the store
+			       (-EBADMSG: not so) and can be read (-STORE_ARCHIVED: not now; it was asked
+			       for) */
 	unsigned cache_pages; /* map pages kept, about 100 KiB each; 0: 16 */
 	uint64_t cache_bytes; /* content kept; 0: 16 MiB */
 	unsigned fetches_max; /* requests for content under way; 0: 8 */

@@ -357,6 +357,8 @@ static void fill(struct volume *v)
 	bool clients = v->stats.in_flight > 0;
 	unsigned most = clients || v->config.hydrate_max_bytes_per_second != 0 ? 1 : 2;
 
+	if (h->from_store && h->held)
+		return;
 	/* Nobody waits for the lock of what is on its way from a store. */
 	if (h->from_store)
 		most = clients ? 2 : FETCHES_FILL;

@@ -272,6 +272,13 @@ void volume_set_origin(struct volume *v, struct volume_origin *origin)
 	env_timer_start(v->env, &h->store_timer, 1);
 }
 
+void volume_hold_filling(struct volume *v, bool held)
+{
+	v->hydrate.held = held;
+	if (!held && v->hydrate.active)
+		hydrate_pump_later(v);
+}
+
 void instant_given_up(struct volume *v)
 {
 	struct volume_origin *origin = v->hydrate.origin;

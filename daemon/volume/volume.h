@@ -304,6 +304,9 @@ int volume_hydrate_from(struct volume *volume, const struct volume_source *sourc
 /* After a restart: an origin is there, or (NULL) is away, so that reads of what is missing wait. What was
  * asked of the one before comes to its end. */
 void volume_set_origin(struct volume *volume, struct volume_origin *origin);
+/* While it is held nothing is fetched in the background of a snapshot, only what is read or written in part: what
+ * the disk held stays where nobody wants anything. As it was begun it is not. */
+void volume_hold_filling(struct volume *volume, bool held);
 /* True: the disk is being filled from a snapshot (also while it has failed). source may be NULL. */
 bool volume_source(const struct volume *volume, struct volume_source *source);
 /* True: it is over, and the snapshot pinned still; unpinned: it is no more. */

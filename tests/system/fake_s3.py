@@ -59,6 +59,8 @@ UPLOADS = {}  # id -> (bucket, key, headers, parts, begun)
 NUMBERS = itertools.count(1)  # of uploads
 SEEN = {}  # (bucket, method, what) -> count
 REQUESTS = {}  # bucket -> kind -> count
+HIDDEN = {}  # path -> object: lost, until it is asked for once more
+ORDER = {}  # bucket -> "KIND what" of each
 VERSIONS = {}  # bucket -> key -> [Version], the newest last
 THAWED = {}  # (bucket, key) -> when it can be read
 VERSIONED = ("versioned", "blind", "locked", "dropper")
@@ -211,6 +213,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, b"%d" % sum(map(len, VERSIONS.get(path[17:], {}).values())))
         if path.startswith("/latest/requests/"):
             return self.answer(200, json.dumps(REQUESTS.get(path[17:], {})).encode())
+        if path.startswith("/latest/hide/"):
+            bucket, key = path[13:].split("/", 1)
+            with LOCK:
+                if path in HIDDEN:
+                    OBJECTS[bucket][key] = HIDDEN.pop(path)
+                else:
+                    HIDDEN[path] = OBJECTS[bucket].pop(key)
+            return self.answer(200)
+        if path.startswith("/latest/order/"):
+            return self.answer(200, "\n".join(ORDER.get(path[14:], [])).encode() + b"\n")
         if path == "/container":
             if self.headers.get("Authorization") != "let me in":
                 return self.answer(401)
@@ -287,6 +299,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with LOCK:
             counts = REQUESTS.setdefault(self.bucket, {})
             counts[kind] = counts.get(kind, 0) + 1
+            what = self.key or self.query.get("prefix", "")
+            ORDER.setdefault(self.bucket, []).append(kind + " " + what)
             sse = self.headers.get("x-amz-server-side-encryption")
             if sse:
                 place = "sse-%s-%s" % (self.command, sse)

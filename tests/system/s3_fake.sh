@@ -89,6 +89,38 @@ instant_of_an_archive() {
 	ok instant_of_an_archive
 }
 
+# Over what the disk held: before it is in use (the snapshot is pinned then) nothing is listed but snapshots; that
+# all of it is there is looked for behind, and as long as something is missing only what is wanted is fetched.
+instant_at_once() {
+	local store="s3://plain/once?endpoint=$endpoint&checksum=none" before pack first
+	hide() { curl -sSf "$endpoint/latest/hide/plain/$1"; } # and bring back
+	since() { curl -s "$endpoint/latest/order/plain" | tail -n +$((before + 1)); }
+	node "$store" 40M
+	head -c 40M /dev/urandom >"$dir/a.img"
+	start a
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	cp "$dir/a.img" "$dir/want.img"
+	first=$(off a snapshot list v --json | jq -r '.snapshots[0].id')
+	qemu-io -f raw -c 'write -P 5 0 40M' "$(uri a)" >/dev/null || die "write"
+	off a snapshot create v >"$dir/out" 2>&1 || die "create: $(cat "$dir/out")"
+	pack=$(curl -s "$endpoint/latest/order/plain" | sed -n 's/^PUT //p' | grep packs/ | sed -n 2p)
+	hide "$pack" || die "cannot take $pack"
+	before=$(curl -s "$endpoint/latest/order/plain" | wc -l)
+	off a restore v --snapshot "$first" --instant >"$dir/out" 2>&1 || die "restore: $(cat "$dir/out")"
+	since | sed '/ .*pins/q' >"$dir/order"
+	grep -q '^PUT .*pins/' "$dir/order" || die "nothing was pinned: $(cat "$dir/order")"
+	grep -E '^LIST .*(packs|maps)' "$dir/order" && die "listed before it was in use: $(cat "$dir/order")"
+	[ "$(wc -l <"$dir/order")" -lt 24 ] || die "so many requests: $(cat "$dir/order")"
+	held() { volume_is a '.filling.missing_bytes > 0 and (.filling.trouble // "" | test("objects of it are missing"))'; }
+	wait_for 20 "what is missing to be said" held >/dev/null
+	qemu-io -f raw -c 'read -v 39M 4k' "$(uri a)" >/dev/null || true # what is wanted is fetched, or an error
+	hide "$pack" || die "cannot bring $pack back"
+	wait_state 60 "the volume to be whole" a filled
+	qemu-img compare -f raw -F raw "$(uri a)" "$dir/want.img" >"$dir/out" 2>&1 || die "compare: $(cat "$dir/out")"
+	stop a
+	ok instant_at_once
+}
+
 # One of which no list tells, met on the way.
 hidden_archive() {
 	local store="s3://tiered/db?endpoint=$endpoint&checksum=none&storage-class=INTELLIGENT_TIERING"
@@ -174,6 +206,7 @@ late_lists() {
 
 part archived_packs
 part instant_of_an_archive
+part instant_at_once
 part hidden_archive
 part late_lists
 part few_requests

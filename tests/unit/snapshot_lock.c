@@ -447,10 +447,8 @@ static void does_not_begin_with_an_archive(struct world *w,
 
 static void a_reader_does_not_begin_with_an_archive(void **state)
 {
-	const struct snapshot_reader_config count = {.count_objects = true};
 	const struct snapshot_reader_config probe = {.probe_archive = true};
 
-	does_not_begin_with_an_archive(world_of(state), &count);
 	does_not_begin_with_an_archive(world_of(state), &probe);
 }
 
