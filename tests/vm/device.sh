@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # A volume as the kernel's block device, used as people use one: ext4 and XFS, made bigger while mounted, fio's
-# own verification, a sparse volume of 2 TiB trimmed, and coming and going CYCLES (6) times.
-# time limit: 600 s
+# own verification, a sparse volume of 2 TiB trimmed, and coming and going CYCLES (6) times. A snapshot as a
+# device, over a restart of the daemon; four connections under load when the daemon is killed; blocks of 4096
+# bytes; and what is said where devices cannot be had.
+# time limit: 900 s
 . "$(dirname "$0")/lib.sh"
 vm_begin
 current=$test_name
@@ -20,7 +22,24 @@ size = 512M
 role = primary
 backing = /srv/offsite/big.img
 size = 2T
+[volume snap]
+role = primary
+backing = /srv/offsite/snap.img
+size = 64M
+store = file:/srv/offsite/store
+[volume four]
+role = primary
+backing = /srv/offsite/four.img
+size = 64M
+attach-connections = 4
+attach-request-timeout = 5
+[volume large]
+role = primary
+backing = /srv/offsite/large.img
+size = 512M
+block-size = 4096
 VOLUMES
+mkdir -p /srv/offsite/store
 node_start
 offsite attach v >/dev/null || fail attach
 mkdir -p /mnt/v
@@ -114,6 +133,115 @@ wait_for 240 "descriptors, \$before before, \$(ls /proc/\$pid/fd | wc -l) now" a
 wait_for 240 "no client" volume_is '.clients == 0 and .attached == null'
 echo "# attached and detached ${CYCLES:-6} times in \$(since \$begun) s"
 END
+story blocks_of_4096 <<'END'
+set -e
+offsite attach large >/dev/null
+device=$(readlink -f /dev/offsite/large)
+[ "$(blockdev --getss $device)" = 4096 ] || fail "sectors of $(blockdev --getss $device)"
+dd if=/dev/zero of=$device bs=512 count=1 oflag=direct status=none 2>/tmp/err && fail "512 bytes were written"
+mkfs.xfs -q -f -K /dev/offsite/large
+mkdir -p /mnt/large
+mount /dev/offsite/large /mnt/large
+cp -r /usr/share/postgresql/*/extension /mnt/large/files
+(cd /mnt/large && find files -type f -exec md5sum {} +) >/tmp/sums
+umount /mnt/large
+xfs_repair -n /dev/offsite/large >/tmp/repair 2>&1 || fail "xfs_repair: $(tail -n 3 /tmp/repair)"
+mount /dev/offsite/large /mnt/large
+(cd /mnt/large && md5sum --quiet -c /tmp/sums)
+umount /mnt/large
+udevadm settle
+offsite detach large >/dev/null
+END
 story kernel_is_quiet <<<kernel_is_quiet
+
+story snapshot_as_a_device <<'END'
+set -e
+offsite attach snap >/dev/null
+mkfs.ext4 -q /dev/offsite/snap
+mkdir -p /mnt/snap
+mount /dev/offsite/snap /mnt/snap
+head -c 4M /dev/urandom >/mnt/snap/file
+sum=$(md5sum </mnt/snap/file)
+umount /mnt/snap
+offsite snapshot create snap >/dev/null 2>&1
+mount /dev/offsite/snap /mnt/snap
+head -c 4M /dev/urandom >/mnt/snap/file
+umount /mnt/snap
+device=$(offsite attach snap@latest | cut -d' ' -f1)
+[ "$(blockdev --getro $device)" = 1 ] || fail "$device can be written"
+dd if=/dev/zero of=$device bs=4k count=1 oflag=direct status=none 2>/tmp/err && fail "it was written"
+grep -qE 'not permitted|Read-only' /tmp/err || fail "$(cat /tmp/err)"
+mount -t ext4 -o ro,noload $device /mnt/snap
+[ "$(md5sum </mnt/snap/file)" = "$sum" ] || fail "other content"
+for how in node_stop node_kill; do
+	$how
+	echo 3 >/proc/sys/vm/drop_caches
+	md5sum </mnt/snap/file >/tmp/sum & # waits for the next daemon
+	reader=$!
+	node_start
+	wait $reader
+	[ "$(cat /tmp/sum)" = "$sum" ] || fail "other content after $how: $(cat /tmp/sum)"
+done
+offsite attach --list | grep -q "^$device .* attached, read-only$" || fail "$(offsite attach --list)"
+umount /mnt/snap
+udevadm settle
+offsite detach $device >/dev/null
+offsite detach snap >/dev/null
+END
+
+story four_connections <<'END'
+set -e
+offsite attach four >/dev/null
+device=$(readlink -f /dev/offsite/four)
+offsite attach --list --json | jq -e '.attached[] | select(.export == "four") | .alive == 4' >/dev/null || fail "$(offsite attach --list)"
+# The kernel uses no more of them than there are processors.
+queues=$(ls -d /sys/block/${device##*/}/mq/*/ | wc -l)
+[ $queues = $(($(nproc) < 4 ? $(nproc) : 4)) ] || fail "the kernel has $queues queues"
+fio --name=four --filename=$device --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bsrange=4k-64k --size=32M \
+	--verify=crc32c --verify_fatal=1 --thread --time_based --runtime=40 --rate_iops=100 >/tmp/fio 2>&1 &
+fio=$!
+written() { awk '{ print $5 }' /sys/block/${device##*/}/stat; }
+moved() { [ "$(written)" -ge $goal ]; }
+goal=$(($(written) + 50))
+wait_for 240 "load" moved
+node_kill
+kill -0 $fio || fail "the load ended before"
+node_start
+wait $fio || fail "fio: $(grep -m 3 -iE 'verify|err' /tmp/fio)"
+offsite attach --list --json | jq -e ".attached[] | select(.export == \"four\") | .alive == $queues" >/dev/null || fail "$(offsite attach --list)"
+udevadm settle
+offsite detach four >/dev/null
+END
+story kernel_expected_that <<<'went=1 kernel_is_quiet'
 on a node_stop || fail stop "the daemon"
+
+story without_the_right <<'END'
+set -e
+install -d -o nobody /tmp/nobody
+printf '[node]\nname = n\nstate-dir = /tmp/nobody/state\ncontrol = /tmp/nobody/sock\nnbd-listen = unix:/tmp/nobody/nbd\n[volume n]\nrole = primary\nbacking = /tmp/nobody/n.img\nsize = 4M\n' >/tmp/nobody.conf
+setpriv --reuid=nobody --clear-groups --inh-caps=-all offsited --config /tmp/nobody.conf >/tmp/nobody.log 2>&1 &
+daemon=$!
+wait_for 240 "the daemon" offsite --socket /tmp/nobody/sock status
+offsite --socket /tmp/nobody/sock attach n >/tmp/out 2>&1 && fail "attached"
+grep -qF 'attach n: the kernel does not let this daemon attach devices: it needs CAP_SYS_ADMIN, as root or with AmbientCapabilities= in its unit' /tmp/out ||
+	fail "$(cat /tmp/out)"
+kill $daemon
+wait $daemon
+END
+
+story without_the_module <<'END'
+set -e
+mkdir -p /etc/modprobe.d
+echo 'install nbd /bin/false' >/etc/modprobe.d/none.conf
+rmmod nbd
+node_start
+offsite attach v >/tmp/out 2>&1 && fail "attached"
+grep -qF 'attach v: the kernel has no nbd: its module cannot be loaded here (modprobe nbd says why); clients can use nbdfuse or qemu instead' /tmp/out ||
+	fail "$(cat /tmp/out)"
+rm /etc/modprobe.d/none.conf
+offsite attach v >/dev/null # loads it
+udevadm settle
+offsite detach v >/dev/null
+node_stop
+END
 power_off a

@@ -64,11 +64,34 @@ node_kill() {
 }
 volume_is() { offsite status v --json | jq -e ".volumes[0] | $1"; }
 
-# What the kernel said and should not have said: errors of devices and filesystems, tasks that hang. A
-# connection that is lost and made again is expected, by these very lines.
+# What the kernel said and should not have said: errors of devices and filesystems, tasks that hang. What it says of
+# a detach is expected, and of requests that take some seconds, as under emulation a trim does; and with went=1, the
+# daemon having been away meanwhile, of a connection that is lost and made again, and of requests that wait for less
+# than attach-timeout.
 kernel_errors() {
 	dmesg | grep -iE 'block nbd[0-9]|I/O error|EXT4-fs (error|warning)|XFS.*(error|corrupt|shut)|blocked for more|BUG:|WARNING:|Call Trace|Out of memory' |
-		grep -vE 'nbd[0-9]+: (Receive (control|data) failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|Possible stuck request|reconnected socket|NBD_DISCONNECT|Disconnected due to user request|shutting down sockets|detected capacity change|p[0-9])|nbd: (registered|Dead)'
+		awk -v went="${went:-0}" '
+		match($0, /block nbd[0-9]+: /) {
+			device = substr($0, RSTART, RLENGTH)
+			said = substr($0, RSTART + RLENGTH)
+			if (said ~ /^NBD_DISCONNECT/) {
+				detached[device] = 1
+				next
+			}
+			if (said ~ /^shutting down sockets/ && detached[device]) {
+				detached[device] = 0
+				next
+			}
+			if (said ~ /^Disconnected due to user request/)
+				next
+			if (went && said ~ /^(Receive (control|data) failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|reconnected socket|Connection timed out, retrying)/)
+				next
+			if (said ~ /^Possible stuck request/ && match(said, /Runtime [0-9]+/) &&
+			    substr(said, RSTART + 8, RLENGTH - 8) + 0 < (went ? 120 : 30))
+				next
+		}
+		/ nbd[0-9]+: (detected capacity change| *p[0-9])/ || /nbd: registered/ { next }
+		{ print }'
 }
 kernel_is_quiet() {
 	local errors
