@@ -13,7 +13,8 @@
 # beside it.
 #
 # Environment: BUILD, FUZZ_BUILD, FUZZ_SECONDS, TEST_JOBS, SIM_ARGS, ONLY (words; only tests whose
-# name contains one of them), KEEP_LOGS (a directory).
+# name contains one of them), KEEP_LOGS (a directory), REPEAT (machines only: each test so many times, and how often
+# all of them passed).
 set -u
 cd "$(dirname "$0")/.." || exit 1
 export BUILD=${BUILD:-build} TOP=$PWD
@@ -256,13 +257,24 @@ run_system() {
 }
 
 run_machines() { # KIND SCRIPT...
-	local kind=$1 script name
+	local kind=$1 script name round
 	shift
-	for script in "$@"; do
-		name=$(basename "$script" .sh)
-		[[ $name =~ ^(lib|guest|image)$ ]] && continue
-		later_machine "$kind/$name" "$(limit_of "$script")" bash "$script"
+	for round in $(seq "${REPEAT:-1}"); do
+		for script in "$@"; do
+			name=$(basename "$script" .sh)
+			[[ $name =~ ^(lib|guest|image)$ ]] && continue
+			later_machine "$kind/$name${REPEAT:+#$round}" "$(limit_of "$script")" bash "$script"
+		done
 	done
+}
+
+# Of the rounds with REPEAT.
+report_rounds() {
+	local round failed_rounds=0
+	for round in $(seq "$REPEAT"); do
+		[[ " ${failures[*]} " != *"#$round "* ]] || failed_rounds=$((failed_rounds + 1))
+	done
+	echo "$REPEAT rounds, $((REPEAT - failed_rounds)) without a failure"
 }
 run_vm() { run_machines vm tests/vm/*.sh; }
 
@@ -281,5 +293,6 @@ run_all
 count_spent
 echo "in $SECONDS s, with $((spent / 1000)) s of the processors"
 [ ${#failures[@]} -eq 0 ] || echo "failed: ${failures[*]}"
+[ -z "${REPEAT:-}" ] || report_rounds
 echo "$passed passed, $failed failed, $skipped skipped"
 [ "$failed" -eq 0 ]

@@ -84,7 +84,7 @@ kernel_errors() {
 			}
 			if (said ~ /^Disconnected due to user request/)
 				next
-			if (went && said ~ /^(Receive (control|data) failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|reconnected socket|Connection timed out, retrying)/)
+			if (went && said ~ /^(Receive (control|data) failed \(result -(32|104)\)|Send (control|data) failed|Request send failed, requeueing|Dead connection, failed to find a fallback|Attempted send on invalid socket|reconnected socket|Connection timed out, retrying|Send disconnect failed -32)/)
 				next
 			if (said ~ /^Possible stuck request/ && match(said, /Runtime [0-9]+/) &&
 			    substr(said, RSTART + 8, RLENGTH - 8) + 0 < (went ? 120 : 30))
