@@ -412,6 +412,8 @@ void world_stop(struct world *world, unsigned index)
 	/* Requests wait as long as its peer is away. */
 	if (n->node == NULL || n->restoring || world_leans(world, index))
 		return;
+	/* ... or as long as a new generation finds no room. */
+	world_disk_room(world, index);
 	if (index == world->primary) {
 		if (!world_wait(world, idle_by_resume, 300 * WORLD_SECOND))
 			world_fail(world, "requests under way for 300 s");
