@@ -490,6 +490,7 @@ void sink_recover(struct sink *sink, bool wants)
 void sink_stop(struct sink *sink)
 {
 	sink->stopping = true;
+	staging_stop(sink->staging);
 	sink_step_later(sink);
 }
 
@@ -500,7 +501,8 @@ static bool writes_nothing(const struct sink *sink)
 
 bool sink_is_quiet(const struct sink *sink)
 {
-	return writes_nothing(sink) && answer_is_idle(sink->answer);
+	return writes_nothing(sink) && answer_is_idle(sink->answer) &&
+	       !(sink->stopping && staging_is_shrinking(sink->staging));
 }
 
 void sink_discard(struct sink *sink)

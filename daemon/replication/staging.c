@@ -17,6 +17,7 @@ enum {
 	WINDOW_BYTES = 2 * 1024 * 1024,
 	RECORD_BYTES = sizeof(struct staging_record_wire),
 };
+#define SHRINK_STEP (8ull << 20)
 #define LEAST_BYTES (4ull << 30) /* that a log may hold where its limit goes by the volume's size */
 
 _Static_assert(WINDOW_BYTES >= 2 * RECORD_BYTES + STAGING_PAYLOAD_MAX, "a record fits the window");
@@ -48,6 +49,11 @@ struct staging {
 	bool reading;
 	int read_error;
 	uint64_t file_bytes; /* at recovery */
+
+	/* An emptied log's space, given back from the end: [shrink_to, end of file) is on its way. */
+	struct env_op shrink_op;
+	bool shrinking, stopping;
+	uint64_t shrink_to, expected_bytes;
 };
 
 static void pump(struct staging *staging);
@@ -99,6 +105,8 @@ static void pump(struct staging *staging)
 		if (length > RING_BYTES - at)
 			length = RING_BYTES - at;
 		uint64_t from = staging->submitted;
+		if (staging->shrinking && from + length > staging->shrink_to)
+			return; /* it would be punched out again */
 		staging->submitted += length;
 		staging->writing = true;
 		env_write(staging->env, &staging->write_op, staging->file, staging->ring + at,
@@ -123,6 +131,66 @@ static void read_done(struct env_op *op, int64_t result)
 		staging->window_used += (size_t)result;
 	staging->ops->progress(staging->owner);
 }
+
+/* ---- giving space back ---------------------------------------------------------------------- */
+
+static int reserve(struct staging *staging)
+{
+	int error = env_file_allocate(staging->env, staging->file, 0,
+				      staging->expected_bytes + sizeof(struct staging_header));
+
+	return error == -EOPNOTSUPP ? 0 : error;
+}
+
+/* A step at a time and off the loop: to free some GiB takes a file system seconds, in which nothing else of the node
+ * would go on. A log that is begun meanwhile ends it. */
+static void shrink(struct staging *staging)
+{
+	struct env_file_info info;
+
+	if (staging->shrinking || staging->stopping || staging->open ||
+	    env_file_info(staging->env, staging->file, &info) ||
+	    info.size_bytes <= sizeof(struct staging_header))
+		return;
+	if (info.size_bytes <= SHRINK_STEP) {
+		(void)env_file_truncate(staging->env, staging->file, sizeof(struct staging_header));
+		return;
+	}
+	staging->shrink_to = (info.size_bytes - SHRINK_STEP) / 4096 * 4096;
+	staging->shrinking = true;
+	env_zero(staging->env, &staging->shrink_op, staging->file, staging->shrink_to,
+		 info.size_bytes - staging->shrink_to, ENV_ZERO_PUNCH);
+}
+
+/* Where holes cannot be made the first step is the last one. */
+static void shrink_done(struct env_op *op, int64_t result)
+{
+	struct staging *staging = container_of(op, struct staging, shrink_op);
+	int error = 0;
+
+	staging->shrinking = false;
+	if (staging->open)
+		error = reserve(staging); /* a part of it may have been punched out */
+	else if (!env_file_truncate(staging->env, staging->file,
+				    result ? sizeof(struct staging_header) : staging->shrink_to))
+		shrink(staging);
+	if (error)
+		log_failed(staging, error);
+	pump(staging);
+	staging->ops->progress(staging->owner);
+}
+
+void staging_stop(struct staging *staging)
+{
+	staging->stopping = true;
+}
+
+bool staging_is_shrinking(const struct staging *staging)
+{
+	return staging->shrinking;
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, uint64_t max_bytes,
 		 const struct staging_ops *ops, void *owner, struct staging **result, char *why,
@@ -161,6 +229,7 @@ int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, u
 	staging->write_op.done = write_done;
 	staging->sync_op.done = sync_done;
 	staging->read_op.done = read_done;
+	staging->shrink_op.done = shrink_done;
 	*result = staging;
 	return 0;
 
@@ -177,7 +246,7 @@ fail:
 
 void staging_close(struct staging *staging)
 {
-	assert(staging_is_idle(staging));
+	assert(staging_is_idle(staging) && !staging->shrinking);
 	env_file_close(staging->env, staging->file);
 	free(staging->ring);
 	free(staging->window);
@@ -219,9 +288,9 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 	assert(staging_is_idle(staging));
 	if (expected_bytes > staging_max_bytes(staging))
 		return -ENOSPC;
-	int error =
-		env_file_allocate(staging->env, staging->file, 0, expected_bytes + sizeof(header));
-	if (error && error != -EOPNOTSUPP)
+	staging->expected_bytes = expected_bytes;
+	int error = reserve(staging);
+	if (error)
 		return error;
 	env_random(staging->env, &staging->log_id, sizeof(staging->log_id));
 	staging->first_id = staging->log_id;
@@ -334,7 +403,7 @@ int staging_reset(struct staging *staging)
 		error = env_file_sync(staging->env, staging->file);
 	/* Only now, when no header names them, may the records go. */
 	if (!error)
-		error = env_file_truncate(staging->env, staging->file, sizeof(empty));
+		shrink(staging);
 	return error;
 }
 
@@ -352,8 +421,11 @@ int staging_recover(struct staging *staging, struct id128 *generation, struct id
 	const char *reason = staging_header_decode(&header, staging->volume_size_bytes,
 						   &staging->first_id, generation, transfer);
 	staging->log_id = staging->first_id;
-	if (reason)
+	if (reason) {
+		if (bytes_are_zero(&header, sizeof(header)))
+			shrink(staging); /* a stop left of it */
 		return -ENOENT;
+	}
 	staging_seek(staging, STAGING_FIRST, 1);
 	return 0;
 }

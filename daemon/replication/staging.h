@@ -25,7 +25,11 @@ struct staging_ops {
 int staging_open(struct env *env, const char *dir, uint64_t volume_size_bytes, uint64_t max_bytes,
 		 const struct staging_ops *ops, void *owner, struct staging **staging, char *why,
 		 size_t why_size);
-/* Nothing may be under way. */
+/* Before staging_close(): of what is given back of the file no further step is begun. */
+void staging_stop(struct staging *staging);
+/* A step is under way. progress() tells its end. */
+bool staging_is_shrinking(const struct staging *staging);
+/* Nothing may be under way, not even such a step. */
 void staging_close(struct staging *staging);
 /* No write, sync or fill under way. */
 bool staging_is_idle(const struct staging *staging);
@@ -52,7 +56,7 @@ uint64_t staging_end(const struct staging *staging);
 uint64_t staging_written(const struct staging *staging);
 uint64_t staging_synced(const struct staging *staging);
 uint64_t staging_sequence(const struct staging *staging); /* of the last record appended */
-/* Empties the log, durably (blocking). Idle only. */
+/* Empties the log, durably (blocking). Idle only. Its space is given back afterwards, step by step. */
 int staging_reset(struct staging *staging);
 
 /* Looks whether the file holds a log for this volume: 0 and the reader stands at its first record. -ENOENT: it

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <errno.h>
 #include <cmocka.h>
@@ -310,6 +311,56 @@ static void limits_are_kept(void **state)
 	teardown(&f);
 }
 
+static uint64_t file_bytes(const struct fixture *f)
+{
+	struct stat st;
+
+	assert_int_equal(stat(f->path, &st), 0);
+	return (uint64_t)st.st_size;
+}
+
+static void wait_shrunk(struct fixture *f)
+{
+	while (staging_is_shrinking(f->staging)) {
+		f->progress = false;
+		env_run_until(f->env, &f->progress);
+	}
+}
+
+static void fill(struct fixture *f, uint8_t generation, unsigned records)
+{
+	begin(f, generation);
+	for (unsigned i = 1; i <= records; i++)
+		append(f, STAGING_CUT_DATA, 0, STAGING_PAYLOAD_MAX, (uint8_t)i);
+	sync_log(f);
+}
+
+/* An emptied log's space is not given back at once; a log that is begun before that is over is whole, and a stop does not
+ * wait for all of it. */
+static void space_is_given_back_in_steps(void **state)
+{
+	struct fixture f;
+
+	setup(&f);
+	for (unsigned records = 8; records <= 14; records++) {
+		fill(&f, 1, records);
+		assert_int_equal(staging_reset(f.staging), 0);
+		assert_true(staging_is_shrinking(f.staging));
+		assert_true(file_bytes(&f) > records * STAGING_PAYLOAD_MAX);
+		fill(&f, 2, records);
+		assert_false(staging_is_shrinking(f.staging));
+		assert_int_equal(recovered(&f), records);
+	}
+	assert_int_equal(staging_reset(f.staging), 0);
+	staging_stop(f.staging);
+	wait_shrunk(&f);
+	assert_in_range(file_bytes(&f), 4 * STAGING_PAYLOAD_MAX, 8 * STAGING_PAYLOAD_MAX);
+	assert_int_equal(recovered(&f), 0);
+	wait_shrunk(&f);
+	assert_int_equal(file_bytes(&f), sizeof(struct staging_header));
+	teardown(&f);
+}
+
 /* Without a limit of its own the log's goes by the size of the volume, also of one that has grown. */
 static void the_limit_goes_by_the_size(void **state)
 {
@@ -346,6 +397,7 @@ int main(void)
 		cmocka_unit_test(a_log_is_gone_on_with),
 		cmocka_unit_test(limits_are_kept),
 		cmocka_unit_test(the_limit_goes_by_the_size),
+		cmocka_unit_test(space_is_given_back_in_steps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
