@@ -111,7 +111,8 @@ static void plan_print(const json_t *plan, const struct options *options)
 		return;
 	}
 	if (options->from_peer)
-		fprintf(out, "plan: the peer's content onto %s\n", client_text(plan, "target", "?"));
+		fprintf(out, "plan: the peer's content onto %s\n",
+			client_text(plan, "target", "?"));
 	else
 		fprintf(out, "plan: snapshot %.12s of %s onto %s\n",
 			client_text(plan, "snapshot", "?"), client_text(plan, "created", "?"),
@@ -190,13 +191,12 @@ static int plan_local(struct local *local, const struct snapshot_info *info,
 	if (!code) {
 		id128_format(&plan->info.id, id);
 		json = json_pack(
-			"{s:s, s:s, s:I, s:b, s:I, s:I, s:b, s:f, s:I, s:f, s:s, s:s}", "snapshot", id,
-			"created", format_time(plan->info.created_ns).text, "fetch_bytes",
+			"{s:s, s:s, s:I, s:b, s:I, s:I, s:b, s:f, s:I, s:f, s:s, s:s}", "snapshot",
+			id, "created", format_time(plan->info.created_ns).text, "fetch_bytes",
 			(json_int_t)plan->fetch_bytes, "at_most", plan->at_most, "write_bytes",
-			(json_int_t)plan->write_bytes,
-			"requests", (json_int_t)plan->requests, "exact", plan->exact,
-			"estimate_seconds", (double)plan->estimate_ns / 1e9, "archived_objects",
-			(json_int_t)plan->archived_objects, "archive_seconds",
+			(json_int_t)plan->write_bytes, "requests", (json_int_t)plan->requests,
+			"exact", plan->exact, "estimate_seconds", (double)plan->estimate_ns / 1e9,
+			"archived_objects", (json_int_t)plan->archived_objects, "archive_seconds",
 			(double)plan->archive_ns / 1e9, "target", target, "target_now", target_now);
 		plan_print(json, options);
 		json_decref(json);

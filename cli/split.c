@@ -116,7 +116,8 @@ static void print_plan(const char *volume, const json_t *plan)
 		puts("not kept: what is given up is gone");
 	else if (here)
 		printf("kept before: as a %s%s\n", kept,
-		       full ? ", the whole content: the maps do not reach back to what both have" : "");
+		       full ? ", the whole content: the maps do not reach back to what both have"
+			    : "");
 	else
 		printf("to be run on %s: offsite resolve %s --keep %s\n", loser, volume, keep);
 }

@@ -261,8 +261,8 @@ static void peer_planned(void *context, int error, const char *why,
 		.write_bytes = volume_size_bytes(job->volume->volume),
 	};
 	if (!error && plan->rate_bytes)
-		job->plan.estimate_ns = (uint64_t)((double)job->plan.fetch_bytes * 1e9 /
-						   (double)plan->rate_bytes);
+		job->plan.estimate_ns =
+			(uint64_t)((double)job->plan.fetch_bytes * 1e9 / (double)plan->rate_bytes);
 	node_done(job, 0, "");
 }
 

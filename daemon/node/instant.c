@@ -166,7 +166,8 @@ static void checked(void *context, int error, const char *why)
 
 static void check_fire(struct env_timer *timer)
 {
-	struct instant *i = (struct instant *)((char *)timer - offsetof(struct instant, check_timer));
+	struct instant *i =
+		(struct instant *)((char *)timer - offsetof(struct instant, check_timer));
 
 	snapshot_origin_check(i->origin, checked, i);
 }

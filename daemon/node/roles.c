@@ -65,8 +65,10 @@ static int check_disk(struct node_volume *v, const struct volume_state *state, c
 	if (state->disk == VOLUME_DISK_INCONSISTENT && kept)
 		return node_fail(
 			-EPERM, why, why_size,
-			"volume %s: its disk is inconsistent, a mixture of old and new: nothing could be "
-			"served from it, not even by force; what it was before the catch-up is kept in %s: to "
+			"volume %s: its disk is inconsistent, a mixture of old and new: nothing "
+			"could be "
+			"served from it, not even by force; what it was before the catch-up is "
+			"kept in %s: to "
 			"go on with that, stop offsited, mv %s %s, touch %s.restored, start it",
 			name, kept, kept, v->config->backing, v->config->backing);
 	if (state->disk == VOLUME_DISK_INCONSISTENT)
@@ -148,10 +150,11 @@ static int may_promote(struct node_volume *v, const struct volume_state *state, 
 				 "volume %s: peer %s is primary; demote it there first",
 				 v->config->name, peer.peer_name);
 	if (peering_is_applying(v))
-		return node_fail(-EAGAIN, why, why_size,
-				 "volume %s: a catch-up that is complete is being applied to its disk: "
-				 "promote it when that is done",
-				 v->config->name);
+		return node_fail(
+			-EAGAIN, why, why_size,
+			"volume %s: a catch-up that is complete is being applied to its disk: "
+			"promote it when that is done",
+			v->config->name);
 	return flags & NODE_FORCE ? 0 : check_loss(v, state, why, why_size);
 }
 

@@ -42,8 +42,7 @@ bool differing_next(struct differing *differing, uint64_t offset, uint64_t *star
 		differing->start = c * SNAPFMT_CHUNK_BYTES;
 		differing->end = UINT64_MAX;
 		if (c < differing->chunks)
-			differing->end =
-				chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
+			differing->end = chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
 	}
 	if (differing->end == UINT64_MAX)
 		return false;

@@ -12,9 +12,9 @@
 struct snapshot_origin;
 
 struct snapshot_origin_config {
-	struct id128 id;                   /* zero: the newest */
-	uint64_t sequence;                 /* 0: unknown */
-	bool probe_archive;                /* see snapshot_reader_config */
+	struct id128 id;    /* zero: the newest */
+	uint64_t sequence;  /* 0: unknown */
+	bool probe_archive; /* see snapshot_reader_config */
 	uint64_t wait_ns; /* how long a read waits for a store that does not answer; 0: for ever */
 };
 

@@ -10,7 +10,7 @@
 struct snapshot_plan {
 	struct snapshot_info info;
 	uint64_t fetch_bytes; /* out of the store: map pages, chunks as they are stored */
-	bool at_most;         /* the target may have some of it: that is neither fetched nor written */
+	bool at_most; /* the target may have some of it: that is neither fetched nor written */
 	bool differing_known; /* where the volume may differ from the snapshot, and in how much */
 	uint64_t differing_bytes;
 	uint64_t write_bytes; /* at most: chunks that are not zero, or differing_bytes */
@@ -26,10 +26,10 @@ struct snapshot_plan {
 
 /* Onto what. */
 struct snapshot_plan_target {
-	bool holds_something;  /* which is compared with the snapshot by hashes: what that finds is not known */
+	bool holds_something; /* which is compared with the snapshot by hashes: what that finds is not known */
 	struct volume *volume; /* or NULL. Its dirty map may tell; until done */
-	bool exact;            /* a new file: its map pages are read, too, up to PLAN_PAGES of them */
-	bool at_once;          /* nothing is listed but snapshots, and hardly a map page read */
+	bool exact;   /* a new file: its map pages are read, too, up to PLAN_PAGES of them */
+	bool at_once; /* nothing is listed but snapshots, and hardly a map page read */
 };
 
 /* Of snapshot id (NULL: the newest). Reads its manifest, up to 1 MiB of a pack to see how fast the store

@@ -13,8 +13,9 @@
 #include "daemon/store/s3_xml.h"
 #include "protocol/wire.h"
 
-#define SEND_BUFFER_BYTES  (256L * 1024L)
-#define RECV_BUFFER_BYTES  (64L * 1024L) /* stays in a core's own cache until it is copied on, with all connections */
+#define SEND_BUFFER_BYTES (256L * 1024L)
+#define RECV_BUFFER_BYTES \
+	(64L * 1024L) /* stays in a core's own cache until it is copied on, with all connections */
 #define CONNECT_TIMEOUT_S  10L
 #define SLOW_BYTES_PER_SEC 1024L
 #define URL_MAX            8192

@@ -267,7 +267,7 @@ struct hydrate {
 	bool refined;    /* ... and the map was compared with what the snapshot has */
 	struct volume_source source;  /* ... which one */
 	struct volume_origin *origin; /* ... who reads it; NULL: away */
-	bool held;         /* ... and nothing is fetched but what is wanted */
+	bool held;                    /* ... and nothing is fetched but what is wanted */
 	bool keep_intents; /* a write that this disk may have and the peer not was given up */
 	bool unreadable;   /* said already: the origin cannot read a block */
 	struct dirty_map missing;

@@ -216,7 +216,8 @@ static void every_frame_is_as_another_implementation_makes_it(void **unused)
 	json_t *vectors = load("frames"), *vector;
 	size_t i;
 
-	json_array_foreach(vectors, i, vector) {
+	json_array_foreach(vectors, i, vector)
+	{
 		const char *name = json_string_value(json_object_get(vector, "name"));
 		uint8_t header[sizeof(struct frame_wire)], payload[4096];
 		struct frame_wire wire;
@@ -232,7 +233,8 @@ static void every_frame_is_as_another_implementation_makes_it(void **unused)
 				      .payload_crc = length ? crc32c(0, payload, length) : 0};
 
 		assert_string_equal(name, frame_name(frame.type));
-		assert_int_equal(bytes_of(vector, "header", header, sizeof(header)), sizeof(header));
+		assert_int_equal(bytes_of(vector, "header", header, sizeof(header)),
+				 sizeof(header));
 		frame_encode(&frame, &wire);
 		if (memcmp(&wire, header, sizeof(header)) != 0)
 			fail_msg("vector %zu, %s: another header", i, name);
@@ -254,8 +256,8 @@ static void every_frame_is_as_another_implementation_makes_it(void **unused)
 
 static void check_header(const json_t *log)
 {
-	struct id128 log_id = id_of(log, "log_id"), uuid = id_of(log, "uuid"), id, generation, transfer,
-		     expected_generation = id_of(log, "generation"),
+	struct id128 log_id = id_of(log, "log_id"), uuid = id_of(log, "uuid"), id, generation,
+		     transfer, expected_generation = id_of(log, "generation"),
 		     expected_transfer = id_of(log, "transfer");
 	uint64_t size_bytes = number(log, "size_bytes");
 	struct staging_header header, golden;
@@ -279,7 +281,8 @@ static void every_record_is_as_another_implementation_makes_it(void **unused)
 	size_t i;
 
 	check_header(log);
-	json_array_foreach(json_object_get(log, "records"), i, vector) {
+	json_array_foreach(json_object_get(log, "records"), i, vector)
+	{
 		uint8_t payload[4096];
 		size_t length = bytes_of(vector, "payload", payload, sizeof(payload));
 		struct id128 log_id = id_of(vector, "log_id");
@@ -298,8 +301,7 @@ static void every_record_is_as_another_implementation_makes_it(void **unused)
 		staging_record_encode(&record, &log_id, &wire);
 		if (memcmp(&wire, &golden, sizeof(golden)) != 0)
 			fail_msg("record %zu: another head", i);
-		const char *why =
-			staging_record_decode(&golden, &log_id, i + 1, size_bytes, &back);
+		const char *why = staging_record_decode(&golden, &log_id, i + 1, size_bytes, &back);
 		if (why)
 			fail_msg("record %zu: %s", i, why);
 		assert_memory_equal(&record, &back, sizeof(record));

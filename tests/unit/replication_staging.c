@@ -370,16 +370,16 @@ static void the_limit_goes_by_the_size(void **state)
 
 	setup(&f);
 	staging_close(f.staging);
-	assert_int_equal(staging_open(f.env, f.dir, 100ull << 30, 0, &ops, &f, &staging, why,
-				      sizeof(why)),
-			 0);
+	assert_int_equal(
+		staging_open(f.env, f.dir, 100ull << 30, 0, &ops, &f, &staging, why, sizeof(why)),
+		0);
 	assert_int_equal(staging_max_bytes(staging), 10ull << 30);
 	staging_resized(staging, 1ull << 40);
 	assert_int_equal(staging_max_bytes(staging), (1ull << 40) / 10);
 	staging_close(staging);
-	assert_int_equal(staging_open(f.env, f.dir, VOLUME_BYTES, 0, &ops, &f, &staging, why,
-				      sizeof(why)),
-			 0);
+	assert_int_equal(
+		staging_open(f.env, f.dir, VOLUME_BYTES, 0, &ops, &f, &staging, why, sizeof(why)),
+		0);
 	assert_int_equal(staging_max_bytes(staging), 4ull << 30);
 	staging_close(staging);
 	open_log(&f);

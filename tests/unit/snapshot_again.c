@@ -90,7 +90,8 @@ static void what_an_interrupted_one_brought_is_not_fetched_again(void **state)
 	w->m->fail_types = OP_GET;
 	w->m->fail_for_good = true;
 	w->m->fail_error = -EIO;
-	w->m->fail_at = 3 + 20; /* a request is sent when what one of ten before it brought was used */
+	w->m->fail_at =
+		3 + 20; /* a request is sent when what one of ten before it brought was used */
 	assert_int_equal(restore_file(w->env, w->repo, NULL, path, false).result.error, -EIO);
 	w->m->fail_at = 0;
 	missing = differing(w->v, half) * CHUNK;
@@ -150,8 +151,7 @@ static struct snapshot_target *target_counted(struct world *w, const char *path,
 	struct snapshot_target *target;
 	char why[256] = "";
 
-	assert_int_equal(
-		snapshot_target_file(w->env, path, true, &target, why, sizeof(why)), 0);
+	assert_int_equal(snapshot_target_file(w->env, path, true, &target, why, sizeof(why)), 0);
 	reads.env = w->env;
 	reads.read = target->read;
 	reads.bad = bad;
