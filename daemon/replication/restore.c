@@ -154,13 +154,19 @@ static int give_up_content(struct replication *r, char *why, size_t why_size)
 		volume_get_state(r->volume, &state);
 	}
 	/* In this order: a wish beside good content then is one that was granted. */
+	enum volume_disk_state before = state.disk;
 	int error = 0;
-	if (state.disk != VOLUME_DISK_INCONSISTENT) {
+	if (before != VOLUME_DISK_INCONSISTENT) {
 		state.disk = VOLUME_DISK_INCONSISTENT;
 		error = volume_set_state(r->volume, &state);
 	}
 	if (!error)
 		error = record_write(r->volume, WISH, "", 0);
+	if (error &&
+	    before != VOLUME_DISK_INCONSISTENT) { /* nothing was touched: it is what it was */
+		state.disk = before;
+		(void)volume_set_state(r->volume, &state);
+	}
 	if (error)
 		snprintf(why, why_size, "volume %s: %s", volume_name(r->volume), strerror(-error));
 	return error;
@@ -271,11 +277,15 @@ bool restore_heard(struct replication *r)
 			 volume_name(r->volume), peer->node);
 	else
 		error = give_up_all(r, why, sizeof(why));
-	if (error) {
+	if (!error)
+		r->wants = true;
+	else
 		restore_finish(r, error, why);
+	/* Also where a failed disk was exchanged, and only the wish could not be stored: the peer was told of the old one. */
+	struct volume_state state;
+	volume_get_state(r->volume, &state);
+	if (error && state.disk == (enum volume_disk_state)r->self.disk)
 		return false;
-	}
-	r->wants = true;
 	replication_refuse(r, FRAME_ERROR_CLOSING, "its content is to come from the peer");
 	return true;
 }

@@ -71,6 +71,29 @@ static void a_restore_of_a_nearly_equal_disk_sends_the_difference(void **unused)
 	world_close(&w);
 }
 
+static void a_restore_that_cannot_be_noted_gives_nothing_up(void **unused)
+{
+	struct sim_disk_options disk;
+	struct restored r = {};
+	struct world w;
+
+	world_open(&w);
+	fill(&w);
+	sim_disk_get(w.b.env, &disk);
+	disk.fsync_eio_ppm = 1000000;
+	disk.eio_path = "/wanting";
+	sim_disk_set(w.b.env, &disk);
+	replication_restore_from_peer(w.b.replication, restored, &r);
+	WAIT(&w, r.done);
+	assert_int_equal(r.error, -EIO);
+	assert_int_not_equal(state(&w.b).disk, VOLUME_DISK_INCONSISTENT);
+	disk.fsync_eio_ppm = 0;
+	sim_disk_set(w.b.env, &disk);
+	write_some(&w.a, 20);
+	expect_same(&w, &w.a, __LINE__);
+	world_close(&w);
+}
+
 /* The primary forgot what its map is relative to: the verdict is "full". */
 static void forget_base(struct node *n)
 {
@@ -464,6 +487,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_restore_of_a_nearly_equal_disk_sends_the_difference),
+		cmocka_unit_test(a_restore_that_cannot_be_noted_gives_nothing_up),
 		cmocka_unit_test(a_reduced_full_sync_is_staged),
 		cmocka_unit_test(a_reduced_full_sync_under_writes),
 		cmocka_unit_test(a_reduced_full_sync_goes_at_the_clients_pace),
