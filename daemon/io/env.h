@@ -162,7 +162,8 @@ void env_file_close(struct env *env, struct env_file *file);
 int env_file_info(struct env *env, struct env_file *file, struct env_file_info *info);
 /* Sets the size of a regular file. */
 int env_file_truncate(struct env *env, struct env_file *file, uint64_t size_bytes);
-/* Reserves real space in [offset, offset+length) so that later writes there cannot meet ENOSPC. */
+/* Reserves real space in [offset, offset+length) so that later writes there cannot meet ENOSPC. -EOPNOTSUPP: more than
+ * 4 GiB where the file system has no fallocate(2) and all of it would have to be written. */
 int env_file_allocate(struct env *env, struct env_file *file, uint64_t offset, uint64_t length);
 /* Whole transfer or an error (0 or -errno; a read past the end is -ENODATA). Alignment as in info. */
 int env_file_pread(struct env *env, struct env_file *file, void *buf, size_t length,

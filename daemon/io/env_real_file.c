@@ -297,6 +297,9 @@ static int write_zeroes(const struct env_file *file, uint64_t offset, uint64_t l
 	return error;
 }
 
+/* More would hold the loop for too long. */
+#define WRITTEN_MAX (4ull << 30)
+
 /* For file systems without fallocate(2): zeroes are written where the range lies beyond the end or
  * in a hole, so that no data is ever overwritten. */
 static int allocate_by_writing(struct env *env, struct env_file *file, uint64_t offset,
@@ -336,9 +339,9 @@ int real_file_allocate(struct env *env, struct env_file *file, uint64_t offset, 
 		return offset > size || length > size - offset ? -ENOSPC : 0;
 	}
 	error = call_fallocate(file->fd, FALLOC_FL_KEEP_SIZE, offset, length);
-	if (error == -EOPNOTSUPP || error == -ENOSYS)
-		return allocate_by_writing(env, file, offset, length);
-	return error;
+	if (error != -EOPNOTSUPP && error != -ENOSYS)
+		return error;
+	return length > WRITTEN_MAX ? -EOPNOTSUPP : allocate_by_writing(env, file, offset, length);
 }
 
 int real_zero_mode(unsigned flags)

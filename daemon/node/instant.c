@@ -76,6 +76,33 @@ static void close_it(struct instant *i)
 		closed(i);
 }
 
+static void withdrawn(void *context, const struct snapshot_result *result)
+{
+	struct instant *i = context;
+
+	if (result->error && result->error != -ENOENT)
+		env_log(env_of(i), ENV_LOG_WARNING,
+			"volume %s: the snapshot it was not restored from stays pinned: %s",
+			i->volume->config->name, result->why);
+	close_it(i);
+}
+
+/* A pin that the volume does not know of would stay for ever. */
+static bool withdraw_pin(struct instant *i)
+{
+	struct volume_source known;
+	struct volume_state state;
+
+	(void)volume_source_pinned(i->volume->volume, &known);
+	if (!i->source.pinned ||
+	    (known.pinned && id128_equal(&known.snapshot, &i->source.snapshot)))
+		return false;
+	volume_get_state(i->volume->volume, &state);
+	i->step = UNPINNING;
+	snapshot_unpin(i->repo, &i->source.snapshot, &state.writer, false, withdrawn, i);
+	return true;
+}
+
 /* Before anything changed, or for this time. */
 static void fail(struct instant *i, int error, const char *why)
 {
@@ -85,7 +112,8 @@ static void fail(struct instant *i, int error, const char *why)
 	snprintf(i->trouble, sizeof(i->trouble), "%s", i->job ? "" : why);
 	i->error = error;
 	snprintf(i->why, sizeof(i->why), "%s", why);
-	close_it(i);
+	if (!i->job || !withdraw_pin(i))
+		close_it(i);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------- */

@@ -78,7 +78,7 @@ static void missing_of_stream(struct replication *r, struct volume_contact *c,
 {
 	const struct frame_state *heard = &r->heard;
 
-	if (heard->protocol != REPLICATION_A)
+	if (heard->protocol != REPLICATION_A && heard->flags & FRAME_STATE_STREAMING)
 		return;
 	if (heard->flags & FRAME_STATE_STREAMING)
 		c->missing_bytes = heard->streamed_bytes > sink->streamed_bytes

@@ -724,8 +724,9 @@ static void propose(struct sink *sink, const struct frame *frame, const struct i
 	if (error) {
 		char text[128];
 		sink->transfer = (struct id128){};
-		snprintf(text, sizeof(text), "staging: cannot take %llu bytes: %s",
-			 (unsigned long long)frame->length, strerror(-error));
+		snprintf(text, sizeof(text), "staging: cannot take %llu bytes: %s%s",
+			 (unsigned long long)frame->length, strerror(-error),
+			 error == -ENOSPC ? ": make room for state-dir, or set staging-max" : "");
 		sink_refuse(sink, FRAME_ERROR_STAGING, text);
 		return;
 	}

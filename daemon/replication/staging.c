@@ -53,6 +53,7 @@ struct staging {
 	/* An emptied log's space, given back from the end: [shrink_to, end of file) is on its way. */
 	struct env_op shrink_op;
 	bool shrinking, stopping;
+	bool emptied; /* no header in the file names a record: only then may they go */
 	uint64_t shrink_to, expected_bytes;
 };
 
@@ -148,9 +149,8 @@ static void shrink(struct staging *staging)
 {
 	struct env_file_info info;
 
-	if (staging->shrinking || staging->stopping || staging->open ||
-	    env_file_info(staging->env, staging->file, &info) ||
-	    info.size_bytes <= sizeof(struct staging_header))
+	if (staging->shrinking || staging->stopping || !staging->emptied ||
+	    env_file_info(staging->env, staging->file, &info))
 		return;
 	if (info.size_bytes <= SHRINK_STEP) {
 		(void)env_file_truncate(staging->env, staging->file, sizeof(struct staging_header));
@@ -162,6 +162,18 @@ static void shrink(struct staging *staging)
 		 info.size_bytes - staging->shrink_to, ENV_ZERO_PUNCH);
 }
 
+/* What was reserved behind the end, too: as a part of the file it goes in steps. */
+static void give_back(struct staging *staging)
+{
+	uint64_t reserved = staging->expected_bytes + sizeof(struct staging_header);
+	struct env_file_info info;
+
+	if (staging->emptied && !staging->shrinking &&
+	    !env_file_info(staging->env, staging->file, &info) && info.size_bytes < reserved)
+		(void)env_file_truncate(staging->env, staging->file, reserved);
+	shrink(staging);
+}
+
 /* Where holes cannot be made the first step is the last one. */
 static void shrink_done(struct env_op *op, int64_t result)
 {
@@ -171,7 +183,8 @@ static void shrink_done(struct env_op *op, int64_t result)
 	staging->shrinking = false;
 	if (staging->open)
 		error = reserve(staging); /* a part of it may have been punched out */
-	else if (!env_file_truncate(staging->env, staging->file,
+	else if (staging->emptied &&
+		 !env_file_truncate(staging->env, staging->file,
 				    result ? sizeof(struct staging_header) : staging->shrink_to))
 		shrink(staging);
 	if (error)
@@ -290,8 +303,11 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 		return -ENOSPC;
 	staging->expected_bytes = expected_bytes;
 	int error = reserve(staging);
-	if (error)
+	if (error) {
+		give_back(staging); /* what it got before the disk was full */
 		return error;
+	}
+	staging->emptied = false;
 	env_random(staging->env, &staging->log_id, sizeof(staging->log_id));
 	staging->first_id = staging->log_id;
 	staging->sequence = 0;
@@ -307,6 +323,7 @@ int staging_begin(struct staging *staging, const struct id128 *uuid, const struc
 void staging_continue(struct staging *staging)
 {
 	assert(staging_is_idle(staging) && !staging->open);
+	staging->emptied = false;
 	staging->end = staging->submitted = staging->done = staging->synced = staging->position;
 	staging->sync_asked = staging->sync_target = staging->position;
 	staging->sequence = staging->next_sequence - 1;
@@ -402,8 +419,10 @@ int staging_reset(struct staging *staging)
 	if (!error)
 		error = env_file_sync(staging->env, staging->file);
 	/* Only now, when no header names them, may the records go. */
-	if (!error)
-		shrink(staging);
+	if (!error) {
+		staging->emptied = true;
+		give_back(staging);
+	}
 	return error;
 }
 
@@ -413,8 +432,11 @@ int staging_recover(struct staging *staging, struct id128 *generation, struct id
 {
 	struct staging_header header;
 
-	if (staging->file_bytes < sizeof(header))
+	if (staging->file_bytes < sizeof(header)) {
+		staging->emptied = true;
+		shrink(staging);
 		return -ENOENT;
+	}
 	int error = env_file_pread(staging->env, staging->file, &header, sizeof(header), 0);
 	if (error)
 		return error;
@@ -422,8 +444,8 @@ int staging_recover(struct staging *staging, struct id128 *generation, struct id
 						   &staging->first_id, generation, transfer);
 	staging->log_id = staging->first_id;
 	if (reason) {
-		if (bytes_are_zero(&header, sizeof(header)))
-			shrink(staging); /* a stop left of it */
+		staging->emptied = bytes_are_zero(&header, sizeof(header));
+		shrink(staging); /* what a stop left of it */
 		return -ENOENT;
 	}
 	staging_seek(staging, STAGING_FIRST, 1);

@@ -22,27 +22,33 @@ void differing_find(struct differing *differing, struct volume *volume,
 			differing->bits[c / 8] |= (uint8_t)(1u << c % 8);
 }
 
-/* The first chunk from c on that is so, or the last one's successor. */
-static uint64_t chunk_find(const struct differing *differing, uint64_t c, bool differs)
+#define RUN_CHUNKS_MAX 8192u /* looked at at a time: all of it may differ */
+
+/* The first chunk from c on that is so, or chunks. */
+static uint64_t chunk_find(const struct differing *differing, uint64_t c, uint64_t chunks,
+			   bool differs)
 {
 	const uint8_t *bits = differing->bits, none = differs ? 0 : 0xff;
 
-	while (c < differing->chunks && (bits[c / 8] >> c % 8 & 1) != differs)
+	while (c < chunks && (bits[c / 8] >> c % 8 & 1) != differs)
 		c += c % 8 == 0 && bits[c / 8] == none ? 8 : 1;
-	return c < differing->chunks ? c : differing->chunks;
+	return c < chunks ? c : chunks;
 }
 
 /* Who asks goes forward, and a long way may be equal: what was found holds for all before it. */
 bool differing_next(struct differing *differing, uint64_t offset, uint64_t *start, uint64_t *end)
 {
 	if (offset < differing->from || offset >= differing->end) {
-		uint64_t c = chunk_find(differing, offset / SNAPFMT_CHUNK_BYTES, true);
+		uint64_t all = differing->chunks;
+		uint64_t c = chunk_find(differing, offset / SNAPFMT_CHUNK_BYTES, all, true);
+		uint64_t most = all - c < RUN_CHUNKS_MAX ? all : c + RUN_CHUNKS_MAX;
 
 		differing->from = offset;
 		differing->start = c * SNAPFMT_CHUNK_BYTES;
 		differing->end = UINT64_MAX;
-		if (c < differing->chunks)
-			differing->end = chunk_find(differing, c, false) * SNAPFMT_CHUNK_BYTES;
+		if (c < all)
+			differing->end =
+				chunk_find(differing, c, most, false) * SNAPFMT_CHUNK_BYTES;
 	}
 	if (differing->end == UINT64_MAX)
 		return false;

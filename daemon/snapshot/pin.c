@@ -114,15 +114,16 @@ static void pin_put(struct env_op *op, int64_t result)
 	struct pin *pin = container_of(op, struct pin, op);
 	char why[WHY_BYTES];
 
-	/* A holder's is nobody else's; the operator may have put one before. */
-	pin->ours = result != -EEXIST || !id128_is_zero(&pin->holder);
+	/* A holder's is nobody else's. Of the operator's only a success says that there was none before. */
+	pin->ours = result >= 0 || !id128_is_zero(&pin->holder);
 	pin->is_put = result >= 0 || result == -EEXIST;
 	if (pin->is_put) {
 		names_list(pin->repo->store, &pin->repo->volume, pin_confirmed, pin);
 		return;
 	}
 	/* It may be there all the same, or come later. */
-	why_set(why, 0, "%s: %s", pin->name, store_strerror((int)result));
+	why_set(why, 0, "%s: %s%s", pin->name, store_strerror((int)result),
+		pin->ours ? "" : "; it may be there all the same");
 	pin_withdraw(pin, (int)result, why);
 }
 

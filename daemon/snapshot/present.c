@@ -153,14 +153,19 @@ static void data_at(struct present *p, uint64_t offset)
 static void differing_at(struct present *p, uint64_t offset)
 {
 	struct snapshot_target *target = p->target;
+	int error = 0;
 
 	if (offset >= p->differing_from && offset < p->differing_end)
 		return;
 	p->differing_from = p->differing_start = offset;
 	p->differing_end = UINT64_MAX;
-	if (target->next_differing &&
-	    target->next_differing(target, offset, &p->differing_start, &p->differing_end))
+	if (target->next_differing)
+		error = target->next_differing(target, offset, &p->differing_start,
+					       &p->differing_end);
+	if (error == -ENXIO)
 		p->differing_start = p->differing_end = UINT64_MAX;
+	else if (error)
+		p->differing_start = offset, p->differing_end = UINT64_MAX;
 }
 
 static void chunk_add(struct present_look *look, uint64_t chunk)

@@ -123,11 +123,11 @@ static bool add(struct s3_op *op, const char *key, const char *id)
 	return true;
 }
 
-/* A page that does not say where the next begins, or that this one was, is the last. */
+/* A page that does not say where the next begins, or leads no further, is the last. */
 static void take_place(struct s3_op *op, struct s3_xml page)
 {
 	char truncated[8], key[KEY_MAX], id[UPLOAD_MAX];
-	bool further;
+	int way;
 
 	s3_xml_text(page, "IsTruncated", truncated, sizeof(truncated));
 	if (strcmp(truncated, "true") || !s3_xml_text(page, "NextKeyMarker", key, sizeof(key)) ||
@@ -136,9 +136,11 @@ static void take_place(struct s3_op *op, struct s3_xml page)
 		return;
 	}
 	s3_xml_text(page, "NextUploadIdMarker", id, sizeof(id));
-	further = !op->more || strcmp(key, op->more) || !op->after || strcmp(id, op->after);
+	way = op->more ? strcmp(key, op->more) : 1;
+	if (way == 0)
+		way = strcmp(id, op->after ? op->after : "") != 0;
 	forget_place(op);
-	if (!further)
+	if (way <= 0)
 		return;
 	op->more = strdup(key);
 	op->after = *id ? strdup(id) : NULL;

@@ -462,6 +462,8 @@ void volume_brace(struct volume *v, bool peer, bool store)
 {
 	static const unsigned bounce[3] = {128, 16, 4}, local[3] = {64, 16, 4 + PRESERVE_BUFS};
 
+	if (v->is_braced && v->braced[VOLUME_PEER] >= peer && v->braced[VOLUME_STORE] >= store)
+		return;
 	v->is_braced = true;
 	v->braced[VOLUME_PEER] = v->braced[VOLUME_PEER] || peer;
 	v->braced[VOLUME_STORE] = v->braced[VOLUME_STORE] || store;

@@ -319,6 +319,14 @@ static uint64_t file_bytes(const struct fixture *f)
 	return (uint64_t)st.st_size;
 }
 
+static uint64_t allocated_bytes(const struct fixture *f)
+{
+	struct stat st;
+
+	assert_int_equal(stat(f->path, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
 static void wait_shrunk(struct fixture *f)
 {
 	while (staging_is_shrinking(f->staging)) {
@@ -339,6 +347,7 @@ static void fill(struct fixture *f, uint8_t generation, unsigned records)
  * wait for all of it. */
 static void space_is_given_back_in_steps(void **state)
 {
+	struct id128 id = {{1}};
 	struct fixture f;
 
 	setup(&f);
@@ -351,6 +360,16 @@ static void space_is_given_back_in_steps(void **state)
 		assert_false(staging_is_shrinking(f.staging));
 		assert_int_equal(recovered(&f), records);
 	}
+	assert_int_equal(staging_reset(f.staging), 0);
+	wait_shrunk(&f);
+	/* What was reserved, and never written. */
+	assert_int_equal(staging_begin(f.staging, &id, &id, &id, 12 * STAGING_PAYLOAD_MAX), 0);
+	assert_true(allocated_bytes(&f) > 12 * STAGING_PAYLOAD_MAX);
+	sync_log(&f);
+	assert_int_equal(staging_reset(f.staging), 0);
+	wait_shrunk(&f);
+	assert_true(allocated_bytes(&f) <= 8192);
+	fill(&f, 1, 14);
 	assert_int_equal(staging_reset(f.staging), 0);
 	staging_stop(f.staging);
 	wait_shrunk(&f);

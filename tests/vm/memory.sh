@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Short of memory: a machine of 224 MiB in which two daemons and a filesystem live together. More than the memory that
+# Short of memory: a machine of 288 MiB in which two daemons and a filesystem live together. More than the memory that
 # is left is written to the attached device, as many dirty pages at a time as fit, while the daemon replicates (protocol
 # C, to the second one there) and makes a snapshot. Nothing may stand still, and what was written has to be there. Each
 # of the three things that the daemon asks of the kernel is looked at where its lack shows: all threads are I/O
@@ -9,7 +9,7 @@
 # time limit: 300 s
 . "$(dirname "$0")/lib.sh"
 vm_begin
-machine a -m 224 -r data=2G -r swap=128M
+machine a -m 288 -r data=2G -r swap=128M
 boot a
 
 current=dirty_pages
