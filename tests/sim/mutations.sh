@@ -30,6 +30,7 @@ unit_test() {
 	replication_final_alone) echo replication_loss_sim ;;
 	replication_served_no_fsync) echo replication_crash_sim ;;
 	replication_reference_early) echo replication_reference_sim ;;
+	volume_diskless_attached) echo replication_diskless_sim ;;
 	*) return 1 ;;
 	esac
 }
