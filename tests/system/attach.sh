@@ -107,6 +107,7 @@ store = file:$dir/store"
 	helper_end "$device_pid" || die "$(tail -n 2 "$dir/device.log")"
 	acknowledged_on a
 	wait_state 30 "in sync" a in-sync # until then b lacks what was answered without it
+	applied b
 	acknowledged_on b
 	stop a
 	stop b

@@ -78,6 +78,7 @@ half_circle() {
 	fio_on "$to"
 	end_ledger || die "$where: a write failed: $(tail -n 1 "$dir/ledger.log")"
 	wait_state 60 "$where: all of it on both" "$to" in-sync
+	applied "$from"
 	acknowledged_on "$to"
 	acknowledged_on "$from"
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 || die "$where: the disks differ: $(cat "$dir/cmp.out")"

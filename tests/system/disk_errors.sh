@@ -92,8 +92,7 @@ read_back() { # WHEN
 }
 same() { # WHEN
 	wait_state 60 "$1: in sync" a in-sync
-	# What is durable there may stand in the log still, behind a catch-up that is being applied.
-	wait_for 60 "$1: applied" volume_is b '.replication.staged_bytes == 0'
+	applied b
 	cmp "$(content a)" "$(content b)" >"$dir/cmp.out" 2>&1 || die "$1: the disks differ: $(cat "$dir/cmp.out")"
 	holds_all "$(content a)" "$1"
 }

@@ -52,6 +52,7 @@ half_circle() {
 	[ "$(full_syncs "$old")" = 0 ] || die "a full sync of $old"
 	end_work
 	wait_state 30 "$fresh in sync" "$fresh" in-sync
+	applied "$old"
 	wait_for 10 "$fresh without clients" no_client "$fresh"
 	acknowledged_on "$old" "in sync"
 	acknowledged_on "$fresh" "in sync"

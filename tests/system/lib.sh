@@ -278,6 +278,10 @@ wait_state() { # SECONDS WHAT NODE STATE
 	local why
 	why=$(off "$3" wait v --for "$4" --timeout "$((patience * $1))s" 2>&1) || die "$2: $why"
 }
+# In sync is what is durable: behind a catch-up that is being applied it may stand in NODE's log, and not on its disk yet.
+applied() { # NODE
+	wait_for 60 "$1: the log is applied" volume_is "$1" '.replication.staged_bytes == 0'
+}
 uri() { echo "nbd+unix:///${2:-v}?socket=$dir/$1.nbd"; }
 
 # A relay.py in front of $1 (a port), with options; where it listens in $link, orders by `relay`.

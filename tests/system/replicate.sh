@@ -148,6 +148,7 @@ one_round() {
 	wait_for 15 "round $round ($fault): node a" answers a
 	wait_for 15 "round $round ($fault): node b" answers b
 	wait_state 60 "round $round ($fault): both in sync" a in-sync
+	applied b
 	acknowledged_on a "in sync"
 	acknowledged_on b "in sync"
 	cmp "$dir/a.img" "$dir/b.img" >"$dir/cmp.out" 2>&1 ||
