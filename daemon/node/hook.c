@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +13,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "daemon/io/spawn.h"
 
 #define LOOK_MS       50
 #define HOOK_GRACE_NS 5000000000ull /* between SIGTERM and SIGKILL */
@@ -26,33 +27,21 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* A group and signals of its own: what ends the daemon does not end it, and it can be ended whole. */
 static int spawn(const struct hook *hook, int output, pid_t *pid)
 {
 	char *arguments[] = {(char *)(uintptr_t)hook->command, NULL};
 	char *environment[HOOK_VARIABLES + 2] = {(char *)(uintptr_t)hook->path};
 	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attributes;
-	sigset_t none, all;
 
 	for (unsigned i = 0; i < HOOK_VARIABLES && hook->environment[i]; i++)
 		environment[i + 1] = hook->environment[i];
-	sigemptyset(&none);
-	sigfillset(&all);
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&files, output, 1);
 	posix_spawn_file_actions_adddup2(&files, output, 2);
-	posix_spawnattr_init(&attributes);
-	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-						      POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setpgroup(&attributes, 0);
-	posix_spawnattr_setsigmask(&attributes, &none);
-	posix_spawnattr_setsigdefault(&attributes, &all);
-	int error = posix_spawn(pid, hook->command, &files, &attributes, arguments, environment);
-	posix_spawnattr_destroy(&attributes);
+	int error = spawn_apart(pid, hook->command, &files, arguments, environment);
 	posix_spawn_file_actions_destroy(&files);
-	return -error;
+	return error;
 }
 
 /* Keeps the last line that is not empty. */

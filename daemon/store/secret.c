@@ -6,13 +6,14 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "daemon/io/spawn.h"
 
 #define KEY_FILE_MIN    32
 #define SCRYPT_COST     16 /* 64 MiB, a fifth of a second */
@@ -152,30 +153,19 @@ static int spawn(const char *command, const char *action, int input, int output,
 	char shell[] = "/bin/sh", option[] = "-c", variable[64];
 	char *arguments[] = {shell, option, (char *)(uintptr_t)command, NULL};
 	posix_spawn_file_actions_t files;
-	posix_spawnattr_t attributes;
-	sigset_t none, all;
 	char **environment;
-	int error = ENOMEM;
+	int error = -ENOMEM;
 
 	snprintf(variable, sizeof(variable), "OFFSITE_KEY_ACTION=%s", action);
 	environment = environment_with(variable);
-	sigemptyset(&none);
-	sigfillset(&all);
 	posix_spawn_file_actions_init(&files);
 	posix_spawn_file_actions_adddup2(&files, input, 0);
 	posix_spawn_file_actions_adddup2(&files, output, 1);
-	posix_spawnattr_init(&attributes);
-	posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
-						      POSIX_SPAWN_SETSIGDEF);
-	posix_spawnattr_setpgroup(&attributes, 0);
-	posix_spawnattr_setsigmask(&attributes, &none);
-	posix_spawnattr_setsigdefault(&attributes, &all);
 	if (environment)
-		error = posix_spawn(pid, shell, &files, &attributes, arguments, environment);
-	posix_spawnattr_destroy(&attributes);
+		error = spawn_apart(pid, shell, &files, arguments, environment);
 	posix_spawn_file_actions_destroy(&files);
 	free(environment);
-	return -error;
+	return error;
 }
 
 /* Until its end; -EFBIG: it does not fit. */
