@@ -7,8 +7,6 @@
 
 #include "daemon/snapshot/internal.h"
 
-#define GAP_BYTES 65536u /* read for nothing rather than asked for apart */
-
 static int piece_compare(const struct gather_piece *a, const struct gather_piece *b)
 {
 	int order = snapfmt_ref_compare(&a->pack, &b->pack);

@@ -11,6 +11,7 @@
 #include "protocol/snapshot.h"
 
 #define BULK_BYTES    (8u << 20) /* of a request, at most */
+#define GAP_BYTES     65536u     /* in an object: read for nothing rather than asked for apart */
 #define GATHER_PIECES 128        /* that wait */
 #define GATHER_CHUNKS \
 	(2 * SNAPFMT_PAGE_CHUNKS) /* none waits for one further away: it holds its map page */

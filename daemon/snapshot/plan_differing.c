@@ -5,8 +5,6 @@
 
 #include "daemon/snapshot/internal.h"
 
-#define GAP_BYTES 65536u /* as in bulk.c */
-
 /* A chunk's place in a pack. */
 struct place {
 	struct snapfmt_ref pack;
@@ -52,7 +50,7 @@ static int place_compare(const void *a, const void *b)
 	return order ? order : (p->from > q->from) - (p->from < q->from);
 }
 
-/* As many requests as bulk.c makes of what lies together, if all of it waits at once. */
+/* As many requests as gather.c makes of what lies together, if all of it waits at once. */
 static uint64_t count_requests(struct plan_differing *p)
 {
 	const struct place *first = p->places;

@@ -11,7 +11,6 @@
 #include "daemon/snapshot/seal.h"
 
 #define SPAN_BYTES 1048576u
-#define GAP_BYTES  65536u /* read for nothing rather than asked for apart */
 #define PAGES_MAX  64u
 
 struct seal_span {
